@@ -1,0 +1,103 @@
+"""Frozen, validated settings. Units stand in the names; the command line and S3MOUNT_* fill them in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from s3mount.errors import UsageError
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+PART_BYTES_MIN = 5 * MIB
+"""S3's least part size (all but the last)."""
+PART_BYTES_MAX = 5 * GIB
+"""S3's greatest part size, and the greatest single PUT or COPY."""
+
+
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the bucket is and how to talk to it. Credentials are boto3's business, never held here."""
+
+    bucket: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    sign_requests: bool = True
+    path_style: bool = False
+    request_payer: bool = False
+    ca_bundle: str | None = None
+    verify_tls: bool = True
+    tries_max: int = 8
+    connections_max: int = 128
+    connect_timeout_s: float = 5.0
+
+
+class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of one mount. ``prefix`` is empty or ends with ``/``."""
+
+    store: StoreConfig
+    mountpoint: str
+    prefix: str = ""
+    state_dir: str = ""
+    cache_dir: str = ""
+    read_only: bool = False
+    allow_other: bool = False
+    suid: bool = False
+    dev: bool = False
+    xattr: bool = False
+    uid: int = 0
+    gid: int = 0
+    file_mode: int = 0o644
+    dir_mode: int = 0o755
+    metadata_ttl_s: float = 1.0
+    attributes: Literal["auto", "always", "never"] = "auto"
+    storage_class: str | None = None
+    cache_bytes_max: int = 10 * GIB
+    spool_bytes_max: int = 100 * GIB
+    prefetch_bytes_max: int = 256 * MIB
+    part_bytes: int = 8 * MIB
+    uploads_max: int = 16
+    upload_delay_s: float = 0.25
+    fast_loop: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that cannot work together."""
+        if not PART_BYTES_MIN <= self.part_bytes <= PART_BYTES_MAX:
+            raise UsageError(f"--part-size {self.part_bytes}: S3 takes parts of 5 MiB to 5 GiB")
+        if self.prefix and not self.prefix.endswith("/"):
+            raise UsageError(f"prefix {self.prefix!r} must end with '/'")
+        if self.uploads_max < 1:
+            raise UsageError("--uploads must be at least 1")
+        if self.metadata_ttl_s < 0:
+            raise UsageError("--metadata-ttl must not be negative")
+
+    @property
+    def identity(self) -> str:
+        """A short digest of what is mounted (endpoint, bucket, prefix): names its state folder."""
+        what = "\0".join((self.store.endpoint_url or "aws", self.store.bucket, self.prefix))
+        return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+
+def default_state_dir() -> Path:
+    """``$XDG_STATE_HOME/s3mount``, or ``~/.local/state/s3mount``; /var/lib/s3mount without a HOME."""
+    return _xdg("XDG_STATE_HOME", ".local/state", "/var/lib")
+
+
+def default_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/s3mount``, or ``~/.cache/s3mount``; /var/cache/s3mount without a HOME."""
+    return _xdg("XDG_CACHE_HOME", ".cache", "/var/cache")
+
+
+def _xdg(variable: str, below_home: str, without_home: str) -> Path:
+    given = os.environ.get(variable)
+    if given and os.path.isabs(given):
+        return Path(given) / "s3mount"
+    home = os.environ.get("HOME")
+    if home:
+        return Path(home) / below_home / "s3mount"
+    return Path(without_home) / "s3mount"

@@ -1,0 +1,151 @@
+"""The error tree: one type per thing a caller can do about it.
+
+Every error knows the exit status of a command that ends with it, whether trying the same
+again may help, and a message that is one clear line for a person. Foreign exceptions are
+mapped to these at the boundary where they arise, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import builtins
+
+
+class S3MountError(Exception):
+    """Base of all errors that s3mount raises on purpose. ``str(error)`` is one line for a person."""
+
+    exit_code = 1
+    retryable = False
+
+
+class UsageError(S3MountError):
+    """The command line, a variable or a configuration value is wrong; nothing was touched."""
+
+    exit_code = 2
+
+
+class MountError(S3MountError):
+    """The mount could not be made or ended: no /dev/fuse, a bad mount point, already mounted."""
+
+
+class StateInUseError(S3MountError):
+    """Another live process owns the state folder; the message names its pid."""
+
+
+class LocalDiskError(S3MountError):
+    """The spool, the journal or the cache cannot be used: unwritable, damaged or full."""
+
+
+class EngineError(S3MountError):
+    """The engine process cannot be started or keeps dying."""
+
+    retryable = True
+
+
+class StoreError(S3MountError):
+    """S3 refused or failed. ``key`` and ``request_id`` help to find it in the provider's logs.
+
+    ``status`` is the HTTP status (0: no answer) and ``code`` S3's error code (may be empty).
+    """
+
+    def __init__(
+        self, message: str, *, key: str = "", status: int = 0, code: str = "", request_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+    def describe(self) -> str:
+        """The error with its key, code and request id, for logs."""
+        parts = [str(self)]
+        if self.key:
+            parts.append(f"key={self.key!r}")
+        if self.code or self.status:
+            parts.append(f"s3={self.status} {self.code}".rstrip())
+        if self.request_id:
+            parts.append(f"request-id={self.request_id}")
+        return " ".join(parts)
+
+
+class NoSuchKeyError(StoreError):
+    """404: the key, the version or the upload does not exist (any more)."""
+
+
+class NoSuchBucketError(StoreError):
+    """404 NoSuchBucket: the bucket does not exist (any more)."""
+
+
+class AccessDeniedError(StoreError):
+    """401/403: these credentials may not do this (or are wrong or expired)."""
+
+
+class NoCredentialsError(StoreError):
+    """boto3 found no credentials at all."""
+
+
+class WrongRegionError(StoreError):
+    """301/307/400: the bucket lives in another region; the message names it where known."""
+
+
+class PreconditionFailedError(StoreError):
+    """412: If-Match or If-None-Match did not hold; somebody else changed the key."""
+
+
+class ConflictError(StoreError):
+    """409: a conditional write met another one under way, or the bucket state forbids it; look again, then retry."""
+
+    retryable = True
+
+
+class RangeError(StoreError):
+    """416: the range lies outside the object."""
+
+
+class RejectedError(StoreError):
+    """Any other 4xx: the request can never succeed as it is (key too long, too large, KMS, quota...)."""
+
+
+class ArchivedError(StoreError):
+    """403 InvalidObjectState: the object is archived and must be restored before it can be read."""
+
+
+class ChecksumError(StoreError):
+    """Bytes changed on the way: the digest sent or received does not match."""
+
+    retryable = True
+
+
+class ThrottledError(StoreError):
+    """503 SlowDown, 429 and their kin: the store asks for fewer requests."""
+
+    retryable = True
+
+
+class ServerFaultError(StoreError):
+    """5xx, or an answer that is no HTTP or no S3."""
+
+    retryable = True
+
+
+class NetworkError(StoreError):
+    """No connection: name not found, refused, unreachable, reset, TLS failure."""
+
+    retryable = True
+
+
+class DeadlineError(StoreError):
+    """The request outlived its deadline and was cancelled."""
+
+    retryable = True
+
+
+def store_error_named(name: str) -> type[StoreError]:
+    """The StoreError class with this name, for errors that crossed a process boundary.
+
+    Raises ``KeyError`` for a name that is no StoreError.
+    """
+    found = globals()[name]
+    if not (isinstance(found, builtins.type) and issubclass(found, StoreError)):
+        raise KeyError(name)
+    return found

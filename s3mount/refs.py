@@ -1,0 +1,170 @@
+"""The nouns that every room shares: keys, versions, ranges and what S3 says about an object.
+
+All of them are frozen ``msgspec.Struct`` values, so that they cross the engine's process
+boundary without a second definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+Key: TypeAlias = str
+"""An object's full key in the bucket (mount prefix included), as text; S3 keys are UTF-8."""
+
+ETag: TypeAlias = str
+"""An entity tag without its quotes, otherwise exactly as the store gave it."""
+
+VersionId: TypeAlias = str
+"""A version id, opaque. ``None`` stands for "the store keeps no versions"; ``"null"`` is S3's own."""
+
+
+class ByteRange(msgspec.Struct, frozen=True):
+    """The half-open range of bytes ``[start, start + length)``; ``length`` is at least 1."""
+
+    start: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        """First offset behind the range."""
+        return self.start + self.length
+
+
+class ContentRef(msgspec.Struct, frozen=True):
+    """One immutable sequence of bytes in the bucket: one version of one object.
+
+    Two refs with equal fields always name equal bytes. ``version_id`` is ``None`` where the
+    bucket keeps no versions (or the listing did not tell); then ``etag`` alone pins it.
+    """
+
+    key: Key
+    etag: ETag
+    size: int
+    version_id: VersionId | None = None
+
+
+class FileSlice(msgspec.Struct, frozen=True):
+    """``length`` bytes at ``offset`` of the local file ``path``: a body to send or a place to fill."""
+
+    path: str
+    offset: int
+    length: int
+
+
+Body: TypeAlias = bytes | FileSlice
+
+
+class ObjectHeaders(msgspec.Struct, frozen=True):
+    """What is stored with an object beside its bytes.
+
+    ``metadata`` holds user metadata, names in lower case without ``x-amz-meta-``, values ASCII.
+    Unset fields are not sent. Equality of two values means that nothing would change.
+    """
+
+    metadata: Mapping[str, str] = {}
+    content_type: str | None = None
+    content_encoding: str | None = None
+    content_language: str | None = None
+    content_disposition: str | None = None
+    cache_control: str | None = None
+    expires: str | None = None
+    storage_class: str | None = None
+
+
+class ObjectInfo(msgspec.Struct, frozen=True):
+    """One object version as HEAD, GET or LIST described it.
+
+    ``headers`` is ``None`` when it came from LIST, which tells no metadata.
+    ``last_modified_ns`` is nanoseconds since the epoch, at S3's resolution (1 s, or 1 ms in lists).
+    ``etag`` may be empty where a store gives none.
+    """
+
+    key: Key
+    size: int
+    etag: ETag
+    last_modified_ns: int
+    version_id: VersionId | None = None
+    storage_class: str | None = None
+    headers: ObjectHeaders | None = None
+
+    @property
+    def ref(self) -> ContentRef:
+        """The bytes that this object version holds."""
+        return ContentRef(self.key, self.etag, self.size, self.version_id)
+
+
+class ListPage(msgspec.Struct, frozen=True):
+    """One page of ListObjectsV2: objects and common prefixes, each in the store's order.
+
+    ``next_token`` is ``None`` on the last page.
+    """
+
+    objects: tuple[ObjectInfo, ...]
+    prefixes: tuple[str, ...]
+    next_token: str | None
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """What a write demands of the key's present state: at most one of the two is set."""
+
+    if_match: ETag | None = None
+    if_absent: bool = False
+
+
+ANY = Condition()
+"""No demand: whatever is there is replaced."""
+
+
+class PutResult(msgspec.Struct, frozen=True):
+    """What a finished PUT, COPY or CompleteMultipartUpload made.
+
+    ``date_ns`` is the store's own clock (the Date header) when it answered, 0 where it sent none.
+    """
+
+    etag: ETag
+    version_id: VersionId | None = None
+    date_ns: int = 0
+
+
+class PartInfo(msgspec.Struct, frozen=True):
+    """One uploaded part. ``checksum`` is the base64 CRC that the store confirmed, or ``None``."""
+
+    number: int
+    etag: ETag
+    size: int
+    checksum: str | None = None
+
+
+class UploadInfo(msgspec.Struct, frozen=True):
+    """An unfinished multipart upload."""
+
+    key: Key
+    upload_id: str
+    initiated_ns: int
+
+
+class BucketInfo(msgspec.Struct, frozen=True):
+    """What the bucket's own calls told: ``versioning`` is ``enabled``, ``suspended``, ``off`` or ``unknown``."""
+
+    name: str
+    region: str
+    endpoint_url: str
+    versioning: str
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What the store was seen to honour, by trying; ``None`` where it could not be tried.
+
+    ``if_match`` / ``if_absent``: conditional PutObject is refused with 412 when it must be.
+    ``checksum``: the strongest ``x-amz-checksum-*`` it verifies (``crc64nvme``, ``crc32c``, ``crc32``), else ``None``.
+    ``reason``: why something was not tried, for people.
+    """
+
+    if_match: bool | None = None
+    if_absent: bool | None = None
+    complete_condition: bool | None = None
+    checksum: str | None = None
+    reason: str = ""

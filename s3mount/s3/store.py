@@ -1,0 +1,170 @@
+"""The store's contract: all that the rooms above ever ask of S3, for one bucket.
+
+Implemented by ``s3.client.S3Store`` (real S3: data plane, control plane, retries),
+``s3.memory.MemoryStore`` (in memory, with faults, for tests) and ``engine.client.EngineClient``
+(the same, carried to the engine process). One contract suite runs against each of them.
+
+Rules for every method:
+
+- It raises only ``errors.StoreError`` (or ``EngineError``), never a foreign exception.
+- It is bounded in time: each try has a deadline, and tries are bounded. What comes out as a
+  retryable error has been tried more than once already; the caller may try again later.
+- It may be cancelled at any point. A cancelled or failed write may or may not have taken effect.
+- Every method may be repeated. A repeated conditional write that did take effect the first
+  time is reported as ``PreconditionFailedError``; the caller looks before it believes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from s3mount.refs import (
+    ANY,
+    Body,
+    BucketInfo,
+    ByteRange,
+    Capabilities,
+    Condition,
+    ContentRef,
+    ETag,
+    FileSlice,
+    Key,
+    ListPage,
+    ObjectHeaders,
+    ObjectInfo,
+    PartInfo,
+    PutResult,
+    UploadInfo,
+    VersionId,
+)
+
+INLINE_BODY_BYTES_MAX = 1 << 20
+"""Bodies up to this size may travel as ``bytes``; larger ones as ``FileSlice``."""
+
+
+class Store(Protocol):
+    """One bucket."""
+
+    async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """HeadObject, with ``headers`` filled. Raises NoSuchKeyError."""
+        ...
+
+    async def get(
+        self,
+        key: Key,
+        *,
+        byte_range: ByteRange | None = None,
+        version_id: VersionId | None = None,
+        if_match: ETag | None = None,
+    ) -> tuple[ObjectInfo, bytes]:
+        """GetObject into memory, for at most INLINE_BODY_BYTES_MAX bytes (RejectedError above).
+
+        ``ObjectInfo.size`` is the whole object's size, also for a range. A range that reaches
+        over the end is cut; one that begins behind it raises RangeError. ``if_match`` that does
+        not hold raises PreconditionFailedError. A whole object whose ETag is a plain MD5 is verified.
+        """
+        ...
+
+    async def fetch(
+        self,
+        key: Key,
+        byte_range: ByteRange,
+        sink: FileSlice,
+        *,
+        version_id: VersionId | None = None,
+        if_match: ETag | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> ObjectInfo:
+        """GetObject of a range into an existing local file, from ``sink.offset`` on.
+
+        ``sink.length`` equals ``byte_range.length``; the object must have that many bytes there
+        (RangeError otherwise). ``on_progress(n)`` is called from the trio loop, with n never
+        falling: the first n bytes of the range lie in the file. Errors as for ``get``.
+        """
+        ...
+
+    async def put(
+        self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY
+    ) -> PutResult:
+        """PutObject with a checksum that the store verifies; at most 5 GiB."""
+        ...
+
+    async def copy(
+        self, source: ContentRef, key: Key, headers: ObjectHeaders, *, condition: Condition = ANY
+    ) -> PutResult:
+        """Server-side copy of exactly ``source`` to ``key`` with new ``headers`` (REPLACE).
+
+        Above 5 GiB by UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
+        PreconditionFailedError when the source is no longer that version, NoSuchKeyError when gone.
+        """
+        ...
+
+    async def delete(self, key: Key, *, version_id: VersionId | None = None) -> None:
+        """DeleteObject; no error when there was nothing."""
+        ...
+
+    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
+        """DeleteObjects, up to 1,000 keys; one entry per key, ``None`` where it is gone."""
+        ...
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        token: str | None = None,
+        start_after: str | None = None,
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """One page of ListObjectsV2 (keys travel URL-encoded, so any byte S3 allows survives)."""
+        ...
+
+    async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
+        """CreateMultipartUpload; the upload id."""
+        ...
+
+    async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
+        """UploadPart with a checksum; ``number`` from 1 to 10,000. NoSuchKeyError: the upload is gone."""
+        ...
+
+    async def upload_part_copy(
+        self, key: Key, upload_id: str, number: int, source: ContentRef, byte_range: ByteRange
+    ) -> PartInfo:
+        """UploadPartCopy of a range of exactly ``source``. Errors as for ``copy``."""
+        ...
+
+    async def complete_multipart(
+        self,
+        key: Key,
+        upload_id: str,
+        parts: Sequence[PartInfo],
+        *,
+        condition: Condition = ANY,
+    ) -> PutResult:
+        """CompleteMultipartUpload. An error inside a 200 answer is an error here too."""
+        ...
+
+    async def abort_multipart(self, key: Key, upload_id: str) -> None:
+        """AbortMultipartUpload; no error when it is gone."""
+        ...
+
+    async def list_parts(self, key: Key, upload_id: str) -> list[PartInfo]:
+        """ListParts, all pages. NoSuchKeyError: the upload is gone."""
+        ...
+
+    async def list_uploads(self, prefix: str) -> list[UploadInfo]:
+        """ListMultipartUploads below ``prefix``, all pages."""
+        ...
+
+    async def check_bucket(self) -> BucketInfo:
+        """Does the bucket answer these credentials? The error says what to mend."""
+        ...
+
+    async def probe(self, temporary_key: Key) -> Capabilities:
+        """Try by writing and deleting ``temporary_key`` what the store honours. Never raises for a refusal."""
+        ...
+
+    async def statistics(self) -> dict[str, float]:
+        """Counters since the start, by the names in ``metrics``: requests, retries, bytes, overdue..."""
+        ...
