@@ -91,11 +91,18 @@ class Store(Protocol):
         ...
 
     async def copy(
-        self, source: ContentRef, key: Key, headers: ObjectHeaders, *, condition: Condition = ANY
+        self,
+        source: ContentRef,
+        key: Key,
+        headers: ObjectHeaders | None,
+        *,
+        condition: Condition = ANY,
+        storage_class: str | None = None,
     ) -> PutResult:
         """Server-side copy of exactly ``source`` to ``key`` with new ``headers`` (REPLACE).
 
-        Above 5 GiB by UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
+        ``headers`` of ``None`` keeps all that is stored with the source (MetadataDirective COPY);
+        S3 does not carry the storage class over, so ``storage_class`` names it then. Above 5 GiB by UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
         PreconditionFailedError when the source is no longer that version, NoSuchKeyError when gone.
         """
         ...
