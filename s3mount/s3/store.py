@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from s3mount.errors import StoreError
 from s3mount.refs import (
     ANY,
     Body,
@@ -102,7 +103,8 @@ class Store(Protocol):
         """Server-side copy of exactly ``source`` to ``key`` with new ``headers`` (REPLACE).
 
         ``headers`` of ``None`` keeps all that is stored with the source (MetadataDirective COPY);
-        S3 does not carry the storage class over, so ``storage_class`` names it then. Above 5 GiB by UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
+        S3 does not carry the storage class over, so ``storage_class`` names it then. Above 5 GiB by
+        UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
         PreconditionFailedError when the source is no longer that version, NoSuchKeyError when gone.
         """
         ...
