@@ -1,0 +1,179 @@
+"""What travels beside an object's bytes: rules for keys and metadata, and their HTTP spelling."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Mapping
+from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
+
+from s3mount.errors import RejectedError, ServerFaultError
+from s3mount.refs import Key, ObjectHeaders, ObjectInfo
+
+KEY_BYTES_MAX = 1024
+"""S3's limit for a key in UTF-8 (AWS S3 User Guide, "Naming Amazon S3 objects")."""
+METADATA_BYTES_MAX = 2048
+"""S3's limit for user metadata, names and values together (User Guide, "User-defined metadata")."""
+
+DEFAULT_CONTENT_TYPE = "binary/octet-stream"
+"""What S3 stores when no Content-Type was sent; read back as "none"."""
+DEFAULT_STORAGE_CLASS = "STANDARD"
+"""What S3 means when it names no storage class; read back as "none"."""
+
+_META = "x-amz-meta-"
+_FIELDS = (
+    ("content_type", "content-type"),
+    ("content_encoding", "content-encoding"),
+    ("content_language", "content-language"),
+    ("content_disposition", "content-disposition"),
+    ("cache_control", "cache-control"),
+    ("expires", "expires"),
+    ("storage_class", "x-amz-storage-class"),
+)
+_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), 1
+    )
+}
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+
+
+def check_key(key: Key) -> None:
+    """Raise RejectedError for a key that S3 cannot hold: empty, over 1,024 bytes, or not UTF-8."""
+    try:
+        size = len(key) if key.isascii() else len(key.encode())
+    except UnicodeEncodeError:
+        shown = key.encode(errors="replace").decode()
+        raise RejectedError("the key is not valid UTF-8", key=shown) from None
+    if not size:
+        raise RejectedError("the key is empty")
+    if size > KEY_BYTES_MAX:
+        raise RejectedError(
+            f"the key has {size} bytes, S3 takes at most {KEY_BYTES_MAX}",
+            key=key,
+            status=400,
+            code="KeyTooLongError",
+        )
+
+
+def check_headers(headers: ObjectHeaders, key: Key) -> None:
+    """Raise RejectedError for headers that HTTP or S3 would not carry unchanged.
+
+    Names are lower-case tokens; values are printable ASCII without blanks at either end (HTTP
+    strips those); user metadata has at most 2,048 bytes.
+    """
+    total = 0
+    for name, value in headers.metadata.items():
+        if not name or not _TOKEN.issuperset(name):
+            raise RejectedError(f"metadata name {name!r} is not a lower-case HTTP token", key=key)
+        _check_value(name, value, key)
+        total += len(name) + len(value)
+    if total > METADATA_BYTES_MAX:
+        raise RejectedError(
+            f"{total} bytes of user metadata, S3 takes at most {METADATA_BYTES_MAX}",
+            key=key,
+            status=400,
+            code="MetadataTooLarge",
+        )
+    for field, name in _FIELDS:
+        value = getattr(headers, field)
+        if value is not None:
+            _check_value(name, value, key)
+
+
+def _check_value(name: str, value: str, key: Key) -> None:
+    if not (value.isascii() and (value.isprintable() or not value)) or value != value.strip():
+        raise RejectedError(f"the value of {name!r} is not plain printable ASCII", key=key)
+
+
+def to_http(headers: ObjectHeaders) -> dict[str, str]:
+    """The request headers that store ``headers`` with an object, names in lower case."""
+    result = {_META + name: value for name, value in headers.metadata.items()}
+    for field, name in _FIELDS:
+        value = getattr(headers, field)
+        if value is not None:
+            result[name] = value
+    return result
+
+
+def from_http(answer: Mapping[str, str]) -> ObjectHeaders:
+    """The stored headers that an answer to HEAD or GET (names in lower case) tells.
+
+    S3's defaults (``binary/octet-stream``, ``STANDARD``) read as ``None``: sending nothing
+    brings about the same again.
+    """
+    found: dict[str, str | None] = {}
+    for field, name in _FIELDS:
+        found[field] = answer.get(name) or None
+    if found["content_type"] == DEFAULT_CONTENT_TYPE:
+        found["content_type"] = None
+    if found["storage_class"] == DEFAULT_STORAGE_CLASS:
+        found["storage_class"] = None
+    start = len(_META)
+    metadata = {name[start:]: value for name, value in answer.items() if name.startswith(_META)}
+    return ObjectHeaders(metadata=metadata, **found)
+
+
+def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
+    """The object that an answer to HEAD or GET describes; ``size`` is the whole object's."""
+    headers = from_http(answer)
+    return ObjectInfo(
+        key=key,
+        size=size,
+        etag=bare_etag(answer.get("etag", "")),
+        last_modified_ns=http_date_ns(answer.get("last-modified", "")),
+        version_id=answer.get("x-amz-version-id"),
+        storage_class=headers.storage_class,
+        headers=headers,
+    )
+
+
+def bare_etag(value: str) -> str:
+    """An entity tag without its quotes."""
+    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
+
+
+def is_md5_etag(etag: str) -> bool:
+    """Does ``etag`` look like the plain MD5 of the object's bytes?
+
+    Necessary, not sufficient: with SSE-C or SSE-KMS it has the same shape and is no MD5.
+    """
+    return len(etag) == 32 and all(c in "0123456789abcdef" for c in etag)
+
+
+@lru_cache(maxsize=4096)
+def http_date_ns(value: str) -> int:
+    """Nanoseconds since the epoch of an HTTP date; 0 for an empty or unreadable one.
+
+    The fixed form (RFC 9110, IMF-fixdate) is read by position: 2 us, email.utils takes 12.
+    """
+    try:
+        if len(value) == 29 and value.endswith(" GMT"):
+            month = _MONTHS[value[8:11]]
+            fields = (int(value[12:16]), month, int(value[5:7]))
+            clock = (int(value[17:19]), int(value[20:22]), int(value[23:25]))
+            return calendar.timegm(fields + clock) * 1_000_000_000
+        return int(parsedate_to_datetime(value).timestamp()) * 1_000_000_000 if value else 0
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def iso_date_ns(value: str) -> int:
+    """Nanoseconds since the epoch of S3's XML dates, as ``2026-11-21T01:02:03.456Z``.
+
+    Raises ServerFaultError when it is none.
+    """
+    try:
+        fields = (int(value[0:4]), int(value[5:7]), int(value[8:10]))
+        clock = (int(value[11:13]), int(value[14:16]), int(value[17:19]))
+        fraction = value[20:].rstrip("Z") if value[19:20] == "." else ""
+        nanoseconds = int(fraction.ljust(9, "0")[:9]) if fraction else 0
+        return calendar.timegm(fields + clock) * 1_000_000_000 + nanoseconds
+    except ValueError:
+        raise ServerFaultError(f"the store sent {value[:40]!r} as a date") from None
+
+
+def http_date(time_ns: int) -> str:
+    """An HTTP date of nanoseconds since the epoch."""
+    return formatdate(time_ns / 1e9, usegmt=True)

@@ -1,0 +1,664 @@
+"""A store in memory that behaves as S3 does, with faults on demand, for tests and simulations.
+
+It needs no threads and no sockets, so that it runs under trio's virtual clock.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+import trio
+
+from s3mount.clock import SystemClock, WallClock
+from s3mount.config import PART_BYTES_MAX, PART_BYTES_MIN
+from s3mount.errors import (
+    NoSuchKeyError,
+    PreconditionFailedError,
+    RangeError,
+    RejectedError,
+    StoreError,
+)
+from s3mount.refs import (
+    ANY,
+    Body,
+    BucketInfo,
+    ByteRange,
+    Capabilities,
+    Condition,
+    ContentRef,
+    ETag,
+    FileSlice,
+    Key,
+    ListPage,
+    ObjectHeaders,
+    ObjectInfo,
+    PartInfo,
+    PutResult,
+    UploadInfo,
+    VersionId,
+)
+from s3mount.s3.headers import (
+    DEFAULT_CONTENT_TYPE,
+    DEFAULT_STORAGE_CLASS,
+    check_headers,
+    check_key,
+)
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX
+
+PARTS_MAX = 10_000
+_SECOND_NS = 1_000_000_000
+_MILLISECOND_NS = 1_000_000
+
+
+class Faults(Protocol):
+    """What may go wrong: called around every operation with its name and arguments.
+
+    Either may raise a StoreError, sleep (virtual time), or do nothing. What ``before`` raises
+    happens instead of the effect; what ``after`` raises loses the answer of an effect that took place.
+    """
+
+    async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
+        """Called before the operation takes effect."""
+        ...
+
+    async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
+        """Called when it has taken effect, before its answer is given."""
+        ...
+
+
+class NoFaults:
+    """Nothing goes wrong."""
+
+    async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
+        """Do nothing but yield, as every async function does."""
+        await trio.lowlevel.checkpoint()
+
+    async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
+        """Do nothing; ``before`` has yielded."""
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """One version of one key; ``data`` is ``None`` for a delete marker."""
+
+    info: ObjectInfo
+    data: bytes | None
+
+
+class _Upload(msgspec.Struct):
+    """An unfinished multipart upload."""
+
+    key: Key
+    headers: ObjectHeaders
+    initiated_ns: int
+    parts: dict[int, tuple[PartInfo, bytes]] = {}
+
+
+class _Bucket:
+    """The bucket's state, shared by all stores that look at it. Every method is synchronous and atomic."""
+
+    def __init__(self, versioning: str, clock: WallClock) -> None:
+        self.versioning = versioning
+        self.clock = clock
+        self.versions: dict[Key, list[_Version]] = {}
+        self.names: list[bytes] = []  # present keys, UTF-8, sorted as S3 sorts them
+        self.uploads: dict[str, _Upload] = {}
+        self.serial = 0
+
+    def next_id(self, kind: str) -> str:
+        self.serial += 1
+        return f"{kind}{self.serial:08d}"
+
+    def current(self, key: Key) -> _Version | None:
+        """The version that a plain GET sees; ``None`` if there is none or it is a delete marker."""
+        history = self.versions.get(key)
+        return history[-1] if history and history[-1].data is not None else None
+
+    def version(self, key: Key, version_id: VersionId | None) -> _Version:
+        """The named (or current) version. Raises NoSuchKeyError."""
+        found: _Version | None = None
+        if version_id is None:
+            found = self.current(key)
+        else:
+            for candidate in self.versions.get(key, ()):
+                if (candidate.info.version_id or "null") == version_id:
+                    found = candidate
+        if found is None or found.data is None:
+            what = "version" if version_id else "key"
+            raise NoSuchKeyError(f"no such {what}", key=key, status=404, code="NoSuchKey")
+        return found
+
+    def check(self, key: Key, condition: Condition) -> None:
+        """Raise PreconditionFailedError when ``condition`` does not hold for the current version."""
+        now = self.current(key)
+        if condition.if_absent and now is not None:
+            raise _precondition(key)
+        if condition.if_match is not None:
+            if now is None or now.info.etag != condition.if_match:
+                raise _precondition(key)
+
+    def store(self, key: Key, data: bytes, etag: ETag, headers: ObjectHeaders) -> PutResult:
+        """Make a new current version."""
+        now_ns = self.clock.now_ns()
+        version_id = {"enabled": self.next_id("v"), "suspended": "null"}.get(self.versioning)
+        headers = _as_stored(headers)
+        info = ObjectInfo(
+            key=key,
+            size=len(data),
+            etag=etag,
+            last_modified_ns=now_ns - now_ns % _MILLISECOND_NS,
+            version_id=version_id,
+            storage_class=headers.storage_class,
+            headers=headers,
+        )
+        self._push(key, _Version(info, data))
+        return PutResult(etag, version_id, now_ns - now_ns % _SECOND_NS)
+
+    def delete(self, key: Key, version_id: VersionId | None) -> None:
+        """Remove a version for good, or the current one as the bucket's versioning wants it."""
+        if version_id is not None:
+            history = self.versions.get(key, [])
+            kept = [v for v in history if (v.info.version_id or "null") != version_id]
+            self._replace(key, kept)
+        elif self.versioning == "off":
+            self._replace(key, [])
+        else:
+            marker_id = self.next_id("v") if self.versioning == "enabled" else "null"
+            marker = ObjectInfo(key, 0, "", self.clock.now_ns(), marker_id)
+            self._push(key, _Version(marker, None))
+
+    def _push(self, key: Key, version: _Version) -> None:
+        history = self.versions.get(key, [])
+        if self.versioning != "enabled":
+            history = [v for v in history if (v.info.version_id or "null") != "null"]
+        self._replace(key, [*history, version])
+
+    def _replace(self, key: Key, history: list[_Version]) -> None:
+        was = self.current(key) is not None
+        if history:
+            self.versions[key] = history
+        else:
+            self.versions.pop(key, None)
+        present = self.current(key) is not None
+        name = key.encode()
+        if present and not was:
+            bisect.insort(self.names, name)
+        elif was and not present:
+            del self.names[bisect.bisect_left(self.names, name)]
+
+
+class MemoryStore:
+    """``Store`` in memory. ``faults`` may be exchanged at any time; ``requests`` counts calls by name.
+
+    Files named by a ``FileSlice`` are read and written for real, at the moment of the effect.
+    """
+
+    def __init__(
+        self,
+        bucket: str = "memory",
+        *,
+        versioning: Literal["off", "enabled", "suspended"] = "off",
+        clock: WallClock | None = None,
+        faults: Faults | None = None,
+        part_bytes_min: int = PART_BYTES_MIN,
+    ) -> None:
+        self.bucket = bucket
+        self.faults: Faults = faults or NoFaults()
+        self.requests: dict[str, int] = {}
+        self.part_bytes_min = part_bytes_min
+        self._bucket = _Bucket(versioning, clock or SystemClock())
+
+    async def __aenter__(self) -> MemoryStore:
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def observer(self) -> MemoryStore:
+        """Another client of the same bucket, without faults: a foreign writer, or a test that looks."""
+        twin = MemoryStore(self.bucket, part_bytes_min=self.part_bytes_min)
+        twin._bucket = self._bucket
+        return twin
+
+    def contents(self) -> dict[Key, bytes]:
+        """All present keys and their bytes."""
+        return {
+            key: history[-1].data
+            for key, history in self._bucket.versions.items()
+            if history[-1].data is not None
+        }
+
+    def set_versioning(self, versioning: Literal["enabled", "suspended"]) -> None:
+        """PutBucketVersioning."""
+        self._bucket.versioning = versioning
+
+    async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """See ``Store.head``."""
+        arguments = {"key": key, "version_id": version_id}
+        await self._begin("head", arguments)
+        check_key(key)
+        found = _at_header_resolution(self._bucket.version(key, version_id).info)
+        await self.faults.after("head", arguments)
+        return found
+
+    async def get(
+        self,
+        key: Key,
+        *,
+        byte_range: ByteRange | None = None,
+        version_id: VersionId | None = None,
+        if_match: ETag | None = None,
+    ) -> tuple[ObjectInfo, bytes]:
+        """See ``Store.get``."""
+        arguments = {
+            "key": key,
+            "byte_range": byte_range,
+            "version_id": version_id,
+            "if_match": if_match,
+        }
+        await self._begin("get", arguments)
+        info, data = self._read(key, byte_range, version_id, if_match)
+        if len(data) > INLINE_BODY_BYTES_MAX:
+            raise RejectedError(f"{len(data)} bytes are too many to get into memory", key=key)
+        await self.faults.after("get", arguments)
+        return info, data
+
+    async def fetch(
+        self,
+        key: Key,
+        byte_range: ByteRange,
+        sink: FileSlice,
+        *,
+        version_id: VersionId | None = None,
+        if_match: ETag | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> ObjectInfo:
+        """See ``Store.fetch``; the bytes arrive in two steps, so that progress is seen."""
+        arguments = {
+            "key": key,
+            "byte_range": byte_range,
+            "sink": sink,
+            "version_id": version_id,
+            "if_match": if_match,
+        }
+        await self._begin("fetch", arguments)
+        if sink.length != byte_range.length:
+            raise RejectedError("the sink's length is not the range's", key=key)
+        info, data = self._read(key, byte_range, version_id, if_match)
+        if len(data) != byte_range.length:
+            raise RangeError("the object ends inside the range", key=key, status=416)
+        half = len(data) // 2
+        for start, stop in ((0, half), (half, len(data))):
+            write_slice(sink, start, data[start:stop])
+            if on_progress is not None:
+                on_progress(stop)
+            await trio.lowlevel.checkpoint()
+        await self.faults.after("fetch", arguments)
+        return info
+
+    async def put(
+        self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY
+    ) -> PutResult:
+        """See ``Store.put``."""
+        arguments = {"key": key, "body": body, "headers": headers, "condition": condition}
+        await self._begin("put", arguments)
+        check_key(key)
+        check_headers(headers, key)
+        data = read_body(body)
+        self._bucket.check(key, condition)
+        result = self._bucket.store(key, data, _md5(data), headers)
+        await self.faults.after("put", arguments)
+        return result
+
+    async def copy(
+        self, source: ContentRef, key: Key, headers: ObjectHeaders, *, condition: Condition = ANY
+    ) -> PutResult:
+        """See ``Store.copy``."""
+        arguments = {"source": source, "key": key, "headers": headers, "condition": condition}
+        await self._begin("copy", arguments)
+        check_key(key)
+        check_headers(headers, key)
+        data = self._source(source)
+        self._bucket.check(key, condition)
+        result = self._bucket.store(key, data, _md5(data), headers)
+        await self.faults.after("copy", arguments)
+        return result
+
+    async def delete(self, key: Key, *, version_id: VersionId | None = None) -> None:
+        """See ``Store.delete``."""
+        arguments = {"key": key, "version_id": version_id}
+        await self._begin("delete", arguments)
+        check_key(key)
+        self._bucket.delete(key, version_id)
+        await self.faults.after("delete", arguments)
+
+    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
+        """See ``Store.delete_many``."""
+        arguments = {"keys": keys}
+        await self._begin("delete_many", arguments)
+        if len(keys) > 1000:
+            raise RejectedError(f"{len(keys)} keys in one DeleteObjects, S3 takes 1,000")
+        results: list[StoreError | None] = []
+        for key in keys:
+            try:
+                check_key(key)
+            except RejectedError as error:
+                results.append(error)
+                continue
+            self._bucket.delete(key, None)
+            results.append(None)
+        await self.faults.after("delete_many", arguments)
+        return results
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        token: str | None = None,
+        start_after: str | None = None,
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """See ``Store.list_page``."""
+        arguments = {
+            "prefix": prefix,
+            "delimiter": delimiter,
+            "token": token,
+            "start_after": start_after,
+            "max_keys": max_keys,
+        }
+        await self._begin("list", arguments)
+        if prefix:
+            check_key(prefix)
+        page = self._list(prefix, delimiter, token, start_after, min(max_keys, 1000))
+        await self.faults.after("list", arguments)
+        return page
+
+    async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
+        """See ``Store.create_multipart``."""
+        arguments = {"key": key, "headers": headers}
+        await self._begin("create_multipart", arguments)
+        check_key(key)
+        check_headers(headers, key)
+        upload_id = self._bucket.next_id("u")
+        self._bucket.uploads[upload_id] = _Upload(key, headers, self._bucket.clock.now_ns(), {})
+        await self.faults.after("create_multipart", arguments)
+        return upload_id
+
+    async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
+        """See ``Store.upload_part``."""
+        arguments = {"key": key, "upload_id": upload_id, "number": number, "body": body}
+        await self._begin("upload_part", arguments)
+        part = self._add_part(key, upload_id, number, read_body(body))
+        await self.faults.after("upload_part", arguments)
+        return part
+
+    async def upload_part_copy(
+        self, key: Key, upload_id: str, number: int, source: ContentRef, byte_range: ByteRange
+    ) -> PartInfo:
+        """See ``Store.upload_part_copy``."""
+        arguments = {
+            "key": key,
+            "upload_id": upload_id,
+            "number": number,
+            "source": source,
+            "byte_range": byte_range,
+        }
+        await self._begin("upload_part_copy", arguments)
+        data = self._source(source)
+        if byte_range.stop > len(data):
+            raise RangeError("the source ends inside the range", key=source.key, status=416)
+        part = self._add_part(key, upload_id, number, data[byte_range.start : byte_range.stop])
+        await self.faults.after("upload_part_copy", arguments)
+        return part
+
+    async def complete_multipart(
+        self,
+        key: Key,
+        upload_id: str,
+        parts: Sequence[PartInfo],
+        *,
+        condition: Condition = ANY,
+    ) -> PutResult:
+        """See ``Store.complete_multipart``."""
+        arguments = {"key": key, "upload_id": upload_id, "parts": parts, "condition": condition}
+        await self._begin("complete_multipart", arguments)
+        upload = self._upload(key, upload_id)
+        chosen = self._choose_parts(upload, parts)
+        self._bucket.check(key, condition)
+        digests = b"".join(bytes.fromhex(info.etag) for info, _ in chosen)
+        etag = f"{_md5(digests)}-{len(chosen)}"
+        data = b"".join(data for _, data in chosen)
+        result = self._bucket.store(key, data, etag, upload.headers)
+        del self._bucket.uploads[upload_id]
+        await self.faults.after("complete_multipart", arguments)
+        return result
+
+    async def abort_multipart(self, key: Key, upload_id: str) -> None:
+        """See ``Store.abort_multipart``."""
+        arguments = {"key": key, "upload_id": upload_id}
+        await self._begin("abort_multipart", arguments)
+        upload = self._bucket.uploads.get(upload_id)
+        if upload is not None and upload.key == key:
+            del self._bucket.uploads[upload_id]
+        await self.faults.after("abort_multipart", arguments)
+
+    async def list_parts(self, key: Key, upload_id: str) -> list[PartInfo]:
+        """See ``Store.list_parts``."""
+        arguments = {"key": key, "upload_id": upload_id}
+        await self._begin("list_parts", arguments)
+        upload = self._upload(key, upload_id)
+        found = [info for _, (info, _) in sorted(upload.parts.items())]
+        await self.faults.after("list_parts", arguments)
+        return found
+
+    async def list_uploads(self, prefix: str) -> list[UploadInfo]:
+        """See ``Store.list_uploads``."""
+        arguments = {"prefix": prefix}
+        await self._begin("list_uploads", arguments)
+        found = [
+            UploadInfo(upload.key, upload_id, upload.initiated_ns)
+            for upload_id, upload in self._bucket.uploads.items()
+            if upload.key.startswith(prefix)
+        ]
+        found.sort(key=lambda upload: (upload.key.encode(), upload.initiated_ns, upload.upload_id))
+        await self.faults.after("list_uploads", arguments)
+        return found
+
+    async def check_bucket(self) -> BucketInfo:
+        """See ``Store.check_bucket``."""
+        await self._begin("check_bucket", {})
+        await self.faults.after("check_bucket", {})
+        return BucketInfo(self.bucket, "memory", "memory:", self._bucket.versioning)
+
+    async def probe(self, temporary_key: Key) -> Capabilities:
+        """See ``Store.probe``: everything is honoured here."""
+        await self._begin("probe", {"temporary_key": temporary_key})
+        await self.faults.after("probe", {"temporary_key": temporary_key})
+        return Capabilities(True, True, True, "crc64nvme")
+
+    async def statistics(self) -> dict[str, float]:
+        """See ``Store.statistics``: ``requests`` and ``requests_<operation>``."""
+        await trio.lowlevel.checkpoint()
+        counted = {f"requests_{name}": float(n) for name, n in self.requests.items()}
+        return {"requests": float(sum(self.requests.values())), **counted}
+
+    async def _begin(self, operation: str, arguments: Mapping[str, object]) -> None:
+        self.requests[operation] = self.requests.get(operation, 0) + 1
+        await self.faults.before(operation, arguments)
+
+    def _read(
+        self,
+        key: Key,
+        byte_range: ByteRange | None,
+        version_id: VersionId | None,
+        if_match: ETag | None,
+    ) -> tuple[ObjectInfo, bytes]:
+        check_key(key)
+        found = self._bucket.version(key, version_id)
+        if if_match is not None and found.info.etag != if_match:
+            raise _precondition(key)
+        data = found.data or b""
+        if byte_range is not None:
+            if byte_range.start >= len(data):
+                raise RangeError("the range lies behind the end", key=key, status=416)
+            data = data[byte_range.start : byte_range.stop]
+        return _at_header_resolution(found.info), data
+
+    def _source(self, source: ContentRef) -> bytes:
+        found = self._bucket.version(source.key, source.version_id)
+        if found.info.etag != source.etag:
+            raise _precondition(source.key)
+        return found.data or b""
+
+    def _upload(self, key: Key, upload_id: str) -> _Upload:
+        upload = self._bucket.uploads.get(upload_id)
+        if upload is None or upload.key != key:
+            raise NoSuchKeyError("no such upload", key=key, status=404, code="NoSuchUpload")
+        return upload
+
+    def _add_part(self, key: Key, upload_id: str, number: int, data: bytes) -> PartInfo:
+        upload = self._upload(key, upload_id)
+        if not 1 <= number <= PARTS_MAX:
+            raise RejectedError(f"part number {number} is not in 1..{PARTS_MAX}", key=key)
+        if len(data) > PART_BYTES_MAX:
+            raise RejectedError(f"a part of {len(data)} bytes is too large", key=key)
+        info = PartInfo(number, _md5(data), len(data))
+        upload.parts[number] = (info, data)
+        return info
+
+    def _choose_parts(
+        self, upload: _Upload, parts: Sequence[PartInfo]
+    ) -> list[tuple[PartInfo, bytes]]:
+        if not parts:
+            raise RejectedError("an upload needs a part", key=upload.key, code="MalformedXML")
+        numbers = [part.number for part in parts]
+        if numbers != sorted(set(numbers)):
+            raise RejectedError("parts are out of order", key=upload.key, code="InvalidPartOrder")
+        chosen = []
+        for part in parts:
+            stored = upload.parts.get(part.number)
+            if stored is None or stored[0].etag != part.etag:
+                raise RejectedError(
+                    f"part {part.number} is not there", key=upload.key, code="InvalidPart"
+                )
+            if part is not parts[-1] and stored[0].size < self.part_bytes_min:
+                raise RejectedError(
+                    f"part {part.number} is too small", key=upload.key, code="EntityTooSmall"
+                )
+            chosen.append(stored)
+        return chosen
+
+    def _list(
+        self,
+        prefix: str,
+        delimiter: str | None,
+        token: str | None,
+        start_after: str | None,
+        max_keys: int,
+    ) -> ListPage:
+        names = self._bucket.names
+        prefix_bytes = prefix.encode()
+        # A token is the last key or common prefix of the page before, in hex: opaque to callers.
+        after = bytes.fromhex(token) if token else (start_after or "").encode()
+        divider = delimiter.encode() if delimiter else b""
+        skip_group = after if divider and after.endswith(divider) and token else None
+        index = bisect.bisect_left(names, prefix_bytes)
+        if after:
+            index = max(index, bisect.bisect_right(names, after))
+        objects: list[ObjectInfo] = []
+        prefixes: list[bytes] = []
+        last = b""
+        while index < len(names) and names[index].startswith(prefix_bytes):
+            name = names[index]
+            if skip_group is not None and name.startswith(skip_group):
+                index = _behind(names, skip_group, index)
+                continue
+            if len(objects) + len(prefixes) >= max_keys:
+                return _page(objects, prefixes, last.hex())
+            cut = name.find(divider, len(prefix_bytes)) if divider else -1
+            if cut >= 0:
+                last = name[: cut + len(divider)]
+                prefixes.append(last)
+                index = _behind(names, last, index)
+                continue
+            last = name
+            objects.append(_listed(self._bucket.versions[name.decode()][-1].info))
+            index += 1
+        return _page(objects, prefixes, None)
+
+
+def _page(objects: list[ObjectInfo], prefixes: list[bytes], token: str | None) -> ListPage:
+    return ListPage(tuple(objects), tuple(name.decode() for name in prefixes), token)
+
+
+def _behind(names: list[bytes], group: bytes, start: int) -> int:
+    """Index of the first name behind all that begin with ``group``."""
+    return bisect.bisect_left(names, True, start, key=lambda name: not name.startswith(group))
+
+
+def _listed(info: ObjectInfo) -> ObjectInfo:
+    """An object as LIST tells it: no headers, no version."""
+    return msgspec.structs.replace(info, headers=None, version_id=None)
+
+
+def _at_header_resolution(info: ObjectInfo) -> ObjectInfo:
+    """An object as HEAD and GET tell it: Last-Modified in whole seconds."""
+    whole = info.last_modified_ns - info.last_modified_ns % _SECOND_NS
+    return msgspec.structs.replace(info, last_modified_ns=whole)
+
+
+def _as_stored(headers: ObjectHeaders) -> ObjectHeaders:
+    """``headers`` as they read back: S3's defaults are told as ``None``."""
+    content_type = headers.content_type
+    storage_class = headers.storage_class
+    return msgspec.structs.replace(
+        headers,
+        metadata=dict(headers.metadata),
+        content_type=None if content_type == DEFAULT_CONTENT_TYPE else content_type,
+        storage_class=None if storage_class == DEFAULT_STORAGE_CLASS else storage_class,
+    )
+
+
+def _precondition(key: Key) -> PreconditionFailedError:
+    return PreconditionFailedError(
+        "somebody else changed the object", key=key, status=412, code="PreconditionFailed"
+    )
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def read_body(body: Body) -> bytes:
+    """The bytes of a body. Raises RejectedError when the local file cannot give them all."""
+    if isinstance(body, bytes):
+        return body
+    try:
+        fd = os.open(body.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RejectedError(f"{body.path}: {error.strerror}") from error
+    try:
+        data = os.pread(fd, body.length, body.offset)
+    finally:
+        os.close(fd)
+    if len(data) != body.length:
+        raise RejectedError(f"{body.path} ends inside the part to send")
+    return data
+
+
+def write_slice(sink: FileSlice, position: int, data: bytes) -> None:
+    """Write ``data`` at ``position`` of ``sink``. Raises RejectedError when the disk does not take it."""
+    try:
+        fd = os.open(sink.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, data, sink.offset + position)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise RejectedError(f"{sink.path}: {error.strerror}") from error
