@@ -1,0 +1,71 @@
+# make demo    a first look: a server, a bucket, a mount, real files, and the proof that they arrived
+# make test    all tests, on real mounts and real S3 servers
+# make check   format, lint, types, import contract
+# make bench   side by side with other tools
+# make setup   what the above need: Debian packages (with root or sudo), .venv, .venv-demo
+# make clean   remove what make made here
+# Whatever is missing gets installed on the first run; later runs find it done.
+
+PYTHON ?= python3
+SETUP := contrib/setup
+BIN := .venv/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check bench setup clean format lock system-run system-test system-bench
+.DELETE_ON_ERROR:
+
+demo: .venv/.run .venv-demo/.done
+	@$(BIN)/python -m s3mount demo
+
+test: .venv/.dev .venv-demo/.done | system-test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.bench .venv-demo/.done | system-bench
+	$(BIN)/python -m bench $(ARGS)
+
+setup: .venv/.dev .venv-demo/.done | system-test
+
+lock:
+	$(SETUP)/lock
+
+clean:
+	rm -rf .venv .venv-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system-run system-test system-bench: system-%:
+	@$(SETUP)/system-packages $*
+
+# A virtual environment of its own, always: Debian's Python refuses pip outside of one (PEP 668).
+.venv/.made: | system-run
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "s3mount setup: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/.run: .venv/.made constraints.txt pyproject.toml | system-run
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.dev: .venv/.made constraints.txt pyproject.toml | system-run
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@ .venv/.run
+
+.venv/.bench: .venv/.made constraints.txt pyproject.toml | system-run
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[bench]'
+	@touch $@ .venv/.run
+
+# The embedded S3 server pins other versions of boto3 than s3mount wants.
+.venv-demo/.done: constraints-demo.txt | system-run
+	$(PYTHON) -m venv --clear .venv-demo
+	.venv-demo/bin/python $(PIP) --requirement constraints-demo.txt
+	@touch $@
