@@ -137,9 +137,9 @@ class _Bucket:
         now = self.current(key)
         if condition.if_absent and now is not None:
             raise _precondition(key)
-        if condition.if_match is not None:
-            if now is None or now.info.etag != condition.if_match:
-                raise _precondition(key)
+        wanted = condition.if_match
+        if wanted is not None and (now is None or now.info.etag != wanted):
+            raise _precondition(key)
 
     def store(self, key: Key, data: bytes, etag: ETag, headers: ObjectHeaders) -> PutResult:
         """Make a new current version."""
