@@ -1,0 +1,132 @@
+"""Did our own first try win? What a refusal of a repeated write means.
+
+A write whose answer was lost (a timeout, a dropped connection, an engine that was killed) is sent
+again. If the first try took effect, a conditional repetition is refused with 412, and the
+repetition of CompleteMultipartUpload finds no upload. Each function here looks at what the key
+holds and returns the first try's result where it can be shown to be that, by the ETag and the
+metadata; else it raises the refusal unchanged. Shown or not, nothing is written.
+
+For everybody who repeats writes: the retries of one request, and the engine's client, which
+repeats requests over the death of a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import trio
+
+from s3mount.errors import StoreError
+from s3mount.refs import (
+    Body,
+    ContentRef,
+    ETag,
+    FileSlice,
+    Key,
+    ObjectHeaders,
+    ObjectInfo,
+    PartInfo,
+    PutResult,
+)
+
+Head: TypeAlias = Callable[[Key], Awaitable[ObjectInfo]]
+"""Looks at a key as ``Store.head`` does."""
+
+READ_BYTES = 1 << 20
+
+
+async def settle_put(
+    head: Head, key: Key, body: Body, headers: ObjectHeaders, refusal: StoreError
+) -> PutResult:
+    """The result of our earlier PUT of ``body``. Raises ``refusal`` where that cannot be shown.
+
+    Where ETags are not MD5 (SSE-KMS, SSE-C) it never can.
+    """
+    info = await _look(head, key, refusal)
+    etag = await trio.to_thread.run_sync(md5_of_body, body)
+    if info.etag != etag or not _carries(info, headers):
+        raise refusal
+    return PutResult(info.etag, info.version_id)
+
+
+async def settle_copy(
+    head: Head, source: ContentRef, key: Key, headers: ObjectHeaders | None, refusal: StoreError
+) -> PutResult:
+    """The result of our earlier copy of ``source``. Raises ``refusal`` where that cannot be shown."""
+    info = await _look(head, key, refusal)
+    same_bytes = info.size == source.size and info.etag == source.etag
+    if not same_bytes or (headers is not None and not _carries(info, headers)):
+        raise refusal
+    return PutResult(info.etag, info.version_id)
+
+
+async def settle_complete(
+    head: Head, key: Key, parts: Sequence[PartInfo], refusal: StoreError
+) -> PutResult:
+    """The result of our earlier CompleteMultipartUpload. Raises ``refusal`` where that cannot be shown."""
+    expected = etag_of_parts(parts)
+    info = await _look(head, key, refusal)
+    if expected is None or info.etag != expected:
+        raise refusal
+    return PutResult(info.etag, info.version_id)
+
+
+def etag_of_parts(parts: Sequence[PartInfo]) -> ETag | None:
+    """The ETag of an object made of these parts, ``MD5(all MD5s)-COUNT``.
+
+    ``None`` where a part's ETag is no MD5, since then nobody can tell.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in sorted(parts, key=lambda part: part.number):
+        if not is_md5(part.etag):
+            return None
+        digest.update(bytes.fromhex(part.etag))
+    return f"{digest.hexdigest()}-{len(parts)}" if parts else None
+
+
+def is_md5(etag: ETag) -> bool:
+    """Whether ``etag`` looks like the MD5 of the bytes; SSE-KMS's and SSE-C's look so and are not."""
+    return len(etag) == 32 and all(c in "0123456789abcdef" for c in etag)
+
+
+def md5_of_body(body: Body) -> str:
+    """The MD5 of ``body`` in hexadecimal; reads a file in this thread. ``""`` if it cannot be read."""
+    digest = hashlib.md5(usedforsecurity=False)
+    if not isinstance(body, FileSlice):
+        digest.update(body)
+        return digest.hexdigest()
+    rest = body.length
+    try:
+        with open(body.path, "rb") as file:
+            file.seek(body.offset)
+            while rest:
+                data = file.read(min(READ_BYTES, rest))
+                if not data:
+                    return ""
+                digest.update(data)
+                rest -= len(data)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+async def _look(head: Head, key: Key, refusal: StoreError) -> ObjectInfo:
+    try:
+        return await head(key)
+    except StoreError as error:
+        raise refusal from error
+
+
+def _carries(info: ObjectInfo, headers: ObjectHeaders) -> bool:
+    """Whether the object holds the user metadata that we sent.
+
+    Some stores give ``_`` in names back as ``-`` (Ceph's gateway does), so the two count as one.
+    """
+    there = info.headers.metadata if info.headers is not None else {}
+    known = {name.lower().replace("_", "-"): value for name, value in there.items()}
+    return all(
+        known.get(name.lower().replace("_", "-")) == value
+        for name, value in headers.metadata.items()
+    )
