@@ -74,6 +74,23 @@ class ObjectHeaders(msgspec.Struct, frozen=True):
     storage_class: str | None = None
 
 
+class Attributes(msgspec.Struct, frozen=True):
+    """What POSIX keeps about a file beside its bytes and its size.
+
+    ``mode`` is a whole ``st_mode`` (type and permissions). Times are nanoseconds since the epoch.
+    ``xattrs`` holds the user's extended attributes by full name (``user.*``).
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    rdev: int = 0
+    xattrs: Mapping[str, bytes] = {}
+
+
 class ObjectInfo(msgspec.Struct, frozen=True):
     """One object version as HEAD, GET or LIST described it.
 

@@ -1,0 +1,195 @@
+"""Blobs: the local files that hold what is written until S3 has it, and their folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from s3mount.errors import LocalDiskError
+from s3mount.refs import ContentRef
+from s3mount.spool.extents import Extents
+from s3mount.spool.parts import PartsUpload
+
+COPY_CHUNK_BYTES = 8 << 20
+
+
+class Blob:
+    """One file's content as written locally, possibly over a base that is still in S3.
+
+    Bytes in ``extents`` are here. Other bytes below ``base_limit`` are those of ``base``; other
+    bytes at or above it are zero. ``size`` is the content's size. The descriptor is opened when
+    needed and closed by ``release``, so that many pending files cost no open descriptors.
+    """
+
+    __slots__ = ("_fd", "base", "base_limit", "extents", "id", "path", "size", "upload")
+
+    def __init__(
+        self,
+        blob_id: str,
+        path: Path,
+        *,
+        size: int = 0,
+        base: ContentRef | None = None,
+        base_limit: int = 0,
+        extents: Extents | None = None,
+    ) -> None:
+        self.id = blob_id
+        self.path = path
+        self.size = size
+        self.base = base
+        self.base_limit = base_limit if base else 0
+        self.extents = Extents() if extents is None else extents
+        self.upload: PartsUpload | None = None
+        self._fd = -1
+
+    @property
+    def fd(self) -> int:
+        """An open descriptor for reading and writing. Raises OSError."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        return self._fd
+
+    def hold(self, fd: int) -> None:
+        """Take over an already open descriptor."""
+        self._fd = fd
+
+    def release(self) -> None:
+        """Close the descriptor, if it is open; the next use opens it again."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The ranges of ``[start, stop)`` whose bytes are only in the base."""
+        if self.base is None:
+            return []
+        return self.extents.missing(start, min(stop, self.base_limit))
+
+    @property
+    def complete(self) -> bool:
+        """Is every byte here?"""
+        return not self.missing(0, self.base_limit)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes at ``offset``, cut at the size; what is ``missing`` there comes as zeros. Raises OSError."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        data = os.pread(self.fd, length, offset)
+        if len(data) < length:
+            data += bytes(length - len(data))
+        return data
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Put ``data`` at ``offset``; how many bytes the spool grew by. Raises OSError (ENOSPC...).
+
+        After an error the bytes written so far count as written.
+        """
+        before = self.extents.total
+        view = memoryview(data)
+        at = offset
+        try:
+            while view:
+                done = os.pwrite(self.fd, view, at)
+                at += done
+                view = view[done:]
+        finally:
+            if at > offset:
+                self.extents.add(offset, at)
+                self.size = max(self.size, at)
+                if self.upload is not None:
+                    self.upload.wrote(offset, at)
+        return self.extents.total - before
+
+    def fill(self, offset: int, data: bytes) -> int:
+        """Put bytes of the base where nothing newer is; how many bytes the spool grew by. Raises OSError."""
+        before = self.extents.total
+        for start, stop in self.missing(offset, offset + len(data)):
+            os.pwrite(self.fd, data[start - offset : stop - offset], start)
+            self.extents.add(start, stop)
+        return self.extents.total - before
+
+    def truncate(self, size: int) -> int:
+        """Set the size; what is cut off is gone, what is added is zero. How many bytes the spool shrank by."""
+        before = self.extents.total
+        os.ftruncate(self.fd, size)
+        if size < self.size:
+            self.extents.cut(size)
+            self.base_limit = min(self.base_limit, size)
+            if self.upload is not None:
+                self.upload.cut(size)
+        elif self.upload is not None and size > self.size:
+            self.upload.wrote(self.size, size)
+        self.size = size
+        return before - self.extents.total
+
+    def detach(self) -> None:
+        """Forget the base: every byte is here now, or holes are meant to be zero."""
+        self.base = None
+        self.base_limit = 0
+
+
+class BlobFolder:
+    """The folder that holds the blobs of one spool."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalDiskError(f"cannot use the spool folder {folder}: {error.strerror}") from error
+
+    def create(self) -> Blob:
+        """A new, empty blob. Raises OSError."""
+        blob_id = secrets.token_hex(10)
+        path = self._folder / blob_id
+        blob = Blob(blob_id, path)
+        blob.hold(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return blob
+
+    def path_of(self, blob_id: str) -> Path:
+        """Where the blob with this id lies."""
+        return self._folder / blob_id
+
+    def clone(self, blob: Blob) -> Blob:
+        """A copy of ``blob`` that can change while the original is being sent. Raises OSError."""
+        copy = self.create()
+        for start, stop in blob.extents:
+            _copy_range(blob.fd, copy.fd, start, stop - start)
+        copy.truncate(blob.size)
+        copy.base, copy.base_limit = blob.base, blob.base_limit
+        copy.extents = Extents(blob.extents)
+        return copy
+
+    def remove(self, blob: Blob) -> None:
+        """Take the file away; an open descriptor keeps its bytes readable. Repeatable."""
+        self._unlink(blob.path)
+
+    def _unlink(self, path: Path) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+    def ids(self) -> set[str]:
+        """The ids of all blobs in the folder."""
+        return {entry.name for entry in os.scandir(self._folder) if entry.is_file()}
+
+
+def _copy_range(source_fd: int, target_fd: int, offset: int, length: int) -> None:
+    """Copy bytes between files at the same offset, by the kernel where it can (reflink on XFS and btrfs)."""
+    at = offset
+    left = length
+    while left:
+        try:
+            done = os.copy_file_range(source_fd, target_fd, left, at, at)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+            done = os.pwrite(target_fd, os.pread(source_fd, min(left, COPY_CHUNK_BYTES), at), at)
+        if done == 0:
+            raise OSError(errno.EIO, "a spool blob is shorter than its journal says")
+        at += done
+        left -= done

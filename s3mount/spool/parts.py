@@ -1,0 +1,85 @@
+"""Which parts of a growing or changing file S3 already has: the state of one multipart upload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from s3mount.flow.parts import PartPlan
+from s3mount.refs import Key, PartInfo
+
+
+class PartsUpload:
+    """One multipart upload of one blob, without any I/O.
+
+    A part is *sent* when S3 confirmed the bytes that the blob holds now. ``wrote`` and ``cut`` take
+    back what they touch, also of parts that are on their way (those count as unsent when they arrive).
+    ``on_forgotten`` names whom to tell of every sent part that is taken back, at once.
+    """
+
+    def __init__(self, key: Key, plan: PartPlan) -> None:
+        self.key = key
+        self.plan = plan
+        self.upload_id = ""
+        self.sent: dict[int, PartInfo] = {}
+        self.sending: set[int] = set()
+        self._stale: set[int] = set()
+        self._forgot: Callable[[int], None] = lambda number: None
+
+    def on_forgotten(self, forgot: Callable[[int], None]) -> None:
+        """Call ``forgot(part number)`` for every sent part whose bytes change."""
+        self._forgot = forgot
+
+    def wrote(self, start: int, stop: int) -> None:
+        """Bytes ``[start, stop)`` of the blob changed."""
+        if stop > start and (self.sent or self.sending):
+            for index in range(self.plan.part_of(start), self.plan.part_of(stop - 1) + 1):
+                self._take_back(index)
+
+    def cut(self, size: int) -> None:
+        """The blob was cut to ``size``."""
+        touched = self.plan.part_of(size) if size else 0
+        for index in [*self.sent, *self.sending]:
+            if index >= touched:
+                self._take_back(index)
+
+    def _take_back(self, index: int) -> None:
+        if self.sent.pop(index, None) is not None:
+            self._forgot(index + 1)
+        if index in self.sending:
+            self._stale.add(index)
+
+    def begin(self, index: int) -> None:
+        """Part ``index`` is about to be read and sent."""
+        self.sending.add(index)
+        self._stale.discard(index)
+
+    def arrived(self, index: int, part: PartInfo) -> bool:
+        """S3 confirmed part ``index``; does it hold what the blob holds now?"""
+        self.sending.discard(index)
+        if index in self._stale:
+            self._stale.discard(index)
+            return False
+        self.sent[index] = part
+        return True
+
+    def failed(self, index: int) -> None:
+        """Part ``index`` did not arrive."""
+        self.sending.discard(index)
+        self._stale.discard(index)
+
+    def unsent(self, size: int) -> list[int]:
+        """Indexes of the parts of a blob of ``size`` bytes that are neither sent nor on their way."""
+        return [
+            index
+            for index in range(self.plan.count(size))
+            if index not in self.sent and index not in self.sending
+        ]
+
+    def finished_parts(self, size: int) -> list[PartInfo] | None:
+        """All parts in order once everything of a blob of ``size`` bytes is sent, else ``None``."""
+        if self.sending:
+            return None
+        count = self.plan.count(size)
+        if any(index not in self.sent for index in range(count)):
+            return None
+        return [self.sent[index] for index in range(count)]

@@ -1,0 +1,93 @@
+"""Which pending change may go next: order, waiting times and dependencies, without any I/O.
+
+A change waits until its time has come, until no change of the same key is on its way, until every
+change that still reads what S3 holds under its key is done, and, when it deletes a directory's
+marker, until everything deleted below is gone. Among those that may go, the oldest goes first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from enum import IntEnum
+
+from s3mount.refs import Key
+from s3mount.spool.changes import Change
+from s3mount.spool.states import State
+
+
+class Lane(IntEnum):
+    """Small requests and large bodies wait in lines of their own, so that neither blocks the other."""
+
+    SMALL = 0
+    LARGE = 1
+
+
+class UploadQueue:
+    """The order of sending. ``find`` gives the present change of a key; ``blocker`` a key to wait for."""
+
+    def __init__(
+        self,
+        find: Callable[[Key], Change | None],
+        blocker: Callable[[Change], Key | None],
+        large_bytes_min: int,
+    ) -> None:
+        self._find = find
+        self._blocker = blocker
+        self._large_bytes_min = large_bytes_min
+        self._heaps: tuple[list[tuple[float, int, Key]], ...] = ([], [])
+        self._sending: set[Key] = set()
+        self._waiting: dict[Key, set[Key]] = {}
+
+    def lane_of(self, change: Change) -> Lane:
+        """The line that ``change`` waits in."""
+        is_large = change.op == "put" and change.size >= self._large_bytes_min
+        return Lane.LARGE if is_large else Lane.SMALL
+
+    def push(self, change: Change, not_before: float) -> None:
+        """Line up a queued change; what was lined up for an earlier seq of its key is void."""
+        heapq.heappush(self._heaps[self.lane_of(change)], (not_before, change.seq, change.key))
+
+    def take(self, lane: Lane, now: float) -> Change | None:
+        """The next change of ``lane`` that may go; it counts as being sent until ``finished``."""
+        heap = self._heaps[lane]
+        while heap and heap[0][0] <= now:
+            _, seq, key = heapq.heappop(heap)
+            change = self._find(key)
+            if change is None or change.seq != seq or change.state is not State.QUEUED:
+                continue
+            if key in self._sending:
+                self._waiting.setdefault(key, set()).add(key)
+                continue
+            blocker = None if change.detach else self._blocker(change)
+            if blocker is not None:
+                self._waiting.setdefault(blocker, set()).add(key)
+                continue
+            self._sending.add(key)
+            return change
+        return None
+
+    def finished(self, key: Key) -> list[Key]:
+        """The sending of ``key`` ended, however; the keys that waited for it, to be pushed again."""
+        self._sending.discard(key)
+        return list(self._waiting.pop(key, ()))
+
+    def freed(self, key: Key) -> list[Key]:
+        """The change of ``key`` no longer holds others up; the keys that waited, to be pushed again."""
+        if key in self._sending:
+            return []
+        return list(self._waiting.pop(key, ()))
+
+    def is_sending(self, key: Key) -> bool:
+        """Is a change of this key on its way?"""
+        return key in self._sending
+
+    def next_time(self, lane: Lane) -> float | None:
+        """When the first of ``lane`` may be looked at, ``None`` when nothing waits for time."""
+        heap = self._heaps[lane]
+        return heap[0][0] if heap else None
+
+    @property
+    def sending_count(self) -> int:
+        """How many changes are on their way."""
+        return len(self._sending)

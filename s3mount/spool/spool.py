@@ -1,0 +1,318 @@
+"""The spool: pending changes and their blobs, in memory and in the journal at once.
+
+All methods are synchronous and finish within microseconds; SQLite calls never await, so what
+stands between two awaits of the caller is a critical section.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import trio
+
+from s3mount.refs import Key
+from s3mount.spool.blobs import Blob, BlobFolder
+from s3mount.spool.changes import Change, parent_of
+from s3mount.spool.extents import Extents
+from s3mount.spool.journal import Journal
+from s3mount.spool.states import Event, State, after
+
+log = logging.getLogger(__name__)
+
+FLUSH_THREADS = 4
+
+
+class Spool:
+    """All that is written and not yet in S3, for one mount.
+
+    ``used_bytes`` counts the bytes in blobs, ``size_bytes_max`` is its limit. ``on_queued`` is called
+    for every change that became ready to be sent, ``on_removed`` for every key whose change ended.
+    """
+
+    def __init__(self, folder: Path, *, size_bytes_max: int) -> None:
+        self.blobs = BlobFolder(folder / "blobs")
+        self.journal = Journal(folder / "journal.sqlite")
+        self.size_bytes_max = size_bytes_max
+        self.used_bytes = 0
+        self.changes: dict[Key, Change] = {}
+        self.live_blobs: dict[str, Blob] = {}
+        self.on_queued: Callable[[Change], None] = lambda change: None
+        self.on_removed: Callable[[Key], None] = lambda key: None
+        self._below: dict[Key, set[Key]] = {}
+        self._readers: dict[Key, set[Key]] = {}
+        self._reads: dict[Key, Key] = {}
+        self._seq = 0
+        self._room = trio.Event()
+        self._flush_limiter = trio.CapacityLimiter(FLUSH_THREADS)
+        self._force_wanted = 0
+        self._force_done = 0
+        self._force_lock = trio.Lock()
+
+    @classmethod
+    def open(cls, folder: Path, *, size_bytes_max: int) -> Spool:
+        """Open or make the spool in ``folder`` and take over what an earlier run left.
+
+        Blobs without a change (never closed, never synced) are taken away; a change whose blob is
+        gone is reported and parked. Raises LocalDiskError.
+        """
+        spool = cls(folder, size_bytes_max=size_bytes_max)
+        changes, damaged = spool.journal.load()
+        for key, why in damaged:
+            log.error("the journal's row of %r cannot be read and is left alone: %s", key, why)
+        wanted = set()
+        for change in changes:
+            spool._recover(change)
+            wanted.add(change.blob_id)
+        if not damaged:
+            for blob_id in spool.blobs.ids() - wanted:
+                log.warning("blob %s belongs to no change (never closed): removed", blob_id)
+                spool.blobs.remove(Blob(blob_id, spool.blobs.path_of(blob_id)))
+        return spool
+
+    def _recover(self, change: Change) -> None:
+        self._seq = max(self._seq, change.seq)
+        if change.state in (State.SENDING, State.OPEN):
+            change.state = State.QUEUED
+        if change.blob_id:
+            path = self.blobs.path_of(change.blob_id)
+            try:
+                on_disk_bytes = path.stat().st_size
+            except FileNotFoundError:
+                log.error("the blob of pending %r is gone: %s", change.key, path)
+                change.state = State.PARKED
+                change.error = f"its content {path} is gone from the spool"
+                on_disk_bytes = 0
+            blob = Blob(
+                change.blob_id,
+                path,
+                size=change.size,
+                base=change.base,
+                base_limit=change.base_limit,
+                extents=Extents(change.extents),
+            )
+            if change.base is None and on_disk_bytes > change.size:
+                # Written after the last commit: kill -9 came between write() and close().
+                change.size = blob.size = on_disk_bytes
+                blob.extents = Extents([(0, on_disk_bytes)])
+            self.live_blobs[blob.id] = blob
+            self.used_bytes += blob.extents.total
+        self._index(change)
+
+    def close(self) -> None:
+        """Close files and database; everything stays as it is. Repeatable."""
+        for blob in self.live_blobs.values():
+            blob.release()
+        self.journal.close()
+
+    # ---------------------------------------------------------------- changes
+
+    def next_seq(self) -> int:
+        """A number greater than every one given before."""
+        self._seq += 1
+        return self._seq
+
+    @property
+    def last_seq(self) -> int:
+        """The greatest number given so far."""
+        return self._seq
+
+    def record(self, changes: Iterable[Change], removed: Iterable[Key] = ()) -> None:
+        """Journal new or altered changes and forget others, all or nothing.
+
+        A change of a key replaces the one that was there. Raises LocalDiskError, and then nothing
+        has changed in memory either.
+        """
+        new = list(changes)
+        gone = [key for key in removed if key in self.changes]
+        for change in new:
+            if change.blob_id:
+                self._describe_blob(change)
+            change.seq = self.next_seq()
+            if not change.first_seq:
+                earlier = self.changes.get(change.key)
+                change.first_seq = earlier.first_seq if earlier else change.seq
+        self.journal.record(new, gone)
+        for key in gone:
+            self._unindex(self.changes[key])
+        for change in new:
+            earlier = self.changes.get(change.key)
+            if earlier is not None:
+                self._unindex(earlier)
+            self._index(change)
+        for key in gone:
+            self.on_removed(key)
+        for change in new:
+            self.on_removed(change.key)
+            if change.state is State.QUEUED:
+                self.on_queued(change)
+
+    def touch(self, change: Change) -> None:
+        """Content is being written: the change is open again, in memory only until it is recorded."""
+        if change.state is not State.OPEN:
+            change.state = after(change.state, Event.WRITE)
+        change.seq = self.next_seq()
+
+    def add_open(self, change: Change) -> None:
+        """Show a change that is only in memory: an existing file that is just being rewritten."""
+        change.seq = self.next_seq()
+        change.first_seq = change.first_seq or change.seq
+        earlier = self.changes.get(change.key)
+        if earlier is not None:
+            self._unindex(earlier)
+        self._index(change)
+
+    def save(self, change: Change) -> None:
+        """Journal ``change`` as it is, without a new seq. Raises LocalDiskError."""
+        if change.blob_id:
+            self._describe_blob(change)
+        self._unindex(change)
+        self._index(change)
+        self.journal.record([change])
+
+    def finish(self, change: Change) -> None:
+        """S3 has ``change``: forget it. Raises LocalDiskError."""
+        self.journal.record([], [change.key])
+        self._unindex(change)
+        change.state = State.DONE
+        self.on_removed(change.key)
+
+    def _describe_blob(self, change: Change) -> None:
+        blob = self.live_blobs[change.blob_id]
+        change.size = blob.size
+        change.base = blob.base
+        change.base_limit = blob.base_limit
+        change.extents = list(blob.extents) if blob.base is not None else [(0, blob.size)]
+
+    def _index(self, change: Change) -> None:
+        self.changes[change.key] = change
+        self._below.setdefault(parent_of(change.key), set()).add(change.key)
+        source = change.reads
+        if source is not None:
+            self._readers.setdefault(source, set()).add(change.key)
+            self._reads[change.key] = source
+
+    def _unindex(self, change: Change) -> None:
+        if self.changes.get(change.key) is not change:
+            return
+        del self.changes[change.key]
+        _discard(self._below, parent_of(change.key), change.key)
+        source = self._reads.pop(change.key, None)
+        if source is not None:
+            _discard(self._readers, source, change.key)
+
+    def below(self, directory: Key) -> Iterator[Change]:
+        """The changes of keys directly in ``directory`` (a key that is empty or ends with ``/``)."""
+        for key in self._below.get(directory, ()):
+            yield self.changes[key]
+
+    def under(self, prefix: Key) -> list[Change]:
+        """All changes of keys that begin with ``prefix``, in order of their seq."""
+        found = [change for key, change in self.changes.items() if key.startswith(prefix)]
+        return sorted(found, key=lambda change: change.seq)
+
+    def readers_of(self, key: Key) -> set[Key]:
+        """Keys whose change still needs what S3 holds under ``key``."""
+        return self._readers.get(key, set())
+
+    def blocker_of(self, change: Change) -> Key | None:
+        """A key whose change must be done before ``change`` may be sent, if there is one."""
+        for reader in self.readers_of(change.key):
+            if reader != change.key:
+                return reader
+        if change.op == "delete" and change.key.endswith("/"):
+            for below in self.below(change.key):
+                if below.op == "delete":
+                    return below.key
+        return None
+
+    def waits_in_circle(self, change: Change) -> bool:
+        """Would ``change``, if recorded now, wait for itself by way of others?"""
+        seen: set[Key] = set()
+        todo = [key for key in self.readers_of(change.key) if key != change.key]
+        while todo:
+            key = todo.pop()
+            if key == change.reads:
+                return True
+            if key not in seen:
+                seen.add(key)
+                todo.extend(reader for reader in self.readers_of(key) if reader != key)
+        return False
+
+    # ------------------------------------------------------------------ blobs
+
+    def new_blob(self) -> Blob:
+        """A new, empty blob. Raises OSError."""
+        blob = self.blobs.create()
+        self.live_blobs[blob.id] = blob
+        return blob
+
+    def clone_blob(self, blob: Blob) -> Blob:
+        """A copy of ``blob`` to go on writing in. Raises OSError."""
+        copy = self.blobs.clone(blob)
+        self.live_blobs[copy.id] = copy
+        self.grew(copy.extents.total)
+        return copy
+
+    def drop_blob(self, blob: Blob, *, keep_file: bool = False) -> None:
+        """The spool needs ``blob`` no more: its room is free again, its file gone unless moved away."""
+        if self.live_blobs.pop(blob.id, None) is None:
+            return
+        self.grew(-blob.extents.total)
+        if not keep_file:
+            self.blobs.remove(blob)
+
+    def grew(self, size_bytes: int) -> None:
+        """Blobs take ``size_bytes`` more (or less); wakes writers that wait for room."""
+        self.used_bytes += size_bytes
+        if size_bytes < 0:
+            self._room.set()
+            self._room = trio.Event()
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Do ``size_bytes`` more fit in?"""
+        return self.used_bytes + size_bytes <= self.size_bytes_max
+
+    async def wait_for_room(self) -> None:
+        """Return when some room came back."""
+        await self._room.wait()
+
+    # ------------------------------------------------------------- durability
+
+    async def force(self, blob: Blob | None) -> None:
+        """Make ``blob`` and every change recorded so far survive a power cut.
+
+        Calls that come together share one flush of the journal. Raises OSError and LocalDiskError.
+        """
+        if blob is not None:
+            await trio.to_thread.run_sync(_sync_file, str(blob.path), limiter=self._flush_limiter)
+        self._force_wanted += 1
+        ticket = self._force_wanted
+        async with self._force_lock:
+            if self._force_done < ticket:
+                covered = self._force_wanted
+                await trio.to_thread.run_sync(self.journal.force, limiter=self._flush_limiter)
+                self._force_done = covered
+
+
+def _sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _discard(index: dict[Key, set[Key]], name: Key, member: Key) -> None:
+    members = index.get(name)
+    if members is not None:
+        members.discard(member)
+        if not members:
+            del index[name]

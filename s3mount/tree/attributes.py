@@ -1,0 +1,180 @@
+"""POSIX attributes in user metadata: read from what several tools write, written as s3fs does.
+
+Read, first found wins: s3fs (``mode`` decimal st_mode, ``uid``, ``gid``, ``mtime``, ``ctime``, ``atime`` as
+seconds with an optional fraction, ``xattr``), rclone (``mtime`` with a decimal fraction), AWS's own
+tools (``file-permissions`` octal, ``file-owner``, ``file-group``, ``file-mtime``, ``file-atime`` with ``ns``),
+s3sync (``permissions``, ``owner``, ``group``), Cloud Storage (``goog-reserved-posix-*``) and goofys/geesefs
+(``--symlink-target``). Written: s3fs's names, with fractions of nine digits, which all read alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import stat
+import urllib.parse
+from collections.abc import Mapping
+
+import msgspec
+
+from s3mount.refs import Attributes, ObjectHeaders
+
+DIRECTORY_CONTENT_TYPE = "application/x-directory"
+STORED_HERE = "s3mount-attributes"
+"""Metadata name on a directory's marker: objects directly below carry attributes worth a HEAD."""
+
+OWN_NAMES = frozenset(
+    ("mode", "uid", "gid", "mtime", "ctime", "atime", "rdev", "xattr", STORED_HERE)
+)
+_FORMATS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+
+
+def encode(
+    attributes: Attributes, known: ObjectHeaders | None, *, content_type: str | None = None
+) -> ObjectHeaders:
+    """Headers that carry ``attributes`` and keep everything foreign of ``known``.
+
+    ``content_type`` is used where ``known`` has none.
+    """
+    metadata = {
+        name: value
+        for name, value in (known.metadata if known else {}).items()
+        if name not in OWN_NAMES
+    }
+    metadata["mode"] = str(attributes.mode)
+    metadata["uid"] = str(attributes.uid)
+    metadata["gid"] = str(attributes.gid)
+    metadata["mtime"] = _time_text(attributes.mtime_ns)
+    metadata["ctime"] = _time_text(attributes.ctime_ns)
+    metadata["atime"] = _time_text(attributes.atime_ns)
+    if attributes.rdev:
+        metadata["rdev"] = str(attributes.rdev)
+    if attributes.xattrs:
+        metadata["xattr"] = _encode_xattrs(attributes.xattrs)
+    if stat.S_ISDIR(attributes.mode):
+        metadata[STORED_HERE] = "1"
+        content_type = DIRECTORY_CONTENT_TYPE
+    base = known or ObjectHeaders()
+    return msgspec.structs.replace(
+        base, metadata=metadata, content_type=base.content_type or content_type
+    )
+
+
+def decode(headers: ObjectHeaders, default: Attributes) -> Attributes:
+    """The attributes that ``headers`` carry; what they do not tell, or tell wrongly, is ``default``'s.
+
+    A type in the stored mode overrules the default's, except that a directory stays one.
+    """
+    data = headers.metadata
+    mode = _mode(data, default.mode)
+    if "symlink-target" in data or "--symlink-target" in data:
+        mode = stat.S_IFLNK | 0o777
+    mtime_ns = _time(data, ("mtime", "file-mtime", "goog-reserved-posix-mtime"))
+    atime_ns = _time(data, ("atime", "file-atime", "goog-reserved-posix-atime"))
+    ctime_ns = _time(data, ("ctime", "file-ctime", "goog-reserved-posix-ctime"))
+    if mtime_ns is None:
+        mtime_ns = default.mtime_ns
+    return Attributes(
+        mode=mode,
+        uid=_number(data, ("uid", "file-owner", "owner", "goog-reserved-posix-uid"), default.uid),
+        gid=_number(data, ("gid", "file-group", "group", "goog-reserved-posix-gid"), default.gid),
+        mtime_ns=mtime_ns,
+        ctime_ns=mtime_ns if ctime_ns is None else ctime_ns,
+        atime_ns=mtime_ns if atime_ns is None else atime_ns,
+        rdev=_number(data, ("rdev",), 0),
+        xattrs=_decode_xattrs(data.get("xattr", "")),
+    )
+
+
+def symlink_target_of(headers: ObjectHeaders | None) -> bytes | None:
+    """A link's target where it lies in metadata rather than in the body."""
+    if headers is None:
+        return None
+    for name in ("--symlink-target", "symlink-target"):
+        if name in headers.metadata:
+            return urllib.parse.unquote_to_bytes(headers.metadata[name])
+    return None
+
+
+def are_stored(headers: ObjectHeaders) -> bool:
+    """Does a directory's marker with these headers say that attributes are stored below it?"""
+    return any(
+        name in headers.metadata for name in (STORED_HERE, "mode", "mtime", "file-permissions", "uid")
+    )
+
+
+def _time_text(time_ns: int) -> str:
+    seconds, fraction = divmod(time_ns, 1_000_000_000)
+    return f"{seconds}.{fraction:09d}"
+
+
+def _mode(data: Mapping[str, str], default: int) -> int:
+    for name, base in (
+        ("mode", 10),
+        ("file-permissions", 8),
+        ("permissions", 10),
+        ("goog-reserved-posix-mode", 8),
+    ):
+        text = data.get(name)
+        if text is None:
+            continue
+        try:
+            mode = int(text, base)
+        except ValueError:
+            continue
+        if not 0 <= mode < 1 << 17:
+            continue
+        kind = stat.S_IFMT(mode)
+        if kind not in _FORMATS or stat.S_ISDIR(default) or stat.S_ISDIR(kind):
+            kind = stat.S_IFMT(default)
+        return kind | stat.S_IMODE(mode)
+    return default
+
+
+def _number(data: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
+    for name in names:
+        text = data.get(name, "")
+        if text.isascii() and text.isdigit() and int(text) < 1 << 32:
+            return int(text)
+    return default
+
+
+def _time(data: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        text = data.get(name)
+        if text is not None and (parsed := _parse_time(text)) is not None:
+            return parsed
+    return None
+
+
+def _parse_time(text: str) -> int | None:
+    """Nanoseconds from ``1700000000``, ``1700000000.5``, ``-1.25`` or ``1700000000123456789ns``; None when it is none."""
+    text = text.strip()
+    try:
+        if text.endswith("ns"):
+            return int(text[:-2])
+        whole, _, fraction = text.partition(".")
+        seconds = int(whole)
+        digits = int((fraction + "000000000")[:9]) if fraction else 0
+    except ValueError:
+        return None
+    if abs(seconds) >= 1 << 33:
+        return None
+    # The writer above uses floor division, so that the fraction always counts upwards.
+    return seconds * 1_000_000_000 + digits
+
+
+def _encode_xattrs(xattrs: Mapping[str, bytes]) -> str:
+    encoded = {name: base64.b64encode(value).decode() for name, value in sorted(xattrs.items())}
+    return urllib.parse.quote(json.dumps(encoded, separators=(",", ":")))
+
+
+def _decode_xattrs(text: str) -> dict[str, bytes]:
+    if not text:
+        return {}
+    try:
+        parsed = json.loads(urllib.parse.unquote(text))
+        return {str(name): base64.b64decode(value) for name, value in parsed.items()}
+    except (ValueError, TypeError, AttributeError, binascii.Error):
+        return {}

@@ -1,0 +1,78 @@
+"""What HEAD told about objects, remembered across mounts, so that it is asked once per version.
+
+An object's headers cannot change without its LastModified changing, so (key, ETag, LastModified)
+names them for good. It lies in the cache folder: losing it costs requests, nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from s3mount import db
+from s3mount.refs import ETag, Key, ObjectHeaders, ObjectInfo
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = (
+    """
+    -- headers is an ObjectHeaders in MessagePack; last_modified_s is whole seconds since the epoch
+    -- (HEAD and LIST differ in their fractions).
+    CREATE TABLE head (
+        key TEXT PRIMARY KEY, etag TEXT NOT NULL, last_modified_s INTEGER NOT NULL, headers BLOB NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+class HeadMemory:
+    """A table of headers in one SQLite file. A damaged or unusable file is worked without."""
+
+    def __init__(self, path: Path) -> None:
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(ObjectHeaders).decode
+        self._database: sqlite3.Connection | None = db.open_database(path, MIGRATIONS)
+
+    def close(self) -> None:
+        """Close the file. Repeatable."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def recall(self, key: Key, etag: ETag, last_modified_ns: int) -> ObjectHeaders | None:
+        """The headers of exactly this version of the object, if they were remembered."""
+        if self._database is None:
+            return None
+        try:
+            row = self._database.execute(
+                "SELECT headers FROM head WHERE key = ? AND etag = ? AND last_modified_s = ?",
+                (key, etag, last_modified_ns // 1_000_000_000),
+            ).fetchone()
+            return None if row is None else self._decode(row[0])
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            self._give_up(error)
+            return None
+
+    def remember(self, infos: Iterable[ObjectInfo]) -> None:
+        """Keep the headers of these objects (those that have some), in one transaction."""
+        if self._database is None:
+            return
+        rows = [
+            (info.key, info.etag, info.last_modified_ns // 1_000_000_000, self._encode(info.headers))
+            for info in infos
+            if info.headers is not None
+        ]
+        try:
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT OR REPLACE INTO head VALUES (?, ?, ?, ?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("the memory of attributes cannot be used and is left out: %s", error)
+        self.close()
