@@ -45,7 +45,10 @@ class StoreError(S3MountError):
     """S3 refused or failed. ``key`` and ``request_id`` help to find it in the provider's logs.
 
     ``status`` is the HTTP status (0: no answer) and ``code`` S3's error code (may be empty).
+    ``retry_after_s`` is the pause that the store asked for, if it did.
     """
+
+    retry_after_s: float | None = None
 
     def __init__(
         self, message: str, *, key: str = "", status: int = 0, code: str = "", request_id: str = ""
