@@ -1,0 +1,208 @@
+"""Fixtures that every test may use: real servers, buckets and mounts; and deadlines that hold.
+
+A server is started when the first test asks for it and ended with the run. Each of these variables
+takes a server that runs already instead, for quick development: S3MOUNT_TEST_LOCALSTACK_URL;
+S3MOUNT_TEST_CEPH_URL with _HTTPS_URL, _CA and _KEYS (``KEY:SECRET``). S3MOUNT_TEST_SERVERS names
+the servers to test on, ``localstack,ceph`` by default.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck
+
+from tests import mounting
+from tests.mounting import Mount
+from tests.servers import S3Server
+from tests.servers.ceph import ACCESS_KEY, SECRET_KEY, running_ceph
+from tests.servers.localstack import running_localstack
+
+SERVERS = ("localstack", "ceph")
+MOUNT_GRACE_S = 15.0
+"""How long after its deadline a test may still sit in the kernel before its mounts are killed."""
+
+MountFactory = Callable[..., Mount]
+
+# The time of one example says more about the machine than about the code, and every test has a deadline.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def localstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """LocalStack's S3 provider."""
+    url = os.environ.get("S3MOUNT_TEST_LOCALSTACK_URL")
+    if url:
+        yield S3Server(
+            name="localstack",
+            endpoint_url=url,
+            access_key="test",
+            secret_key="test",
+            lasting=True,
+        )
+        return
+    with running_localstack(tmp_path_factory.mktemp("localstack")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A Ceph object gateway, with http and https."""
+    url = os.environ.get("S3MOUNT_TEST_CEPH_URL")
+    if url:
+        keys = os.environ.get("S3MOUNT_TEST_CEPH_KEYS", f"{ACCESS_KEY}:{SECRET_KEY}")
+        access_key, _, secret_key = keys.partition(":")
+        yield S3Server(
+            name="ceph",
+            endpoint_url=url,
+            https_url=os.environ.get("S3MOUNT_TEST_CEPH_HTTPS_URL"),
+            ca_bundle=os.environ.get("S3MOUNT_TEST_CEPH_CA"),
+            access_key=access_key,
+            secret_key=secret_key,
+            lasting=True,
+        )
+        return
+    with running_ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each server in turn."""
+    server: S3Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> Iterator[str]:
+    """An empty bucket of the test's own on ``s3_server``."""
+    yield from own_bucket(s3_server, versioned=False)
+
+
+@pytest.fixture
+def versioned_bucket(s3_server: S3Server) -> Iterator[str]:
+    """An empty bucket of the test's own on ``s3_server``, with versioning enabled."""
+    yield from own_bucket(s3_server, versioned=True)
+
+
+def own_bucket(server: S3Server, *, versioned: bool) -> Iterator[str]:
+    """A bucket for one test; removed afterwards where the server outlives the run."""
+    name = server.make_bucket(versioned=versioned)
+    yield name
+    if server.lasting:
+        server.remove_bucket(name)
+
+
+@pytest.fixture
+def mount_factory(
+    s3_server: S3Server, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountFactory]:
+    """``mount_factory(bucket, *options, server=, endpoint_url=, environment=, mounted=True)``: a Mount.
+
+    All that it made are taken away after the test. An unexpected traceback in a log fails the test.
+    """
+    mounts: list[Mount] = request.node.stash.setdefault(MOUNTS, [])
+
+    def make(
+        bucket: str,
+        *options: str,
+        server: S3Server = s3_server,
+        endpoint_url: str | None = None,
+        environment: dict[str, str] | None = None,
+        mounted: bool = True,
+    ) -> Mount:
+        mount = Mount(
+            server,
+            bucket,
+            tmp_path_factory.mktemp("mount"),
+            options=options,
+            endpoint_url=endpoint_url,
+            environment=environment,
+        )
+        mounts.append(mount)
+        if mounted:
+            mount.mount()
+        return mount
+
+    yield make
+    for mount in reversed(mounts):
+        mount.close()
+    for mount in mounts:
+        assert "Traceback (most recent call last)" not in mount.log, mount.log
+
+
+MOUNTS = pytest.StashKey[list[Mount]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the logs of a failed test's mounts with it."""
+    report = yield
+    if report.failed:
+        for mount in item.stash.get(MOUNTS, []):
+            report.sections.append((f"log of the mount of {mount.bucket}", mount.log))
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Free a test that waits in the kernel for a mount that does not answer.
+
+    Such a wait takes no signal but SIGKILL, so the deadline of pytest-timeout cannot end it. Killing
+    the mount's process makes the kernel fail the wait; the deadline's own signal follows.
+    """
+    rescue = threading.Timer(_deadline_s(item) + MOUNT_GRACE_S, mounting.kill_all)
+    rescue.daemon = True
+    rescue.start()
+    try:
+        return (yield)
+    finally:
+        rescue.cancel()
+
+
+def _deadline_s(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    if marker is not None:
+        given: Sequence[Any] = marker.args or (marker.kwargs.get("timeout"),)
+        return float(given[0])
+    return float(item.config.getini("timeout"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the servers that S3MOUNT_TEST_SERVERS leaves out, on purpose only."""
+    chosen = os.environ.get("S3MOUNT_TEST_SERVERS", ",".join(SERVERS)).split(",")
+    unknown = set(chosen) - set(SERVERS)
+    if unknown:
+        raise pytest.UsageError(f"S3MOUNT_TEST_SERVERS: no server called {', '.join(unknown)}")
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ())) & set(SERVERS)
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        asked |= {value for name, value in parameters.items() if name == "s3_server"}
+        for name in asked - set(chosen):
+            item.add_marker(pytest.mark.skip(reason=f"S3MOUNT_TEST_SERVERS leaves out {name}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_of_the_person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the developer's own AWS settings and s3mount's default folders out of every test."""
+    home: Path = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "XDG_")):
+                patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        yield
