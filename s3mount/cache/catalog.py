@@ -1,0 +1,294 @@
+"""What the cache's files hold, in SQLite: survives kill -9 and remount, shared by all mounts.
+
+The order is always: data into the file, then the catalog; and for removals: the catalog, on
+disk (``synchronous=FULL``), then the file. So the catalog never claims bytes that are not
+there after a kill, and lost updates cost only a fetch. A power cut can also lose data that
+the kernel had not written back: rows changed since are known by their boot id and dropped,
+unless the content has a CRC-32 (small files) or was settled (``fdatasync``) before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from s3mount.cache import blocks
+from s3mount.db import open_database
+from s3mount.errors import LocalDiskError
+
+MIGRATIONS = (
+    """
+    CREATE TABLE entry (
+        digest BLOB PRIMARY KEY,      -- of namespace, key, etag, version id, size
+        file TEXT NOT NULL UNIQUE,    -- name below blocks/, never used twice
+        size INTEGER NOT NULL,        -- of the content
+        shift INTEGER NOT NULL,       -- log2 of the block size
+        blocks BLOB,                  -- packed snapshot; NULL: every block is there
+        crc INTEGER,                  -- CRC-32 of the whole content; NULL: not computed
+        allocated INTEGER NOT NULL,   -- bytes on disk, at least those of the blocks
+        used_ns INTEGER NOT NULL,     -- wall time of the latest use
+        boot TEXT NOT NULL,           -- boot id of the latest change; '': settled on the disk
+        revision INTEGER NOT NULL     -- grows with each change of blocks
+    ) WITHOUT ROWID;
+    CREATE INDEX entry_used ON entry (used_ns, digest);
+    CREATE INDEX entry_unsettled ON entry (used_ns) WHERE boot != '' AND crc IS NULL;
+    CREATE TABLE total (allocated INTEGER NOT NULL); -- one row: the sum over entry, by triggers
+    INSERT INTO total VALUES (0);
+    CREATE TRIGGER entry_insert AFTER INSERT ON entry BEGIN
+        UPDATE total SET allocated = allocated + new.allocated; END;
+    CREATE TRIGGER entry_delete AFTER DELETE ON entry BEGIN
+        UPDATE total SET allocated = allocated - old.allocated; END;
+    CREATE TRIGGER entry_update AFTER UPDATE OF allocated ON entry BEGIN
+        UPDATE total SET allocated = allocated + new.allocated - old.allocated; END;
+    """,
+)
+_BUSY_TIMEOUT_S = 5.0
+"""How long a writer waits for another mount's transaction (each takes milliseconds)."""
+_READ_BUSY_TIMEOUT_S = 0.05
+"""In WAL mode a reader hardly ever waits; when it does, the entry counts as not cached."""
+
+
+class Row(NamedTuple):
+    """One entry as the catalog knows it. ``snapshot`` is ``None`` when every block is there."""
+
+    file: str
+    size: int
+    shift: int
+    snapshot: bytes | None
+    crc: int | None
+    allocated: int
+    revision: int
+    doubtful: bool
+
+
+class Update(NamedTuple):
+    """An entry's present state. ``replace``: blocks were taken away, do not merge with the row."""
+
+    digest: bytes
+    file: str
+    size: int
+    shift: int
+    snapshot: bytes | None
+    crc: int | None
+    allocated: int
+    used_ns: int
+    revision: int
+    replace: bool = False
+
+
+class Victim(NamedTuple):
+    """An entry that may be evicted."""
+
+    used_ns: int
+    digest: bytes
+    file: str
+    allocated: int
+
+
+class Catalog:
+    """One connection, for one thread at a time. Methods raise ``sqlite3.Error``.
+
+    The constructor raises LocalDiskError when the catalog cannot be used or is damaged. ``reader``
+    never waits long for another mount: its callers may take an error for "not cached".
+    """
+
+    def __init__(self, folder: Path, boot_id: str, *, reader: bool = False) -> None:
+        self._boot_id = boot_id
+        with _opening(folder):
+            self._database = open_database(folder / "catalog.sqlite", MIGRATIONS, any_thread=True)
+        timeout_s = _READ_BUSY_TIMEOUT_S if reader else _BUSY_TIMEOUT_S
+        self._database.execute(f"PRAGMA busy_timeout={round(timeout_s * 1000)}")
+
+    def close(self) -> None:
+        """Close the connection. Repeatable."""
+        self._database.close()
+
+    def total(self) -> int:
+        """Bytes on disk of all entries, of all mounts."""
+        row = self._database.execute("SELECT allocated FROM total").fetchone()
+        return int(row[0])
+
+    def count(self) -> int:
+        """How many entries there are."""
+        return int(self._database.execute("SELECT count(*) FROM entry").fetchone()[0])
+
+    def look_up(self, digest: bytes) -> Row | None:
+        """The entry, or ``None``."""
+        row = self._database.execute(
+            "SELECT file, size, shift, blocks, crc, allocated, revision, boot FROM entry"
+            " WHERE digest = ?",
+            (digest,),
+        ).fetchone()
+        if row is None:
+            return None
+        file, size, shift, packed, crc, allocated, revision, boot = row
+        doubtful = crc is None and boot not in ("", self._boot_id)
+        snapshot = None if packed is None else blocks.unpack(packed)
+        return Row(file, size, shift, snapshot, crc, allocated, revision, doubtful)
+
+    def files(self, prefix: str) -> set[str]:
+        """The file names that begin with ``prefix`` (hexadecimal digits)."""
+        found = self._database.execute(
+            "SELECT file FROM entry WHERE file >= ? AND file < ?", (prefix, prefix + "g")
+        )
+        return {row[0] for row in found}
+
+    def update(self, updates: Sequence[Update]) -> list[tuple[int, int]]:
+        """Write the entries in one transaction; the (revision, allocated) that each has now.
+
+        The revision is -1 where another file is known for the content; nothing is changed there.
+
+        A row that somebody else changed meanwhile gets the union of the blocks.
+        """
+        with _Transaction(self._database):
+            return [self._update_one(update) for update in updates]
+
+    def touch(self, used: Sequence[tuple[bytes, int]]) -> None:
+        """Set the time of the latest use (digest, wall time in ns) where it is known."""
+        with _Transaction(self._database):
+            self._database.executemany(
+                "UPDATE entry SET used_ns = max(used_ns, ?) WHERE digest = ?",
+                [(used_ns, digest) for digest, used_ns in used],
+            )
+
+    def relabel(self, old: bytes, new: bytes) -> bool:
+        """Give an entry another digest; False when the new one exists already (then nothing changed)."""
+        try:
+            with _Transaction(self._database):
+                self._database.execute("UPDATE entry SET digest = ? WHERE digest = ?", (new, old))
+        except sqlite3.IntegrityError:
+            return False
+        return True
+
+    def forget(self, digest: bytes, file: str) -> None:
+        """Remove the entry, on disk when this returns. No error when it is not there."""
+        self.forget_many([(digest, file)])
+
+    def forget_many(self, entries: Sequence[tuple[bytes, str]]) -> None:
+        """Remove entries (digest, file) in one transaction, on disk when this returns."""
+        with _Transaction(self._database, durable=True):
+            self._database.executemany("DELETE FROM entry WHERE digest = ? AND file = ?", entries)
+
+    def shrink(self, update: Update) -> tuple[int, int]:
+        """Write an entry from which blocks are about to go, on disk when this returns."""
+        with _Transaction(self._database, durable=True):
+            return self._update_one(update)
+
+    def victims(self, after: tuple[int, bytes], limit: int) -> list[Victim]:
+        """Entries in the order of their latest use, behind ``after`` (used_ns, digest)."""
+        found = self._database.execute(
+            "SELECT used_ns, digest, file, allocated FROM entry WHERE (used_ns, digest) > (?, ?)"
+            " ORDER BY used_ns, digest LIMIT ?",
+            (*after, limit),
+        )
+        return [Victim(*row) for row in found]
+
+    def unsettled(self, used_before_ns: int, limit: int) -> list[tuple[bytes, str, int]]:
+        """Entries (digest, file, revision) whose data may not be on the disk yet."""
+        found = self._database.execute(
+            "SELECT digest, file, revision FROM entry"
+            " WHERE boot != '' AND crc IS NULL AND used_ns < ? ORDER BY used_ns LIMIT ?",
+            (used_before_ns, limit),
+        )
+        return [(row[0], row[1], row[2]) for row in found]
+
+    def settle(self, digest: bytes, revision: int) -> None:
+        """Note that the entry's data are on the disk, if it has not changed since."""
+        self._database.execute(
+            "UPDATE entry SET boot = '' WHERE digest = ? AND revision = ?", (digest, revision)
+        )
+
+    def _update_one(self, update: Update) -> tuple[int, int]:
+        row = self._database.execute(
+            "SELECT file, blocks, allocated, revision FROM entry WHERE digest = ?",
+            (update.digest,),
+        ).fetchone()
+        snapshot, allocated, revision = update.snapshot, update.allocated, update.revision
+        if row is not None:
+            if row[0] != update.file:
+                return -1, 0
+            if row[3] != revision and not update.replace:
+                allocated = max(allocated, row[2])
+                if row[1] is None:
+                    snapshot = None
+                elif snapshot is not None:
+                    snapshot = blocks.merged(snapshot, blocks.unpack(row[1]))
+            revision = max(revision, row[3])
+        self._database.execute(
+            "INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+            if row is None
+            else "UPDATE entry SET size = ?3, shift = ?4, blocks = ?5, crc = ?6, allocated = ?7,"
+            " used_ns = ?8, boot = ?9, revision = ?10 WHERE digest = ?1 AND file = ?2",
+            (
+                update.digest,
+                update.file,
+                update.size,
+                update.shift,
+                None if snapshot is None else blocks.pack(snapshot),
+                update.crc,
+                allocated,
+                update.used_ns,
+                self._boot_id,
+                revision + 1,
+            ),
+        )
+        return revision + 1, allocated
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE ... COMMIT; rolled back when the body raises."""
+
+    def __init__(self, database: sqlite3.Connection, *, durable: bool = False) -> None:
+        self._database = database
+        self._durable = durable
+
+    def __enter__(self) -> None:
+        if self._durable:
+            self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            if kind is None:
+                self._database.execute("COMMIT")
+        finally:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            if self._durable:
+                self._database.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextlib.contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    """One mount at a time makes the schema. Raises LocalDiskError."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalDiskError(f"cannot use the cache folder {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_catalog(folder: Path) -> None:
+    """Remove a damaged catalog's files. Raises ``OSError``."""
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            os.unlink(folder / f"catalog.sqlite{suffix}")
+        except FileNotFoundError:
+            continue
+
+
+def boot_id() -> str:
+    """Names the time since the machine was started; empty boot ids never occur."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"

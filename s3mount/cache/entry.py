@@ -1,0 +1,154 @@
+"""One content while somebody uses it: its blocks, its file, who reads it and who waits."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from s3mount.cache.blocks import BlockMap, shift_for
+from s3mount.errors import S3MountError
+from s3mount.refs import ContentRef
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX
+
+if TYPE_CHECKING:
+    from s3mount.cache.fetcher import Fetch
+
+
+def digest_of(namespace: str, ref: ContentRef) -> bytes:
+    """16 bytes that name the content; no two contents share them."""
+    hasher = hashlib.blake2b(digest_size=16)
+    version = "-" if ref.version_id is None else f"+{ref.version_id}"
+    for field in (namespace, ref.key, ref.etag, version, str(ref.size)):
+        encoded = field.encode("utf-8", "surrogatepass")
+        hasher.update(b"%d:" % len(encoded))
+        hasher.update(encoded)
+    return hasher.digest()
+
+
+class Holder(Protocol):
+    """Somebody who reads an entry."""
+
+    def kept_ranges(self) -> list[tuple[int, int]]:
+        """Byte ranges that are about to be read and should not be taken away."""
+        ...
+
+
+class Waiter:
+    """A read that waits for the blocks ``[first, stop)``.
+
+    Once ``event`` is set: ``error`` is what hindered it, ``no_disk`` says that the blocks cannot
+    be stored; neither: look again.
+    """
+
+    __slots__ = ("error", "event", "first", "no_disk", "stop")
+
+    def __init__(self, first: int, stop: int) -> None:
+        self.first = first
+        self.stop = stop
+        self.event = trio.Event()
+        self.error: S3MountError | None = None
+        self.no_disk = False
+
+
+class Entry:
+    """The state of one content of at least one byte. Plain data: shelf and fetcher change it.
+
+    ``digest`` is ``None`` for a private entry, which ends with its last user. ``small`` contents
+    are held whole or not at all: as ``body``, as a file, or both. ``descriptor`` is -1 when no
+    file is open; it holds the shared lock. ``held_bytes`` counts present and coming blocks,
+    ``recorded_bytes`` is what the catalog counts for it.
+    """
+
+    __slots__ = (
+        "body",
+        "crc",
+        "descriptor",
+        "digest",
+        "dirty",
+        "fetches",
+        "file",
+        "held_bytes",
+        "holders",
+        "map",
+        "pins",
+        "punching",
+        "recorded_bytes",
+        "ref",
+        "revision",
+        "row_digest",
+        "saving",
+        "seen_modified_ns",
+        "size",
+        "small",
+        "small_fetch",
+        "unsaved",
+        "waiters",
+        "whole",
+    )
+
+    def __init__(self, ref: ContentRef, digest: bytes | None) -> None:
+        self.ref = ref
+        self.digest = digest
+        self.size = ref.size
+        self.small = ref.size <= INLINE_BODY_BYTES_MAX
+        self.map = BlockMap(ref.size, shift_for(ref.size))
+        self.whole = False
+        self.body: bytes | None = None
+        self.unsaved = False
+        self.file = ""
+        self.descriptor = -1
+        self.crc: int | None = None
+        self.row_digest: bytes | None = None
+        self.revision = 0
+        self.held_bytes = 0
+        self.recorded_bytes = 0
+        self.seen_modified_ns: int | None = None
+        self.dirty = False
+        self.saving = False
+        self.punching: trio.Event | None = None
+        self.holders: set[Holder] = set()
+        self.pins = 0
+        self.fetches: set[Fetch] = set()
+        self.small_fetch: Fetch | None = None
+        self.waiters: list[Waiter] = []
+
+    @property
+    def pinned_version(self) -> bool:
+        """Requests can name the version they want, so that bytes of another never arrive."""
+        return bool(self.ref.etag) or self.ref.version_id is not None
+
+    @property
+    def idle(self) -> bool:
+        """Nobody needs it in memory."""
+        return not (
+            self.holders
+            or self.pins
+            or self.fetches
+            or self.small_fetch
+            or self.dirty
+            or self.saving
+            or self.waiters
+            or self.punching
+        )
+
+    def wake(self, first: int, stop: int) -> None:
+        """Wake the readers for whom the arrival of ``[first, stop)`` completed what they wait for."""
+        for waiter in self.waiters:
+            if (
+                waiter.first < stop
+                and first < waiter.stop
+                and self.map.covered(waiter.first, waiter.stop)
+            ):
+                waiter.event.set()
+
+    def wake_failed(
+        self, first: int, stop: int, error: S3MountError | None, *, no_disk: bool = False
+    ) -> None:
+        """Wake the readers that wait for any of ``[first, stop)``, which will not arrive."""
+        for waiter in self.waiters:
+            if waiter.first < stop and first < waiter.stop and not waiter.event.is_set():
+                waiter.error = error
+                waiter.no_disk = no_disk
+                waiter.event.set()

@@ -1,0 +1,377 @@
+"""Requests for blocks: shared by all who need them, those somebody waits for first."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+import trio
+
+from s3mount.cache.blocks import MISSING
+from s3mount.cache.entry import Entry
+from s3mount.cache.shelf import Shelf
+from s3mount.cache.upkeep import Upkeep
+from s3mount.cache.window import RANGE_BYTES_MAX
+from s3mount.errors import (
+    EngineError,
+    LocalDiskError,
+    NoSuchKeyError,
+    PreconditionFailedError,
+    S3MountError,
+    StoreError,
+)
+from s3mount.refs import ByteRange, ContentRef, FileSlice, ObjectInfo
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+
+logger = logging.getLogger(__name__)
+
+DEMAND_MAX = 64
+"""Requests at a time that somebody waits for: as many as the kernel keeps waiting (max_background),
+and half of the connections, so that uploads go on."""
+AHEAD_MAX = 16
+"""Requests at a time that nobody waits for yet: two readers with eight ranges each. More connections
+were not faster, and each one delays the requests that somebody waits for."""
+THROUGH_MAX = 16
+"""Requests at a time of at most 1 MiB that go through memory because they cannot be stored."""
+
+_GONE = (NoSuchKeyError, PreconditionFailedError)
+
+
+class Fetch:
+    """One request for the blocks ``[first, stop)`` of an entry, of which ``[first, reached)`` are there.
+
+    ``owner`` is whoever wanted it ahead of time, ``None`` once somebody waits for it.
+    """
+
+    __slots__ = (
+        "ahead",
+        "body",
+        "claimed",
+        "done",
+        "entry",
+        "error",
+        "file",
+        "first",
+        "owner",
+        "reached",
+        "scope",
+        "started",
+        "stop",
+    )
+
+    def __init__(self, entry: Entry, first: int, stop: int, owner: object | None) -> None:
+        self.entry = entry
+        self.first = self.reached = first
+        self.stop = stop
+        self.owner = owner
+        self.ahead = owner is not None
+        self.claimed = False
+        self.started = False
+        self.scope = trio.CancelScope()
+        self.file = ""
+        self.done = trio.Event()
+        self.body: bytes | None = None
+        self.error: S3MountError | None = None
+
+
+class Fetcher:
+    """Queues and runs the requests of one shelf, in the nursery given to ``start``."""
+
+    def __init__(
+        self, store: Store, shelf: Shelf, upkeep: Upkeep, *, prefetch_bytes_max: int
+    ) -> None:
+        self.prefetch_bytes_max = prefetch_bytes_max
+        self.ahead_bytes = 0
+        self.fetched_bytes = 0
+        self.requests = 0
+        self.ahead_failures = 0
+        self._store = store
+        self._shelf = shelf
+        self._upkeep = upkeep
+        self._nursery: trio.Nursery | None = None
+        self._urgent: deque[Fetch] = deque()
+        self._waiting: deque[Fetch] = deque()
+        self._urgent_running = 0
+        self._ahead_running = 0
+        self._through = trio.CapacityLimiter(THROUGH_MAX)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Requests run in this nursery from now on."""
+        self._nursery = nursery
+
+    def stop(self) -> EngineError:
+        """Nothing is requested any more; whoever waits is told so by the error returned."""
+        self._nursery = None
+        error = EngineError("the cache is closed")
+        for fetch in [*self._urgent, *self._waiting]:
+            self._end(fetch, error)
+        self._urgent.clear()
+        self._waiting.clear()
+        return error
+
+    # -- asking
+
+    def demand(self, entry: Entry, first: int, stop: int) -> None:
+        """See to it that every missing block of ``[first, stop)`` is fetched, before what is ahead."""
+        if self._nursery is None:
+            raise EngineError("the cache is closed")
+        for fetch in list(entry.fetches):
+            if fetch.ahead and fetch.first < stop and first < fetch.stop:
+                self._promote(fetch)
+        position = first
+        step = RANGE_BYTES_MAX >> entry.map.shift
+        while run := entry.map.next_run(MISSING, position, stop):
+            begin, end = run[0], min(run[1], run[0] + step)
+            fetch = Fetch(entry, begin, end, None)
+            fetch.claimed = self._shelf.claim(entry, begin, end)
+            if not fetch.claimed:
+                entry.map.claim(begin, end)
+            entry.fetches.add(fetch)
+            self._urgent.append(fetch)
+            position = end
+        self._pump()
+
+    def ahead(self, entry: Entry, start: int, stop: int, owner: object) -> bool:
+        """Ask for the missing blocks of the bytes ``[start, stop)`` when there is time and room.
+
+        False when there is none; then nothing (more) was asked for.
+        """
+        if self._nursery is None or not self._shelf.usable or not entry.pinned_version:
+            return False
+        first, last = entry.map.span(start, stop)
+        position = first
+        while run := entry.map.next_run(MISSING, position, last):
+            length = entry.map.byte_start(run[1]) - entry.map.byte_start(run[0])
+            if self.ahead_bytes + length > self.prefetch_bytes_max:
+                return False
+            if not self._shelf.claim(entry, *run):
+                return False
+            fetch = Fetch(entry, *run, owner)
+            fetch.claimed = True
+            self.ahead_bytes += length
+            entry.fetches.add(fetch)
+            self._waiting.append(fetch)
+            position = run[1]
+        self._pump()
+        return True
+
+    def forget(self, entry: Entry, owner: object, *, started: bool) -> None:
+        """Drop what the owner wanted ahead and nobody waits for; also what has started, if so asked."""
+        for fetch in list(entry.fetches):
+            if fetch.owner is not owner or self._awaited(fetch):
+                continue
+            if not fetch.started:
+                self._waiting.remove(fetch)
+                self._end(fetch, None)
+            elif started:
+                fetch.scope.cancel()
+
+    def small(self, entry: Entry) -> Fetch:
+        """The one request that brings a small content whole; shared while it is under way."""
+        if self._nursery is None:
+            raise EngineError("the cache is closed")
+        fetch = entry.small_fetch
+        if fetch is None:
+            fetch = entry.small_fetch = Fetch(entry, 0, len(entry.map.states), None)
+            self._urgent.append(fetch)
+            self._pump()
+        return fetch
+
+    async def through(self, entry: Entry, offset: int, length: int) -> bytes:
+        """Bytes straight from the store, which are not kept. Raises StoreError."""
+        pieces = []
+        async with self._through:
+            while length > 0:
+                wanted = min(length, INLINE_BODY_BYTES_MAX)
+                piece = await self._get(entry, ByteRange(offset, wanted))
+                pieces.append(piece)
+                offset += wanted
+                length -= wanted
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # -- running
+
+    def _pump(self) -> None:
+        nursery = self._nursery
+        if nursery is None:
+            return
+        while self._urgent and self._urgent_running < DEMAND_MAX:
+            fetch = self._urgent.popleft()
+            fetch.started = True
+            self._urgent_running += 1
+            nursery.start_soon(self._run, fetch, False)
+        while self._waiting and not self._urgent and self._ahead_running < AHEAD_MAX:
+            fetch = self._waiting.popleft()
+            fetch.started = True
+            self._ahead_running += 1
+            nursery.start_soon(self._run, fetch, True)
+
+    def _promote(self, fetch: Fetch) -> None:
+        fetch.owner = None
+        if not fetch.started:
+            self._waiting.remove(fetch)
+            self._leave_ahead(fetch)
+            self._urgent.append(fetch)
+
+    def _leave_ahead(self, fetch: Fetch) -> None:
+        if fetch.ahead:
+            fetch.ahead = False
+            chunk = fetch.entry.map
+            self.ahead_bytes -= chunk.byte_start(fetch.stop) - chunk.byte_start(fetch.first)
+
+    @staticmethod
+    def _awaited(fetch: Fetch) -> bool:
+        return fetch.entry.pins > 0 or any(
+            waiter.first < fetch.stop and fetch.reached < waiter.stop
+            for waiter in fetch.entry.waiters
+        )
+
+    async def _run(self, fetch: Fetch, counted_ahead: bool) -> None:
+        error: S3MountError | None = None
+        no_disk = False
+        try:
+            with fetch.scope:
+                if fetch.entry.small_fetch is fetch:
+                    await self._run_small(fetch)
+                else:
+                    no_disk = not await self._run_range(fetch)
+        except S3MountError as raised:
+            error = raised
+        except trio.Cancelled:
+            # Not by the fetch's own scope: the nursery ends, and nothing can be started in it.
+            error = self.stop()
+            raise
+        except Exception as raised:
+            # One fetch must not end the mount.
+            logger.exception("fetching %r failed unexpectedly", fetch.entry.ref.key)
+            error = EngineError(f"internal error while reading: {type(raised).__name__}")
+        finally:
+            if counted_ahead:
+                self._ahead_running -= 1
+            else:
+                self._urgent_running -= 1
+            self._end(fetch, error, no_disk=no_disk)
+            self._pump()
+
+    def _end(self, fetch: Fetch, error: S3MountError | None, *, no_disk: bool = False) -> None:
+        """Give back what did not come, tell those who wait, let the entry go."""
+        entry = fetch.entry
+        if error is not None and not self._awaited(fetch) and fetch.ahead:
+            self.ahead_failures += 1
+        self._leave_ahead(fetch)
+        fetch.error = error
+        if entry.small_fetch is fetch:
+            entry.small_fetch = None
+        else:
+            entry.fetches.discard(fetch)
+            if fetch.reached < fetch.stop:
+                if fetch.claimed:
+                    self._shelf.unclaim(entry, fetch.reached, fetch.stop)
+                else:
+                    entry.map.unclaim(fetch.reached, fetch.stop)
+                entry.wake_failed(fetch.reached, fetch.stop, error, no_disk=no_disk)
+        fetch.done.set()
+        self._shelf.let_go(entry)
+
+    async def _run_small(self, fetch: Fetch) -> None:
+        entry = fetch.entry
+        body = await self._get(entry, None)
+        self.fetched_bytes += len(body)
+        fetch.body = body
+        self._shelf.put_body(entry, body)
+
+    async def _run_range(self, fetch: Fetch) -> bool:
+        """Fetch into the file; False when the disk cannot take it."""
+        entry, shelf = fetch.entry, self._shelf
+        if entry.punching is not None:
+            await entry.punching.wait()
+        if not shelf.usable:
+            return False
+        if not fetch.claimed:
+            if not await self._upkeep.make_room(entry.map.disk_bytes(fetch.first, fetch.stop)):
+                return False
+            shelf.reserve(entry, fetch.first, fetch.stop)
+            fetch.claimed = True
+        try:
+            path = shelf.ensure_file(entry)
+            fetch.file = entry.file
+            await self._fetch(fetch, path)
+        except (OSError, LocalDiskError) as error:
+            shelf.disk_failed(error)
+            shelf.check_file(entry)
+            return False
+        return True
+
+    async def _fetch(self, fetch: Fetch, path: str) -> None:
+        entry = fetch.entry
+        shift = entry.map.shift
+        start = entry.map.byte_start(fetch.first)
+        length = entry.map.byte_start(fetch.stop) - start
+        counted = 0
+
+        def on_progress(count: int) -> None:
+            nonlocal counted
+            self.fetched_bytes += count - counted
+            counted = count
+            if entry.file != fetch.file:
+                return
+            reached = fetch.stop if count >= length else (start + count) >> shift
+            if reached > fetch.reached:
+                before, fetch.reached = fetch.reached, reached
+                self._shelf.fill(entry, before, reached)
+
+        while True:
+            ref = entry.ref
+            self.requests += 1
+            try:
+                info = await self._store.fetch(
+                    ref.key,
+                    ByteRange(start, length),
+                    FileSlice(path, start, length),
+                    version_id=ref.version_id,
+                    if_match=ref.etag or None,
+                    on_progress=on_progress if entry.pinned_version else None,
+                )
+                _check_version(entry, ref, info)
+            except _GONE:
+                if entry.ref == ref:
+                    raise
+                counted = 0
+            else:
+                on_progress(length)
+                return
+
+    async def _get(self, entry: Entry, byte_range: ByteRange | None) -> bytes:
+        while True:
+            ref = entry.ref
+            self.requests += 1
+            try:
+                info, body = await self._store.get(
+                    ref.key,
+                    byte_range=byte_range,
+                    version_id=ref.version_id,
+                    if_match=ref.etag or None,
+                )
+                _check_version(entry, ref, info)
+            except _GONE:
+                if entry.ref == ref:
+                    raise
+                continue
+            wanted = ref.size if byte_range is None else byte_range.length
+            if len(body) != wanted:
+                raise StoreError(f"{len(body)} bytes came instead of {wanted}", key=ref.key)
+            return body
+
+
+def _check_version(entry: Entry, ref: ContentRef, info: ObjectInfo) -> None:
+    """Raise PreconditionFailedError when the answer is about another version than was asked for.
+
+    Where neither an ETag nor a version id names the version, the time of the first answer does.
+    """
+    same = info.size == ref.size and (not ref.etag or not info.etag or info.etag == ref.etag)
+    if not entry.pinned_version:
+        if entry.seen_modified_ns is None:
+            entry.seen_modified_ns = info.last_modified_ns
+        same = same and info.last_modified_ns == entry.seen_modified_ns
+    if not same:
+        raise PreconditionFailedError("the object changed while it was read", key=ref.key)

@@ -1,0 +1,345 @@
+"""Reading objects through the disk cache: what ``vfs`` sees of it.
+
+**Sharing.** Several processes may use one cache folder at the same time, also for the same
+bucket: the catalog is one SQLite database in WAL mode, whoever uses a file holds a lock on it,
+and nobody takes bytes from a file that somebody else has locked. Two mounts that fetch the
+same content at the same moment do so separately; the later one's copy ends with its last
+reader. The cap counts what all mounts have stored in the namespace; each mount knows of the
+others' additions a moment later (when both have saved), so together they may exceed it by what
+they fetch in half a second.
+
+**Versions.** Every request names the ETag (and the version id where there is one), so a file of
+the cache only ever holds bytes of one version. When the object was replaced meanwhile, what is
+local stays readable, and the rest fails with PreconditionFailedError or NoSuchKeyError.
+
+**A failing disk** (full, broken, removed) costs one warning and the caching, not the reads:
+they go through memory, and the disk is tried again after half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from s3mount.cache.blocks import MISSING, PRESENT
+from s3mount.cache.entry import Entry, Waiter
+from s3mount.cache.fetcher import Fetcher
+from s3mount.cache.shelf import Shelf
+from s3mount.cache.upkeep import Upkeep, Worker, thread_worker
+from s3mount.cache.window import RANGE_BYTES_MAX, WINDOW_BYTES_MAX, Stream, Window, plan
+from s3mount.clock import SystemClock, WallClock
+from s3mount.errors import LocalDiskError, S3MountError
+from s3mount.refs import ContentRef
+from s3mount.s3.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ACTIVE_S = 2.0
+"""A stream that asked for nothing this long does not count when the prefetch budget is shared."""
+MATERIALIZE_RANGES_MAX = 8
+"""Ranges in flight for one content that is wanted whole."""
+
+
+class CacheReader:
+    """The contents of one bucket (``namespace``: a digest of endpoint and bucket), cached in ``folder``.
+
+    ``size_bytes_max`` is the cap of what the namespace takes on disk, also while files are being
+    read. ``prefetch_bytes_max`` bounds what is asked for ahead of the readers, all together.
+    ``worker`` runs what may block; by default a thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        *,
+        namespace: str,
+        size_bytes_max: int,
+        prefetch_bytes_max: int,
+        clock: WallClock | None = None,
+        worker: Worker | None = None,
+    ) -> None:
+        self._shelf = Shelf(folder / namespace, namespace, size_bytes_max, clock or SystemClock())
+        self._upkeep = Upkeep(self._shelf, worker or thread_worker())
+        # Half of a small cache at most: what is fetched ahead must not push out what is being read.
+        self._prefetch_bytes_max = min(prefetch_bytes_max, size_bytes_max // 2)
+        self._fetcher = Fetcher(
+            store, self._shelf, self._upkeep, prefetch_bytes_max=self._prefetch_bytes_max
+        )
+        self._streams: dict[Stream, float] = {}
+        self.hits = 0
+        self.misses = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fetch, save and evict until cancelled; handles can be read once this has started.
+
+        At the end, what is on the disk is written to the catalog, and reads that still wait fail.
+        """
+        await self._upkeep.open()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._fetcher.start(nursery)
+                nursery.start_soon(self._upkeep.run)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._fetcher.stop()
+            with trio.CancelScope(shield=True):
+                await self._upkeep.close()
+
+    def open(self, ref: ContentRef) -> ReadHandle:
+        """A handle that reads this version. Asks S3 for nothing; close the handle when done."""
+        return ReadHandle(self, self._shelf.find(ref) if ref.size else None)
+
+    async def materialize(self, ref: ContentRef) -> None:
+        """Bring the whole content into the cache and keep it there until ``unpin(ref)``.
+
+        Raises StoreError, and LocalDiskError when it cannot be stored or does not fit; then it
+        is not pinned. Cancelling it unpins as well; what has arrived stays. May be nested.
+        """
+        if ref.size == 0:
+            await trio.lowlevel.checkpoint()
+            return
+        entry = self._shelf.find(ref)
+        entry.pins += 1
+        try:
+            if entry.small:
+                await self._whole_body(entry)
+            else:
+                await self._all_blocks(entry)
+        except BaseException:
+            entry.pins -= 1
+            self._shelf.let_go(entry)
+            raise
+
+    def unpin(self, ref: ContentRef) -> None:
+        """Undo one ``materialize`` of this content. No effect when it is not pinned."""
+        entry = self._shelf.active(ref)
+        if entry is not None and entry.pins:
+            entry.pins -= 1
+            self._shelf.let_go(entry)
+
+    def adopt(self, ref: ContentRef, path: Path) -> bool:
+        """Make a complete local file the cached copy of ``ref``, by rename.
+
+        False when it is not taken (another file system, no room, no ETag, cached already, not of
+        that size): then the file is untouched and the caller's.
+        """
+        return self._shelf.adopt(ref, path)
+
+    def relabel(self, old: ContentRef, new: ContentRef) -> None:
+        """The bytes of ``old`` are now also (or only) to be had as ``new``, after a server-side copy.
+
+        What is cached becomes ``new``'s; open handles of ``old`` go on and ask for ``new``.
+        """
+        self._shelf.relabel(old, new)
+
+    def statistics(self) -> dict[str, float]:
+        """Counters since the start and present sizes, by name."""
+        return {
+            "cache_hits": self.hits,
+            "cache_misses": self.misses,
+            "cache_bytes": self._shelf.total_bytes,
+            "cache_bytes_max": self._shelf.size_bytes_max,
+            "cache_evicted_bytes": self._upkeep.evicted_bytes,
+            "cache_damaged": self._shelf.damaged,
+            "cache_requests": self._fetcher.requests,
+            "cache_fetched_bytes": self._fetcher.fetched_bytes,
+            "cache_prefetch_bytes": self._fetcher.ahead_bytes,
+            "cache_prefetch_failures": self._fetcher.ahead_failures,
+            "cache_open_entries": len(self._shelf.entries) + len(self._shelf.private),
+        }
+
+    # -- for the handles
+
+    def _look_ahead(self, handle: ReadHandle, entry: Entry, offset: int, stop: int) -> None:
+        """Note a read and ask for what will probably be read next."""
+        window = handle.window
+        stream = window.observe(offset, stop)
+        if window.dropped is not None:
+            self._forget(entry, window.dropped)
+        if stream is None:
+            return
+        ranges = plan(stream, offset, entry.size, self._share(stream), 1 << entry.map.shift)
+        for start, end in ranges:
+            if not self._fetcher.ahead(entry, start, end, stream):
+                stream.requested = start
+                return
+
+    def _share(self, stream: Stream) -> int:
+        """What this stream may have in its window: its fair part of the budget."""
+        now = trio.current_time()
+        streams = self._streams
+        streams[stream] = now
+        if len(streams) > 1:
+            for other in [one for one, last in streams.items() if last < now - ACTIVE_S]:
+                del streams[other]
+        return min(WINDOW_BYTES_MAX, self._prefetch_bytes_max // len(streams))
+
+    def _forget(self, entry: Entry, stream: Stream) -> None:
+        self._streams.pop(stream, None)
+        self._fetcher.forget(entry, stream, started=True)
+
+    def _close(self, handle: ReadHandle, entry: Entry) -> None:
+        entry.holders.discard(handle)
+        for stream in handle.window.streams:
+            self._forget(entry, stream)
+        self._shelf.let_go(entry)
+
+    async def _whole_body(self, entry: Entry) -> bytes:
+        """A small content, from wherever it is."""
+        body = entry.body or self._shelf.load_body(entry)
+        if body is not None:
+            await trio.lowlevel.checkpoint()
+            return body
+        while True:
+            fetch = self._fetcher.small(entry)
+            await fetch.done.wait()
+            if fetch.error is not None:
+                raise fetch.error
+            if fetch.body is not None:
+                return fetch.body
+
+    async def _blocks(self, entry: Entry, first: int, stop: int) -> bool:
+        """Wait until the blocks are present; False when they cannot be stored."""
+        while not entry.map.covered(first, stop):
+            waiter = Waiter(first, stop)
+            entry.waiters.append(waiter)
+            try:
+                self._fetcher.demand(entry, first, stop)
+                await waiter.event.wait()
+            finally:
+                entry.waiters.remove(waiter)
+            if waiter.error is not None:
+                raise waiter.error
+            if waiter.no_disk:
+                return False
+        return True
+
+    async def _all_blocks(self, entry: Entry) -> None:
+        self._shelf.require_disk()
+        if not await self._upkeep.make_room(_missing_bytes(entry)):
+            raise LocalDiskError(f"{entry.ref.key!r} does not fit into the cache")
+        ranges = _ranges(entry)
+        failures: list[S3MountError] = []
+
+        async def bring() -> None:
+            try:
+                for first, stop in ranges:
+                    if not await self._blocks(entry, first, stop):
+                        raise LocalDiskError(f"the cache cannot take {entry.ref.key!r}")
+            except S3MountError as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(MATERIALIZE_RANGES_MAX):
+                nursery.start_soon(bring)
+        if failures:
+            raise failures[0]
+
+
+class ReadHandle:
+    """One open file: a version of an object, and how it is being read."""
+
+    __slots__ = ("_entry", "_reader", "window")
+
+    def __init__(self, reader: CacheReader, entry: Entry | None) -> None:
+        self._reader = reader
+        self._entry = entry
+        self.window = Window()
+        if entry is not None:
+            entry.holders.add(self)
+
+    def kept_ranges(self) -> list[tuple[int, int]]:
+        """Byte ranges that this handle is about to read."""
+        return self.window.kept_ranges()
+
+    def read_now(self, offset: int, length: int) -> bytes | None:
+        """Up to ``length`` bytes if all of them are local (fewer only at the end), else ``None``.
+
+        Also tells the prefetcher what is being read. Never blocks for longer than the disk does.
+        """
+        entry = self._entry
+        if entry is None:
+            return b""
+        stop = offset + length
+        if stop > entry.size:
+            stop = entry.size
+        if stop <= offset:
+            return b""
+        if entry.small:
+            body = entry.body
+            if body is None:
+                body = self._reader._shelf.load_body(entry)
+                if body is None:
+                    self._reader.misses += 1
+                    return None
+            self._reader.hits += 1
+            return body[offset:stop]
+        if not entry.whole:
+            chunk = entry.map
+            first = offset >> chunk.shift
+            last = ((stop - 1) >> chunk.shift) + 1
+            local = chunk.states.count(PRESENT, first, last) == last - first
+            self._reader._look_ahead(self, entry, offset, stop)
+            if not local:
+                self._reader.misses += 1
+                return None
+        self._reader.hits += 1
+        return self._read_local(entry, offset, stop)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes at ``offset``, fewer only at the end of the content.
+
+        Waits for what is not local. Raises StoreError or EngineError. May be cancelled: a request
+        that others wait for goes on.
+        """
+        entry, reader = self._entry, self._reader
+        data = self.read_now(offset, length)
+        if data is not None or entry is None:
+            await trio.lowlevel.checkpoint()
+            return data or b""
+        stop = min(offset + length, entry.size)
+        if entry.small:
+            return (await reader._whole_body(entry))[offset:stop]
+        first, last = entry.map.span(offset, stop)
+        while True:
+            if not reader._shelf.usable or not await reader._blocks(entry, first, last):
+                return await reader._fetcher.through(entry, offset, stop - offset)
+            data = self._read_local(entry, offset, stop)
+            if data is not None:
+                return data
+
+    def _read_local(self, entry: Entry, offset: int, stop: int) -> bytes | None:
+        try:
+            data = os.pread(entry.descriptor, stop - offset, offset)
+        except OSError as error:
+            self._reader._shelf.disk_failed(error)
+            data = b""
+        if len(data) != stop - offset:
+            self._reader._shelf.abandon_file(entry)
+            return None
+        return data
+
+    def close(self) -> None:
+        """End the handle; what was being fetched for it alone is dropped. Repeatable."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._reader._close(self, entry)
+
+
+def _ranges(entry: Entry) -> Iterator[tuple[int, int]]:
+    """The entry's blocks in pieces of one request each."""
+    step = RANGE_BYTES_MAX >> entry.map.shift
+    count = len(entry.map.states)
+    for first in range(0, count, step):
+        yield first, min(first + step, count)
+
+
+def _missing_bytes(entry: Entry) -> int:
+    return entry.map.states.count(MISSING) << entry.map.shift

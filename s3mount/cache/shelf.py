@@ -1,0 +1,510 @@
+"""The contents at hand: which are in memory, which on disk, and how much room they take.
+
+Everything here runs in the trio loop and is synchronous, so between two awaits the state is
+consistent; what can block goes to a thread, one job at a time (``upkeep``).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from s3mount.cache.blocks import page_rounded
+from s3mount.cache.catalog import Catalog, Row, Update
+from s3mount.cache.entry import Entry, digest_of
+from s3mount.cache.folder import CacheFolder, new_name
+from s3mount.clock import WallClock
+from s3mount.config import MIB
+from s3mount.errors import LocalDiskError, StoreError
+from s3mount.refs import ContentRef
+
+logger = logging.getLogger(__name__)
+
+BODY_BYTES_MAX = 64 * MIB
+"""Small contents kept in memory while they are open; the oldest go when there are more."""
+UNSAVED_BYTES_MAX = 32 * MIB
+"""Small contents on their way to the disk; beyond it they are served but not kept."""
+RETRY_DISK_S = 30.0
+"""How long a failed cache disk is left alone."""
+
+
+class Save(NamedTuple):
+    """One entry to be written to the catalog, with its body when that has no file yet."""
+
+    entry: Entry
+    update: Update
+    body: bytes | None
+
+
+class Shelf:
+    """All entries of one namespace in one cache folder, and the room they may take."""
+
+    def __init__(self, folder: Path, namespace: str, size_bytes_max: int, clock: WallClock) -> None:
+        self.namespace = namespace
+        self.files = CacheFolder(folder)
+        self.size_bytes_max = size_bytes_max
+        self.clock = clock
+        self.catalog: Catalog | None = None
+        self.entries: dict[bytes, Entry] = {}
+        self.private: set[Entry] = set()
+        self.dirty: dict[Entry, None] = {}
+        self.touched: dict[bytes, int] = {}
+        self.relabels: list[tuple[bytes, bytes]] = []
+        self.unwanted: list[tuple[bytes | None, str]] = []
+        self.evicting: set[bytes] = set()
+        self.recorded_total = 0
+        self.room_wanted = trio.Event()
+        self.upkeep_wanted = trio.Event()
+        self.unsaved_bytes = 0
+        self.damaged = 0
+        self._beyond_record = 0
+        self._bodies: OrderedDict[Entry, None] = OrderedDict()
+        self._body_bytes = 0
+        self._disk_retry_at_s = 0.0
+        self._disk_failing = False
+
+    # -- the disk's health
+
+    @property
+    def usable(self) -> bool:
+        """The disk may be used for what is not on it yet."""
+        if self.catalog is None:
+            return False
+        return not self._disk_failing or trio.current_time() >= self._disk_retry_at_s
+
+    def disk_failed(self, error: Exception) -> None:
+        """Note that the disk failed: reads go through memory for a while. One warning."""
+        self._disk_retry_at_s = trio.current_time() + RETRY_DISK_S
+        if not self._disk_failing:
+            self._disk_failing = True
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            logger.warning(
+                "the cache in %s fails (%s); reading without it", self.files.root, reason
+            )
+
+    def disk_worked(self) -> None:
+        """Note that the disk works (again)."""
+        if self._disk_failing:
+            self._disk_failing = False
+            logger.info("the cache in %s works again", self.files.root)
+
+    # -- finding and letting go
+
+    def find(self, ref: ContentRef) -> Entry:
+        """The entry of this content; made when there is none. Never fails: at worst it is empty."""
+        if not ref.etag:
+            entry = Entry(ref, None)
+            self.private.add(entry)
+            return entry
+        digest = digest_of(self.namespace, ref)
+        entry = self.entries.get(digest) or self._from_catalog(ref, digest) or Entry(ref, digest)
+        self.entries[digest] = entry
+        if entry.file and entry.descriptor < 0 and not entry.small:
+            self._open_file(entry)
+        return entry
+
+    def active(self, ref: ContentRef) -> Entry | None:
+        """The entry of this content if somebody uses it."""
+        return self.entries.get(digest_of(self.namespace, ref)) if ref.etag else None
+
+    def let_go(self, entry: Entry) -> None:
+        """Forget an entry that nobody uses any more; no effect while somebody does."""
+        if not entry.idle:
+            return
+        if entry.digest is None:
+            if entry not in self.private:
+                return
+            self.private.discard(entry)
+            self._forget_file(entry)
+        else:
+            if self.entries.get(entry.digest) is not entry:
+                return
+            del self.entries[entry.digest]
+            if entry.row_digest is not None:
+                self.touched[entry.row_digest] = self.clock.now_ns()
+            self._account(entry, entry.recorded_bytes, entry.recorded_bytes)
+        self._drop_body(entry)
+        self._close_file(entry)
+
+    def _from_catalog(self, ref: ContentRef, digest: bytes) -> Entry | None:
+        row = self._look_up(digest)
+        if row is None:
+            return None
+        entry = Entry(ref, digest)
+        usable = row.size == ref.size and row.shift == entry.map.shift and not row.doubtful
+        if not usable or (entry.small and row.snapshot is not None):
+            self._discard_row(digest, row.file)
+            return None
+        entry.file = row.file
+        entry.row_digest = digest
+        if not entry.small:
+            if not self._open_file(entry):
+                return None
+            # Another mount may have taken blocks away before the lock was there: look again.
+            again = self._look_up(digest)
+            if again is None or again.file != row.file:
+                self._close_file(entry)
+                return None
+            row = again
+            if row.snapshot is None:
+                entry.map.fill_all()
+            elif not entry.map.restore(row.snapshot):
+                self._close_file(entry)
+                self._discard_row(digest, row.file)
+                return None
+            entry.whole = entry.map.whole
+        entry.crc = row.crc
+        entry.revision = row.revision
+        entry.held_bytes = entry.recorded_bytes = row.allocated
+        return entry
+
+    def _look_up(self, digest: bytes) -> Row | None:
+        if self.catalog is None or digest in self.evicting:
+            return None
+        try:
+            return self.catalog.look_up(digest)
+        except sqlite3.Error as error:
+            if "locked" not in str(error):
+                self.disk_failed(error)
+            return None
+
+    def _discard_row(self, digest: bytes, file: str) -> None:
+        self.damaged += 1
+        self.unwanted.append((digest, file))
+        self.upkeep_wanted.set()
+
+    def _open_file(self, entry: Entry) -> bool:
+        try:
+            entry.descriptor = self.files.open(entry.file, entry.size)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                self.abandon_file(entry)
+            elif error.errno != errno.EBUSY:
+                self.disk_failed(error)
+            return False
+        return True
+
+    def _close_file(self, entry: Entry) -> None:
+        if entry.descriptor >= 0:
+            os.close(entry.descriptor)
+            entry.descriptor = -1
+
+    def _forget_file(self, entry: Entry) -> None:
+        if entry.file:
+            self.unwanted.append((entry.row_digest, entry.file))
+            self.upkeep_wanted.set()
+        entry.file = ""
+        entry.row_digest = None
+        entry.crc = None
+        self._account(entry, 0, 0)
+
+    # -- files and blocks
+
+    def ensure_file(self, entry: Entry) -> str:
+        """The path of the entry's file, which is made if there is none. Raises ``OSError``."""
+        if not entry.file:
+            name = new_name(entry.digest or os.urandom(16))
+            entry.descriptor = self.files.create(name, entry.size)
+            entry.file = name
+        return self.files.path_of(entry.file)
+
+    def abandon_file(self, entry: Entry) -> None:
+        """The file is gone or not to be trusted: nothing of it counts as present any more."""
+        self.damaged += 1
+        entry.map.forget_present()
+        entry.whole = False
+        self._close_file(entry)
+        coming = entry.map.disk_bytes_held()
+        self._forget_file(entry)
+        self._account(entry, coming, 0)
+        self._mark_clean(entry)
+
+    def check_file(self, entry: Entry) -> None:
+        """Abandon the entry's file if it is no longer where the engine would look for it."""
+        if entry.descriptor >= 0 and not self.files.same_file(entry.file, entry.descriptor):
+            self.abandon_file(entry)
+
+    def claim(self, entry: Entry, first: int, stop: int) -> bool:
+        """Reserve room for missing blocks and mark them as coming; False when there is no room."""
+        needed = entry.map.disk_bytes(first, stop)
+        if not self.has_room(needed):
+            return False
+        entry.map.claim(first, stop)
+        self._account(entry, entry.held_bytes + needed, entry.recorded_bytes)
+        return True
+
+    def reserve(self, entry: Entry, first: int, stop: int) -> None:
+        """Count blocks that were claimed without room, now that there is some."""
+        needed = entry.map.disk_bytes(first, stop)
+        self._account(entry, entry.held_bytes + needed, entry.recorded_bytes)
+
+    def unclaim(self, entry: Entry, first: int, stop: int) -> None:
+        """Coming blocks will not come: give their room back."""
+        entry.map.unclaim(first, stop)
+        freed = entry.map.disk_bytes(first, stop)
+        self._account(entry, max(0, entry.held_bytes - freed), entry.recorded_bytes)
+        if entry.row_digest is not None:
+            self.mark_dirty(entry)
+
+    def fill(self, entry: Entry, first: int, stop: int) -> None:
+        """Coming blocks lie in the file."""
+        entry.map.fill(first, stop)
+        entry.whole = entry.map.whole
+        self.mark_dirty(entry)
+        entry.wake(first, stop)
+
+    def empty(self, entry: Entry, first: int, stop: int) -> int:
+        """Present blocks go; the bytes of disk that this will free. The caller punches the hole."""
+        entry.map.empty(first, stop)
+        entry.whole = False
+        freed = entry.map.disk_bytes(first, stop)
+        self._account(entry, max(0, entry.held_bytes - freed), entry.recorded_bytes)
+        return freed
+
+    # -- small contents
+
+    def put_body(self, entry: Entry, body: bytes) -> None:
+        """A small content has arrived: serve it from memory, and save it when there is room."""
+        self.keep_body(entry, body)
+        if entry.digest is None or entry.file or entry.unsaved or not self.usable:
+            return
+        needed = page_rounded(entry.size)
+        if self.unsaved_bytes + entry.size > UNSAVED_BYTES_MAX or not self.has_room(needed):
+            return
+        entry.unsaved = True
+        self.unsaved_bytes += entry.size
+        self._account(entry, needed, entry.recorded_bytes)
+        self.mark_dirty(entry)
+
+    def keep_body(self, entry: Entry, body: bytes) -> None:
+        """Hold a small content in memory; others that are saved make room."""
+        self._drop_body(entry)
+        entry.body = body
+        self._bodies[entry] = None
+        self._body_bytes += len(body)
+        if self._body_bytes > BODY_BYTES_MAX:
+            for other in list(self._bodies):
+                if other is not entry and not other.unsaved:
+                    self._drop_body(other)
+                    if self._body_bytes <= BODY_BYTES_MAX:
+                        break
+
+    def load_body(self, entry: Entry) -> bytes | None:
+        """A small content from its file, verified; ``None`` when it is not there or damaged."""
+        if not entry.file:
+            return None
+        try:
+            body = self.files.read_whole(entry.file, entry.size, entry.crc)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                self.disk_failed(error)
+            self.abandon_file(entry)
+            return None
+        self.keep_body(entry, body)
+        return body
+
+    def _drop_body(self, entry: Entry) -> None:
+        if entry.body is not None:
+            self._body_bytes -= len(entry.body)
+            entry.body = None
+            del self._bodies[entry]
+
+    # -- room
+
+    @property
+    def total_bytes(self) -> int:
+        """Disk space of all entries, blocks that are on their way included."""
+        return self.recorded_total + self._beyond_record
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Eviction stops at this much below the cap, and begins at half of it."""
+        return min(self.size_bytes_max // 8, 512 * MIB)
+
+    def has_room(self, needed: int) -> bool:
+        """``needed`` more bytes fit below the cap. Starts eviction when it gets narrow."""
+        after = self.total_bytes + needed
+        if after > self.size_bytes_max - self.headroom_bytes // 2:
+            self.room_wanted.set()
+        return after <= self.size_bytes_max
+
+    def _account(self, entry: Entry, held: int, recorded: int) -> None:
+        before = entry.held_bytes - entry.recorded_bytes
+        self._beyond_record += held - recorded - before
+        entry.held_bytes = held
+        entry.recorded_bytes = recorded
+
+    # -- saving
+
+    def mark_dirty(self, entry: Entry) -> None:
+        """The catalog is to be told about the entry."""
+        if entry.digest is not None and not entry.dirty:
+            entry.dirty = True
+            self.dirty[entry] = None
+            self.upkeep_wanted.set()
+
+    def _mark_clean(self, entry: Entry) -> None:
+        entry.dirty = False
+        self.dirty.pop(entry, None)
+
+    def update_of(self, entry: Entry, *, replace: bool = False) -> Update:
+        """What the catalog is to know about the entry now."""
+        assert entry.digest is not None
+        complete = entry.small or entry.whole
+        return Update(
+            digest=entry.digest,
+            file=entry.file,
+            size=entry.size,
+            shift=entry.map.shift,
+            snapshot=None if complete else entry.map.snapshot(),
+            crc=entry.crc,
+            allocated=entry.held_bytes,
+            used_ns=self.clock.now_ns(),
+            revision=entry.revision,
+            replace=replace,
+        )
+
+    def take_dirty(self, count_max: int) -> list[Save]:
+        """Entries to be written, marked as being saved until ``saved`` is called."""
+        taken: list[Save] = []
+        for entry in list(self.dirty):
+            if len(taken) == count_max:
+                break
+            if entry.saving or entry.punching:
+                continue
+            self._mark_clean(entry)
+            body = None
+            if entry.unsaved:
+                if not entry.file and entry.digest is not None:
+                    entry.file = new_name(entry.digest)
+                body = entry.body
+            if not entry.file or entry.digest is None:
+                self.let_go(entry)
+                continue
+            entry.saving = True
+            taken.append(Save(entry, self.update_of(entry), body))
+        return taken
+
+    def saved(self, save: Save, revision: int, crc: int | None, allocated: int) -> None:
+        """The catalog knows the entry; ``revision`` -1: it knows another file for that content."""
+        entry = save.entry
+        self._end_save(save)
+        if entry.file != save.update.file:
+            self.unwanted.append((save.update.digest, save.update.file))
+        else:
+            if revision < 0:
+                self.make_private(entry)
+            else:
+                entry.revision = revision
+                entry.crc = crc
+                entry.row_digest = save.update.digest
+                self._account(entry, entry.held_bytes, allocated)
+        self.let_go(entry)
+
+    def shrunk(self, entry: Entry, revision: int, allocated: int) -> None:
+        """The catalog knows that blocks were taken from the entry."""
+        if revision > 0:
+            entry.revision = revision
+            self._account(entry, entry.held_bytes, allocated)
+
+    def in_use(self) -> list[Entry]:
+        """Open entries whose blocks may be taken away, one by one."""
+        candidates = [*self.entries.values(), *self.private]
+        return [
+            entry
+            for entry in candidates
+            if entry.descriptor >= 0
+            and entry.map.present_count
+            and not (entry.pins or entry.saving or entry.punching)
+        ]
+
+    def save_failed(self, save: Save) -> None:
+        """The entry could not be written; what has no file yet is given up."""
+        entry = save.entry
+        self._end_save(save)
+        if save.body is not None and entry.file == save.update.file:
+            self._forget_file(entry)
+        elif entry.row_digest is None and not entry.small and entry.digest is not None:
+            self.make_private(entry)
+        self.let_go(entry)
+
+    def _end_save(self, save: Save) -> None:
+        save.entry.saving = False
+        if save.body is not None:
+            save.entry.unsaved = False
+            self.unsaved_bytes -= len(save.body)
+
+    def make_private(self, entry: Entry) -> None:
+        """The entry ends, file and row included, with its last user."""
+        if entry.digest is not None and self.entries.get(entry.digest) is entry:
+            del self.entries[entry.digest]
+        self._mark_clean(entry)
+        entry.digest = None
+        self.private.add(entry)
+
+    # -- identity
+
+    def adopt(self, ref: ContentRef, path: Path) -> bool:
+        """See ``CacheReader.adopt``."""
+        if not ref.etag or ref.size == 0 or not self.usable:
+            return False
+        digest = digest_of(self.namespace, ref)
+        if digest in self.entries or self._look_up(digest) is not None:
+            return False
+        needed = page_rounded(ref.size)
+        try:
+            if os.stat(path).st_size != ref.size or not self.has_room(needed):
+                return False
+            entry = Entry(ref, digest)
+            name = new_name(digest)
+            if not self.files.take_in(path, name):
+                return False
+        except OSError as error:
+            if error.errno != errno.ENOENT or error.filename != str(path):
+                self.disk_failed(error)
+            return False
+        entry.file = name
+        entry.map.fill_all()
+        entry.whole = True
+        self.entries[digest] = entry
+        self._account(entry, needed, 0)
+        self.mark_dirty(entry)
+        return True
+
+    def relabel(self, old: ContentRef, new: ContentRef) -> None:
+        """See ``CacheReader.relabel``."""
+        if old.size != new.size:
+            raise StoreError("a copy has not the size of its source", key=new.key)
+        if old == new or old.size == 0:
+            return
+        for entry in self.private:
+            if entry.ref == old:
+                entry.ref = new
+        if not old.etag:
+            return
+        entry = self.find(old)
+        entry.ref = new
+        if entry.digest is None:
+            return
+        if not new.etag or digest_of(self.namespace, new) in self.entries:
+            self.make_private(entry)
+        else:
+            former = entry.digest
+            del self.entries[former]
+            entry.digest = digest_of(self.namespace, new)
+            self.entries[entry.digest] = entry
+            self.relabels.append((former, entry.digest))
+            self.mark_dirty(entry)
+        self.let_go(entry)
+
+    def require_disk(self) -> None:
+        """Raise LocalDiskError when nothing can be stored now."""
+        if not self.usable:
+            raise LocalDiskError(f"the cache in {self.files.root} cannot be used")
