@@ -139,7 +139,9 @@ class BlobFolder:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise LocalDiskError(f"cannot use the spool folder {folder}: {error.strerror}") from error
+            raise LocalDiskError(
+                f"cannot use the spool folder {folder}: {error.strerror}"
+            ) from error
 
     def create(self) -> Blob:
         """A new, empty blob. Raises OSError."""

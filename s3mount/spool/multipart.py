@@ -204,9 +204,7 @@ class MultipartSender:
         else:
             upload.failed(index)
 
-    async def _copy_part(
-        self, change: Change, blob: Blob, upload: PartsUpload, index: int
-    ) -> None:
+    async def _copy_part(self, change: Change, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Let S3 copy a part that nobody touched from the version below it."""
         span = self._plan.part_range(index)
         stop = min(span.stop, blob.size)

@@ -85,9 +85,19 @@ class Uploader:
         self._wake = trio.Event()
         self._hurry = False
         self.conditional_put = False
-        self.counters = {"uploads": 0, "uploaded_bytes": 0, "retries": 0, "parked": 0, "conflicts": 0}
+        self.counters = {
+            "uploads": 0,
+            "uploaded_bytes": 0,
+            "retries": 0,
+            "parked": 0,
+            "conflicts": 0,
+        }
         spool.on_queued = self._queued
         spool.on_removed = self._removed
+
+    def headers_of(self, change: Change) -> ObjectHeaders:
+        """What is stored with the object of ``change``."""
+        return self._hooks.headers_of(change)
 
     # ----------------------------------------------------------------- lining up
 
@@ -224,13 +234,16 @@ class Uploader:
                 body = blob.read(0, blob.size)
                 return await self._store.put(change.key, body, headers, condition=condition)
             return await self._store.put(
-                change.key, self.multipart.slice_of(blob, 0, blob.size), headers, condition=condition
+                change.key,
+                self.multipart.slice_of(blob, 0, blob.size),
+                headers,
+                condition=condition,
             )
         return await self.multipart.send(change, blob, headers, condition)
 
     def condition_of(self, change: Change) -> Condition:
         """What the upload of ``change`` demands of the key, as far as the store honours it."""
-        if not self.conditional_put or change.expected is None:
+        if not self.conditional_put or change.expected is None or change.key.endswith("/"):
             return ANY
         if change.expected == ABSENT:
             return Condition(if_absent=True)

@@ -27,7 +27,15 @@ STORED_HERE = "s3mount-attributes"
 OWN_NAMES = frozenset(
     ("mode", "uid", "gid", "mtime", "ctime", "atime", "rdev", "xattr", STORED_HERE)
 )
-_FORMATS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+_FORMATS = (
+    stat.S_IFREG,
+    stat.S_IFDIR,
+    stat.S_IFLNK,
+    stat.S_IFIFO,
+    stat.S_IFSOCK,
+    stat.S_IFCHR,
+    stat.S_IFBLK,
+)
 
 
 def encode(
@@ -100,7 +108,8 @@ def symlink_target_of(headers: ObjectHeaders | None) -> bytes | None:
 def are_stored(headers: ObjectHeaders) -> bool:
     """Does a directory's marker with these headers say that attributes are stored below it?"""
     return any(
-        name in headers.metadata for name in (STORED_HERE, "mode", "mtime", "file-permissions", "uid")
+        name in headers.metadata
+        for name in (STORED_HERE, "mode", "mtime", "file-permissions", "uid")
     )
 
 

@@ -62,7 +62,12 @@ class HeadMemory:
         if self._database is None:
             return
         rows = [
-            (info.key, info.etag, info.last_modified_ns // 1_000_000_000, self._encode(info.headers))
+            (
+                info.key,
+                info.etag,
+                info.last_modified_ns // 1_000_000_000,
+                self._encode(info.headers),
+            )
             for info in infos
             if info.headers is not None
         ]

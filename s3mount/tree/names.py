@@ -37,4 +37,6 @@ def is_name(text: str) -> bool:
     """
     if not text or text in (".", "..") or "/" in text or "\0" in text:
         return False
-    return len(text) <= NAME_BYTES_MAX // 4 or len(text.encode("utf-8", "replace")) <= NAME_BYTES_MAX
+    return (
+        len(text) <= NAME_BYTES_MAX // 4 or len(text.encode("utf-8", "replace")) <= NAME_BYTES_MAX
+    )

@@ -77,6 +77,7 @@ class DirectoryState:
     ``listed_at`` is trio time of the beginning of the last listing, minus infinity before the first;
     ``listing_s`` how long it took. ``stores_attributes`` tells whether objects below carry attributes
     (``None``: not looked yet). ``marker_etag`` is the ETag of its marker object, empty without one.
+    ``unshown`` counts keys below that are no path.
     """
 
     __slots__ = (
@@ -86,7 +87,7 @@ class DirectoryState:
         "listing_s",
         "marker_etag",
         "stores_attributes",
-        "touched",
+        "unshown",
     )
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class DirectoryState:
         self.stores_attributes: bool | None = None
         self.marker_etag = ""
         self.headed_one_by_one = 0
-        self.touched = False
+        self.unshown = 0
 
 
 class Nodes:

@@ -1,0 +1,464 @@
+"""Open files: reading, writing, truncating and closing, over the spool and the cache.
+
+A file that is written has a blob in the spool; every other file is read through the cache, pinned to
+the version that was opened. A node keeps its number while its own uploads change its version.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from dataclasses import dataclass
+
+import trio
+
+from s3mount.cache.reader import ReadHandle
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError
+from s3mount.refs import ContentRef
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX
+from s3mount.spool.blobs import Blob
+from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.states import State
+from s3mount.spool.uploader import Uploader
+from s3mount.tree.nodes import Node
+from s3mount.vfs.directories import Directories
+from s3mount.vfs.state import MountState, changed
+
+log = logging.getLogger(__name__)
+
+FILE_BYTES_MAX = 5 << 40
+"""S3's greatest object."""
+FILL_CHUNK_BYTES = 8 << 20
+ROOM_WAIT_S = 30.0
+"""A writer waits this long for uploads to make room in a full spool before it gets ENOSPC."""
+VERSION_RETRIES = 20
+VERSION_RETRY_S = 0.05
+
+
+class OpenFile:
+    """One node that somebody has open (or that is gone from the tree but still open).
+
+    ``blob`` is set once it was written; ``reader`` while it is read through the cache.
+    """
+
+    __slots__ = ("blob", "handles", "lock", "node", "reader", "stream_at", "writers", "wrote")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.blob: Blob | None = None
+        self.reader: ReadHandle | None = None
+        self.handles = 0
+        self.writers = 0
+        self.wrote = False
+        self.stream_at = 0
+        self.lock = trio.Lock()
+
+
+@dataclass(slots=True)
+class Handle:
+    """One open(): ``flags`` as the kernel gave them."""
+
+    file: OpenFile
+    flags: int
+
+    @property
+    def writes(self) -> bool:
+        """Was it opened for writing?"""
+        return (self.flags & os.O_ACCMODE) != os.O_RDONLY
+
+
+class Contents:
+    """The bytes of files. ``uploader`` is set once it exists."""
+
+    def __init__(self, state: MountState, directories: Directories) -> None:
+        self._state = state
+        self._directories = directories
+        self._files: dict[int, OpenFile] = {}
+        self._handles: dict[int, Handle] = {}
+        self._next_handle = 1
+        self.uploader: Uploader | None = None
+
+    # ------------------------------------------------------------------ handles
+
+    def handle(self, number: int) -> Handle:
+        """The open handle with this number. Raises OSError (EBADF)."""
+        try:
+            return self._handles[number]
+        except KeyError:
+            raise OSError(errno.EBADF, "no such handle") from None
+
+    def open_file(self, node: Node) -> OpenFile | None:
+        """The open file of a node, if it is open."""
+        return self._files.get(node.inode)
+
+    def open_files(self) -> list[OpenFile]:
+        """All open files."""
+        return list(self._files.values())
+
+    def open(self, node: Node, flags: int) -> int:
+        """A new handle for ``node``; its number."""
+        file = self._hold(node)
+        handle = Handle(file, flags)
+        file.handles += 1
+        file.writers += handle.writes
+        number = self._next_handle
+        self._next_handle += 1
+        self._handles[number] = handle
+        return number
+
+    def _hold(self, node: Node) -> OpenFile:
+        file = self._files.get(node.inode)
+        if file is None:
+            file = self._files[node.inode] = OpenFile(node)
+            file.blob = self._pending_blob(node)
+        return file
+
+    def _pending_blob(self, node: Node) -> Blob | None:
+        change = self._state.change_of(node)
+        if change is None or not change.blob_id:
+            return None
+        return self._state.spool.live_blobs.get(change.blob_id)
+
+    def release(self, number: int) -> None:
+        """Close a handle; the last writer's close lets the file go to S3. Raises LocalDiskError."""
+        handle = self._handles.pop(number, None)
+        if handle is None:
+            return
+        file = handle.file
+        file.handles -= 1
+        file.writers -= handle.writes
+        try:
+            if file.writers == 0 and handle.writes:
+                self._closed(file)
+        finally:
+            if file.handles == 0:
+                self._let_go(file)
+
+    def _closed(self, file: OpenFile) -> None:
+        change = self._state.change_of(file.node)
+        if change is not None and change.state is State.OPEN and self.uploader is not None:
+            self._fold_attributes(file, change)
+            self.uploader.closed(change)
+
+    def _let_go(self, file: OpenFile) -> None:
+        if file.handles or file.lock.locked():
+            return
+        self._files.pop(file.node.inode, None)
+        if file.reader is not None:
+            file.reader.close()
+            file.reader = None
+        blob = file.blob
+        if blob is None:
+            return
+        blob.release()
+        if file.node.linked and self._state.change_of(file.node) is not None:
+            return
+        # S3 has it, or nobody wants it any more.
+        content = file.node.content
+        if file.node.linked and content is not None and blob.base is None:
+            self.to_cache(blob, content)
+        else:
+            self._state.spool.drop_blob(blob)
+
+    def to_cache(self, blob: Blob, content: ContentRef) -> None:
+        """A blob that S3 has becomes the cache's copy of it, by rename where possible."""
+        is_moved = blob.complete and self._state.reader.adopt(content, blob.path)
+        self._state.spool.drop_blob(blob, keep_file=is_moved)
+
+    # ------------------------------------------------------------------ reading
+
+    async def read(self, handle: Handle, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes at ``offset``. Raises OSError, S3MountError."""
+        file = handle.file
+        blob = file.blob
+        if blob is not None:
+            if blob.base is not None and blob.missing(offset, min(offset + length, blob.size)):
+                await self._fill_for(file, blob, offset, offset + length)
+                blob = file.blob or blob
+            return blob.read(offset, length)
+        node = file.node
+        if node.content is None or offset >= node.size:
+            return b""
+        reader = self._reader_of(file, node.content)
+        data = reader.read_now(offset, length)
+        if data is not None:
+            return data
+        return await self._read_pinned(file, offset, length)
+
+    def _reader_of(self, file: OpenFile, content: ContentRef) -> ReadHandle:
+        if file.reader is None:
+            file.reader = self._state.reader.open(content)
+        return file.reader
+
+    async def _read_pinned(self, file: OpenFile, offset: int, length: int) -> bytes:
+        """Read through the cache; when our own upload just replaced the version, by the new one."""
+        for _ in range(VERSION_RETRIES):
+            content = file.node.content
+            if content is None:
+                break
+            try:
+                return await self._reader_of(file, content).read(offset, length)
+            except (PreconditionFailedError, NoSuchKeyError):
+                if not self._is_replaced_by_us(file, content):
+                    raise
+                await trio.sleep(VERSION_RETRY_S)
+        raise OSError(errno.ESTALE, "the version that was opened is gone")
+
+    def _is_replaced_by_us(self, file: OpenFile, content: ContentRef) -> bool:
+        """Is, or was, an upload or copy of our own under way for these bytes?"""
+        if file.node.content != content:
+            if file.reader is not None:
+                file.reader.close()
+                file.reader = None
+            return True
+        return self.uploader is not None and self.uploader.queue.is_sending(content.key)
+
+    async def read_whole(self, node: Node) -> bytes:
+        """All bytes of a small node, such as a symbolic link's target. Raises OSError, S3MountError."""
+        number = self.open(node, os.O_RDONLY)
+        try:
+            return await self.read(self.handle(number), 0, max(node.size, 1))
+        finally:
+            self.release(number)
+
+    async def _fill_for(self, file: OpenFile, blob: Blob, start: int, stop: int) -> None:
+        """Bring missing bytes of the base into ``blob``. Raises OSError, S3MountError."""
+        stop = min(stop, blob.base_limit)
+        for gap_start, gap_stop in blob.missing(start, stop):
+            at = gap_start
+            while at < gap_stop:
+                length = min(FILL_CHUNK_BYTES, gap_stop - at)
+                data = await self._read_base(file, blob, at, length)
+                if not data:
+                    return
+                self._state.spool.grew(blob.fill(at, data))
+                at += len(data)
+
+    async def _read_base(self, file: OpenFile, blob: Blob, offset: int, length: int) -> bytes:
+        for _ in range(VERSION_RETRIES):
+            base = blob.base
+            if base is None or offset >= blob.base_limit:
+                return b""
+            reader = self._state.reader.open(base)
+            try:
+                return await reader.read(offset, min(length, blob.base_limit - offset))
+            except (PreconditionFailedError, NoSuchKeyError):
+                sending = self.uploader is not None and self.uploader.queue.is_sending(base.key)
+                if blob.base == base and not sending:
+                    raise
+                await trio.sleep(VERSION_RETRY_S)
+            finally:
+                reader.close()
+        raise OSError(errno.ESTALE, "the version below the change is gone")
+
+    async def fill(self, change: Change, start: int, stop: int) -> None:
+        """Bring missing bytes of a pending change's base into its blob. Raises S3MountError, OSError."""
+        blob = self._state.spool.live_blobs.get(change.blob_id)
+        if blob is None or not blob.missing(start, stop):
+            return
+        node = self._state.find(change.key) or self._state.nodes.root
+        file = self._files.get(node.inode) or OpenFile(node)
+        await self._fill_for(file, blob, start, stop)
+
+    # ------------------------------------------------------------------ writing
+
+    async def write(self, handle: Handle, offset: int, data: bytes) -> int:
+        """Put ``data`` at ``offset``; all of it. Raises OSError, S3MountError."""
+        file = handle.file
+        if offset + len(data) > FILE_BYTES_MAX:
+            raise OSError(errno.EFBIG, "S3 objects end at 5 TiB")
+        spool = self._state.spool
+        if not spool.has_room(len(data)):
+            await self._wait_for_room(len(data))
+        blob = file.blob
+        change = self._state.change_of(file.node)
+        if blob is None or change is None or change.state is not State.OPEN:
+            blob = await self.make_writable(file)
+        try:
+            spool.grew(blob.write(offset, data))
+        finally:
+            file.node.size = blob.size
+            file.wrote = True
+        if blob.size >= file.stream_at:
+            self._offer_stream(file, blob)
+        return len(data)
+
+    def _offer_stream(self, file: OpenFile, blob: Blob) -> None:
+        """A part's worth was written: let the uploader see whether parts can leave already."""
+        part_bytes = self._state.config.part_bytes
+        file.stream_at = (blob.size // part_bytes + 1) * part_bytes
+        change = self._state.change_of(file.node)
+        if change is None or self.uploader is None or looks_temporary(file.node.name):
+            return
+        multipart = self.uploader.multipart
+        if multipart.is_worth_streaming(blob):
+            uploader = self.uploader
+            multipart.grown(change, blob, lambda: uploader.headers_of(change))
+
+    async def _wait_for_room(self, size_bytes: int) -> None:
+        """Slow a writer down while the spool is full. Raises OSError (ENOSPC) when nothing moves."""
+        spool = self._state.spool
+        while not spool.has_room(size_bytes):
+            if self.uploader is None:
+                raise OSError(errno.ENOSPC, "the spool is full")
+            self.uploader.hurry()
+            with trio.move_on_after(ROOM_WAIT_S) as waited:
+                await spool.wait_for_room()
+            if waited.cancelled_caught:
+                raise OSError(errno.ENOSPC, "the spool is full and uploads make no room")
+        if self.uploader is not None:
+            self.uploader.relax()
+
+    async def make_writable(self, file: OpenFile) -> Blob:
+        """A blob that may be written now, and a change that says so. Raises OSError, S3MountError."""
+        async with file.lock:
+            node = file.node
+            if file.blob is None:
+                await self._make_blob(file)
+            assert file.blob is not None
+            change = self._state.change_of(node)
+            if change is not None and change.op == "put" and change.blob_id == file.blob.id:
+                is_whole_put = file.blob.upload is None and file.blob.size > INLINE_BODY_BYTES_MAX
+                if change.state is State.SENDING and is_whole_put:
+                    # The engine may be reading it right now: S3 must not get a mixture.
+                    file.blob = self._state.spool.clone_blob(file.blob)
+                    change.blob_id = file.blob.id
+                self._state.spool.touch(change)
+            elif node.linked:
+                self._begin_change(file, change)
+            return file.blob
+
+    async def _make_blob(self, file: OpenFile) -> None:
+        node = file.node
+        if node.content is not None:
+            await self._directories.know_headers(node)
+        blob = self._state.spool.new_blob()
+        if node.content is not None and node.size:
+            blob.base = node.content
+            blob.base_limit = node.size
+            blob.truncate(node.size)
+        file.blob = blob
+        file.stream_at = 0
+
+    def _begin_change(self, file: OpenFile, earlier: Change | None) -> None:
+        node = file.node
+        assert file.blob is not None
+        self._state.spool.add_open(
+            Change(
+                key=self._state.nodes.key_of(node),
+                op="put",
+                state=State.OPEN,
+                attributes=node.attributes,
+                size=file.blob.size,
+                blob_id=file.blob.id,
+                base=file.blob.base,
+                headers=node.headers,
+                storage_class=node.storage_class,
+                expected=self.expected_of(node, earlier),
+                first_seq=earlier.first_seq if earlier else 0,
+            )
+        )
+
+    def expected_of(self, node: Node, change: Change | None) -> str | None:
+        """What S3 is believed to hold under the key of ``node``."""
+        if change is not None:
+            return change.expected
+        if node.content is not None and node.content.key == self._state.nodes.key_of(node):
+            return node.content.etag
+        return ABSENT
+
+    async def truncate(self, node: Node, size: int) -> None:
+        """Set a file's size. Raises OSError, S3MountError."""
+        if size > FILE_BYTES_MAX:
+            raise OSError(errno.EFBIG, "S3 objects end at 5 TiB")
+        file = self._hold(node)
+        file.handles += 1
+        try:
+            if size == 0 and file.blob is None:
+                await self._directories.know_headers(node)
+                file.blob = self._state.spool.new_blob()
+            blob = await self.make_writable(file)
+            self._state.spool.grew(-blob.truncate(size))
+            if size == 0:
+                blob.detach()
+            node.size = size
+            file.wrote = True
+            if file.writers == 0:
+                self.commit(file)
+                self._closed(file)
+        finally:
+            file.handles -= 1
+            self._let_go(file)
+
+    # ------------------------------------------------------------------ closing
+
+    def fold(self, node: Node) -> None:
+        """Let writes since the last look show in the attributes: mtime and ctime are now."""
+        file = self._files.get(node.inode)
+        if file is not None and file.wrote:
+            file.wrote = False
+            now_ns = self._state.now_ns()
+            node.attributes = changed(node.attributes, mtime_ns=now_ns, ctime_ns=now_ns)
+
+    def _fold_attributes(self, file: OpenFile, change: Change) -> None:
+        self.fold(file.node)
+        change.attributes = file.node.attributes
+
+    def commit(self, file: OpenFile) -> None:
+        """Journal what was written so far: it survives kill -9 from here on. Raises LocalDiskError."""
+        change = self._state.change_of(file.node)
+        if change is None or change.state is not State.OPEN or file.blob is None:
+            return
+        self._fold_attributes(file, change)
+        self._state.spool.save(change)
+
+    def flush(self, handle: Handle) -> None:
+        """close() of one descriptor: journal it, and line it up when this is the only writer."""
+        file = handle.file
+        change = self._state.change_of(file.node)
+        if not handle.writes or change is None or change.state is not State.OPEN:
+            return
+        if file.writers == 1 and self.uploader is not None:
+            self._fold_attributes(file, change)
+            self.uploader.closed(change)
+        else:
+            self.commit(file)
+
+    async def fsync(self, handle: Handle) -> None:
+        """Journal it and force it to disk: it survives a power cut from here on. Raises OSError."""
+        self.commit(handle.file)
+        await self._state.spool.force(handle.file.blob)
+
+    # ------------------------------------------------------- versions that go away
+
+    async def keep_readable(self, change: Change) -> None:
+        """Fetch what open files still need of the version that ``change`` destroys. Raises S3MountError."""
+        for file in self.open_files():
+            node = file.node
+            own = self._state.change_of(node) is change and node.linked
+            content = file.blob.base if file.blob is not None else node.content
+            if own or content is None or content.key != change.key:
+                continue
+            if change.op == "copy" and change.source == content:
+                continue
+            if file.blob is not None:
+                await self._fill_for(file, file.blob, 0, file.blob.base_limit)
+                file.blob.detach()
+            else:
+                await self._state.reader.materialize(content)
+
+
+TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".filepart", "~")
+
+
+def looks_temporary(name: str) -> bool:
+    """Does the name look like one that is renamed once it is complete?
+
+    rsync, editors, browsers and package tools write such files; what was streamed under a name that
+    then goes away would have to be sent again, so these wait for close().
+
+    >>> looks_temporary(".data.bin.Xa81Zq"), looks_temporary("film.mkv.part"), looks_temporary("film.mkv")
+    (True, True, False)
+    """
+    return name.startswith(".") or name.endswith(TEMPORARY_SUFFIXES)

@@ -1,0 +1,358 @@
+"""The file system: the parts of vfs put together, its background work, and what it tells about itself."""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import os
+import socket
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from s3mount.cache.reader import CacheReader
+from s3mount.clock import SystemClock, WallClock
+from s3mount.config import MountConfig
+from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
+from s3mount.refs import ContentRef, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.s3.store import Store
+from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.spool import Spool
+from s3mount.spool.states import State
+from s3mount.spool.uploader import Uploader
+from s3mount.tree import attributes as codec
+from s3mount.tree.memory import HeadMemory
+from s3mount.tree.nodes import Node, Nodes
+from s3mount.vfs.contents import Contents
+from s3mount.vfs.directories import Directories
+from s3mount.vfs.metadata import Metadata
+from s3mount.vfs.naming import Naming
+from s3mount.vfs.state import MountState
+
+log = logging.getLogger(__name__)
+
+TOUCH_PERIOD_S = 1.0
+"""Directory times reach their markers at most this often."""
+WAIT_PERIOD_S = 0.02
+SHOWN_MAX = 50
+"""At most this many pending files are named by status."""
+
+
+class Filesystem:
+    """One mounted bucket (or prefix). Its parts: ``directories``, ``contents``, ``naming``, ``metadata``."""
+
+    def __init__(
+        self,
+        *,
+        config: MountConfig,
+        store: Store,
+        spool: Spool,
+        reader: CacheReader,
+        clock: WallClock | None = None,
+        memory_path: Path | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        mounted_ns = clock.now_ns()
+        state = MountState(
+            config=config,
+            store=store,
+            spool=spool,
+            reader=reader,
+            memory=HeadMemory(memory_path or Path(config.cache_dir) / "attributes.sqlite"),
+            clock=clock,
+            nodes=None,  # type: ignore[arg-type]
+            mounted_ns=mounted_ns,
+        )
+        state.nodes = Nodes(config.prefix, state.file_attributes(mounted_ns, stat.S_IFDIR))
+        self.state = state
+        self.config = config
+        self.directories = Directories(state)
+        self.contents = Contents(state, self.directories)
+        self.naming = Naming(state, self.directories, self.contents)
+        self.metadata = Metadata(state, self.directories, self.contents, self.naming)
+        self.uploader = Uploader(
+            spool,
+            store,
+            _UploadHooks(self),
+            part_bytes=config.part_bytes,
+            uploads_max=config.uploads_max,
+            delay_s=config.upload_delay_s,
+        )
+        self.contents.uploader = self.uploader
+        self.capabilities: dict[str, Any] = {}
+
+    # --------------------------------------------------------------- background
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Upload and keep house until cancelled. ``started`` when it can serve."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self.state.nursery = nursery
+                task_status.started()
+                if self.config.read_only:
+                    await trio.sleep_forever()
+                nursery.start_soon(self._probe_then_upload)
+                nursery.start_soon(self._store_touched_directories)
+        finally:
+            self.state.nursery = None
+            self.state.memory.close()
+
+    async def _probe_then_upload(self) -> None:
+        """Learn what conditions the store honours before anything is sent by them."""
+        try:
+            key = f"{self.config.prefix}.s3mount-probe-{os.getpid()}-{time.time_ns():x}"
+            found = await self.state.store.probe(key)
+            self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
+            self.uploader.conditional_put = bool(found.if_match and found.if_absent)
+        except S3MountError as error:
+            self.capabilities = {"reason": str(error)}
+            log.warning("what the store honours is unknown: %s", error)
+        await self.uploader.run()
+
+    async def _store_touched_directories(self) -> None:
+        while True:
+            await trio.sleep(TOUCH_PERIOD_S)
+            self.naming.store_touched()
+
+    # ------------------------------------------------------------------ waiting
+
+    async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
+        """Return when S3 has every change made so far (below ``paths``, if given; relative to the mount).
+
+        Files still open for writing are not waited for. Raises S3MountError naming what S3 refuses.
+        May be cancelled.
+        """
+        self.naming.store_touched()
+        mark = self.state.spool.last_seq
+        prefixes = tuple(self.config.prefix + path.strip("/") for path in paths)
+        self.uploader.hurry()
+        try:
+            while True:
+                left = [
+                    change
+                    for change in self.state.spool.changes.values()
+                    if change.first_seq <= mark
+                    and change.state is not State.OPEN
+                    and (not prefixes or _is_below(change.key, prefixes))
+                ]
+                if not left:
+                    return
+                parked = [change for change in left if change.state is State.PARKED]
+                if parked and not any(change.state is State.SENDING for change in left):
+                    raise S3MountError(
+                        f"S3 refuses {len(parked)} of the pending changes, first {parked[0].key!r}: "
+                        f"{parked[0].error}"
+                    )
+                await trio.sleep(WAIT_PERIOD_S if len(left) < 1000 else 0.2)
+        finally:
+            self.uploader.relax()
+
+    def pending(self) -> tuple[int, int]:
+        """How many changes S3 does not have, and how many bytes they are."""
+        changes = self.state.spool.changes.values()
+        return len(changes), sum(change.size for change in changes if change.op == "put")
+
+    # ------------------------------------------------------------------- status
+
+    def status(self) -> dict[str, Any]:
+        """The whole of it as plain values: pending, counters, limits, what the store honours."""
+        changes = list(self.state.spool.changes.values())
+        count, size_bytes = self.pending()
+        by_state = {str(s): 0 for s in State if s is not State.DONE}
+        for change in changes:
+            by_state[str(change.state)] += 1
+        troubled = [change for change in changes if change.error]
+        shown = (troubled + [change for change in changes if not change.error])[:SHOWN_MAX]
+        return {
+            "bucket": self.config.store.bucket,
+            "prefix": self.config.prefix,
+            "mountpoint": self.config.mountpoint,
+            "read_only": self.config.read_only,
+            "pending": {
+                "changes": count,
+                "bytes": size_bytes,
+                "states": by_state,
+                "list": [_describe_change(change) for change in shown],
+            },
+            "spool": {
+                "used_bytes": self.state.spool.used_bytes,
+                "max_bytes": self.state.spool.size_bytes_max,
+            },
+            "uploads": dict(self.uploader.counters),
+            "store_honours": self.capabilities,
+            "cache": self.state.reader.statistics(),
+            "inodes": len(self.state.nodes),
+            "open_files": len(self.contents.open_files()),
+            "ignored_keys": self.directories.ignored_keys,
+        }
+
+    async def status_of(self, path: str) -> dict[str, Any]:
+        """Where one file stands. ``path`` is relative to the mount. Raises S3MountError, OSError."""
+        node = self.state.nodes.root
+        for name in [part for part in path.split("/") if part]:
+            found = await self.directories.lookup(node, name)
+            if found is None:
+                raise S3MountError(f"{path}: no such file in the mount")
+            node = found
+        await self.directories.know_attributes_of(node)
+        self.contents.fold(node)
+        change = self.state.change_of(node)
+        return {
+            **self.metadata.describe(node),
+            "path": path,
+            "size": node.size,
+            "mode": oct(node.attributes.mode),
+            "mtime_ns": node.attributes.mtime_ns,
+            "attempts": change.attempts if change is not None else 0,
+        }
+
+
+class _UploadHooks:
+    """What the uploader asks of the file system, and tells it."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
+        self._state = filesystem.state
+        self._contents = filesystem.contents
+
+    def headers_of(self, change: Change) -> ObjectHeaders:
+        assert change.attributes is not None
+        guessed, encoding = mimetypes.guess_type(change.key)
+        content_type = guessed if guessed and encoding is None else "application/octet-stream"
+        headers = codec.encode(change.attributes, change.headers, content_type=content_type)
+        storage_class = change.storage_class or self._state.config.storage_class
+        if storage_class is None or storage_class == headers.storage_class:
+            return headers
+        return ObjectHeaders(
+            metadata=headers.metadata,
+            content_type=headers.content_type,
+            content_encoding=headers.content_encoding,
+            content_language=headers.content_language,
+            content_disposition=headers.content_disposition,
+            cache_control=headers.cache_control,
+            expires=headers.expires,
+            storage_class=storage_class,
+        )
+
+    async def fill(self, change: Change, start: int, stop: int) -> None:
+        await self._contents.fill(change, start, stop)
+
+    async def before_replace(self, change: Change) -> None:
+        await self._contents.keep_readable(change)
+
+    def uploaded(self, change: Change, result: PutResult | None) -> None:
+        for finished in self._state.on_finished:
+            finished(change.key)
+        if result is None:
+            return
+        self._stored(change, result)
+
+    def uploaded_earlier(self, change: Change, result: PutResult | None) -> None:
+        for finished in self._state.on_finished:
+            finished(change.key)
+        if result is None:
+            return
+        blob = self._state.spool.live_blobs.get(change.blob_id)
+        if blob is not None and blob.base is not None and blob.base.key == change.key:
+            # What is not here is in the new version at the same place.
+            blob.base = ContentRef(change.key, result.etag, change.size, result.version_id)
+
+    def _stored(self, change: Change, result: PutResult) -> None:
+        size = change.source.size if change.op == "copy" and change.source else change.size
+        ref = ContentRef(change.key, result.etag, size, result.version_id)
+        if change.op == "copy" and change.source is not None:
+            self._state.reader.relabel(change.source, ref)
+        node = self._state.find(change.key)
+        blob = self._state.spool.live_blobs.get(change.blob_id)
+        file = self._contents.open_file(node) if node is not None else None
+        if blob is not None:
+            is_open = file is not None and file.blob is blob
+            if is_open and blob.base is not None:
+                blob.base = ref
+            elif not is_open and blob.base is None:
+                self._contents.to_cache(blob, ref)
+            elif not is_open:
+                self._state.spool.drop_blob(blob)
+        if node is not None and not node.is_directory:
+            self._note_stored(node, change, ref, result)
+        elif node is not None and node.directory is not None:
+            node.directory.marker_etag = result.etag
+
+    def _note_stored(self, node: Node, change: Change, ref: ContentRef, result: PutResult) -> None:
+        node.content = ref
+        node.last_modified_ns = result.date_ns or self._state.now_ns()
+        file = self._contents.open_file(node)
+        if file is not None and file.reader is not None and change.op == "put":
+            file.reader.close()
+            file.reader = None
+        if change.op == "put" or change.replace_headers:
+            node.headers = self.headers_of(change)
+            node.attributes_known = True
+            self._state.memory.remember(
+                [
+                    ObjectInfo(
+                        ref.key, ref.size, ref.etag, node.last_modified_ns, headers=node.headers
+                    )
+                ]
+            )
+
+    async def conflict(self, change: Change) -> None:
+        """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""
+        spool = self._state.spool
+        node = self._state.find(change.key)
+        seq = change.seq
+        try:
+            there: ObjectInfo | None = await self._state.store.head(change.key)
+        except NoSuchKeyError:
+            there = None
+        except StoreError as error:
+            log.warning("the conflict at %r is looked at again later: %s", change.key, error)
+            there = None
+        if spool.changes.get(change.key) is not change or change.seq != seq:
+            return
+        if there is None:
+            # Theirs is gone again: ours may have the name.
+            change.expected = ABSENT
+            change.state = State.QUEUED
+            spool.record([change])
+            return
+        old_key = change.key
+        new_key = self._conflict_key(old_key)
+        log.warning("both versions of %r are kept: yours is %r now", old_key, new_key)
+        moved = Change(**{name: getattr(change, name) for name in change.__struct_fields__})
+        moved.key, moved.expected, moved.state, moved.upload_id = new_key, ABSENT, State.QUEUED, ""
+        spool.record([moved], [old_key])
+        if node is not None and node.parent is not None:
+            parent = node.parent
+            self._state.nodes.move(node, parent, new_key.rsplit("/", 1)[-1])
+            if parent.directory is not None:
+                parent.directory.listed_at = float("-inf")
+
+    def _conflict_key(self, key: str) -> str:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._state.now_ns() / 1e9))
+        host = socket.gethostname().split(".")[0] or "host"
+        candidate = f"{key}.conflict-{host}-{stamp}"
+        number = 1
+        while candidate in self._state.spool.changes:
+            number += 1
+            candidate = f"{key}.conflict-{host}-{stamp}-{number}"
+        return candidate
+
+
+def _describe_change(change: Change) -> dict[str, Any]:
+    return {
+        "key": change.key,
+        "op": change.op,
+        "state": str(change.state),
+        "size": change.size,
+        "attempts": change.attempts,
+        "error": change.error or None,
+    }
+
+
+def _is_below(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(prefix + "/") or not prefix for prefix in prefixes)

@@ -1,0 +1,97 @@
+"""What the parts of vfs share: the tree, the spool, the cache and the store of one mount."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import trio
+
+from s3mount.cache.reader import CacheReader
+from s3mount.clock import WallClock
+from s3mount.config import MountConfig
+from s3mount.refs import Attributes, Key
+from s3mount.s3.store import Store
+from s3mount.spool.changes import Change
+from s3mount.spool.spool import Spool
+from s3mount.tree.memory import HeadMemory
+from s3mount.tree.nodes import Node, Nodes
+
+ROOT_MARKER_NAME = ".s3mount"
+"""The bucket's top has no key of its own: its attributes lie in the marker ``.s3mount/``, which is not shown."""
+
+
+@dataclass
+class MountState:
+    """The nouns of one mount; behaviour lives in the classes that are given it."""
+
+    config: MountConfig
+    store: Store
+    spool: Spool
+    reader: CacheReader
+    memory: HeadMemory
+    clock: WallClock
+    nodes: Nodes
+    mounted_ns: int
+    nursery: trio.Nursery | None = None
+    on_finished: list[Callable[[Key], None]] = field(default_factory=list)
+
+    def now_ns(self) -> int:
+        """Wall time."""
+        return self.clock.now_ns()
+
+    def change_of(self, node: Node) -> Change | None:
+        """What is pending for a node, if anything."""
+        if not node.linked:
+            return None
+        change = self.spool.changes.get(self.change_key(node))
+        return None if change is None or change.op == "delete" else change
+
+    def change_key(self, node: Node) -> Key:
+        """The key under which a node's own state is stored: its object, or a directory's marker."""
+        if node.parent is None and node.linked:
+            return self.root_marker_key
+        return self.nodes.key_of(node)
+
+    @property
+    def root_marker_key(self) -> Key:
+        """The marker of the mounted top."""
+        return self.nodes.prefix or f"{ROOT_MARKER_NAME}/"
+
+    def is_hidden(self, parent: Node, name: str) -> bool:
+        """Is this the name of our own marker at the bucket's top?"""
+        return parent.parent is None and not self.nodes.prefix and name == ROOT_MARKER_NAME
+
+    def file_attributes(self, mtime_ns: int, kind: int = stat.S_IFREG) -> Attributes:
+        """Attributes of an object that carries none."""
+        is_dir = kind == stat.S_IFDIR
+        return Attributes(
+            mode=kind | (self.config.dir_mode if is_dir else self.config.file_mode),
+            uid=self.config.uid,
+            gid=self.config.gid,
+            mtime_ns=mtime_ns,
+            ctime_ns=mtime_ns,
+            atime_ns=mtime_ns,
+        )
+
+    def find(self, key: Key) -> Node | None:
+        """The linked node of ``key`` (a directory's with its ``/``), if it is in memory."""
+        if key == self.root_marker_key:
+            return self.nodes.root
+        if not key.startswith(self.nodes.prefix):
+            return None
+        path = key[len(self.nodes.prefix) :]
+        wants_directory = path.endswith("/")
+        node = self.nodes.root
+        for name in path.rstrip("/").split("/"):
+            if node.directory is None or name not in node.directory.children:
+                return None
+            node = node.directory.children[name]
+        return node if node.is_directory == wants_directory else None
+
+
+def changed(attributes: Attributes, **fields: object) -> Attributes:
+    """``attributes`` with some fields replaced."""
+    return msgspec.structs.replace(attributes, **fields)
