@@ -1,0 +1,156 @@
+"""The command line of the benchmarks: ``python -m bench``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from bench import report
+from bench.lab import Lab, Scale, Sources
+from bench.process import StepFailed
+from bench.runner import Result, Runner, new_data_bucket, work_folder
+from bench.server import Endpoint, Truth
+from bench.tools import MOUNTS, RAW, Tool, raw_version
+from bench.workloads import WORKLOADS, Workload
+
+RESULTS = Path("build") / "bench"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags; --help is their documentation."""
+    made = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure s3mount beside other S3 mounts and s5cmd, on one server in one run.",
+    )
+    server = made.add_argument_group("server (default: start a Ceph object gateway)")
+    server.add_argument("--endpoint-url", help="use the server there instead")
+    server.add_argument("--access-key", default=os.environ.get("AWS_ACCESS_KEY_ID", ""))
+    server.add_argument("--secret-key", default=os.environ.get("AWS_SECRET_ACCESS_KEY", ""))
+    server.add_argument("--region", default="us-east-1")
+    names = ",".join(workload.name for workload in WORKLOADS)
+    tools = ",".join([*(tool.name for tool in MOUNTS), RAW])
+    made.add_argument("--only", metavar="WORKLOADS", help=f"of {names}")
+    made.add_argument("--tools", help=f"of {tools}; default: those that are installed")
+    made.add_argument("--runs", type=int, default=3, help="medians over so many (3)")
+    made.add_argument(
+        "--rtt-ms", default="0,20", help="added round trips, one table each (%(default)s)"
+    )
+    made.add_argument("--size-mib", type=int, default=1024, help="the big file (%(default)s)")
+    made.add_argument("--scale", type=float, default=1.0, help="factor on numbers of files")
+    made.add_argument(
+        "--step-timeout", type=float, default=300.0, metavar="S", help="of one step (%(default)s)"
+    )
+    made.add_argument("--work-dir", type=Path, default=Path(tempfile.gettempdir()))
+    made.add_argument("--results", type=Path, default=RESULTS, help="folder (%(default)s)")
+    return made
+
+
+def chosen_tools(wanted: str | None) -> tuple[list[Tool], bool]:
+    """The mounts to measure, and whether s5cmd too. Raises StepFailed for unknown or missing."""
+    if wanted is None:
+        return [tool for tool in MOUNTS if tool.found], raw_version() != "not installed"
+    known = {tool.name: tool for tool in MOUNTS}
+    names = wanted.split(",")
+    for name in names:
+        if name != RAW and name not in known:
+            raise StepFailed(f"--tools {name}: not one of {', '.join([*known, RAW])}")
+        if name != RAW and not known[name].found:
+            raise StepFailed(f"--tools {name}: {known[name].program} is not installed")
+    return [known[name] for name in names if name != RAW], RAW in names
+
+
+def chosen_workloads(wanted: str | None) -> list[Workload]:
+    """Those named, in the usual order. Raises StepFailed for an unknown name."""
+    if wanted is None:
+        return list(WORKLOADS)
+    names = set(wanted.split(","))
+    unknown = names - {workload.name for workload in WORKLOADS}
+    if unknown:
+        raise StepFailed(f"--only: no workload is named {', '.join(sorted(unknown))}")
+    return [workload for workload in WORKLOADS if workload.name in names]
+
+
+@contextmanager
+def server(options: argparse.Namespace) -> Iterator[Endpoint]:
+    """The server given by flags, or a Ceph object gateway of this run's own."""
+    if options.endpoint_url:
+        yield Endpoint(options.endpoint_url, options.access_key, options.secret_key, options.region)
+        return
+    raise StepFailed("give --endpoint-url")
+
+
+def about(
+    options: argparse.Namespace, tools: Sequence[Tool], endpoint: Endpoint
+) -> dict[str, object]:
+    """What a reader needs to judge the numbers."""
+    versions = {tool.name: tool.version() for tool in tools} | {RAW: raw_version()}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "server": endpoint.url,
+        "machine": f"{os.cpu_count()} cores, kernel {platform.release()}, Python "
+        f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start",
+        "runs": options.runs,
+        "versions": "; ".join(f"{name}: {version}" for name, version in versions.items()),
+        "page cache dropped": "yes" if os.geteuid() == 0 else "no (needs root)",
+    }
+
+
+def measure(options: argparse.Namespace) -> list[Result]:
+    """Run everything that the options ask for and write the results."""
+    tools, with_raw = chosen_tools(options.tools)
+    workloads = chosen_workloads(options.only)
+    scale = Scale(big_mib=options.size_mib).times(options.scale)
+    rtts_ms = [float(word) for word in options.rtt_ms.split(",")]
+    folder = work_folder(options.work_dir)
+    try:
+        with server(options) as endpoint:
+            facts = about(options, tools, endpoint)
+
+            def keep(results: list[Result]) -> None:
+                report.write(options.results, results, workloads, scale, facts)
+
+            lab = Lab(
+                work_dir=folder,
+                direct=endpoint,
+                truth=Truth(endpoint),
+                sources=Sources(folder / "sources", scale),
+                data_bucket=new_data_bucket(),
+                timeout_s=options.step_timeout,
+            )
+            runner = Runner(lab, tools, with_raw, workloads, options.runs, rtts_ms, keep)
+            try:
+                return runner.run()
+            finally:
+                keep(runner.results)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when all was measured (cells may fail), 2 for wrong flags, 130 when interrupted."""
+    options = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        results = measure(options)
+    except StepFailed as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"bench: interrupted; what was measured is in {options.results}", file=sys.stderr)
+        return 130
+    print((options.results / "results.md").read_text())
+    return 0 if results else 1

@@ -1,0 +1,393 @@
+"""The work that is measured: what is prepared, what a mount does, and what s5cmd does for the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.lab import Cell, Lab, MountCell, RawCell, files_of, sizes_below, warm
+from bench.process import Finished, StepFailed
+
+PROBE = Path(__file__).with_name("probe.py")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a measure, what it is, and whether more of it is better."""
+
+    measure: str
+    title: str
+    unit: str
+    more_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A piece of work.
+
+    ``prepare`` puts what it reads into the bucket given: the one that all share, or, where
+    ``own_bucket``, a new one for every cell, as the work changes it.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    prepare: Callable[[Lab, str], None]
+    mounted: Callable[[MountCell], None]
+    raw: Callable[[RawCell], None]
+    own_bucket: bool = False
+
+
+def nothing(lab: Lab, bucket: str) -> None:
+    """For work that starts on an empty bucket."""
+
+
+# -- one big file ------------------------------------------------------------------------------
+
+
+def write_big(cell: MountCell) -> None:
+    """Copy the big file in; `seen` is when cp returns."""
+    source = cell.lab.sources.big()
+    warm(source)
+    with cell.usage():
+        done = cell.run(["cp", str(source), str(cell.path / "big.bin")])
+        megabytes = cell.lab.scale.big_bytes / 1e6
+        cell.record("seen_mb_s", megabytes / done.seconds)
+        there_s = cell.wait_in_s3("big.bin", {"big.bin": cell.lab.scale.big_bytes})
+        cell.record("in_s3_mb_s", megabytes / (there_s - done.started_s))
+
+
+def write_big_raw(cell: RawCell) -> None:
+    """The same by s5cmd cp."""
+    source = cell.lab.sources.big()
+    warm(source)
+    done = cell.s5cmd("cp", str(source), f"s3://{cell.bucket}/big.bin")
+    there_s = cell.wait_in_s3("big.bin", {"big.bin": cell.lab.scale.big_bytes})
+    cell.record("in_s3_mb_s", cell.lab.scale.big_bytes / 1e6 / (there_s - done.started_s))
+
+
+def prepare_big(lab: Lab, bucket: str) -> None:
+    """The big file as one object."""
+    lab.put(lab.sources.big(), bucket, "big.bin")
+
+
+def read_once(cell: MountCell) -> float:
+    """Read the big file by dd, check that all of it came, return MB/s."""
+    done = cell.run(["dd", f"if={cell.path / 'big.bin'}", "of=/dev/null", "bs=1M"])
+    if f"\n{cell.lab.scale.big_bytes} bytes" not in f"\n{done.stderr}":
+        raise StepFailed(f"dd did not read all: {done.stderr.strip()}")
+    return cell.lab.scale.big_bytes / 1e6 / done.seconds
+
+
+def read_big(cell: MountCell) -> None:
+    """Read cold; again from the page cache; again after a remount without page cache."""
+    with cell.usage():
+        cell.record("cold_mb_s", read_once(cell))
+    cell.record("warm_mb_s", read_once(cell))
+    cell.mount.remount()
+    cell.record("remount_mb_s", read_once(cell))
+
+
+def read_big_raw(cell: RawCell) -> None:
+    """s5cmd cp to a local file."""
+    cell.scratch.mkdir(parents=True)
+    done = cell.s5cmd("cp", f"s3://{cell.bucket}/big.bin", f"{cell.scratch}/")
+    cell.record("cold_mb_s", cell.lab.scale.big_bytes / 1e6 / done.seconds)
+
+
+# -- many small files --------------------------------------------------------------------------
+
+
+def write_small(cell: MountCell) -> None:
+    """cp -r of a folder of small files into the mount."""
+    source = cell.lab.sources.small()
+    warm(source)
+    count = cell.lab.scale.small_files
+    with cell.usage():
+        done = cell.run(["cp", "-r", str(source), str(cell.path / "small")])
+        cell.record("seen_files_s", count / done.seconds)
+        there_s = cell.wait_in_s3("small/", sizes_below(source, "small/"))
+        cell.record("in_s3_files_s", count / (there_s - done.started_s))
+
+
+def write_small_raw(cell: RawCell) -> None:
+    """s5cmd cp of the folder."""
+    source = cell.lab.sources.small()
+    warm(source)
+    done = cell.s5cmd("cp", f"{source}/", f"s3://{cell.bucket}/small/")
+    there_s = cell.wait_in_s3("small/", sizes_below(source, "small/"))
+    cell.record("in_s3_files_s", cell.lab.scale.small_files / (there_s - done.started_s))
+
+
+def prepare_small(lab: Lab, bucket: str) -> None:
+    """The small files as objects."""
+    lab.put(lab.sources.small(), bucket, "small/")
+
+
+def tar_once(cell: MountCell) -> float:
+    """tar the folder through a pipe (into /dev/null GNU tar would not read), return files/s."""
+    done = cell.shell(f"tar cf - -C {cell.path} small | wc -c")
+    scale = cell.lab.scale
+    if int(done.stdout) < scale.small_files * (scale.small_bytes + 512):
+        raise StepFailed(f"tar wrote only {done.stdout.strip()} bytes")
+    return scale.small_files / done.seconds
+
+
+def read_small(cell: MountCell) -> None:
+    """tar of the cold folder, and again."""
+    with cell.usage():
+        cell.record("cold_files_s", tar_once(cell))
+    cell.record("again_files_s", tar_once(cell))
+
+
+def read_small_raw(cell: RawCell) -> None:
+    """s5cmd cp of all of them into a local folder."""
+    cell.scratch.mkdir(parents=True)
+    done = cell.s5cmd("cp", f"s3://{cell.bucket}/small/*", f"{cell.scratch}/")
+    cell.record("cold_files_s", cell.lab.scale.small_files / done.seconds)
+
+
+# -- listings ----------------------------------------------------------------------------------
+
+
+def prepare_tree(lab: Lab, bucket: str) -> None:
+    """Tiny objects in folders."""
+    lab.put(lab.sources.tree(), bucket, "tree/")
+
+
+def entries_per_s(cell: Cell, done: Finished, least: int) -> float:
+    """Entries per second; all entries must have been printed."""
+    if int(done.stdout) < least:
+        raise StepFailed(f"only {done.stdout.strip()} of at least {least} lines")
+    return cell.lab.scale.keys / done.seconds
+
+
+def find_tree(cell: MountCell) -> None:
+    """find on the cold tree, then ls -lR of what was just found."""
+    scale = cell.lab.scale
+    with cell.usage():
+        done = cell.shell(f"find {cell.path}/tree | wc -l")
+        cell.record("find_entries_s", entries_per_s(cell, done, scale.keys + scale.folders + 1))
+    done = cell.shell(f"ls -lR {cell.path}/tree | wc -l")
+    cell.record("then_ls_entries_s", entries_per_s(cell, done, scale.keys + scale.folders))
+
+
+def list_tree(cell: MountCell) -> None:
+    """ls -lR on the cold tree."""
+    scale = cell.lab.scale
+    with cell.usage():
+        done = cell.shell(f"ls -lR {cell.path}/tree | wc -l")
+        cell.record("ls_entries_s", entries_per_s(cell, done, scale.keys + scale.folders))
+
+
+def find_tree_raw(cell: RawCell) -> None:
+    """s5cmd ls of all keys."""
+    done = cell.s5cmd("ls", f"s3://{cell.bucket}/tree/*")
+    cell.record("find_entries_s", _listed_per_s(cell, done))
+
+
+def list_tree_raw(cell: RawCell) -> None:
+    """The same listing, as it holds sizes and times too."""
+    done = cell.s5cmd("ls", f"s3://{cell.bucket}/tree/*")
+    cell.record("ls_entries_s", _listed_per_s(cell, done))
+
+
+def _listed_per_s(cell: RawCell, done: Finished) -> float:
+    if done.stdout.count("\n") < cell.lab.scale.keys:
+        raise StepFailed("s5cmd did not list all keys")
+    return cell.lab.scale.keys / done.seconds
+
+
+# -- first byte --------------------------------------------------------------------------------
+
+
+def prepare_first(lab: Lab, bucket: str) -> None:
+    """Files of which only the beginning is waited for."""
+    lab.put(lab.sources.first(), bucket, "first/")
+
+
+def _shuffled(cell: Cell) -> list[str]:
+    """Their names in an order that no read-ahead by name can guess, the same for every tool."""
+    names = sorted(path.name for path in cell.lab.sources.first().iterdir())
+    random.Random(7).shuffle(names)
+    return names
+
+
+def _record_quantiles(cell: Cell, done: Finished) -> None:
+    times_ms: list[float] = json.loads(done.stdout)
+    cuts = statistics.quantiles(times_ms, n=20, method="inclusive")
+    cell.record("p50_ms", statistics.median(times_ms))
+    cell.record("p95_ms", cuts[18])
+
+
+def first_byte(cell: MountCell) -> None:
+    """Open and read one byte of cold files, one after another."""
+    names = "\n".join(str(cell.path / "first" / name) for name in _shuffled(cell))
+    with cell.usage():
+        done = cell.run([sys.executable, str(PROBE), "first-byte"], names.encode())
+    _record_quantiles(cell, done)
+
+
+def first_byte_raw(cell: RawCell) -> None:
+    """One GET each on one kept connection."""
+    keys = [f"first/{name}" for name in _shuffled(cell)]
+    urls = "\n".join(cell.lab.truth.urls(cell.endpoint, cell.bucket, keys))
+    _record_quantiles(cell, cell.run([sys.executable, str(PROBE), "first-byte-raw"], urls.encode()))
+
+
+# -- rename and delete -------------------------------------------------------------------------
+
+
+def prepare_moved(lab: Lab, bucket: str) -> None:
+    """A folder to be renamed."""
+    lab.put(lab.sources.moved(), bucket, "old/")
+
+
+def _wait_moved(cell: Cell) -> float:
+    """When the folder was seen in S3 under its new name only."""
+    wanted = sizes_below(cell.lab.sources.moved(), "new/")
+    return cell.lab.truth.wait_until(
+        cell.bucket, "", lambda sizes: files_of(sizes) == wanted, cell.lab.timeout_s
+    )
+
+
+def move_folder(cell: MountCell) -> None:
+    """mv of a folder that was not looked at before."""
+    with cell.usage():
+        done = cell.run(["mv", str(cell.path / "old"), str(cell.path / "new")])
+        cell.record("seen_s", done.seconds)
+        cell.record("in_s3_s", _wait_moved(cell) - done.started_s)
+
+
+def move_folder_raw(cell: RawCell) -> None:
+    """s5cmd mv of every key."""
+    done = cell.s5cmd("mv", f"s3://{cell.bucket}/old/*", f"s3://{cell.bucket}/new/")
+    cell.record("in_s3_s", _wait_moved(cell) - done.started_s)
+
+
+def _wait_removed(cell: Cell) -> float:
+    """When nothing, not even a marker, was seen below the folder."""
+    return cell.lab.truth.wait_until(
+        cell.bucket, "small/", lambda sizes: not sizes, cell.lab.timeout_s
+    )
+
+
+def remove_small(cell: MountCell) -> None:
+    """rm -rf of the folder of small files, not looked at before."""
+    count = cell.lab.scale.small_files
+    with cell.usage():
+        done = cell.run(["rm", "-rf", str(cell.path / "small")])
+        cell.record("seen_files_s", count / done.seconds)
+        cell.record("in_s3_files_s", count / (_wait_removed(cell) - done.started_s))
+
+
+def remove_small_raw(cell: RawCell) -> None:
+    """s5cmd rm, which deletes 1,000 keys a request."""
+    done = cell.s5cmd("rm", f"s3://{cell.bucket}/small/*")
+    rate = cell.lab.scale.small_files / (_wait_removed(cell) - done.started_s)
+    cell.record("in_s3_files_s", rate)
+
+
+WORKLOADS: tuple[Workload, ...] = (
+    Workload(
+        "write",
+        (
+            Row("seen_mb_s", "{big} write: seen", "MB/s"),
+            Row("in_s3_mb_s", "... until in S3", "MB/s"),
+        ),
+        nothing,
+        write_big,
+        write_big_raw,
+        own_bucket=True,
+    ),
+    Workload(
+        "read",
+        (
+            Row("cold_mb_s", "{big} read: cold", "MB/s"),
+            Row("warm_mb_s", "... again", "MB/s"),
+            Row("remount_mb_s", "... after remount, page cache dropped", "MB/s"),
+        ),
+        prepare_big,
+        read_big,
+        read_big_raw,
+    ),
+    Workload(
+        "small-write",
+        (
+            Row("seen_files_s", "{small} `cp -r`: seen", "files/s"),
+            Row("in_s3_files_s", "... until in S3", "files/s"),
+        ),
+        nothing,
+        write_small,
+        write_small_raw,
+        own_bucket=True,
+    ),
+    Workload(
+        "small-read",
+        (
+            Row("cold_files_s", "{small} `tar c`: cold", "files/s"),
+            Row("again_files_s", "... again", "files/s"),
+        ),
+        prepare_small,
+        read_small,
+        read_small_raw,
+    ),
+    Workload(
+        "find",
+        (
+            Row("find_entries_s", "{keys}: `find`, cold", "entries/s"),
+            Row("then_ls_entries_s", "... then `ls -lR`", "entries/s"),
+        ),
+        prepare_tree,
+        find_tree,
+        find_tree_raw,
+    ),
+    Workload(
+        "ls",
+        (Row("ls_entries_s", "{keys}: `ls -lR`, cold", "entries/s"),),
+        prepare_tree,
+        list_tree,
+        list_tree_raw,
+    ),
+    Workload(
+        "first-byte",
+        (
+            Row("p50_ms", "first byte of a {first} file, p50", "ms", more_is_better=False),
+            Row("p95_ms", "... p95", "ms", more_is_better=False),
+        ),
+        prepare_first,
+        first_byte,
+        first_byte_raw,
+    ),
+    Workload(
+        "mv",
+        (
+            Row("seen_s", "`mv` of a folder of {moved}: seen", "s", more_is_better=False),
+            Row("in_s3_s", "... until in S3", "s", more_is_better=False),
+        ),
+        prepare_moved,
+        move_folder,
+        move_folder_raw,
+        own_bucket=True,
+    ),
+    Workload(
+        "rm",
+        (
+            Row("seen_files_s", "`rm -rf` of {small}: seen", "files/s"),
+            Row("in_s3_files_s", "... until in S3", "files/s"),
+        ),
+        prepare_small,
+        remove_small,
+        remove_small_raw,
+        own_bucket=True,
+    ),
+)
+COSTS: tuple[Row, ...] = (
+    Row("cpu_s", "CPU seconds", "s", more_is_better=False),
+    Row("peak_mib", "peak memory", "MiB", more_is_better=False),
+)
+"""Measured in every workload, from its start until its result is in S3 or the cold pass is over."""
