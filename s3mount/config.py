@@ -83,6 +83,23 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How the process of one mount runs, beside what it mounts.
+
+    ``source`` is the bucket as the user named it. ``kernel_options`` go to the kernel as they are.
+    ``ready_fd`` is the pipe on which a background mount tells its parent how the start went.
+    """
+
+    source: str
+    foreground: bool = False
+    nonempty: bool = False
+    kernel_options: tuple[str, ...] = ()
+    log_file: str | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_timeout_s: float = 60.0
+    ready_fd: int | None = None
+
+
 def default_state_dir() -> Path:
     """``$XDG_STATE_HOME/s3mount``, or ``~/.local/state/s3mount``; /var/lib/s3mount without a HOME."""
     return _xdg("XDG_STATE_HOME", ".local/state", "/var/lib")

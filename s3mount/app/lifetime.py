@@ -1,0 +1,352 @@
+"""One mount from start to end: mount, serve, heed signals, drain, unmount.
+
+The order matters. What is pending lies in the journal before a writer is answered, so any step may
+be cut short without loss; the steps are there so that an orderly end leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import pyfuse3
+import trio
+
+from s3mount import __version__, status
+from s3mount.config import MountConfig, RunConfig
+from s3mount.daemon import registry
+from s3mount.daemon.launch import Reporter
+from s3mount.daemon.ownership import StateLock
+from s3mount.daemon.server import ControlServer
+from s3mount.errors import LocalDiskError, MountError, S3MountError
+from s3mount.fuse import session as fuse_session
+from s3mount.fuse.session import Session
+from s3mount.logs import dump_stacks_on_sigusr1
+
+log = logging.getLogger(__name__)
+
+STATISTICS_TIMEOUT_S = 2.0
+
+LAST_DRAIN_S = 2.0
+"""After a signal's drain used up its time, what came in while unmounting gets this long."""
+
+
+class Served(Protocol):
+    """What this module needs of the file system."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Background work until cancelled; reports started when requests can be answered."""
+        ...
+
+    async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
+        """Until all changes made so far, or those to ``paths``, are in S3. Raises S3MountError."""
+        ...
+
+    def pending(self) -> tuple[int, int]:
+        """Files and bytes that are not in S3 yet."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Counts and lists for ``status.Snapshot``."""
+        ...
+
+    async def status_of(self, path: str) -> dict[str, Any]:
+        """One file. Raises S3MountError."""
+        ...
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What a mount is made of.
+
+    ``statistics`` are the store's counters. ``where`` describes the bucket: endpoint_url, region,
+    versioning.
+    """
+
+    filesystem: Served
+    operations: pyfuse3.Operations
+    statistics: Callable[[], Awaitable[dict[str, float]]]
+    where: dict[str, Any] = {}
+
+
+class Lifetime:
+    """Runs one mount, once; ``run`` returns the exit status.
+
+    ``build`` is an async context that makes the parts and takes them down; it raises S3MountError
+    for what keeps the bucket from being mounted.
+    """
+
+    def __init__(
+        self,
+        config: MountConfig,
+        run: RunConfig,
+        *,
+        lock: StateLock,
+        reporter: Reporter,
+        log_path: str,
+        build: Callable[[], AbstractAsyncContextManager[Parts]],
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._lock = lock
+        self._reporter = reporter
+        self._log_path = log_path
+        self._build = build
+        self._parts: Parts | None = None
+        self._session: Session | None = None
+        self._phase: Literal["serving", "draining"] = "serving"
+        self._mounted_at_ns = 0
+        self._run_dir: Path | None = None
+        self._whole = trio.CancelScope()
+        self._draining: trio.CancelScope | None = None
+        self._unmounted = trio.Event()
+        self._signals = 0
+        self._drain_ends: float | None = None
+        self._leave_rest = False
+
+    async def run(self) -> int:
+        """Mount, serve until the mount ends, drain. 0: all is in S3; 1: something is kept for later.
+
+        Raises S3MountError when the mount could not be made; nothing is left mounted then.
+        """
+        result = 1
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        with trio.open_signal_receiver(*numbers) as received:
+            dump_stacks_on_sigusr1()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._heed, received, nursery)
+                with self._whole:
+                    async with self._build() as parts:
+                        self._parts = parts
+                        result = await self._mount_and_serve(parts)
+                nursery.cancel_scope.cancel()
+        if not self._mounted_at_ns:
+            raise MountError("interrupted before the mount was there")
+        return self._account() if self._whole.cancelled_caught else result
+
+    # What ControlServer asks for.
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Everything that ``s3mount status`` shows of this mount."""
+        assert self._parts is not None
+        assert self._session is not None
+        record = self._record()
+        found = status.Snapshot(
+            mountpoint=record.mountpoint,
+            source=record.source,
+            phase=self._phase,
+            pid=record.pid,
+            version=record.version,
+            mounted_at_ns=self._mounted_at_ns,
+            state_dir=self._config.state_dir,
+            cache_dir=self._config.cache_dir,
+            log_path=self._log_path,
+            kernel=msgspec.to_builtins(self._session.tuning),
+            s3=await self._statistics(),
+        )
+        plain: dict[str, Any] = msgspec.to_builtins(found)
+        return {**plain, **self._parts.where, **self._parts.filesystem.status()}
+
+    async def snapshot_of(self, path: str) -> dict[str, Any]:
+        """One file of the mount. Raises S3MountError."""
+        assert self._parts is not None
+        try:
+            return await self._parts.filesystem.status_of(path)
+        except OSError as error:
+            raise MountError(f"{path}: {error.strerror or error}") from None
+
+    async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
+        """Until the changes made so far are in S3. Raises S3MountError naming what is stuck."""
+        assert self._parts is not None
+        await self._parts.filesystem.wait_uploaded(paths)
+
+    def pending(self) -> tuple[int, int]:
+        """Files and bytes that are not in S3 yet."""
+        assert self._parts is not None
+        return self._parts.filesystem.pending()
+
+    async def moved(self) -> float:
+        """A number that changes whenever anything was sent."""
+        statistics = await self._statistics()
+        return statistics.get("bytes_sent", 0.0) + statistics.get("requests", 0.0)
+
+    async def _statistics(self) -> dict[str, float]:
+        """The store's counters; none when it cannot tell just now."""
+        assert self._parts is not None
+        with trio.move_on_after(STATISTICS_TIMEOUT_S):
+            with contextlib.suppress(S3MountError):
+                return await self._parts.statistics()
+        return {}
+
+    def stop_draining(self) -> None:
+        """If the mount has ended already, keep the rest for the next one and exit."""
+        if self._phase == "draining":
+            log.info("told to leave the rest for the next mount")
+            self._leave_rest = True
+            if self._draining is not None:
+                self._draining.cancel()
+
+    # The stages.
+
+    async def _mount_and_serve(self, parts: Parts) -> int:
+        server = ControlServer(self)
+        record = self._record()
+        session = self._session = Session(
+            parts.operations,
+            self._config.mountpoint,
+            fuse_session.mount_options(self._config, self._run.source, self._run.kernel_options),
+            fast_loop=self._config.fast_loop,
+        )
+        orderly = False
+        try:
+            async with trio.open_nursery() as nursery:
+                self._reporter.step("recovering what an earlier mount left")
+                await nursery.start(parts.filesystem.run)
+                self._reporter.step("mounting")
+                session.open()
+                await nursery.start(self._serve_kernel, session)
+                await nursery.start(server.run, self._socket_path, self._publish)
+                self._announce(session)
+                await self._unmounted.wait()
+                session.close()
+                await self._drain_last()
+                await server.end(*parts.filesystem.pending())
+                orderly = True
+                nursery.cancel_scope.cancel()
+        finally:
+            # A mount that broke down stays there as a dead one: an empty folder in its place would
+            # look to rsync as if everything had been deleted.
+            session.close(unmount=orderly or self._signals > 0 or not self._mounted_at_ns)
+            if self._run_dir is not None:
+                registry.withdraw(self._run_dir, record)
+        return self._account()
+
+    def _socket_path(self) -> Path:
+        self._run_dir = registry.writable_run_dir()
+        return self._run_dir / registry.socket_name(self._config.mountpoint)
+
+    def _publish(self, path: Path) -> None:
+        try:
+            registry.publish(path.parent, self._record())
+        except OSError as error:
+            raise LocalDiskError(f"{path.parent} cannot be written: {error.strerror}") from None
+
+    async def _serve_kernel(self, session: Session, *, task_status: trio.TaskStatus[None]) -> None:
+        await session.serve(task_status=task_status)
+        self._unmounted.set()
+
+    def _announce(self, session: Session) -> None:
+        self._mounted_at_ns = time.time_ns()
+        message = f"{self._run.source} is mounted at {self._config.mountpoint}"
+        log.info("%s; kernel limits set: %s", message, session.tuning)
+        self._reporter.ready(self._config.mountpoint, message)
+
+    async def _drain_last(self) -> None:
+        """The mount has ended; send what is left, within bounds."""
+        self._phase = "draining"
+        self._lock.note("draining")
+        allowed_s = self._run.drain_timeout_s
+        if self._drain_ends is not None:
+            allowed_s = max(LAST_DRAIN_S, self._drain_ends - trio.current_time())
+        files, size_bytes = self.pending()
+        if files:
+            log.info("unmounted; sending %s first", status.amount(files, size_bytes))
+        await self._drain(allowed_s)
+
+    async def _drain(self, allowed_s: float) -> None:
+        with trio.move_on_after(0 if self._leave_rest else allowed_s) as self._draining:
+            try:
+                await self.wait_uploaded()
+            except S3MountError as error:
+                log.warning("not everything could be sent: %s", error)
+        if self._draining.cancelled_caught and not self._leave_rest:
+            log.warning("not everything was sent within %g s", allowed_s)
+
+    def _account(self) -> int:
+        """Say what stays behind; the exit status."""
+        if self._parts is None:
+            return 1
+        files, size_bytes = self.pending()
+        if not files:
+            log.info("unmounted; everything is in S3")
+            return 0
+        log.warning(
+            "%s not in S3 yet: kept in %s and sent at the next mount of %s",
+            status.amount(files, size_bytes),
+            self._config.state_dir,
+            self._run.source,
+        )
+        return 1
+
+    # Signals.
+
+    async def _heed(self, received: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        async for number in received:
+            if number == signal.SIGUSR1:
+                log.warning("tasks of the loop:\n%s", describe_tasks())
+                continue
+            self._signals += 1
+            name = signal.Signals(number).name
+            if self._signals == 1 and self._mounted_at_ns:
+                log.info("%s: sending what is left, then unmounting; once more ends at once", name)
+                nursery.start_soon(self._stop)
+            elif self._mounted_at_ns:
+                log.warning("%s again: ending at once", name)
+                self._whole.cancel()
+            else:
+                self._reporter.failed("interrupted before the mount was there", 1)
+                self._whole.cancel()
+
+    async def _stop(self) -> None:
+        """Drain while the mount is still served, then unmount it, by force if somebody stays in it."""
+        assert self._session is not None
+        self._drain_ends = trio.current_time() + self._run.drain_timeout_s
+        await self._drain(self._run.drain_timeout_s)
+        if self._unmounted.is_set():
+            return
+        reason = await fuse_session.unmount(self._config.mountpoint)
+        if reason is None or self._unmounted.is_set():
+            return
+        log.warning(
+            "still in use (%s): what the kernel holds is written back, then cut off", reason
+        )
+        said = await fuse_session.write_back(self._config.mountpoint)
+        if said is not None:
+            log.warning("the kernel's last writes may be missing: %s", said)
+        self._session.terminate()
+
+    def _record(self) -> registry.MountRecord:
+        pid = os.getpid()
+        return registry.MountRecord(
+            mountpoint=self._config.mountpoint,
+            source=self._run.source,
+            pid=pid,
+            started_ticks=registry.process_start_ticks(pid) or 0,
+            state_dir=self._config.state_dir,
+            log_path=self._log_path,
+            version=__version__,
+        )
+
+
+def describe_tasks() -> str:
+    """Every task of this trio loop and where it waits, for the log of a mount that seems to hang."""
+    lines: list[str] = []
+    root = trio.lowlevel.current_root_task()
+    waiting = [(root, 0)] if root is not None else []
+    while waiting:
+        task, depth = waiting.pop()
+        lines.append(f"{'  ' * depth}{task.name}")
+        lines.extend(
+            f"{'  ' * depth}  at {frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+            for frame, line in task.iter_await_frames()
+        )
+        for nursery in task.child_nurseries:
+            waiting.extend((child, depth + 1) for child in nursery.child_tasks)
+    return "\n".join(lines)

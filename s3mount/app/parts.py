@@ -1,0 +1,90 @@
+"""Builds the parts of a mount, lowest first, and takes them down in reverse."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from s3mount.app.lifetime import Parts
+from s3mount.cache.reader import CacheReader
+from s3mount.clock import SystemClock
+from s3mount.config import MountConfig
+from s3mount.daemon.launch import Reporter
+from s3mount.engine.client import EngineClient
+from s3mount.errors import EngineError, MountError, StoreError
+from s3mount.fuse.operations import Operations
+from s3mount.refs import BucketInfo
+from s3mount.s3.store import Store
+from s3mount.spool.spool import Spool
+from s3mount.vfs.filesystem import Filesystem
+
+CHECK_TIMEOUT_S = 20.0
+"""How long the first look at the bucket may take; a person waits for it."""
+
+
+@asynccontextmanager
+async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[Parts]:
+    """The parts of one mount, ready to be served. Raises S3MountError for what is in the way."""
+    reporter.step("opening the state folder")
+    spool = Spool.open(Path(config.state_dir), size_bytes_max=config.spool_bytes_max)
+    try:
+        async with EngineClient(config.store) as store:
+            reporter.step(f"asking S3 for the bucket {config.store.bucket}")
+            bucket = await _check_bucket(store, config, spool)
+            reporter.step("opening the cache")
+            namespace = _namespace(config, bucket)
+            reader = CacheReader(
+                store,
+                Path(config.cache_dir),
+                namespace=namespace,
+                size_bytes_max=config.cache_bytes_max,
+                prefetch_bytes_max=config.prefetch_bytes_max,
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(reader.run)
+                filesystem = Filesystem(
+                    config=config,
+                    store=store,
+                    spool=spool,
+                    reader=reader,
+                    clock=SystemClock(),
+                    memory_path=Path(config.cache_dir) / namespace / "attributes.sqlite",
+                )
+                yield Parts(
+                    filesystem, Operations(filesystem, config), store.statistics, _where(bucket)
+                )
+                nursery.cancel_scope.cancel()
+    finally:
+        spool.close()
+
+
+async def _check_bucket(store: Store, config: MountConfig, spool: Spool) -> BucketInfo:
+    """Ask S3 for the bucket, within bounds. The error tells as well what waits to be sent there."""
+    try:
+        with trio.move_on_after(CHECK_TIMEOUT_S):
+            return await store.check_bucket()
+        where = config.store.endpoint_url or "AWS"
+        raise MountError(f"S3 at {where} did not answer within {CHECK_TIMEOUT_S:g} s")
+    except (StoreError, EngineError, MountError) as error:
+        if not spool.changes:
+            raise
+        kept = f"{len(spool.changes)} changes that are not in S3 yet are kept in {config.state_dir}"
+        raise MountError(f"{error}; {kept}") from error
+
+
+def _where(bucket: BucketInfo) -> dict[str, str]:
+    return {
+        "endpoint_url": bucket.endpoint_url,
+        "region": bucket.region,
+        "versioning": bucket.versioning,
+    }
+
+
+def _namespace(config: MountConfig, bucket: BucketInfo) -> str:
+    """What the cache calls this bucket: mounts of other prefixes of it share what they read."""
+    what = "\0".join((bucket.endpoint_url or config.store.endpoint_url or "", bucket.name))
+    return hashlib.sha256(what.encode()).hexdigest()[:16]

@@ -1,0 +1,128 @@
+"""Which command is meant, and how it ends: one line on stderr and an exit status.
+
+0: done. 1: it failed, or something is not in S3 yet. 2: the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from s3mount import __version__, logs
+from s3mount.cli.mount import ENVIRONMENT_PREFIX
+
+COMMANDS: Mapping[str, str] = {
+    "mount": "s3mount.cli.mount:mount",
+    "unmount": "s3mount.cli.unmount:unmount",
+    "status": "s3mount.cli.status:status",
+    "wait": "s3mount.cli.wait:wait",
+    "demo": "s3mount.cli.demo:demo",
+    "mount-helper": "s3mount.cli.helper:helper",
+}
+
+HELPER_NAMES = frozenset(("mount.s3mount", "mount.fuse.s3mount"))
+"""Names under which mount(8) starts its helpers."""
+
+OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR",))
+"""Variables of ours that mirror no option."""
+
+
+class Commands(click.Group):
+    """The group of all commands; each one's module is imported when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which people meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, or ``None``."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        found: click.Command = getattr(importlib.import_module(module), name)
+        return found
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="s3mount BUCKET MOUNTPOINT is short for s3mount mount BUCKET MOUNTPOINT. Options of mount "
+    "have variables: --part-size is S3MOUNT_PART_SIZE. Exit status: 0 done, 1 failed or not all in "
+    "S3, 2 wrong usage.",
+)
+@click.version_option(__version__, message="s3mount %(version)s")
+def group() -> None:
+    """An S3 bucket as a folder."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. Nothing but SystemExit's kin comes out of it."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and os.path.basename(sys.argv[0]) in HELPER_NAMES:
+        given = ["mount-helper", *given]
+    if not given:
+        click.echo(group.get_help(click.Context(group, info_name="s3mount")), err=True)
+        return 2
+    warn_of_unknown_variables()
+    try:
+        given = with_command(given)
+        result = group.main(args=given, prog_name="s3mount", standalone_mode=False, obj=given)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        _complain(" ".join(error.format_message().split()))
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001  the last stop: what reaches it becomes one line
+        message, exit_code = logs.explain(error, None)
+        _complain(message)
+        return exit_code
+
+
+def with_command(given: list[str]) -> list[str]:
+    """The arguments with ``mount`` put first where they name a bucket instead of a command."""
+    words = [word for word in given if not word.startswith("-")]
+    if not words or words[0] in COMMANDS:
+        return given
+    if words == given[:1] and "://" not in words[0]:
+        raise click.UsageError(
+            f"{words[0]!r} is no command; to mount a bucket: s3mount BUCKET MOUNTPOINT"
+        )
+    return ["mount", *given]
+
+
+def warn_of_unknown_variables() -> None:
+    """Name S3MOUNT_ variables that mean nothing: a misspelt one would be ignored silently."""
+    present = {name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)}
+    if not present - OTHER_VARIABLES:
+        return
+    for name in sorted(present - known_variables()):
+        _complain(f"warning: the variable {name} means nothing to s3mount")
+
+
+def known_variables() -> set[str]:
+    """Every variable of ours that has a meaning."""
+    context = click.Context(group)
+    known = set(OTHER_VARIABLES)
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        for parameter in command.params if command is not None else ():
+            if isinstance(parameter.envvar, str):
+                known.add(parameter.envvar)
+    return known
+
+
+def _complain(message: str) -> None:
+    click.echo(f"s3mount: {message}", err=True)

@@ -1,0 +1,221 @@
+"""``s3mount mount BUCKET MOUNTPOINT``: from the command line to the settings, and off."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+from s3mount import mountinfo
+from s3mount.cli.mountoptions import Options
+from s3mount.cli.values import mode, normal_prefix, parse_bucket, seconds, size
+from s3mount.config import (
+    GIB,
+    MIB,
+    MountConfig,
+    RunConfig,
+    StoreConfig,
+    default_cache_dir,
+    default_state_dir,
+)
+from s3mount.logs import LEVELS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENVIRONMENT_PREFIX = "S3MOUNT_"
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """A click option that its S3MOUNT_ variable fills in as well."""
+    long = next(name for name in names if name.startswith("--")).partition("/")[0]
+    variable = ENVIRONMENT_PREFIX + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+@click.command(
+    "mount",
+    short_help="Show a bucket as a folder.",
+    epilog="Sizes: 512MiB, 10G. Times: 250ms, 1s, 5m. Each option may come from a variable as well: "
+    "--part-size from S3MOUNT_PART_SIZE.",
+)
+@click.argument("bucket")
+@click.argument("mountpoint", type=click.Path(path_type=str))
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; log to stderr.")
+@click.option("-o", "options", multiple=True, metavar="A,B=C", help="Options as fstab has them.")
+@option("--read-only", is_flag=True, help="Refuse every change.")
+@option("--prefix", default="", help="Mount only the keys below this prefix.")
+@option("--endpoint-url", metavar="URL", help="S3 server, where it is not AWS.")
+@option("--region", help="AWS region of the bucket.")
+@option("--profile", help="Profile in ~/.aws to take credentials from.")
+@option("--no-sign-request", is_flag=True, help="Ask anonymously, for public buckets.")
+@option("--path-style", is_flag=True, help="Bucket in the path, not in the host name.")
+@option("--request-payer", is_flag=True, help="Pay for requests to somebody else's bucket.")
+@option("--ca-bundle", type=click.Path(), help="Certificates to trust instead of the system's.")
+@option("--no-verify-ssl", is_flag=True, help="Trust any server certificate.")
+@option("--cache-dir", type=click.Path(), help="Where to keep what was read.")
+@option("--cache-size", type=size, default=10 * GIB, help="Its limit.  [default: 10G]")
+@option("--state-dir", type=click.Path(), help="Where to keep what is not in S3 yet.")
+@option("--spool-size", type=size, default=100 * GIB, help="Its limit.  [default: 100G]")
+@option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
+@option("--prefetch-size", type=size, default=256 * MIB, help="Read ahead in all.  [default: 256M]")
+@option("--uploads", type=int, default=16, help="Uploads at once.  [default: 16]")
+@option(
+    "--upload-delay", type=seconds, default=0.25, help="Calm before an upload.  [default: 0.25s]"
+)
+@option(
+    "--metadata-ttl",
+    type=seconds,
+    default=1.0,
+    help="How long names and sizes are believed.  [default: 1s]",
+)
+@option(
+    "--attributes",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Mode, owner and times kept with the objects.  [default: auto]",
+)
+@option("--uid", type=int, default=None, help="Owner of files without one.  [default: you]")
+@option("--gid", type=int, default=None, help="Group of files without one.  [default: yours]")
+@option("--file-mode", type=mode, default=0o644, help="Mode of files without one.  [default: 644]")
+@option("--dir-mode", type=mode, default=0o755, help="Mode of folders without one.  [default: 755]")
+@option("--allow-other", is_flag=True, help="Let other users in, as the modes say.")
+@option("--suid", is_flag=True, help="Honour set-id bits; only in a bucket you trust.")
+@option("--dev", is_flag=True, help="Honour device nodes; only in a bucket you trust.")
+@option("--xattr", is_flag=True, help="Extended attributes; makes listings slower.")
+@option("--storage-class", help="Of new objects, such as STANDARD_IA.")
+@option("--nonempty", is_flag=True, help="Mount over a folder that is not empty.")
+@option("--log-file", type=click.Path(), help="[default: 'log' in the state folder]")
+@option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
+@option(
+    "--drain-timeout",
+    type=seconds,
+    default=60.0,
+    help="Time to send what is left when told to stop.  [default: 60s]",
+)
+@option("--no-fast-loop", is_flag=True, help="Never poll for the next request.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is mounted.")
+@click.option("--ready-fd", type=int, hidden=True)
+@click.pass_context
+def mount(ctx: click.Context, /, **given: Any) -> int:
+    """Show BUCKET (or s3://BUCKET/PREFIX) as a folder at MOUNTPOINT.
+
+    Returns when the mount answers, or with the reason why it does not. Every option may be given with
+    -o as well, with _ or -; one given by name wins. AWS's own variables and files (AWS_PROFILE,
+    ~/.aws/config, ...) are honoured.
+    """
+    values = _with_mount_options(ctx, given)
+    config = mount_config(values)
+    run = run_config(values)
+    if run.foreground or run.ready_fd is not None:
+        from s3mount.app.mount import run_mount
+        from s3mount.app.parts import build_parts
+
+        return run_mount(config, run, build_parts)
+    return _in_background(ctx.obj, quiet=values["quiet"])
+
+
+def mount_config(values: dict[str, Any]) -> MountConfig:
+    """The settings of a mount from the command's values. Raises UsageError and click.UsageError."""
+    bucket, prefix = parse_bucket(values["bucket"])
+    if prefix and values["prefix"]:
+        raise click.UsageError("give the prefix in the bucket's URL or with --prefix, not both")
+    store = StoreConfig(
+        bucket=bucket,
+        endpoint_url=_endpoint(values["endpoint_url"]),
+        region=values["region"],
+        profile=values["profile"],
+        sign_requests=not values["no_sign_request"],
+        path_style=values["path_style"],
+        request_payer=values["request_payer"],
+        ca_bundle=_absolute(values["ca_bundle"]),
+        verify_tls=not values["no_verify_ssl"],
+    )
+    config = MountConfig(
+        store=store,
+        mountpoint=_resolved(values["mountpoint"]),
+        prefix=prefix or normal_prefix(values["prefix"]),
+        read_only=values["read_only"],
+        allow_other=values["allow_other"],
+        suid=values["suid"],
+        dev=values["dev"],
+        xattr=values["xattr"],
+        uid=os.getuid() if values["uid"] is None else values["uid"],
+        gid=os.getgid() if values["gid"] is None else values["gid"],
+        file_mode=values["file_mode"],
+        dir_mode=values["dir_mode"],
+        metadata_ttl_s=values["metadata_ttl"],
+        attributes=values["attributes"],
+        storage_class=values["storage_class"],
+        cache_bytes_max=values["cache_size"],
+        spool_bytes_max=values["spool_size"],
+        prefetch_bytes_max=values["prefetch_size"],
+        part_bytes=values["part_size"],
+        uploads_max=values["uploads"],
+        upload_delay_s=values["upload_delay"],
+        fast_loop=not values["no_fast_loop"],
+        cache_dir=_absolute(values["cache_dir"]) or str(default_cache_dir()),
+    )
+    base = _absolute(values["state_dir"]) or str(default_state_dir())
+    return msgspec.structs.replace(config, state_dir=os.path.join(base, config.identity))
+
+
+def run_config(values: dict[str, Any]) -> RunConfig:
+    """How the mount's process runs, from the command's values."""
+    return RunConfig(
+        source=values["bucket"],
+        foreground=values["foreground"],
+        nonempty=values["nonempty"],
+        kernel_options=tuple(values["kernel"]),
+        log_file=_absolute(values["log_file"]),
+        log_level=values["log_level"],
+        drain_timeout_s=values["drain_timeout"],
+        ready_fd=values["ready_fd"],
+    )
+
+
+def _with_mount_options(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """The values with those of ``-o`` filled in where no option named the same thing."""
+    options = Options(ctx.command.params)
+    for words in given["options"]:
+        options.take(ctx, words)
+    by_words = {
+        name: value
+        for name, value in options.values.items()
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE
+    }
+    return {**given, **by_words, "kernel": options.kernel}
+
+
+def _resolved(mountpoint: str) -> str:
+    """The mount point made absolute; a mount that is there already is not looked at."""
+    plain = mountinfo.absolute(mountpoint)
+    top = mountinfo.topmost_at(plain, mountinfo.read_mounts())
+    if top is not None and top.filesystem == mountinfo.FILESYSTEM_TYPE:
+        return plain
+    return os.path.realpath(plain)
+
+
+def _endpoint(url: str | None) -> str | None:
+    if url is None or "://" in url:
+        return url
+    raise click.UsageError(f"--endpoint-url {url}: must begin with https:// or http://")
+
+
+def _absolute(path: str | None) -> str | None:
+    return os.path.abspath(os.path.expanduser(path)) if path else None
+
+
+def _in_background(arguments: list[str], *, quiet: bool) -> int:
+    from s3mount.daemon.launch import Ready, start_in_background
+
+    news = start_in_background(arguments)
+    if isinstance(news, Ready):
+        if not quiet:
+            click.echo(news.message)
+        return 0
+    click.echo(f"s3mount: {news.message}", err=True)
+    return news.exit_code

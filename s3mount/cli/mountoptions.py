@@ -1,0 +1,121 @@
+"""``-o a,b=c`` as mount(8) and fstab give it: which word means which option.
+
+Words of fstab that speak to mount(8), systemd or the kernel are taken without a word of ours; a word
+that nobody knows is a usage error, since a misspelt option must not be ignored silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+FOR_OTHERS = frozenset(
+    (
+        *("_netdev", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
+        *("defaults", "async", "exec", "atime", "diratime", "nolazytime", "default_permissions"),
+    )
+)
+"""What means nothing to the mount itself. ``x-...``, ``X-...`` and ``comment=...`` are such, too."""
+
+FOR_KERNEL = frozenset(
+    (
+        *("noexec", "sync", "dirsync", "noatime", "nodiratime", "relatime", "norelatime"),
+        *("strictatime", "nostrictatime", "lazytime", "allow_root"),
+    )
+)
+"""What goes to the kernel (or libfuse) as it is."""
+
+FLAGS: Mapping[str, tuple[str, bool]] = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "suid": ("suid", True),
+    "nosuid": ("suid", False),
+    "dev": ("dev", True),
+    "nodev": ("dev", False),
+    "nonempty": ("nonempty", True),
+}
+
+PEERS: Mapping[str, str] = {
+    "endpoint": "endpoint_url",
+    "url": "endpoint_url",
+    "force_path_style": "path_style",
+    "use_path_request_style": "path_style",
+    "cache": "cache_dir",
+    "max_cache_size": "cache_size",
+    "requester_pays": "request_payer",
+}
+"""Names under which users of other S3 file systems know our options."""
+
+
+class Options:
+    """What a list of ``-o`` arguments says, in the order given; the last word on a thing wins."""
+
+    def __init__(self, parameters: Iterable[click.Parameter]) -> None:
+        self._parameters = {
+            found.name: found
+            for found in parameters
+            if isinstance(found, click.Option) and found.name and not found.hidden
+        }
+        self.values: dict[str, Any] = {}
+        self.kernel: list[str] = []
+
+    def take(self, ctx: click.Context, given: str) -> None:
+        """Take in one ``-o`` argument. Raises click.UsageError naming the word that is wrong."""
+        for word in split(given):
+            self._take_word(ctx, word)
+
+    def _take_word(self, ctx: click.Context, word: str) -> None:
+        raw_name, equals, value = word.partition("=")
+        name = raw_name.strip().replace("-", "_")
+        if name in FOR_OTHERS or name == "comment" or raw_name.lower().startswith("x-"):
+            return
+        if name in FOR_KERNEL and not equals:
+            self.kernel.append(name)
+        elif name in FLAGS and not equals:
+            option, on = FLAGS[name]
+            self.values[option] = on
+        elif name == "umask":
+            self._take_umask(word, value)
+        else:
+            self._take_option(ctx, word, PEERS.get(name, name), value if equals else None)
+
+    def _take_umask(self, word: str, value: str) -> None:
+        if not re.fullmatch(r"[0-7]{1,4}", value):
+            raise click.UsageError(f"-o {word}: umask is an octal number such as 022")
+        self.values["file_mode"] = 0o666 & ~int(value, 8)
+        self.values["dir_mode"] = 0o777 & ~int(value, 8)
+
+    def _take_option(self, ctx: click.Context, word: str, name: str, value: str | None) -> None:
+        option = self._parameters.get(name)
+        if option is None or option.name in ("options", "foreground"):
+            raise click.UsageError(f"-o {word}: unknown option {word.partition('=')[0]!r}")
+        if value is None:
+            if not option.is_flag:
+                raise click.UsageError(f"-o {word}: needs a value ({name}=...)")
+            value = "true"
+        try:
+            self.values[str(option.name)] = option.type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            raise click.UsageError(f"-o {word}: {error.message}") from None
+
+
+def split(given: str) -> list[str]:
+    """The words between commas; ``\\,`` is a comma within a word, and quotes hold a word together."""
+    words, word, quoted, escaped = [], "", False, False
+    for letter in given:
+        if escaped or (letter not in '\\",' and not quoted):
+            word, escaped = word + letter, False
+        elif letter == "\\":
+            escaped = True
+        elif letter == '"':
+            quoted = not quoted
+        elif letter == "," and not quoted:
+            words.append(word)
+            word = ""
+        else:
+            word += letter
+    words.append(word)
+    return [found for found in (text.strip() for text in words) if found]

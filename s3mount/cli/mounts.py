@@ -1,0 +1,119 @@
+"""Which mount a path on the command line means, and how to reach its process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from s3mount import mountinfo, status
+from s3mount.daemon import client, protocol, registry
+from s3mount.errors import MountError
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount as the kernel and its own record tell of it; at least one of the two is there."""
+
+    mountpoint: str
+    entry: mountinfo.MountEntry | None = None
+    folder: Path | None = None
+    record: registry.MountRecord | None = None
+
+    @property
+    def source(self) -> str:
+        """The bucket as it was named when it was mounted."""
+        if self.record is not None:
+            return self.record.source
+        return self.entry.source if self.entry is not None else ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that left the record runs."""
+        return self.record is not None and self.record.alive
+
+    def connect(self) -> client.ControlClient:
+        """A connection to the process. Raises MountError saying why there is none."""
+        if self.record is None or self.folder is None:
+            raise MountError(
+                f"the process of {self.mountpoint} left no word of itself "
+                f"(was it started with another {registry.RUN_DIR_VARIABLE}?)"
+            )
+        if not self.record.alive:
+            raise MountError(
+                f"the process of {self.mountpoint} is gone; what was written and closed is kept in "
+                f"{self.record.state_dir} and is sent at the next mount"
+            )
+        return client.ControlClient(self.folder, self.record)
+
+
+def find_mount(path: str) -> tuple[Mount, str]:
+    """The mount that ``path`` lies in, and the path relative to it (empty for the mount point).
+
+    Raises MountError when it lies in none.
+    """
+    mounts = mountinfo.read_mounts()
+    for candidate in dict.fromkeys((mountinfo.absolute(path), os.path.abspath(path))):
+        entry = mountinfo.mount_containing(candidate, mounts)
+        if entry is not None:
+            return _with_record(entry), _below(candidate, entry.mountpoint)
+        ended = registry.find(candidate, os.geteuid())
+        if ended is not None and ended[1].alive:
+            return Mount(mountpoint=candidate, folder=ended[0], record=ended[1]), ""
+    real = os.path.realpath(path)
+    entry = mountinfo.mount_containing(real, mounts)
+    if entry is None:
+        raise MountError(f"{path} is not a mounted bucket, nor in one")
+    return _with_record(entry), _below(real, entry.mountpoint)
+
+
+def find_mounts() -> list[Mount]:
+    """All mounts of this user (root: everybody's), and processes that still send what theirs left."""
+    me = os.geteuid()
+    found: dict[str, Mount] = {}
+    for entry in mountinfo.read_mounts():
+        if entry.filesystem == mountinfo.FILESYSTEM_TYPE and me in (0, entry.owner_uid):
+            found[entry.mountpoint] = _with_record(entry)
+    for folder, record in registry.find_all(me):
+        if record.alive and record.mountpoint not in found:
+            found[record.mountpoint] = Mount(
+                mountpoint=record.mountpoint, folder=folder, record=record
+            )
+    return list(found.values())
+
+
+def snapshot_of(mount: Mount) -> status.Snapshot:
+    """What the mount's process says of itself, or what can be told without it."""
+    if mount.alive:
+        try:
+            with mount.connect() as connection:
+                return msgspec.convert(connection.ask(protocol.Status()), status.Snapshot)
+        except (MountError, msgspec.ValidationError):
+            phase = "silent"
+    else:
+        phase = "dead" if mount.record or _is_dead(mount) else "silent"
+    record = mount.record
+    return status.Snapshot(
+        mountpoint=mount.mountpoint,
+        source=mount.source,
+        phase="dead" if phase == "dead" else "silent",
+        pid=record.pid if record is not None and record.alive else None,
+        state_dir=record.state_dir if record is not None else "",
+        log_path=record.log_path if record is not None else "",
+    )
+
+
+def _is_dead(mount: Mount) -> bool:
+    return mountinfo.health(mount.mountpoint, 2.0) == "dead"
+
+
+def _with_record(entry: mountinfo.MountEntry) -> Mount:
+    owner = os.geteuid() if entry.owner_uid is None else entry.owner_uid
+    found = registry.find(entry.mountpoint, owner)
+    if found is None:
+        return Mount(mountpoint=entry.mountpoint, entry=entry)
+    return Mount(mountpoint=entry.mountpoint, entry=entry, folder=found[0], record=found[1])
+
+
+def _below(path: str, mountpoint: str) -> str:
+    return path[len(mountpoint.rstrip("/")) :].lstrip("/")

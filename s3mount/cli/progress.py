@@ -1,0 +1,66 @@
+"""How far the uploads are, for somebody who waits for them."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from s3mount import status
+from s3mount.daemon.protocol import Progress
+
+EVERY_S = 10.0
+"""How often a line is written where there is no terminal."""
+
+
+class Uploads:
+    """Shows progress on stderr and knows when it stopped: ``timeout_s`` in all, ``stall_s`` without any.
+
+    ``None`` stands for no such limit.
+    """
+
+    def __init__(self, timeout_s: float | None, stall_s: float | None = None) -> None:
+        self._started = self._moved_at = self._told_at = time.monotonic()
+        self._timeout_s = timeout_s
+        self._stall_s = stall_s
+        self._last: Progress | None = None
+        self._live = sys.stderr.isatty()
+        self._shown = False
+
+    def seen(self, progress: Progress) -> None:
+        """Take in and show one report."""
+        now = time.monotonic()
+        if progress != self._last:
+            self._moved_at = now
+        self._last = progress
+        text = f"sending: {status.amount(progress.files, progress.size_bytes)} left"
+        if self._live:
+            click.echo(f"\r\033[K{text}", err=True, nl=False)
+            self._shown = True
+        elif progress.files and now - self._told_at >= EVERY_S:
+            click.echo(f"s3mount: {text}", err=True)
+            self._told_at = now
+
+    @property
+    def expired(self) -> str | None:
+        """Why it makes no sense to wait any longer, or ``None``."""
+        now = time.monotonic()
+        if self._timeout_s is not None and now - self._started >= self._timeout_s:
+            return f"not everything was sent within {self._timeout_s:g} s"
+        if self._stall_s is not None and now - self._moved_at >= self._stall_s:
+            return f"nothing was sent for {self._stall_s:g} s"
+        return None
+
+    @property
+    def left(self) -> str:
+        """What was pending at the last report, in words."""
+        if self._last is None:
+            return "an unknown number of changes"
+        return status.amount(self._last.files, self._last.size_bytes)
+
+    def clear(self) -> None:
+        """Take the progress line away."""
+        if self._shown:
+            click.echo("\r\033[K", err=True, nl=False)
+            self._shown = False

@@ -1,0 +1,70 @@
+"""Values as people write them on a command line: sizes, times, file modes, buckets."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?b?)|b)?\s*", re.IGNORECASE)
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LETTERS = "kmgtp"
+
+
+def size(value: str | int) -> int:
+    """Bytes: ``10G`` and ``10GiB`` are 10 * 2**30, ``10GB`` is 10 * 10**9, ``4096`` is 4096.
+
+    Raises click.BadParameter, as the others here do.
+    """
+    found = _SIZE.fullmatch(str(value))
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no size such as 512MiB or 10G")
+    number, letter, rest = found.groups()
+    base = 1000 if (rest or "").lower() == "b" else 1024
+    power = _LETTERS.index(letter.lower()) + 1 if letter else 0
+    return int(float(number) * base**power)
+
+
+def seconds(value: str | float) -> float:
+    """A length of time in seconds: ``1``, ``0.5s``, ``250ms``, ``5m``, ``1h``."""
+    found = _TIME.fullmatch(str(value))
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no time such as 1s, 250ms or 5m")
+    return float(found[1]) * _SECONDS[found[2].lower()]
+
+
+def mode(value: str | int) -> int:
+    """Permission bits in octal: ``644``, ``0644`` or ``0o644``."""
+    if isinstance(value, int):
+        return value
+    try:
+        bits = int(value, 8)
+    except ValueError:
+        bits = -1
+    if not 0 <= bits <= 0o7777:
+        raise click.BadParameter(f"{value!r} is no octal mode such as 644")
+    return bits
+
+
+def parse_bucket(text: str) -> tuple[str, str]:
+    """Bucket and prefix of ``BUCKET`` or ``s3://BUCKET[/PREFIX]``; the prefix is empty or ends with /.
+
+    Raises click.UsageError.
+    """
+    if text.startswith("arn:"):
+        return text, ""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "s3":
+        raise click.UsageError(f"{text!r} is no bucket: BUCKET or s3://BUCKET[/PREFIX]")
+    bucket, slash, prefix = (rest if separator else text).partition("/")
+    if not bucket or (slash and not separator):
+        hint = "; for a part of a bucket write s3://BUCKET/PREFIX" if slash and bucket else ""
+        raise click.UsageError(f"{text!r} is no bucket{hint}")
+    return bucket, normal_prefix(prefix)
+
+
+def normal_prefix(prefix: str) -> str:
+    """A key prefix as the mount wants it: empty, or with exactly one / at its end."""
+    stripped = prefix.rstrip("/")
+    return f"{stripped}/" if stripped else ""

@@ -1,0 +1,78 @@
+"""``s3mount wait``: a barrier for scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+
+import click
+
+from s3mount import mountinfo
+from s3mount.cli.mounts import find_mount
+from s3mount.cli.progress import Uploads
+from s3mount.cli.values import seconds
+from s3mount.daemon import protocol
+from s3mount.daemon.client import ANSWER_TIMEOUT_S, Refused
+from s3mount.errors import MountError, UsageError
+
+WRITE_BACK_TIMEOUT_S = 60.0
+
+
+@click.command("wait", short_help="Wait until all changes are in S3.")
+@click.argument("mountpoint")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--timeout", type=seconds, metavar="S", help="Give up after this time.")
+def wait(mountpoint: str, paths: tuple[str, ...], timeout: float | None) -> int:
+    """Wait until all changes made so far to the mount, or only those to PATHs, are in S3.
+
+    Exit status 0 when they are, 1 with what is stuck. A PATH is relative to the mount point, unless
+    it is the path of something in the mount.
+    """
+    mount, _ = find_mount(mountpoint)
+    uploads = Uploads(timeout)
+    relative = tuple(below_mount(path, mount.mountpoint) for path in paths)
+    with mount.connect() as connection:
+        write_back(mount.mountpoint, timeout)
+        connection.send(protocol.Wait(relative))
+        try:
+            for answer in connection.answers(ANSWER_TIMEOUT_S):
+                if isinstance(answer, protocol.Done):
+                    return 0
+                if isinstance(answer, protocol.Failed):
+                    raise Refused(answer.message, answer.exit_code)
+                if isinstance(answer, protocol.Progress):
+                    uploads.seen(answer)
+                if (why := uploads.expired) is not None:
+                    raise MountError(f"{why}: {uploads.left} not in S3 yet")
+        finally:
+            uploads.clear()
+    raise MountError(f"the process of {mount.mountpoint} ended meanwhile")
+
+
+def below_mount(path: str, mountpoint: str) -> str:
+    """``path`` relative to the mount, whether given so, or as a path of the file system.
+
+    Raises UsageError when it leads out of the mount.
+    """
+    full = mountinfo.absolute(path) if os.path.isabs(path) else os.path.abspath(path)
+    if not mountinfo.is_within(full, mountpoint):
+        if os.path.isabs(path):
+            raise UsageError(f"{path} is not in the mount at {mountpoint}")
+        full = os.path.normpath(os.path.join(mountpoint, path))
+        if not mountinfo.is_within(full, mountpoint):
+            raise UsageError(f"{path} leads out of the mount at {mountpoint}")
+    return full[len(mountpoint.rstrip("/")) :].lstrip("/")
+
+
+def write_back(mountpoint: str, timeout_s: float | None) -> None:
+    """Make the kernel hand over what programs wrote and it still holds; best effort, bounded."""
+    limit = WRITE_BACK_TIMEOUT_S if timeout_s is None else min(timeout_s, WRITE_BACK_TIMEOUT_S)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            ["sync", "-f", mountpoint],
+            check=False,
+            timeout=limit,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )

@@ -1,0 +1,97 @@
+"""What a command and a running mount say to each other: one JSON value a line, over a Unix socket.
+
+A connection carries one request and then its answers: any number of ``Progress``, and at last one
+``Done`` or ``Failed``. ``Leave`` is answered twice: ``Flushed`` (or ``Failed``) when the caller may
+unmount, then ``Ended`` when the process has sent what it could and is about to exit. A command gives
+up on a request by closing the connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+REQUEST_BYTES_MAX = 1 << 20
+ANSWER_BYTES_MAX = 64 << 20
+"""A status that lists every parked file can be long; this bounds a peer that speaks nonsense."""
+
+
+class Status(msgspec.Struct, frozen=True, tag="status"):
+    """Everything about the mount; ``Done.result`` is its snapshot."""
+
+
+class StatusOf(msgspec.Struct, frozen=True, tag="status-of"):
+    """One file, by its path relative to the mount; ``Done.result`` is what is known of it."""
+
+    path: str
+
+
+class Wait(msgspec.Struct, frozen=True, tag="wait"):
+    """Done when all changes made so far, or those to ``paths`` (relative to the mount), are in S3."""
+
+    paths: tuple[str, ...] = ()
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """As ``Wait`` for everything; then stays connected until the process has ended."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """A process that only sends what is left after its mount has ended: keep the rest and exit now."""
+
+
+Request: TypeAlias = Status | StatusOf | Wait | Leave | Stop
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How much is not in S3 yet. ``moved`` grows with everything that was sent."""
+
+    files: int
+    size_bytes: int
+    moved: float
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The request was carried out."""
+
+    result: dict[str, Any] = {}
+
+
+class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
+    """All changes made before ``Leave`` are in S3."""
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """The mount is gone and the process exits; this much stays in its journal for the next mount."""
+
+    files: int
+    size_bytes: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """It could not be done, for a reason in one line."""
+
+    message: str
+    exit_code: int = 1
+
+
+Answer: TypeAlias = Progress | Done | Flushed | Ended | Failed
+
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+
+
+def encode(message: Request | Answer) -> bytes:
+    """One message as a line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """The request in a line. Raises msgspec.MsgspecError for anything else."""
+    return _requests.decode(line)
+
+
+def decode_answer(line: bytes) -> Answer:
+    """The answer in a line. Raises msgspec.MsgspecError for anything else."""
+    return _answers.decode(line)

@@ -1,0 +1,262 @@
+"""The mount's side of its control socket, in the mount's own trio loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import trio
+
+from s3mount.daemon import protocol, registry
+from s3mount.errors import LocalDiskError, S3MountError
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 32
+REQUEST_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 30.0
+PROGRESS_EVERY_S = 0.5
+LOOK_EVERY_S = 30.0
+"""How often it is seen to that the socket can still be found."""
+
+
+class Mounted(Protocol):
+    """What the server needs of the mount."""
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Everything that ``status`` shows."""
+        ...
+
+    async def snapshot_of(self, path: str) -> dict[str, Any]:
+        """One file. Raises S3MountError."""
+        ...
+
+    async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
+        """Until all, or those paths', changes made so far are in S3. Raises S3MountError."""
+        ...
+
+    def pending(self) -> tuple[int, int]:
+        """Files and bytes that are not in S3 yet."""
+        ...
+
+    async def moved(self) -> float:
+        """A number that changes whenever anything was sent. Never raises."""
+        ...
+
+    def stop_draining(self) -> None:
+        """Leave the rest for the next mount, if all that is left to do is to send it."""
+        ...
+
+
+class ControlServer:
+    """Answers commands until cancelled. ``end`` must be called before the process exits."""
+
+    def __init__(self, mounted: Mounted) -> None:
+        self._mounted = mounted
+        self._ended = trio.Event()
+        self._leaving = 0
+        self._left = trio.Event()
+        self._end: protocol.Ended | None = None
+        self._slots = trio.CapacityLimiter(CONNECTIONS_MAX)
+
+    async def run(
+        self,
+        place: Callable[[], Path],
+        publish: Callable[[Path], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen at ``place()`` until cancelled; a stale socket there is replaced.
+
+        ``publish(path)`` is called when it listens. Where somebody takes the socket away (the run
+        folder of a user ends with the last login), another place is asked for. Raises
+        LocalDiskError, at the start only.
+        """
+        path = place()
+        listener = _listen(path)
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    publish(path)
+                    task_status.started()
+                    task_status = trio.TASK_STATUS_IGNORED
+                    await self._accept(listener, path, nursery)
+                finally:
+                    listener.close()
+                    with contextlib.suppress(FileNotFoundError):
+                        path.unlink()
+                log.warning("the control socket %s was taken away; a new one is made", path)
+                path, listener = await _listen_again(place)
+
+    async def _accept(
+        self, listener: trio.socket.SocketType, path: Path, nursery: trio.Nursery
+    ) -> None:
+        """Take connections until the socket at ``path`` is not there any more."""
+        while path.exists():
+            with trio.move_on_after(LOOK_EVERY_S):
+                while True:
+                    connection, _ = await listener.accept()
+                    nursery.start_soon(self._serve, trio.SocketStream(connection))
+
+    async def end(self, files: int, size_bytes: int) -> None:
+        """Tell those who asked to leave that the process now exits, and what it leaves behind.
+
+        Bounded to a second. Call once.
+        """
+        self._end = protocol.Ended(files, size_bytes)
+        self._ended.set()
+        with trio.move_on_after(1.0):
+            while self._leaving:
+                await self._left.wait()
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            if not _permitted(stream.socket):
+                return
+            try:
+                async with self._slots:
+                    await self._converse(stream)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                return
+            except Exception:
+                # One command's trouble must not end the mount.
+                log.exception("a command's connection failed")
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        with trio.fail_after(REQUEST_TIMEOUT_S):
+            line = await _read_line(stream, protocol.REQUEST_BYTES_MAX)
+        try:
+            request = protocol.decode_request(line)
+        except msgspec.MsgspecError as error:
+            await _send(stream, protocol.Failed(f"the mount does not know this request: {error}"))
+            return
+        try:
+            if isinstance(request, protocol.Leave):
+                await self._leave(stream)
+            elif isinstance(request, protocol.Wait):
+                await self._reporting(stream, partial(self._mounted.wait_uploaded, request.paths))
+                await _send(stream, protocol.Done())
+            else:
+                await _send(stream, protocol.Done(await self._answer(request)))
+        except S3MountError as error:
+            await _send(stream, protocol.Failed(str(error), error.exit_code))
+
+    async def _answer(
+        self, request: protocol.Status | protocol.StatusOf | protocol.Stop
+    ) -> dict[str, Any]:
+        if isinstance(request, protocol.StatusOf):
+            return await self._mounted.snapshot_of(request.path)
+        if isinstance(request, protocol.Stop):
+            self._mounted.stop_draining()
+            return {}
+        return await self._mounted.snapshot()
+
+    async def _leave(self, stream: trio.SocketStream) -> None:
+        with self._counted():
+            try:
+                await self._reporting(stream, self._mounted.wait_uploaded)
+                await _send(stream, protocol.Flushed())
+            except S3MountError as error:
+                await _send(stream, protocol.Failed(str(error), error.exit_code))
+            await self._reporting(stream, self._ended.wait)
+            if self._end is not None:
+                await _send(stream, self._end)
+
+    async def _reporting(
+        self, stream: trio.SocketStream, wait: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Wait for ``wait`` while telling how far the uploads are; ends early when the caller hangs up.
+
+        Raises what ``wait`` raises, if that is an S3MountError.
+        """
+        failure: S3MountError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report, stream, nursery.cancel_scope)
+            try:
+                await wait()
+            except S3MountError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _report(self, stream: trio.SocketStream, listening: trio.CancelScope) -> None:
+        while True:
+            moved = await self._mounted.moved()
+            try:
+                await _send(stream, protocol.Progress(*self._mounted.pending(), moved))
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                listening.cancel()
+                return
+            await trio.sleep(PROGRESS_EVERY_S)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._leaving += 1
+        try:
+            yield
+        finally:
+            self._leaving -= 1
+            if not self._leaving:
+                self._left.set()
+                self._left = trio.Event()
+
+
+def _listen(path: Path) -> trio.socket.SocketType:
+    """A listening socket at ``path`` that only this user can connect to."""
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        with registry.short_path(path) as address:
+            before = os.umask(0o177)
+            try:
+                plain.bind(address)
+            finally:
+                os.umask(before)
+        plain.listen(16)
+    except OSError as error:
+        plain.close()
+        raise LocalDiskError(f"cannot listen at {path}: {error.strerror}") from None
+    plain.setblocking(False)
+    return trio.socket.from_stdlib_socket(plain)
+
+
+async def _listen_again(place: Callable[[], Path]) -> tuple[Path, trio.socket.SocketType]:
+    """Listen at a new place as soon as there is one."""
+    while True:
+        with contextlib.suppress(LocalDiskError, OSError):
+            path = place()
+            return path, _listen(path)
+        await trio.sleep(LOOK_EVERY_S)
+
+
+def _permitted(connection: trio.socket.SocketType) -> bool:
+    credentials = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid in (0, os.geteuid())
+
+
+async def _read_line(stream: trio.SocketStream, size_bytes_max: int) -> bytes:
+    received = bytearray()
+    while b"\n" not in received:
+        chunk = await stream.receive_some()
+        if not chunk or len(received) > size_bytes_max:
+            raise trio.BrokenResourceError("no whole request")
+        received += chunk
+    return bytes(received[: received.index(b"\n")])
+
+
+async def _send(stream: trio.SocketStream, answer: protocol.Answer) -> None:
+    with trio.fail_after(ANSWER_TIMEOUT_S):
+        await stream.send_all(protocol.encode(answer))

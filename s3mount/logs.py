@@ -1,0 +1,132 @@
+"""Where a process writes what it has to say: a rotating file, or the terminal it was started from."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from s3mount.config import default_state_dir
+from s3mount.errors import LocalDiskError, S3MountError, StoreError
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES_MAX = 10 << 20
+LOG_FILES_KEPT = 4
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A rotating file that stack dumps and stray output of C code follow into each new file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8")
+        self._follow()
+
+    def doRollover(self) -> None:
+        super().doRollover()
+        self._follow()
+
+    def _follow(self) -> None:
+        assert self.stream is not None
+        opened = self.stream.fileno()
+        os.fchmod(opened, 0o600)
+        for descriptor in (1, 2):
+            os.dup2(opened, descriptor)
+        # Descriptor 2 follows the file; so do the dumps that are written to it.
+        faulthandler.enable(2)
+
+
+def to_terminal(level: str) -> None:
+    """Log to stderr, for a process in the foreground."""
+    _set_up(logging.StreamHandler(sys.stderr), level)
+    faulthandler.enable(2)
+
+
+def to_file(path: Path, level: str) -> None:
+    """Log to a file that is rotated at LOG_BYTES_MAX; stdout and stderr go there as well from now on.
+
+    Raises LocalDiskError when it cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = _LogFile(path)
+    except OSError as error:
+        raise LocalDiskError(f"the log {path} cannot be written: {error.strerror}") from None
+    _set_up(handler, level)
+
+
+def dump_stacks_on_sigusr1() -> None:
+    """On SIGUSR1 write every thread's Python stack to the log, even while the loop is stuck.
+
+    A handler that is installed already runs after it.
+    """
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=True)
+
+
+def explain(error: BaseException, log_path: Path | None) -> tuple[str, int]:
+    """What a person is told of an error that ends a command: one line, and the exit status.
+
+    Of a group it is the first error that was raised on purpose. For any other the traceback goes to
+    ``log_path`` if this process logs there, else to crash.log in the state folder.
+    """
+    leaf = first_error(error)
+    logging_set_up = bool(logging.getLogger().handlers)
+    if isinstance(leaf, S3MountError):
+        if logging_set_up:
+            log.error("%s", leaf.describe() if isinstance(leaf, StoreError) else leaf)
+        return str(leaf), leaf.exit_code
+    told = f"internal error: {type(leaf).__name__}: {leaf}".splitlines()[0]
+    text = "".join(traceback.format_exception(error))
+    if log_path is not None and logging_set_up:
+        log.critical("%s\n%s", told, text)
+        return f"{told}; details in {log_path}", 1
+    crash = write_crash(default_state_dir(), text)
+    return f"{told}; details in {crash}" if crash else told, 1
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The error to tell of: in a group the first S3MountError, else the first of all."""
+    leaves: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if isinstance(found, BaseExceptionGroup):
+            waiting.extend(found.exceptions)
+        else:
+            leaves.append(found)
+    return next((leaf for leaf in leaves if isinstance(leaf, S3MountError)), leaves[0])
+
+
+def write_crash(folder: Path, text: str) -> Path | None:
+    """Append a traceback to ``folder``/crash.log; its path, or ``None`` where it cannot be written."""
+    path = folder / "crash.log"
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "a", encoding="utf-8") as file:
+            file.write(f"{stamp} pid {os.getpid()}\n{text}\n")
+        return path
+    return None
+
+
+def _set_up(handler: logging.Handler, level: str) -> None:
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    # Below warning these tell of every request's insides, which nobody reading this log asks for.
+    for name in ("botocore", "boto3", "urllib3", "pyfuse3", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

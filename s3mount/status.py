@@ -1,0 +1,148 @@
+"""What a mount is and does, as one value: for people as text, for programs as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+class PendingChange(msgspec.Struct, frozen=True):
+    """One change that is not in S3 yet. ``error`` says why the last try failed."""
+
+    key: str
+    op: str = ""
+    state: str = ""
+    size: int = 0
+    attempts: int = 0
+    error: str | None = None
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What is not in S3 yet. ``list`` names the first of them, troubled ones before others."""
+
+    changes: int = 0
+    bytes: int = 0
+    states: dict[str, int] = {}
+    list: tuple[PendingChange, ...] = ()
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount at one moment.
+
+    ``phase``: ``serving``; ``draining`` after its mount ended, sending what is left; ``dead`` when
+    the process is gone and the mount point was left behind; ``silent`` when it does not answer.
+    ``kernel`` holds the limits that were set, ``s3`` the requests' counters since the start,
+    ``uploads`` and ``cache`` those of the rooms of that name.
+    """
+
+    mountpoint: str
+    source: str
+    phase: Literal["serving", "draining", "dead", "silent"]
+    pid: int | None = None
+    version: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    endpoint_url: str | None = None
+    region: str | None = None
+    versioning: str | None = None
+    read_only: bool = False
+    mounted_at_ns: int = 0
+    state_dir: str = ""
+    cache_dir: str = ""
+    log_path: str = ""
+    pending: Pending = Pending()
+    inodes: int = 0
+    open_files: int = 0
+    ignored_keys: Any = None
+    spool: dict[str, Any] = {}
+    uploads: dict[str, Any] = {}
+    cache: dict[str, Any] = {}
+    store_honours: dict[str, Any] = {}
+    kernel: dict[str, Any] = {}
+    s3: dict[str, float] = {}
+
+    @property
+    def troubled(self) -> tuple[PendingChange, ...]:
+        """Changes that S3 refused or could not take yet, with the reason."""
+        return tuple(change for change in self.pending.list if change.error)
+
+
+def to_json(value: object) -> str:
+    """Indented JSON of a snapshot, a list of them, or one file's description."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def to_text(snapshot: Snapshot) -> str:
+    """A few lines for a person, without the last newline."""
+    lines = [f"{snapshot.mountpoint}: {snapshot.source}{_what(snapshot)}"]
+    if snapshot.phase == "dead":
+        lines.append(
+            "  its process is gone; what was written and closed is kept in the state folder"
+        )
+        lines.append(f"  s3mount unmount {snapshot.mountpoint}, or mount it again, to go on")
+    elif snapshot.phase == "silent":
+        lines.append("  its process does not answer; its log may tell why")
+    else:
+        lines.append(f"  {describe_pending(snapshot)}")
+    lines.extend(
+        f"  {change.state} after {change.attempts} tries: {change.key}: {change.error}"
+        for change in snapshot.troubled
+    )
+    if snapshot.state_dir:
+        lines.append(f"  state {snapshot.state_dir}")
+    if snapshot.cache_dir:
+        lines.append(f"  cache {snapshot.cache_dir}")
+    if snapshot.log_path:
+        lines.append(f"  log   {snapshot.log_path}")
+    return "\n".join(lines)
+
+
+def file_to_text(described: dict[str, Any]) -> str:
+    """One file's description, a line for each thing known, without the last newline."""
+    width = max((len(name) for name in described), default=0)
+    return "\n".join(
+        f"{name.replace('_', ' '):{width}}  {value}"
+        for name, value in described.items()
+        if value is not None
+    )
+
+
+def describe_pending(snapshot: Snapshot) -> str:
+    """How much is not in S3 yet, in words."""
+    pending = snapshot.pending
+    if not pending.changes:
+        return "everything is in S3"
+    states = ", ".join(f"{count} {name}" for name, count in pending.states.items() if count)
+    text = f"not in S3 yet: {amount(pending.changes, pending.bytes)}"
+    return f"{text}: {states}" if states else text
+
+
+def amount(changes: int, size_bytes: int) -> str:
+    """A number of changes and their size, in words."""
+    return f"{changes} {'change' if changes == 1 else 'changes'} ({size_text(size_bytes)})"
+
+
+def size_text(size_bytes: float) -> str:
+    """A number of bytes in the largest binary unit that leaves a number from 1 on."""
+    value = float(size_bytes)
+    for unit in _UNITS:
+        if abs(value) < 1024 or unit == _UNITS[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("the last unit takes every value")
+
+
+def _what(snapshot: Snapshot) -> str:
+    parts = []
+    if snapshot.endpoint_url:
+        parts.append(f"at {snapshot.endpoint_url}")
+    if snapshot.read_only:
+        parts.append("read-only")
+    if snapshot.phase != "serving":
+        parts.append(snapshot.phase)
+    if snapshot.pid is not None:
+        parts.append(f"pid {snapshot.pid}")
+    return f" ({', '.join(parts)})" if parts else ""
