@@ -96,7 +96,8 @@ class ObjectInfo(msgspec.Struct, frozen=True):
 
     ``headers`` is ``None`` when it came from LIST, which tells no metadata.
     ``last_modified_ns`` is nanoseconds since the epoch, at S3's resolution (1 s, or 1 ms in lists).
-    ``etag`` may be empty where a store gives none.
+    ``etag`` may be empty where a store gives none. ``etag_is_md5``: whether it is the MD5 of the
+    bytes, which its form alone does not tell (SSE-KMS, SSE-C); ``None`` when it came from LIST.
     """
 
     key: Key
@@ -106,6 +107,7 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     version_id: VersionId | None = None
     storage_class: str | None = None
     headers: ObjectHeaders | None = None
+    etag_is_md5: bool | None = None
 
     @property
     def ref(self) -> ContentRef:

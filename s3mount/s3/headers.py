@@ -118,15 +118,24 @@ def from_http(answer: Mapping[str, str]) -> ObjectHeaders:
 def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
     """The object that an answer to HEAD or GET describes; ``size`` is the whole object's."""
     headers = from_http(answer)
+    etag = bare_etag(answer.get("etag", ""))
     return ObjectInfo(
         key=key,
         size=size,
-        etag=bare_etag(answer.get("etag", "")),
+        etag=etag,
         last_modified_ns=http_date_ns(answer.get("last-modified", "")),
         version_id=answer.get("x-amz-version-id"),
         storage_class=headers.storage_class,
         headers=headers,
+        etag_is_md5=is_md5_etag(etag) and not _has_foreign_etag(answer),
     )
+
+
+def _has_foreign_etag(answer: Mapping[str, str]) -> bool:
+    """Encrypted with keys that S3 does not own alone: the ETag has the form of an MD5 and is none."""
+    encryption = answer.get("x-amz-server-side-encryption", "")
+    customer = "x-amz-server-side-encryption-customer-algorithm"
+    return encryption.startswith("aws:") or customer in answer
 
 
 def bare_etag(value: str) -> str:
