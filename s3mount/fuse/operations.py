@@ -11,8 +11,8 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
@@ -39,12 +39,11 @@ CAPACITY_BYTES = 1 << 50
 
 
 def answered(
-    handler: Callable[Concatenate[Operations, P], Awaitable[R]],
-) -> Callable[Concatenate[Operations, P], Awaitable[R]]:
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
     """Wrap a handler: what it raises becomes an errno, and what it should not raise a log entry too."""
 
-    @functools.wraps(handler)
-    async def wrapped(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def wrapped(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
@@ -59,7 +58,7 @@ def answered(
             log.exception("internal error in %s", handler.__name__)
             raise FUSEError(errno.EIO) from None
 
-    return wrapped
+    return functools.update_wrapper(wrapped, handler)
 
 
 class OpenDirectory:

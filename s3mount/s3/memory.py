@@ -316,14 +316,25 @@ class MemoryStore:
         return result
 
     async def copy(
-        self, source: ContentRef, key: Key, headers: ObjectHeaders, *, condition: Condition = ANY
+        self,
+        source: ContentRef,
+        key: Key,
+        headers: ObjectHeaders | None,
+        *,
+        condition: Condition = ANY,
+        storage_class: str | None = None,
     ) -> PutResult:
         """See ``Store.copy``."""
         arguments = {"source": source, "key": key, "headers": headers, "condition": condition}
         await self._begin("copy", arguments)
         check_key(key)
-        check_headers(headers, key)
         data = self._source(source)
+        if headers is None:
+            kept = self._bucket.version(source.key, source.version_id).info.headers
+            headers = msgspec.structs.replace(
+                kept or ObjectHeaders(), storage_class=storage_class
+            )
+        check_headers(headers, key)
         self._bucket.check(key, condition)
         result = self._bucket.store(key, data, _md5(data), headers)
         await self.faults.after("copy", arguments)

@@ -198,6 +198,10 @@ class Uploader:
             self._failed(change, error)
         except OSError as error:
             self._failed(change, S3MountError(f"the spool cannot be read: {error.strerror}"))
+        except Exception as error:
+            # One file's trouble must not stop the others': it is parked, readable and listed.
+            log.exception("internal error while sending %r", key)
+            self._failed(change, S3MountError(f"internal error: {error!r}"))
         else:
             self._succeeded(change, key, seq, result)
 

@@ -158,7 +158,7 @@ def _time(data: Mapping[str, str], names: tuple[str, ...]) -> int | None:
 
 
 def _parse_time(text: str) -> int | None:
-    """Nanoseconds from ``1700000000``, ``1700000000.5``, ``-1.25`` or ``1700000000123456789ns``; None when it is none."""
+    """Nanoseconds from ``1700000000``, ``1700000000.5`` or ``1700000000123456789ns``; else ``None``."""
     text = text.strip()
     try:
         if text.endswith("ns"):

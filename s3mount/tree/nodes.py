@@ -143,7 +143,8 @@ class Nodes:
 
     def move(self, node: Node, parent: Node, name: str) -> None:
         """Give the node another place; what had the place before must be gone already."""
-        assert node.parent is not None and parent.directory is not None
+        assert node.parent is not None
+        assert parent.directory is not None
         assert node.parent.directory is not None
         if node.parent.directory.children.get(node.name) is node:
             del node.parent.directory.children[node.name]

@@ -372,7 +372,8 @@ class Naming:
             raise OSError(errno.EINVAL, "directories cannot be exchanged")
         if node is target:
             return node, None
-        assert node.parent is not None and target.parent is not None
+        assert node.parent is not None
+        assert target.parent is not None
         for each in (node, target):
             await self._directories.know_headers(each)
         first_key = self._state.nodes.key_of(node)
