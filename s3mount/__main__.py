@@ -1,9 +1,8 @@
-"""``python -m s3mount``."""
-
-from __future__ import annotations
+"""``python -m s3mount``: the same as the ``s3mount`` command."""
 
 import sys
 
 from s3mount.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
