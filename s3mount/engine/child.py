@@ -140,7 +140,7 @@ class Server:
 
     def _post(self, reply: Reply) -> None:
         try:
-            self._channel.post(reply)
+            self._channel.post(reply, alone=len(self._scopes) == 1)
         except (ValueError, TypeError) as error:  # what a store must not return: say so, and go on
             self._channel.post(Failed(reply.id, _fault("answer that cannot be sent", error)))
 

@@ -147,7 +147,7 @@ class Lives:
 
     def _send(self, call: Call, channel: Channel[ToParent]) -> None:
         try:
-            channel.post(call.request)
+            channel.post(call.request, alone=len(self._calls) == 1)
         except UnicodeEncodeError as error:
             raise not_utf8(error, getattr(call.request, "key", "")) from None
         if call.life:

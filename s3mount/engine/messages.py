@@ -53,6 +53,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, array_like=True):
     status: int = 0
     code: str = ""
     request_id: str = ""
+    retry_after_s: float | None = None
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -413,6 +414,7 @@ def record_of(error: S3MountError) -> ErrorRecord:
             error.status,
             error.code,
             error.request_id,
+            error.retry_after_s,
         )
     return ErrorRecord(type(error).__name__, str(error))
 
@@ -424,18 +426,19 @@ def error_of(record: ErrorRecord) -> S3MountError:
     error that it knows how to treat.
     """
     kind = vars(errors).get(record.name)
-    if isinstance(kind, type) and issubclass(kind, S3MountError):
-        if not issubclass(kind, StoreError):
-            return kind(record.message)
-    else:
+    if not (isinstance(kind, type) and issubclass(kind, S3MountError)):
         kind = ServerFaultError
-    return kind(
+    if not issubclass(kind, StoreError):
+        return kind(record.message)
+    error = kind(
         record.message,
         key=record.key,
         status=record.status,
         code=record.code,
         request_id=record.request_id,
     )
+    error.retry_after_s = record.retry_after_s
+    return error
 
 
 def not_utf8(error: UnicodeEncodeError, key: str = "") -> RejectedError:

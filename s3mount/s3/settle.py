@@ -12,29 +12,25 @@ repeats requests over the death of a process.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import trio
 
-from s3mount.errors import StoreError
+from s3mount.errors import RejectedError, StoreError
 from s3mount.refs import (
     Body,
     ContentRef,
-    ETag,
-    FileSlice,
     Key,
     ObjectHeaders,
     ObjectInfo,
     PartInfo,
     PutResult,
 )
+from s3mount.s3.checksums import md5, multipart_etag
 
 Head: TypeAlias = Callable[[Key], Awaitable[ObjectInfo]]
 """Looks at a key as ``Store.head`` does."""
-
-READ_BYTES = 1 << 20
 
 
 async def settle_put(
@@ -45,7 +41,7 @@ async def settle_put(
     Where ETags are not MD5 (SSE-KMS, SSE-C) it never can.
     """
     info = await _look(head, key, refusal)
-    etag = await trio.to_thread.run_sync(md5_of_body, body)
+    etag = await trio.to_thread.run_sync(_md5_or_none, body)
     if info.etag != etag or not _carries(info, headers):
         raise refusal
     return PutResult(info.etag, info.version_id)
@@ -66,50 +62,18 @@ async def settle_complete(
     head: Head, key: Key, parts: Sequence[PartInfo], refusal: StoreError
 ) -> PutResult:
     """The result of our earlier CompleteMultipartUpload. Raises ``refusal`` where that cannot be shown."""
-    expected = etag_of_parts(parts)
+    expected = multipart_etag(sorted(parts, key=lambda part: part.number))
     info = await _look(head, key, refusal)
     if expected is None or info.etag != expected:
         raise refusal
     return PutResult(info.etag, info.version_id)
 
 
-def etag_of_parts(parts: Sequence[PartInfo]) -> ETag | None:
-    """The ETag of an object made of these parts, ``MD5(all MD5s)-COUNT``.
-
-    ``None`` where a part's ETag is no MD5, since then nobody can tell.
-    """
-    digest = hashlib.md5(usedforsecurity=False)
-    for part in sorted(parts, key=lambda part: part.number):
-        if not is_md5(part.etag):
-            return None
-        digest.update(bytes.fromhex(part.etag))
-    return f"{digest.hexdigest()}-{len(parts)}" if parts else None
-
-
-def is_md5(etag: ETag) -> bool:
-    """Whether ``etag`` looks like the MD5 of the bytes; SSE-KMS's and SSE-C's look so and are not."""
-    return len(etag) == 32 and all(c in "0123456789abcdef" for c in etag)
-
-
-def md5_of_body(body: Body) -> str:
-    """The MD5 of ``body`` in hexadecimal; reads a file in this thread. ``""`` if it cannot be read."""
-    digest = hashlib.md5(usedforsecurity=False)
-    if not isinstance(body, FileSlice):
-        digest.update(body)
-        return digest.hexdigest()
-    rest = body.length
+def _md5_or_none(body: Body) -> str | None:
     try:
-        with open(body.path, "rb") as file:
-            file.seek(body.offset)
-            while rest:
-                data = file.read(min(READ_BYTES, rest))
-                if not data:
-                    return ""
-                digest.update(data)
-                rest -= len(data)
-    except OSError:
-        return ""
-    return digest.hexdigest()
+        return md5(body).hex()
+    except RejectedError:
+        return None  # the file is gone meanwhile: nothing can be shown
 
 
 async def _look(head: Head, key: Key, refusal: StoreError) -> ObjectInfo:
