@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from s3mount.refs import Attributes, ContentRef, Key, ObjectInfo
+from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
 from s3mount.tree.listing import list_subtree
@@ -157,9 +158,10 @@ class Naming:
         if node.is_directory:
             raise OSError(errno.EISDIR, "is a directory")
         batch = Batch()
+        blob = self._blob_of(node)
         self._plan_removal(node, batch)
         self._state.spool.record(batch.changes, batch.removed)
-        self._drop_content(node)
+        self._drop_blob(node, blob)
         self._state.nodes.unlink(node)
         self.touch(parent)
         return node
@@ -215,19 +217,22 @@ class Naming:
     def _delete(key: Key, expected: str | None) -> Change:
         return Change(key=key, op="delete", expected=expected)
 
-    def _drop_content(self, node: Node) -> None:
-        """The file is gone from the tree: its blob lives only as long as somebody has it open."""
+    def _blob_of(self, node: Node) -> Blob | None:
+        """The blob that holds what is pending, or open, of a file. To be asked before it is unlinked."""
         file = self._contents.open_file(node)
-        change = self._state.spool.changes.get(self._state.change_key(node))
-        blob = file.blob if file is not None else None
-        if blob is None and change is not None:
-            blob = self._state.spool.live_blobs.get(change.blob_id)
+        if file is not None and file.blob is not None:
+            return file.blob
+        change = self._state.change_of(node)
+        return self._state.spool.live_blobs.get(change.blob_id) if change is not None else None
+
+    def _drop_blob(self, node: Node, blob: Blob | None) -> None:
+        """The file is gone from the tree: its blob lives only as long as somebody has it open."""
         if blob is None:
             return
         if blob.upload is not None and self._contents.uploader is not None:
             self._contents.uploader.multipart.abandon(blob.upload)
             blob.upload = None
-        if file is None:
+        if self._contents.open_file(node) is None:
             self._state.spool.drop_blob(blob)
         else:
             # Keep the descriptor: the bytes stay readable though the file has no name.
@@ -272,10 +277,11 @@ class Naming:
         old_key = self._state.nodes.key_of(node)
         expected = self._expected_at(new_key, target)
         batch = Batch()
+        replaced_blob = self._blob_of(target) if target is not None else None
         self._plan_move(node, old_key, new_key, expected, batch)
-        await self._unwind(batch)
+        self._unwind(batch)
         if target is not None:
-            self._drop_content(target)
+            self._drop_blob(target, replaced_blob)
             self._state.nodes.unlink(target)
         self._state.nodes.move(node, new_parent, new_name)
         node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
@@ -343,7 +349,7 @@ class Naming:
             and not uploader.queue.is_sending(new_key)
         )
 
-    async def _unwind(self, batch: Batch) -> None:
+    def _unwind(self, batch: Batch) -> None:
         """Record ``batch``; a change that would wait for itself first gets its content fetched."""
         spool = self._state.spool
         for index, change in enumerate(batch.changes):
@@ -411,7 +417,7 @@ class Naming:
         finally:
             end()
         batch = self._plan_subtree(node, old_prefix, new_prefix, stored, finished)
-        await self._unwind(batch)
+        self._unwind(batch)
         if target is not None:
             self._state.nodes.unlink(target)
         self._state.nodes.move(node, new_parent, new_name)
