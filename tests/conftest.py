@@ -206,3 +206,4 @@ def _nothing_of_the_person(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         yield
+    mounting.close_all()

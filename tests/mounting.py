@@ -37,6 +37,12 @@ def kill_all() -> None:
         mount.kill_process()
 
 
+def close_all() -> None:
+    """Take away what tests have left, such as one whose deadline came while it cleaned up."""
+    for mount in list(_running):
+        mount.close()
+
+
 class Mount:
     """One mount of ``bucket`` (``bucket/prefix`` too) on ``server``.
 
@@ -70,7 +76,7 @@ class Mount:
             "HOME": str(folder),
             "XDG_STATE_HOME": str(folder / "xdg-state"),
             "XDG_CACHE_HOME": str(folder / "xdg-cache"),
-            "XDG_RUNTIME_DIR": str(self._fresh_dir("run")),
+            "S3MOUNT_RUN_DIR": str(self._fresh_dir("run")),
         }
         inherited = {
             name: value
@@ -139,7 +145,9 @@ class Mount:
         process = self._process
         if process is None:
             raise MountFailed(f"{self.path} is not mounted")
-        done = self.command("unmount", str(self.path), limit_s=timeout_s)
+        done = self.command(
+            "unmount", str(self.path), "--timeout", str(timeout_s), limit_s=timeout_s
+        )
         self._must_be_done(done)
         if self.mounted:
             raise MountFailed(f"s3mount unmount returned 0, yet {self.path} is mounted")
@@ -206,13 +214,13 @@ class Mount:
 
     def close(self) -> None:
         """Take everything away, whatever state it is in; nothing pending is waited for. Repeatable."""
-        process, self._process = self._process, None
-        _running.discard(self)
-        if process is not None:
+        if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
         self._take_away()
+        _running.discard(self)
 
     def _s3mount(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "s3mount", *arguments]
