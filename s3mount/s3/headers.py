@@ -115,6 +115,21 @@ def from_http(answer: Mapping[str, str]) -> ObjectHeaders:
     return ObjectHeaders(metadata=metadata, **found)
 
 
+def same_when_stored(stored: ObjectHeaders, sent: ObjectHeaders) -> bool:
+    """Are ``stored`` the headers that were sent, as stores give them back?
+
+    Some stores turn ``_`` in metadata names into ``-``; defaults read as ``None``.
+    """
+    return _folded(stored) == _folded(sent)
+
+
+def _folded(headers: ObjectHeaders) -> tuple[object, ...]:
+    metadata = {name.replace("_", "-"): value for name, value in headers.metadata.items()}
+    fields = [getattr(headers, field) for field, _ in _FIELDS]
+    defaults = (DEFAULT_CONTENT_TYPE, DEFAULT_STORAGE_CLASS)
+    return metadata, [None if value in defaults else value for value in fields]
+
+
 def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
     """The object that an answer to HEAD or GET describes; ``size`` is the whole object's."""
     headers = from_http(answer)

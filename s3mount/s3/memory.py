@@ -331,9 +331,7 @@ class MemoryStore:
         data = self._source(source)
         if headers is None:
             kept = self._bucket.version(source.key, source.version_id).info.headers
-            headers = msgspec.structs.replace(
-                kept or ObjectHeaders(), storage_class=storage_class
-            )
+            headers = msgspec.structs.replace(kept or ObjectHeaders(), storage_class=storage_class)
         check_headers(headers, key)
         self._bucket.check(key, condition)
         result = self._bucket.store(key, data, _md5(data), headers)

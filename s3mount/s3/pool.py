@@ -1,0 +1,165 @@
+"""Connections to one store: opened when needed, reused while they live, bounded in number."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+
+from s3mount.errors import NetworkError, ServerFaultError
+from s3mount.s3.wire import UNSENT_BYTES, AnySocket, Connection
+
+IDLE_S_MAX = 15.0
+"""S3 closes idle connections after about 20 s; a connection is not reused close to that."""
+
+
+class Proxy(msgspec.Struct, frozen=True):
+    """An HTTP proxy; ``authorization`` is the value of Proxy-Authorization, if any."""
+
+    host: str
+    port: int
+    authorization: str | None = None
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where connections go: ``tls`` is ``None`` for plain http."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    proxy: Proxy | None = None
+
+    @property
+    def host_header(self) -> str:
+        """The Host header: the port is named unless it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = 443 if self.tls else 80
+        return host if self.port == usual else f"{host}:{self.port}"
+
+
+def split_origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an http or https URL."""
+    parts = urlsplit(url)
+    return (
+        parts.scheme,
+        parts.hostname or "",
+        parts.port or (443 if parts.scheme == "https" else 80),
+    )
+
+
+class Pool:
+    """Connections to ``origin``. How many are in use is bounded by those who ask; idle ones by
+    how many were in use at once.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self._idle: list[Connection] = []
+        self.opened = 0
+
+    def take_idle(self, now_s: float) -> Connection | None:
+        """The idle connection used last that still lives; dead and old ones are closed."""
+        while self._idle:
+            connection = self._idle.pop()
+            if now_s - connection.idle_since_s <= IDLE_S_MAX and not connection.is_stale():
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: Connection, now_s: float) -> None:
+        """Keep a connection whose exchange ended cleanly for the next."""
+        connection.idle_since_s = now_s
+        connection.uses += 1
+        self._idle.append(connection)
+
+    async def connect(self) -> Connection:
+        """A fresh connection. Raises NetworkError."""
+        self.opened += 1
+        raw = await self._connect_tcp()
+        try:
+            if self.origin.proxy is not None and self.origin.tls is not None:
+                await _open_tunnel(raw, self.origin)
+            if self.origin.tls is not None:
+                return Connection(await _start_tls(raw, self.origin.tls, self.origin.host))
+        except BaseException:
+            raw.close()
+            raise
+        return Connection(raw)
+
+    async def _connect_tcp(self) -> socket.socket:
+        target = self.origin.proxy or self.origin
+        try:
+            stream = await trio.open_tcp_stream(target.host, target.port)
+        except OSError as error:
+            raise NetworkError(_describe_connect(error, target.host, target.port)) from error
+        raw = socket.socket(fileno=stream.socket.detach())
+        raw.setblocking(False)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        return raw
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _describe_connect(error: OSError, host: str, port: int) -> str:
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    last = causes[-1]
+    if isinstance(last, BaseExceptionGroup):
+        last = last.exceptions[0]
+    reason = getattr(last, "strerror", None) or str(last) or str(error)
+    return f"cannot connect to {host}:{port}: {reason}"
+
+
+async def _start_tls(raw: socket.socket, context: ssl.SSLContext, host: str) -> AnySocket:
+    """Shake hands. Raises NetworkError; not retryable when the certificate is not trusted."""
+    try:
+        secured = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
+        while True:
+            try:
+                secured.do_handshake()
+            except ssl.SSLWantReadError:
+                await trio.lowlevel.wait_readable(secured)
+            except ssl.SSLWantWriteError:
+                await trio.lowlevel.wait_writable(secured)
+            else:
+                return secured
+    except ssl.SSLCertVerificationError as error:
+        failure = NetworkError(
+            f"the certificate of {host} is not trusted ({error.verify_message}); "
+            "name its authority by AWS_CA_BUNDLE"
+        )
+        failure.retryable = False
+        raise failure from error
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise NetworkError(f"no TLS with {host}: {reason}") from error
+
+
+async def _open_tunnel(raw: socket.socket, origin: Origin) -> None:
+    """Ask the proxy to connect through (RFC 9110, CONNECT). Raises NetworkError."""
+    where = f"{origin.host}:{origin.port}"
+    lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
+    if origin.proxy is not None and origin.proxy.authorization:
+        lines.append(f"Proxy-Authorization: {origin.proxy.authorization}")
+    try:
+        raw.send(("\r\n".join(lines) + "\r\n\r\n").encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            await trio.lowlevel.wait_readable(raw)
+            piece = raw.recv(4096)
+            answer += piece
+            if not piece or len(answer) > 65536:
+                raise ServerFaultError("the proxy did not answer CONNECT with HTTP")
+    except OSError as error:
+        raise NetworkError(f"the proxy broke the connection: {error.strerror}") from error
+    status = answer.split(b"\r\n", 1)[0].decode("latin-1")
+    if status.split(" ")[1:2] != ["200"]:
+        raise NetworkError(f"the proxy refused to connect to {where}: {status}")

@@ -1,0 +1,279 @@
+"""HEAD, GET and LIST over the data plane, with everything checked that can be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+
+from s3mount.errors import (
+    ChecksumError,
+    PreconditionFailedError,
+    RangeError,
+    RejectedError,
+    ServerFaultError,
+)
+from s3mount.refs import ByteRange, ETag, FileSlice, Key, ListPage, ObjectInfo, VersionId
+from s3mount.s3.checksums import RunningChecksum, etag_is_md5, promised
+from s3mount.s3.documents import parse_list
+from s3mount.s3.headers import check_key, object_info
+from s3mount.s3.plane import Plane, file_sink
+from s3mount.s3.requests import Answer, Call, local_failure
+from s3mount.s3.signing import canonical_query
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX
+from s3mount.s3.traits import Traits
+from s3mount.s3.wire import Head, Sink
+
+DAMAGED_TRIES = 3
+"""How often a body with a wrong digest is fetched before that is reported."""
+LIST_BYTES_PER_KEY = 400
+"""About what a key takes in a list page, for the deadline."""
+
+_CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
+
+
+class Reader:
+    """The reading half of a store."""
+
+    def __init__(self, plane: Plane, traits: Traits) -> None:
+        self._plane = plane
+        self._traits = traits
+
+    async def head(self, key: Key, version_id: VersionId | None = None) -> ObjectInfo:
+        """See ``Store.head``."""
+        answer = await self.head_answer(key, version_id)
+        return object_info(key, answer.headers, _length(answer))
+
+    async def head_answer(
+        self, key: Key, version_id: VersionId | None = None, *, checksum: bool = False
+    ) -> Answer:
+        """HEAD as it came back; with ``checksum`` the store's checksum is asked for."""
+        check_key(key)
+        headers = {"x-amz-checksum-mode": "ENABLED"} if checksum else {}
+        call = Call("head", "HEAD", key, query=_version_query(version_id), headers=headers)
+        return await self._plane.call(call)
+
+    async def get(
+        self,
+        key: Key,
+        byte_range: ByteRange | None,
+        version_id: VersionId | None,
+        if_match: ETag | None,
+    ) -> tuple[ObjectInfo, bytes]:
+        """See ``Store.get``."""
+        check_key(key)
+        headers = {"x-amz-checksum-mode": "ENABLED"}
+        if byte_range is not None:
+            headers["range"] = f"bytes={byte_range.start}-{byte_range.stop - 1}"
+        if if_match is not None:
+            headers["if-match"] = f'"{if_match}"'
+        call = Call(
+            "get",
+            "GET",
+            key,
+            query=_version_query(version_id),
+            headers=headers,
+            size_bytes=min(byte_range.length if byte_range else 65536, INLINE_BODY_BYTES_MAX),
+            on_head=lambda head: _refuse_large(head, key),
+        )
+        for left in reversed(range(DAMAGED_TRIES)):
+            answer = await self._plane.call(call)
+            info = self._described(key, answer, byte_range)
+            if info.size != len(answer.body) or self._intact(answer, info):
+                break
+            self._plane.statistics.checksum_errors += 1
+            if not left:
+                raise ChecksumError("the store sent other bytes than its checksum says", key=key)
+        return info, answer.body
+
+    def _described(self, key: Key, answer: Answer, byte_range: ByteRange | None) -> ObjectInfo:
+        if answer.status != 206:
+            if byte_range is not None and byte_range.start:
+                raise ServerFaultError("the store ignored the range that was asked for", key=key)
+            return object_info(key, answer.headers, len(answer.body))
+        start, stop, size = _content_range(answer.headers.get("content-range", ""), key)
+        if byte_range is None or start != byte_range.start or stop - start != len(answer.body):
+            raise ServerFaultError("the store sent another range than was asked for", key=key)
+        return object_info(key, answer.headers, size)
+
+    def _intact(self, answer: Answer, info: ObjectInfo) -> bool:
+        """Does a whole body have the checksum or, without one, the MD5 that the store says?"""
+        checksum = promised(answer.headers)
+        if checksum is not None:
+            checksum.update(answer.body)
+            return checksum.matches
+        if self._traits.etag_is_md5 is False or not etag_is_md5(info.etag, answer.headers):
+            return True
+        return hashlib.md5(answer.body, usedforsecurity=False).hexdigest() == info.etag
+
+    async def fetch(
+        self,
+        key: Key,
+        byte_range: ByteRange,
+        sink: FileSlice,
+        version_id: VersionId | None,
+        if_match: ETag | None,
+        on_progress: Callable[[int], None] | None,
+    ) -> ObjectInfo:
+        """See ``Store.fetch``. A try that broke off is continued where it ended."""
+        check_key(key)
+        if sink.length != byte_range.length:
+            raise RejectedError("the sink's length is not the range's", key=key)
+        try:
+            fd = os.open(sink.path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise local_failure(sink.path, error) from error
+        try:
+            transfer = _Fetch(key, byte_range, sink, fd, version_id, if_match, on_progress)
+            for left in reversed(range(DAMAGED_TRIES)):
+                await self._plane.call(transfer.call)
+                if transfer.intact:
+                    break
+                self._plane.statistics.checksum_errors += 1
+                if not left:
+                    raise ChecksumError(
+                        "the store sent other bytes than its checksum says", key=key
+                    )
+                transfer.restart()
+        finally:
+            os.close(fd)
+        return transfer.info
+
+    async def list_page(
+        self,
+        prefix: str,
+        delimiter: str | None,
+        token: str | None,
+        start_after: str | None,
+        max_keys: int,
+    ) -> ListPage:
+        """See ``Store.list_page``."""
+        wanted = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", str(max_keys))]
+        if prefix:
+            check_key(prefix)
+        wanted.extend(
+            (name, value)
+            for name, value in (
+                ("prefix", prefix),
+                ("delimiter", delimiter),
+                ("continuation-token", token),
+                ("start-after", start_after),
+            )
+            if value
+        )
+        size_bytes = max_keys * LIST_BYTES_PER_KEY
+        call = Call("list", "GET", "", query=canonical_query(wanted), size_bytes=size_bytes)
+        answer = await self._plane.call(call)
+        return parse_list(answer.body)
+
+
+class _Fetch:
+    """One fetch under way: how far it is, and what pins it to one version."""
+
+    def __init__(
+        self,
+        key: Key,
+        byte_range: ByteRange,
+        sink: FileSlice,
+        fd: int,
+        version_id: VersionId | None,
+        if_match: ETag | None,
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
+        self._key = key
+        self._range = byte_range
+        self._sink = sink
+        self._fd = fd
+        self._pin = if_match
+        self._on_progress = on_progress
+        self._done = 0
+        self._told = 0
+        self._checksum: RunningChecksum | None = None
+        self.info: ObjectInfo
+        self.call = Call(
+            "fetch",
+            "GET",
+            key,
+            query=_version_query(version_id),
+            headers={"x-amz-checksum-mode": "ENABLED"},
+            size_bytes=byte_range.length,
+            on_head=self._on_head,
+            before_try=self._before_try,
+        )
+
+    @property
+    def intact(self) -> bool:
+        """Do the bytes have the checksum that the store promised, if it did?"""
+        return self._checksum is None or self._checksum.matches
+
+    def restart(self) -> None:
+        """Begin again at the range's start."""
+        self._done = 0
+        self._checksum = None
+
+    def _before_try(self) -> None:
+        start = self._range.start + self._done
+        self.call.headers["range"] = f"bytes={start}-{self._range.stop - 1}"
+        self.call.size_bytes = self._range.length - self._done
+        if self._pin is not None:
+            self.call.headers["if-match"] = f'"{self._pin}"'
+
+    def _on_head(self, head: Head) -> Sink:
+        start = self._range.start + self._done
+        if head.status == 206:
+            got, stop, size = _content_range(head.headers.get("content-range", ""), self._key)
+        else:
+            got, stop = 0, head.length or 0
+            size = stop
+        if stop < self._range.stop and got == start:
+            raise RangeError("the object ends inside the range", key=self._key, status=416)
+        if (got, stop) != (start, self._range.stop):
+            raise ServerFaultError("the store sent another range than was asked for", key=self._key)
+        self.info = object_info(self._key, head.headers, size)
+        if self._pin is not None and self.info.etag != self._pin:
+            raise PreconditionFailedError("the object was replaced", key=self._key, status=412)
+        self._pin = self.info.etag or None
+        if not self._done and size == self._range.length:
+            self._checksum = promised(head.headers)
+        write = file_sink(self._fd, self._sink.offset + self._done, self._sink.path, self._on_bytes)
+        checksum = self._checksum
+        if checksum is None:
+            return write
+
+        def write_and_check(piece: memoryview) -> None:
+            checksum.update(piece)
+            write(piece)
+
+        return write_and_check
+
+    def _on_bytes(self, n: int) -> None:
+        self._done += n
+        if self._on_progress is not None and self._done > self._told:
+            self._told = self._done
+            self._on_progress(self._done)
+
+
+def _version_query(version_id: VersionId | None) -> str:
+    return canonical_query([("versionId", version_id)]) if version_id else ""
+
+
+def _length(answer: Answer) -> int:
+    try:
+        return int(answer.headers["content-length"])
+    except (KeyError, ValueError):
+        raise ServerFaultError("an answer to HEAD without a size") from None
+
+
+def _refuse_large(head: Head, key: Key) -> None:
+    length = head.length
+    if length is not None and length > INLINE_BODY_BYTES_MAX:
+        raise RejectedError(f"{length} bytes are too many to get into memory", key=key)
+
+
+def _content_range(value: str, key: Key) -> tuple[int, int, int]:
+    """Start, stop and the whole's size of a Content-Range."""
+    match = _CONTENT_RANGE.match(value)
+    if match is None:
+        raise ServerFaultError(f"{value!r} is no range", key=key)
+    return int(match[1]), int(match[2]) + 1, int(match[3])

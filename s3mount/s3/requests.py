@@ -1,0 +1,118 @@
+"""One request to S3 and its answer, as the data plane passes them around."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+
+from s3mount.errors import RejectedError
+from s3mount.refs import Body, FileSlice, Key
+from s3mount.s3.mapping import Refusal, parse_error
+from s3mount.s3.signing import EMPTY_SHA256
+from s3mount.s3.wire import Head, Sink
+
+
+class Call:
+    """What to ask. It may be sent several times; ``in_doubt`` is set when a failed try may have
+    taken effect.
+
+    ``query`` is canonical. ``before_try`` may change headers and size before each try.
+    ``size_bytes`` is what will be moved, for the deadline. ``on_head`` sees the head of a
+    successful answer, may raise, and returns the sink for the body (``None``: memory).
+    With ``error_in_body`` a 200 answer may still be an error (COPY).
+    """
+
+    __slots__ = (
+        "_fd",
+        "before_try",
+        "body",
+        "error_in_body",
+        "headers",
+        "in_doubt",
+        "key",
+        "kind",
+        "method",
+        "on_head",
+        "payload_hash",
+        "query",
+        "size_bytes",
+    )
+
+    def __init__(
+        self,
+        kind: str,
+        method: str,
+        key: Key,
+        *,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        body: Body | None = None,
+        payload_hash: str = EMPTY_SHA256,
+        size_bytes: int = 0,
+        on_head: Callable[[Head], Sink | None] | None = None,
+        before_try: Callable[[], None] | None = None,
+        error_in_body: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.method = method
+        self.key = key
+        self.query = query
+        self.headers = headers or {}
+        self.body = body
+        self.payload_hash = payload_hash
+        self.size_bytes = size_bytes
+        self.on_head = on_head
+        self.error_in_body = error_in_body
+        self.before_try = before_try
+        self.in_doubt = False
+        self._fd = -1
+
+    @property
+    def body_length(self) -> int | None:
+        """The Content-Length to send; ``None`` for requests that have no body."""
+        if self.body is None:
+            return 0 if self.method in ("PUT", "POST") else None
+        return body_bytes(self.body)
+
+    def open_body(self) -> int:
+        """The descriptor of the body's file, opened once. Raises RejectedError."""
+        if self._fd < 0 and isinstance(self.body, FileSlice):
+            try:
+                self._fd = os.open(self.body.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise local_failure(self.body.path, error) from error
+        return self._fd
+
+    def close(self) -> None:
+        """Close the body's file. May be repeated."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def body_bytes(body: Body) -> int:
+    """How long a body is."""
+    return len(body) if isinstance(body, bytes) else body.length
+
+
+def local_failure(path: str, error: OSError) -> RejectedError:
+    """The error for a local file that cannot be read or written; ``code`` is the errno's name."""
+    code = errno.errorcode.get(error.errno or 0, "EIO")
+    return RejectedError(f"{path}: {error.strerror}", code=code)
+
+
+class Answer:
+    """What came back, its body in memory unless a sink took it."""
+
+    __slots__ = ("body", "headers", "refusal", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], body: bytes, error_in_body: bool = False
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.refusal: Refusal | None = None
+        if error_in_body and status < 300 and parse_error(body) is not None:
+            self.refusal = Refusal(status, headers, body)

@@ -1,0 +1,36 @@
+"""What was learned about one store's habits, by its answers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from s3mount.refs import Capabilities
+
+
+class Traits(msgspec.Struct):
+    """Learned while working and by the probe; ``None`` means not yet known.
+
+    ``echoes_checksums``: it verifies ``x-amz-checksum-crc64nvme`` and says so by echoing it. Where it
+    does not, Content-MD5 is sent, which all stores verify.
+    ``etag_is_md5``: the ETag of a single PUT is the MD5 of its bytes.
+    ``if_match_quoted``: how If-Match on a PUT must be spelt. RFC 9110 has quotes; Ceph 16 refuses
+    every quoted one.
+    The rest: whether the condition is refused with 412 when it does not hold.
+    """
+
+    echoes_checksums: bool | None = None
+    etag_is_md5: bool | None = None
+    if_match_quoted: bool | None = None
+    if_match: bool | None = None
+    if_absent: bool | None = None
+    complete_condition: bool | None = None
+    copy_condition: bool | None = None
+    copy_source_condition: bool | None = None
+
+    def adopt(self, known: Capabilities) -> None:
+        """Take over what an earlier probe of the same bucket found."""
+        self.if_match = known.if_match
+        self.if_absent = known.if_absent
+        self.complete_condition = known.complete_condition
+        if known.if_match is not None:
+            self.echoes_checksums = known.checksum == "crc64nvme"
