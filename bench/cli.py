@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +22,9 @@ from bench.runner import Result, Runner, new_data_bucket, work_folder
 from bench.server import Endpoint, Truth
 from bench.tools import MOUNTS, RAW, Tool, raw_version
 from bench.workloads import WORKLOADS, Workload
+from s3mount.errors import S3MountError
+from tests.servers.ceph import CephError, running_ceph
+from tests.servers.localstack import running_localstack
 
 RESULTS = Path("build") / "bench"
 
@@ -32,8 +35,14 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m bench",
         description="Measure s3mount beside other S3 mounts and s5cmd, on one server in one run.",
     )
-    server = made.add_argument_group("server (default: start a Ceph object gateway)")
-    server.add_argument("--endpoint-url", help="use the server there instead")
+    server = made.add_argument_group("server")
+    server.add_argument(
+        "--server",
+        choices=("ceph", "localstack"),
+        default="ceph",
+        help="start this one for the run (%(default)s)",
+    )
+    server.add_argument("--endpoint-url", help="use the server there instead, addressed by path")
     server.add_argument("--access-key", default=os.environ.get("AWS_ACCESS_KEY_ID", ""))
     server.add_argument("--secret-key", default=os.environ.get("AWS_SECRET_ACCESS_KEY", ""))
     server.add_argument("--region", default="us-east-1")
@@ -81,22 +90,29 @@ def chosen_workloads(wanted: str | None) -> list[Workload]:
 
 
 @contextmanager
-def server(options: argparse.Namespace) -> Iterator[Endpoint]:
-    """The server given by flags, or a Ceph object gateway of this run's own."""
+def server(options: argparse.Namespace, folder: Path) -> Iterator[Endpoint]:
+    """The server given by flags, or one of this run's own with its data below ``folder``."""
     if options.endpoint_url:
         yield Endpoint(options.endpoint_url, options.access_key, options.secret_key, options.region)
         return
-    raise StepFailed("give --endpoint-url")
+    folder.mkdir()
+    with ExitStack() as stack:
+        try:
+            if options.server == "ceph":
+                started = stack.enter_context(running_ceph(folder))
+            else:
+                started = stack.enter_context(running_localstack(folder))
+        except (CephError, S3MountError) as error:
+            raise StepFailed(f"no {options.server}: {error}") from error
+        yield Endpoint(started.endpoint_url, started.access_key, started.secret_key, started.region)
 
 
-def about(
-    options: argparse.Namespace, tools: Sequence[Tool], endpoint: Endpoint
-) -> dict[str, object]:
+def about(options: argparse.Namespace, tools: Sequence[Tool]) -> dict[str, object]:
     """What a reader needs to judge the numbers."""
     versions = {tool.name: tool.version() for tool in tools} | {RAW: raw_version()}
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "server": endpoint.url,
+        "server": options.endpoint_url or options.server,
         "machine": f"{os.cpu_count()} cores, kernel {platform.release()}, Python "
         f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start",
         "runs": options.runs,
@@ -113,8 +129,8 @@ def measure(options: argparse.Namespace) -> list[Result]:
     rtts_ms = [float(word) for word in options.rtt_ms.split(",")]
     folder = work_folder(options.work_dir)
     try:
-        with server(options) as endpoint:
-            facts = about(options, tools, endpoint)
+        with server(options, folder / options.server) as endpoint:
+            facts = about(options, tools)
 
             def keep(results: list[Result]) -> None:
                 report.write(options.results, results, workloads, scale, facts)

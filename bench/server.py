@@ -36,14 +36,20 @@ class Endpoint:
     region: str = "us-east-1"
 
     def environment(self) -> dict[str, str]:
-        """This process's environment without its own AWS settings, with this server's keys."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        """This process's environment without settings for tools under test, with the server's keys."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "S3MOUNT_", "RCLONE_"))
+        }
         return kept | {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
     def client(self) -> Any:
