@@ -22,7 +22,9 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under the key: ``None``
     unknown, ``ABSENT`` nothing. With ``replace_headers`` unset a copy keeps all stored with its source;
     ``headers`` are those known of the object that is replaced, so that foreign metadata survive.
-    ``upload_id`` names an unfinished multipart upload of the blob. ``detach`` asks for the base to be
+    ``content_seq`` is the seq of the last change of the bytes (later ones changed attributes only).
+    ``upload_id`` names an unfinished multipart upload of the blob, begun with ``upload_attributes``
+    (``upload_streamed``: without their times, as the file was still being written). ``detach`` asks for the base to be
     fetched before anything else, because changes wait for each other in a circle.
     """
 
@@ -30,6 +32,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     op: Literal["put", "copy", "delete"]
     seq: int = 0
     first_seq: int = 0
+    content_seq: int = 0
     state: State = State.QUEUED
     attributes: Attributes | None = None
     size: int = 0
@@ -43,6 +46,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     storage_class: str | None = None
     expected: ETag | None = None
     upload_id: str = ""
+    upload_attributes: Attributes | None = None
+    upload_streamed: bool = False
     detach: bool = False
     attempts: int = 0
     error: str = ""
@@ -55,6 +60,40 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.op == "put" and self.base is not None:
             return self.base.key
         return None
+
+    def become_copy_of(self, content: ContentRef) -> None:
+        """S3 has the bytes under this very key; only what is stored beside them is still to be changed."""
+        self.op = "copy"
+        self.source = content
+        self.replace_headers = True
+        self.blob_id = ""
+        self.base = None
+        self.base_limit = 0
+        self.extents = []
+        self.upload_id = ""
+        self.detach = False
+
+
+SETTLED_NS = 2_000_000_000
+"""How far a clock may be off between two looks at it."""
+
+
+def carries(change: Change) -> bool:
+    """Does the object of a multipart upload that was begun with ``upload_attributes`` carry those of now?
+
+    An upload that began while the file was written carries no times: then its LastModified stands for
+    an mtime that came from writing (not one that was set to some time before).
+    """
+    begun, now = change.upload_attributes, change.attributes
+    if begun is None or now is None:
+        return begun is now
+    if (begun.mode, begun.uid, begun.gid, begun.rdev) != (now.mode, now.uid, now.gid, now.rdev):
+        return False
+    if begun.xattrs != now.xattrs:
+        return False
+    if change.upload_streamed:
+        return now.mtime_ns >= begun.mtime_ns - SETTLED_NS
+    return now.mtime_ns == begun.mtime_ns
 
 
 def parent_of(key: Key) -> Key:

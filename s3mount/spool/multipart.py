@@ -23,8 +23,12 @@ STREAM_LAG_PARTS = 1
 """Parts kept back behind the writer: the kernel's writeback reorders within a few MiB."""
 
 
-class Filler(Protocol):
-    """Brings missing bytes of a base into a blob."""
+class Hooks(Protocol):
+    """The part of ``uploader.Hooks`` that sending in parts needs."""
+
+    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
+        """See ``uploader.Hooks.headers_of``."""
+        ...
 
     async def fill(self, change: Change, start: int, stop: int) -> None:
         """See ``uploader.Hooks.fill``."""
@@ -35,11 +39,11 @@ class MultipartSender:
     """All multipart uploads of one spool. At most ``parts_max`` parts are on their way at once."""
 
     def __init__(
-        self, spool: Spool, store: Store, filler: Filler, *, part_bytes: int, parts_max: int
+        self, spool: Spool, store: Store, hooks: Hooks, *, part_bytes: int, parts_max: int
     ) -> None:
         self._spool = spool
         self._store = store
-        self._filler = filler
+        self._hooks = hooks
         self._plan = PartPlan(part_bytes)
         self._slots = trio.CapacityLimiter(parts_max)
         self._nursery: trio.Nursery | None = None
@@ -66,17 +70,17 @@ class MultipartSender:
 
     # ----------------------------------------------------------------- streaming
 
-    def grown(self, change: Change, blob: Blob, headers: Callable[[], ObjectHeaders]) -> None:
+    def grown(self, change: Change, blob: Blob) -> None:
         """The open file of ``change`` grew: send its finished parts, while it is being written.
 
-        ``headers`` is asked once, when the upload begins. Call it as often as you like.
+        Call it as often as you like.
         """
         wake = self._streams.get(blob.id)
         if wake is not None:
             wake.set()
         elif self._nursery is not None:
             self._streams[blob.id] = trio.Event()
-            self._nursery.start_soon(self._stream, change, blob, headers)
+            self._nursery.start_soon(self._stream, change, blob)
 
     def is_worth_streaming(self, blob: Blob) -> bool:
         """Is there a whole part behind the writer that could leave now?"""
@@ -98,13 +102,11 @@ class MultipartSender:
                 ready.append(index)
         return ready
 
-    async def _stream(
-        self, change: Change, blob: Blob, headers: Callable[[], ObjectHeaders]
-    ) -> None:
+    async def _stream(self, change: Change, blob: Blob) -> None:
         """Send parts as they are finished, until the change leaves the OPEN state or a part fails."""
         try:
             if blob.upload is None:
-                await self._begin(change, blob, headers())
+                await self._begin(change, blob, streamed=True)
             async with trio.open_nursery() as nursery:
                 while self._still_streaming(change, blob):
                     wake = self._streams[blob.id] = trio.Event()
@@ -147,18 +149,21 @@ class MultipartSender:
 
     # ------------------------------------------------------------------- parts
 
-    async def _begin(self, change: Change, blob: Blob, headers: ObjectHeaders) -> PartsUpload:
+    async def _begin(self, change: Change, blob: Blob, *, streamed: bool) -> PartsUpload:
         upload = self._new_upload(change.key)
         if change.upload_id:
             known = await self._resume(change)
             if known is not None:
                 upload.upload_id, upload.sent = change.upload_id, known
         if not upload.upload_id:
+            begun = change.attributes
+            headers = self._hooks.headers_of(change, with_times=not streamed)
             upload.upload_id = await self._store.create_multipart(change.key, headers)
             if self._spool.changes.get(change.key) is not change:
                 self.abandon(upload)
                 raise S3MountError("the file went away while its upload began")
             change.upload_id = upload.upload_id
+            change.upload_attributes, change.upload_streamed = begun, streamed
             self._spool.journal.upload_begun(upload.upload_id, change)
         blob.upload = upload
         return upload
@@ -236,14 +241,12 @@ class MultipartSender:
             await self._copy_part(change, blob, upload, index)
             return
         if blob.missing(span.start, stop):
-            await self._filler.fill(change, span.start, stop)
+            await self._hooks.fill(change, span.start, stop)
         await self._send_part(blob, upload, index)
 
     # ---------------------------------------------------------------- completing
 
-    async def send(
-        self, change: Change, blob: Blob, headers: ObjectHeaders, condition: Condition
-    ) -> PutResult:
+    async def send(self, change: Change, blob: Blob, condition: Condition) -> PutResult:
         """Bring all parts of ``blob`` to S3 and complete the upload. Raises S3MountError.
 
         May be repeated: what S3 has confirmed is not sent again. Writes meanwhile take parts back; the
@@ -255,7 +258,7 @@ class MultipartSender:
             blob.upload = upload = None
             change.upload_id = ""
         if upload is None:
-            upload = await self._begin(change, blob, headers)
+            upload = await self._begin(change, blob, streamed=False)
         try:
             while (parts := upload.finished_parts(blob.size)) is None:
                 await self._send_missing(change, blob, upload)

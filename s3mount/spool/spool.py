@@ -131,6 +131,7 @@ class Spool:
             if change.blob_id:
                 self._describe_blob(change)
             change.seq = self.next_seq()
+            change.content_seq = change.content_seq or change.seq
             if not change.first_seq:
                 earlier = self.changes.get(change.key)
                 change.first_seq = earlier.first_seq if earlier else change.seq
@@ -149,16 +150,22 @@ class Spool:
             if change.state is State.QUEUED:
                 self.on_queued(change)
 
-    def touch(self, change: Change) -> None:
-        """Content is being written: the change is open again, in memory only until it is recorded."""
+    def touch(self, change: Change, *, content: bool = True) -> None:
+        """The open file changes (its ``content``, or only attributes): the change is open again.
+
+        In memory only, until it is saved.
+        """
         if change.state is not State.OPEN:
             change.state = after(change.state, Event.WRITE)
         change.seq = self.next_seq()
+        if content:
+            change.content_seq = change.seq
 
     def add_open(self, change: Change) -> None:
         """Show a change that is only in memory: an existing file that is just being rewritten."""
         change.seq = self.next_seq()
         change.first_seq = change.first_seq or change.seq
+        change.content_seq = change.seq
         earlier = self.changes.get(change.key)
         if earlier is not None:
             self._unindex(earlier)

@@ -13,9 +13,9 @@ from typing import Protocol
 import trio
 
 from s3mount.errors import EngineError, PreconditionFailedError, S3MountError, StoreError
-from s3mount.refs import ANY, Condition, ObjectHeaders, PutResult
+from s3mount.refs import ANY, Condition, ContentRef, ObjectHeaders, PutResult
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, carries
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.spool import Spool
@@ -33,8 +33,8 @@ PARKED_RETRY_S = 300.0
 class Hooks(Protocol):
     """What the uploader needs of the rooms above; vfs implements it."""
 
-    def headers_of(self, change: Change) -> ObjectHeaders:
-        """What to store with the object of ``change``."""
+    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
+        """What to store with the object of ``change``; without times while it is still written."""
         ...
 
     async def fill(self, change: Change, start: int, stop: int) -> None:
@@ -51,6 +51,10 @@ class Hooks(Protocol):
 
     def uploaded_earlier(self, change: Change, result: PutResult | None) -> None:
         """S3 has an earlier state of ``change``, which stays pending."""
+        ...
+
+    def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
+        """S3 has the bytes of ``change``, not its present attributes; the blob is not needed any more."""
         ...
 
     async def conflict(self, change: Change) -> None:
@@ -94,10 +98,6 @@ class Uploader:
         }
         spool.on_queued = self._queued
         spool.on_removed = self._removed
-
-    def headers_of(self, change: Change) -> ObjectHeaders:
-        """What is stored with the object of ``change``."""
-        return self._hooks.headers_of(change)
 
     # ----------------------------------------------------------------- lining up
 
@@ -223,8 +223,9 @@ class Uploader:
         return await self._put(change)
 
     async def _put(self, change: Change) -> PutResult | None:
-        headers = self._hooks.headers_of(change)
         condition = self.condition_of(change)
+        headers = self._hooks.headers_of(change)
+        change.upload_attributes = change.upload_attributes if change.upload_id else None
         blob = self._spool.live_blobs.get(change.blob_id)
         if blob is None:
             return await self._store.put(change.key, b"", headers, condition=condition)
@@ -243,7 +244,7 @@ class Uploader:
                 headers,
                 condition=condition,
             )
-        return await self.multipart.send(change, blob, headers, condition)
+        return await self.multipart.send(change, blob, condition)
 
     def condition_of(self, change: Change) -> Condition:
         """What the upload of ``change`` demands of the key, as far as the store honours it."""
@@ -277,6 +278,9 @@ class Uploader:
         change.attempts = 0
         change.error = ""
         change.expected = etag
+        if result is not None and change.content_seq <= seq and not self._carried(change, seq):
+            self._only_attributes_left(change, result)
+            return
         if change.seq == seq:
             self._spool.finish(change)
             self._hooks.uploaded(change, result)
@@ -286,6 +290,26 @@ class Uploader:
             change.state = State.QUEUED
         self._spool.save(change)
         self._hooks.uploaded_earlier(change, result)
+        if change.state is State.QUEUED:
+            self._queued(change)
+
+    @staticmethod
+    def _carried(change: Change, seq: int) -> bool:
+        """Does S3 have the attributes of ``change``, whose content it has?"""
+        began = change.upload_attributes is not None
+        return change.seq == seq and (not began or carries(change))
+
+    def _only_attributes_left(self, change: Change, result: PutResult) -> None:
+        """Do not send the bytes again: what is stored beside them is changed inside S3."""
+        size = change.source.size if change.source is not None else change.size
+        content = ContentRef(change.key, result.etag, size, result.version_id)
+        blob_id = change.blob_id
+        change.become_copy_of(content)
+        change.upload_attributes = None
+        if change.state is State.SENDING:
+            change.state = State.QUEUED
+        self._spool.save(change)
+        self._hooks.content_uploaded(change, blob_id, content)
         if change.state is State.QUEUED:
             self._queued(change)
 

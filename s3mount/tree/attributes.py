@@ -39,11 +39,15 @@ _FORMATS = (
 
 
 def encode(
-    attributes: Attributes, known: ObjectHeaders | None, *, content_type: str | None = None
+    attributes: Attributes,
+    known: ObjectHeaders | None,
+    *,
+    content_type: str | None = None,
+    with_times: bool = True,
 ) -> ObjectHeaders:
     """Headers that carry ``attributes`` and keep everything foreign of ``known``.
 
-    ``content_type`` is used where ``known`` has none.
+    ``content_type`` is used where ``known`` has none. Without times LastModified will stand for them.
     """
     metadata = {
         name: value
@@ -53,9 +57,10 @@ def encode(
     metadata["mode"] = str(attributes.mode)
     metadata["uid"] = str(attributes.uid)
     metadata["gid"] = str(attributes.gid)
-    metadata["mtime"] = _time_text(attributes.mtime_ns)
-    metadata["ctime"] = _time_text(attributes.ctime_ns)
-    metadata["atime"] = _time_text(attributes.atime_ns)
+    if with_times:
+        metadata["mtime"] = _time_text(attributes.mtime_ns)
+        metadata["ctime"] = _time_text(attributes.ctime_ns)
+        metadata["atime"] = _time_text(attributes.atime_ns)
     if attributes.rdev:
         metadata["rdev"] = str(attributes.rdev)
     if attributes.xattrs:

@@ -293,8 +293,7 @@ class Contents:
             return
         multipart = self.uploader.multipart
         if multipart.is_worth_streaming(blob):
-            uploader = self.uploader
-            multipart.grown(change, blob, lambda: uploader.headers_of(change))
+            multipart.grown(change, blob)
 
     async def _wait_for_room(self, size_bytes: int) -> None:
         """Slow a writer down while the spool is full. Raises OSError (ENOSPC) when nothing moves."""

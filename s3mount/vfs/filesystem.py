@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from s3mount.cache.reader import CacheReader
@@ -219,24 +220,17 @@ class _UploadHooks:
         self._state = filesystem.state
         self._contents = filesystem.contents
 
-    def headers_of(self, change: Change) -> ObjectHeaders:
+    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
         assert change.attributes is not None
         guessed, encoding = mimetypes.guess_type(change.key)
         content_type = guessed if guessed and encoding is None else "application/octet-stream"
-        headers = codec.encode(change.attributes, change.headers, content_type=content_type)
+        headers = codec.encode(
+            change.attributes, change.headers, content_type=content_type, with_times=with_times
+        )
         storage_class = change.storage_class or self._state.config.storage_class
         if storage_class is None or storage_class == headers.storage_class:
             return headers
-        return ObjectHeaders(
-            metadata=headers.metadata,
-            content_type=headers.content_type,
-            content_encoding=headers.content_encoding,
-            content_language=headers.content_language,
-            content_disposition=headers.content_disposition,
-            cache_control=headers.cache_control,
-            expires=headers.expires,
-            storage_class=storage_class,
-        )
+        return msgspec.structs.replace(headers, storage_class=storage_class)
 
     async def fill(self, change: Change, start: int, stop: int) -> None:
         await self._contents.fill(change, start, stop)
@@ -261,22 +255,35 @@ class _UploadHooks:
             # What is not here is in the new version at the same place.
             blob.base = ContentRef(change.key, result.etag, change.size, result.version_id)
 
+    def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
+        for finished in self._state.on_finished:
+            finished(change.key)
+        node = self._state.find(change.key)
+        self._place_blob(node, blob_id, content)
+        if node is not None and not node.is_directory:
+            node.content = content
+
+    def _place_blob(self, node: Node | None, blob_id: str, content: ContentRef) -> None:
+        """S3 has what is in the blob: it stays with who has it open, else becomes cache."""
+        blob = self._state.spool.live_blobs.get(blob_id)
+        if blob is None:
+            return
+        file = self._contents.open_file(node) if node is not None else None
+        if file is not None and file.blob is blob:
+            if blob.base is not None:
+                blob.base = content
+        elif blob.base is None:
+            self._contents.to_cache(blob, content)
+        else:
+            self._state.spool.drop_blob(blob)
+
     def _stored(self, change: Change, result: PutResult) -> None:
         size = change.source.size if change.op == "copy" and change.source else change.size
         ref = ContentRef(change.key, result.etag, size, result.version_id)
         if change.op == "copy" and change.source is not None:
             self._state.reader.relabel(change.source, ref)
         node = self._state.find(change.key)
-        blob = self._state.spool.live_blobs.get(change.blob_id)
-        file = self._contents.open_file(node) if node is not None else None
-        if blob is not None:
-            is_open = file is not None and file.blob is blob
-            if is_open and blob.base is not None:
-                blob.base = ref
-            elif not is_open and blob.base is None:
-                self._contents.to_cache(blob, ref)
-            elif not is_open:
-                self._state.spool.drop_blob(blob)
+        self._place_blob(node, change.blob_id, ref)
         if node is not None and not node.is_directory:
             self._note_stored(node, change, ref, result)
         elif node is not None and node.directory is not None:

@@ -107,7 +107,7 @@ class Metadata:
             change.headers = node.headers
         file = self._contents.open_file(node)
         if file is not None and file.writers and change.op == "put":
-            self._state.spool.touch(change)
+            self._state.spool.touch(change, content=False)
         else:
             change.state = State.QUEUED
             self._state.spool.record([change])
