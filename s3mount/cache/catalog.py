@@ -143,7 +143,8 @@ class Catalog:
 
         The revision is -1 where another file is known for the content; nothing is changed there.
 
-        A row that somebody else changed meanwhile gets the union of the blocks.
+        A row that somebody else changed meanwhile gets the union of the blocks; a row of the same
+        file under another digest goes.
         """
         with _Transaction(self._database):
             return [self._update_one(update) for update in updates]
@@ -155,15 +156,6 @@ class Catalog:
                 "UPDATE entry SET used_ns = max(used_ns, ?) WHERE digest = ?",
                 [(used_ns, digest) for digest, used_ns in used],
             )
-
-    def relabel(self, old: bytes, new: bytes) -> bool:
-        """Give an entry another digest; False when the new one exists already (then nothing changed)."""
-        try:
-            with _Transaction(self._database):
-                self._database.execute("UPDATE entry SET digest = ? WHERE digest = ?", (new, old))
-        except sqlite3.IntegrityError:
-            return False
-        return True
 
     def forget(self, digest: bytes, file: str) -> None:
         """Remove the entry, on disk when this returns. No error when it is not there."""
@@ -209,6 +201,9 @@ class Catalog:
             (update.digest,),
         ).fetchone()
         snapshot, allocated, revision = update.snapshot, update.allocated, update.revision
+        if row is None:
+            # The content may have been relabelled: then its file has a row under another digest.
+            self._database.execute("DELETE FROM entry WHERE file = ?", (update.file,))
         if row is not None:
             if row[0] != update.file:
                 return -1, 0

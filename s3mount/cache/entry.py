@@ -57,8 +57,8 @@ class Entry:
 
     ``digest`` is ``None`` for a private entry, which ends with its last user. ``small`` contents
     are held whole or not at all: as ``body``, as a file, or both. ``descriptor`` is -1 when no
-    file is open; it holds the shared lock. ``held_bytes`` counts present and coming blocks,
-    ``recorded_bytes`` is what the catalog counts for it.
+    file is open; it holds the shared lock. ``held_bytes`` counts present and coming blocks and
+    ``slack_bytes``, what else the file takes; ``recorded_bytes`` is what the catalog counts for it.
     """
 
     __slots__ = (
@@ -81,6 +81,7 @@ class Entry:
         "saving",
         "seen_modified_ns",
         "size",
+        "slack_bytes",
         "small",
         "small_fetch",
         "unsaved",
@@ -104,6 +105,7 @@ class Entry:
         self.revision = 0
         self.held_bytes = 0
         self.recorded_bytes = 0
+        self.slack_bytes = 0
         self.seen_modified_ns: int | None = None
         self.dirty = False
         self.saving = False

@@ -9,14 +9,16 @@ import trio
 
 from s3mount.cache.blocks import MISSING
 from s3mount.cache.entry import Entry
+from s3mount.cache.eviction import Evictor
 from s3mount.cache.shelf import Shelf
-from s3mount.cache.upkeep import Upkeep
 from s3mount.cache.window import RANGE_BYTES_MAX
 from s3mount.errors import (
+    ChecksumError,
     EngineError,
     LocalDiskError,
     NoSuchKeyError,
     PreconditionFailedError,
+    RejectedError,
     S3MountError,
     StoreError,
 )
@@ -35,6 +37,10 @@ THROUGH_MAX = 16
 """Requests at a time of at most 1 MiB that go through memory because they cannot be stored."""
 
 _GONE = (NoSuchKeyError, PreconditionFailedError)
+
+
+class _OtherVersionError(PreconditionFailedError):
+    """The answer was about another version than was asked for, though the store did not refuse."""
 
 
 class Fetch:
@@ -78,7 +84,7 @@ class Fetcher:
     """Queues and runs the requests of one shelf, in the nursery given to ``start``."""
 
     def __init__(
-        self, store: Store, shelf: Shelf, upkeep: Upkeep, *, prefetch_bytes_max: int
+        self, store: Store, shelf: Shelf, evictor: Evictor, *, prefetch_bytes_max: int
     ) -> None:
         self.prefetch_bytes_max = prefetch_bytes_max
         self.ahead_bytes = 0
@@ -87,7 +93,7 @@ class Fetcher:
         self.ahead_failures = 0
         self._store = store
         self._shelf = shelf
-        self._upkeep = upkeep
+        self._evictor = evictor
         self._nursery: trio.Nursery | None = None
         self._urgent: deque[Fetch] = deque()
         self._waiting: deque[Fetch] = deque()
@@ -145,6 +151,7 @@ class Fetcher:
             if self.ahead_bytes + length > self.prefetch_bytes_max:
                 return False
             if not self._shelf.claim(entry, *run):
+                self._shelf.want_room(min(length, self.prefetch_bytes_max))
                 return False
             fetch = Fetch(entry, *run, owner)
             fetch.claimed = True
@@ -266,7 +273,8 @@ class Fetcher:
             entry.fetches.discard(fetch)
             if fetch.reached < fetch.stop:
                 if fetch.claimed:
-                    self._shelf.unclaim(entry, fetch.reached, fetch.stop)
+                    begun = bool(fetch.file)
+                    self._shelf.unclaim(entry, fetch.reached, fetch.stop, begun=begun)
                 else:
                     entry.map.unclaim(fetch.reached, fetch.stop)
                 entry.wake_failed(fetch.reached, fetch.stop, error, no_disk=no_disk)
@@ -288,7 +296,7 @@ class Fetcher:
         if not shelf.usable:
             return False
         if not fetch.claimed:
-            if not await self._upkeep.make_room(entry.map.disk_bytes(fetch.first, fetch.stop)):
+            if not await self._evictor.make_room(entry.map.disk_bytes(fetch.first, fetch.stop)):
                 return False
             shelf.reserve(entry, fetch.first, fetch.stop)
             fetch.claimed = True
@@ -296,10 +304,18 @@ class Fetcher:
             path = shelf.ensure_file(entry)
             fetch.file = entry.file
             await self._fetch(fetch, path)
-        except (OSError, LocalDiskError) as error:
+        except (OSError, LocalDiskError, RejectedError) as error:
+            if isinstance(error, RejectedError) and error.status:
+                raise
+            # Status 0: not the store refused, but the disk.
             shelf.disk_failed(error)
             shelf.check_file(entry)
             return False
+        except (ChecksumError, _OtherVersionError):
+            # Nothing that came with it is to be shown, nor kept.
+            if entry.file == fetch.file:
+                shelf.abandon_file(entry)
+            raise
         return True
 
     async def _fetch(self, fetch: Fetch, path: str) -> None:
@@ -374,4 +390,4 @@ def _check_version(entry: Entry, ref: ContentRef, info: ObjectInfo) -> None:
             entry.seen_modified_ns = info.last_modified_ns
         same = same and info.last_modified_ns == entry.seen_modified_ns
     if not same:
-        raise PreconditionFailedError("the object changed while it was read", key=ref.key)
+        raise _OtherVersionError("the object changed while it was read", key=ref.key)

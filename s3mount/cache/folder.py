@@ -165,6 +165,22 @@ class CacheFolder:
         """Change the exclusive lock back into the shared one."""
         _lock(descriptor, fcntl.F_RDLCK)
 
+    def disk_bytes(self, name: str) -> int:
+        """What a file takes on disk, holes not counted."""
+        return os.stat(self.path_of(name)).st_blocks * 512
+
+    def force(self, name: str) -> bool:
+        """Force a file's data to the disk; False when it is gone. May take long."""
+        try:
+            descriptor = os.open(self.path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        return True
+
     def punch(self, descriptor: int, offset: int, length: int) -> None:
         """Give the disk space of a range back; it reads as zeros from then on."""
         mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
@@ -187,7 +203,7 @@ class CacheFolder:
             return 0
         for name in names:
             try:
-                if all_ages or os.stat(self.path_of(name)).st_mtime < youngest_s:
+                if all_ages or os.stat(self.path_of(name)).st_ctime < youngest_s:
                     removed += self.remove(name)
             except OSError:
                 continue

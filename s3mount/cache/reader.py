@@ -26,6 +26,7 @@ import trio
 
 from s3mount.cache.blocks import MISSING, PRESENT
 from s3mount.cache.entry import Entry, Waiter
+from s3mount.cache.eviction import Evictor
 from s3mount.cache.fetcher import Fetcher
 from s3mount.cache.shelf import Shelf
 from s3mount.cache.upkeep import Upkeep, Worker, thread_worker
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 ACTIVE_S = 2.0
 """A stream that asked for nothing this long does not count when the prefetch budget is shared."""
+LOCAL_TRIES = 3
+"""A file of the cache that turns out damaged is fetched anew; after this often, without the disk."""
 MATERIALIZE_RANGES_MAX = 8
 """Ranges in flight for one content that is wanted whole."""
 
@@ -64,11 +67,12 @@ class CacheReader:
         worker: Worker | None = None,
     ) -> None:
         self._shelf = Shelf(folder / namespace, namespace, size_bytes_max, clock or SystemClock())
-        self._upkeep = Upkeep(self._shelf, worker or thread_worker())
+        self._upkeep = Upkeep(self._shelf, worker or thread_worker(), worker or thread_worker())
+        self._evictor = Evictor(self._shelf, self._upkeep)
         # Half of a small cache at most: what is fetched ahead must not push out what is being read.
         self._prefetch_bytes_max = min(prefetch_bytes_max, size_bytes_max // 2)
         self._fetcher = Fetcher(
-            store, self._shelf, self._upkeep, prefetch_bytes_max=self._prefetch_bytes_max
+            store, self._shelf, self._evictor, prefetch_bytes_max=self._prefetch_bytes_max
         )
         self._streams: dict[Stream, float] = {}
         self.hits = 0
@@ -84,6 +88,7 @@ class CacheReader:
             async with trio.open_nursery() as nursery:
                 self._fetcher.start(nursery)
                 nursery.start_soon(self._upkeep.run)
+                nursery.start_soon(self._evictor.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -145,7 +150,7 @@ class CacheReader:
             "cache_misses": self.misses,
             "cache_bytes": self._shelf.total_bytes,
             "cache_bytes_max": self._shelf.size_bytes_max,
-            "cache_evicted_bytes": self._upkeep.evicted_bytes,
+            "cache_evicted_bytes": self._evictor.evicted_bytes,
             "cache_damaged": self._shelf.damaged,
             "cache_requests": self._fetcher.requests,
             "cache_fetched_bytes": self._fetcher.fetched_bytes,
@@ -156,14 +161,19 @@ class CacheReader:
 
     # -- for the handles
 
-    def _look_ahead(self, handle: ReadHandle, entry: Entry, offset: int, stop: int) -> None:
-        """Note a read and ask for what will probably be read next."""
+    def _look_ahead(
+        self, handle: ReadHandle, entry: Entry, offset: int, stop: int, is_lost: bool
+    ) -> None:
+        """Note a read and ask for what will probably be read next; ``is_lost``: some of it is missing."""
         window = handle.window
         stream = window.observe(offset, stop)
         if window.dropped is not None:
-            self._forget(entry, window.dropped)
+            self._forget(handle, entry, window.dropped)
         if stream is None:
             return
+        if is_lost and stream.requested > offset:
+            # It was asked for, but did not come or was taken away again: ask once more from here.
+            stream.requested = offset
         ranges = plan(stream, offset, entry.size, self._share(stream), 1 << entry.map.shift)
         for start, end in ranges:
             if not self._fetcher.ahead(entry, start, end, stream):
@@ -180,14 +190,15 @@ class CacheReader:
                 del streams[other]
         return min(WINDOW_BYTES_MAX, self._prefetch_bytes_max // len(streams))
 
-    def _forget(self, entry: Entry, stream: Stream) -> None:
+    def _forget(self, handle: ReadHandle, entry: Entry, stream: Stream) -> None:
         self._streams.pop(stream, None)
-        self._fetcher.forget(entry, stream, started=True)
+        if entry.holders <= {handle}:
+            self._fetcher.forget(entry, stream, started=True)
 
     def _close(self, handle: ReadHandle, entry: Entry) -> None:
         entry.holders.discard(handle)
         for stream in handle.window.streams:
-            self._forget(entry, stream)
+            self._forget(handle, entry, stream)
         self._shelf.let_go(entry)
 
     async def _whole_body(self, entry: Entry) -> bytes:
@@ -222,7 +233,7 @@ class CacheReader:
 
     async def _all_blocks(self, entry: Entry) -> None:
         self._shelf.require_disk()
-        if not await self._upkeep.make_room(_missing_bytes(entry)):
+        if not await self._evictor.make_room(_missing_bytes(entry)):
             raise LocalDiskError(f"{entry.ref.key!r} does not fit into the cache")
         ranges = _ranges(entry)
         failures: list[S3MountError] = []
@@ -286,7 +297,8 @@ class ReadHandle:
             first = offset >> chunk.shift
             last = ((stop - 1) >> chunk.shift) + 1
             local = chunk.states.count(PRESENT, first, last) == last - first
-            self._reader._look_ahead(self, entry, offset, stop)
+            is_lost = not local and chunk.states.find(MISSING, first, last) >= 0
+            self._reader._look_ahead(self, entry, offset, stop, is_lost)
             if not local:
                 self._reader.misses += 1
                 return None
@@ -308,12 +320,13 @@ class ReadHandle:
         if entry.small:
             return (await reader._whole_body(entry))[offset:stop]
         first, last = entry.map.span(offset, stop)
-        while True:
+        for _ in range(LOCAL_TRIES):
             if not reader._shelf.usable or not await reader._blocks(entry, first, last):
-                return await reader._fetcher.through(entry, offset, stop - offset)
+                break
             data = self._read_local(entry, offset, stop)
             if data is not None:
                 return data
+        return await reader._fetcher.through(entry, offset, stop - offset)
 
     def _read_local(self, entry: Entry, offset: int, stop: int) -> bytes | None:
         try:

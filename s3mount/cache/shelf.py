@@ -22,7 +22,7 @@ from s3mount.cache.entry import Entry, digest_of
 from s3mount.cache.folder import CacheFolder, new_name
 from s3mount.clock import WallClock
 from s3mount.config import MIB
-from s3mount.errors import LocalDiskError, StoreError
+from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,15 @@ class Save(NamedTuple):
     entry: Entry
     update: Update
     body: bytes | None
+    slack_bytes: int
+
+
+class Unwanted(NamedTuple):
+    """A file to be removed, with its row if there is one; ``unrecorded_bytes`` only we count."""
+
+    digest: bytes | None
+    file: str
+    unrecorded_bytes: int = 0
 
 
 class Shelf:
@@ -56,11 +65,12 @@ class Shelf:
         self.private: set[Entry] = set()
         self.dirty: dict[Entry, None] = {}
         self.touched: dict[bytes, int] = {}
-        self.relabels: list[tuple[bytes, bytes]] = []
-        self.unwanted: list[tuple[bytes | None, str]] = []
+        self.unwanted: list[Unwanted] = []
         self.evicting: set[bytes] = set()
         self.recorded_total = 0
+        self.freeing_bytes = 0
         self.room_wanted = trio.Event()
+        self.room_needed = 0
         self.upkeep_wanted = trio.Event()
         self.unsaved_bytes = 0
         self.damaged = 0
@@ -129,6 +139,7 @@ class Shelf:
             del self.entries[entry.digest]
             if entry.row_digest is not None:
                 self.touched[entry.row_digest] = self.clock.now_ns()
+                self.upkeep_wanted.set()
             self._account(entry, entry.recorded_bytes, entry.recorded_bytes)
         self._drop_body(entry)
         self._close_file(entry)
@@ -177,7 +188,7 @@ class Shelf:
 
     def _discard_row(self, digest: bytes, file: str) -> None:
         self.damaged += 1
-        self.unwanted.append((digest, file))
+        self.unwanted.append(Unwanted(digest, file))
         self.upkeep_wanted.set()
 
     def _open_file(self, entry: Entry) -> bool:
@@ -198,11 +209,15 @@ class Shelf:
 
     def _forget_file(self, entry: Entry) -> None:
         if entry.file:
-            self.unwanted.append((entry.row_digest, entry.file))
+            # Until the file is gone, its room counts: what the row does not say, here.
+            unrecorded = entry.held_bytes - entry.recorded_bytes
+            self.freeing_bytes += unrecorded
+            self.unwanted.append(Unwanted(entry.row_digest, entry.file, unrecorded))
             self.upkeep_wanted.set()
         entry.file = ""
         entry.row_digest = None
         entry.crc = None
+        entry.slack_bytes = 0
         self._account(entry, 0, 0)
 
     # -- files and blocks
@@ -245,13 +260,19 @@ class Shelf:
         needed = entry.map.disk_bytes(first, stop)
         self._account(entry, entry.held_bytes + needed, entry.recorded_bytes)
 
-    def unclaim(self, entry: Entry, first: int, stop: int) -> None:
-        """Coming blocks will not come: give their room back."""
+    def unclaim(self, entry: Entry, first: int, stop: int, *, begun: bool) -> None:
+        """Coming blocks will not come: give their room back.
+
+        Where the fetch had ``begun``, part of it may lie in the file: then the room counts until
+        the file is next measured, by a save.
+        """
         entry.map.unclaim(first, stop)
-        freed = entry.map.disk_bytes(first, stop)
-        self._account(entry, max(0, entry.held_bytes - freed), entry.recorded_bytes)
-        if entry.row_digest is not None:
+        freed = min(entry.map.disk_bytes(first, stop), entry.held_bytes - entry.slack_bytes)
+        if begun and entry.file:
+            entry.slack_bytes += freed
             self.mark_dirty(entry)
+        else:
+            self._account(entry, entry.held_bytes - freed, entry.recorded_bytes)
 
     def fill(self, entry: Entry, first: int, stop: int) -> None:
         """Coming blocks lie in the file."""
@@ -261,11 +282,15 @@ class Shelf:
         entry.wake(first, stop)
 
     def empty(self, entry: Entry, first: int, stop: int) -> int:
-        """Present blocks go; the bytes of disk that this will free. The caller punches the hole."""
+        """Present blocks go; the bytes of disk that this will free.
+
+        They count as ``freeing_bytes`` until the caller has punched the hole.
+        """
         entry.map.empty(first, stop)
         entry.whole = False
-        freed = entry.map.disk_bytes(first, stop)
-        self._account(entry, max(0, entry.held_bytes - freed), entry.recorded_bytes)
+        freed = min(entry.map.disk_bytes(first, stop), entry.held_bytes - entry.slack_bytes)
+        self._account(entry, entry.held_bytes - freed, entry.recorded_bytes)
+        self.freeing_bytes += freed
         return freed
 
     # -- small contents
@@ -291,7 +316,7 @@ class Shelf:
         self._body_bytes += len(body)
         if self._body_bytes > BODY_BYTES_MAX:
             for other in list(self._bodies):
-                if other is not entry and not other.unsaved:
+                if other is not entry and not (other.unsaved or other.pins):
                     self._drop_body(other)
                     if self._body_bytes <= BODY_BYTES_MAX:
                         break
@@ -320,8 +345,8 @@ class Shelf:
 
     @property
     def total_bytes(self) -> int:
-        """Disk space of all entries, blocks that are on their way included."""
-        return self.recorded_total + self._beyond_record
+        """Disk space of all entries, with blocks that are on their way to the disk or off it."""
+        return self.recorded_total + self._beyond_record + self.freeing_bytes
 
     @property
     def headroom_bytes(self) -> int:
@@ -334,6 +359,11 @@ class Shelf:
         if after > self.size_bytes_max - self.headroom_bytes // 2:
             self.room_wanted.set()
         return after <= self.size_bytes_max
+
+    def want_room(self, needed: int) -> None:
+        """Have the next round of eviction make at least this much room; does not wait for it."""
+        self.room_needed = max(self.room_needed, needed)
+        self.room_wanted.set()
 
     def _account(self, entry: Entry, held: int, recorded: int) -> None:
         before = entry.held_bytes - entry.recorded_bytes
@@ -385,11 +415,13 @@ class Shelf:
                 if not entry.file and entry.digest is not None:
                     entry.file = new_name(entry.digest)
                 body = entry.body
+            if not entry.small and not entry.map.present_count and entry.idle:
+                self.make_private(entry)
             if not entry.file or entry.digest is None:
                 self.let_go(entry)
                 continue
             entry.saving = True
-            taken.append(Save(entry, self.update_of(entry), body))
+            taken.append(Save(entry, self.update_of(entry), body, entry.slack_bytes))
         return taken
 
     def saved(self, save: Save, revision: int, crc: int | None, allocated: int) -> None:
@@ -397,7 +429,7 @@ class Shelf:
         entry = save.entry
         self._end_save(save)
         if entry.file != save.update.file:
-            self.unwanted.append((save.update.digest, save.update.file))
+            self.unwanted.append(Unwanted(save.update.digest, save.update.file))
         else:
             if revision < 0:
                 self.make_private(entry)
@@ -405,8 +437,19 @@ class Shelf:
                 entry.revision = revision
                 entry.crc = crc
                 entry.row_digest = save.update.digest
+                if not entry.small:
+                    self._measured(entry, save, allocated)
                 self._account(entry, entry.held_bytes, allocated)
         self.let_go(entry)
+
+    def _measured(self, entry: Entry, save: Save, allocated: int) -> None:
+        # What was given up before the save is known now; what was since is still a guess.
+        since = entry.slack_bytes - save.slack_bytes
+        slack = max(0, allocated - (save.update.allocated - save.slack_bytes)) + since
+        held = entry.held_bytes - entry.slack_bytes + slack
+        entry.slack_bytes = slack
+        self._account(entry, held, entry.recorded_bytes)
+        self.has_room(0)
 
     def shrunk(self, entry: Entry, revision: int, allocated: int) -> None:
         """The catalog knows that blocks were taken from the entry."""
@@ -426,12 +469,12 @@ class Shelf:
         ]
 
     def save_failed(self, save: Save) -> None:
-        """The entry could not be written; what has no file yet is given up."""
+        """The entry could not be written: it is not cached any more once its last user is gone."""
         entry = save.entry
         self._end_save(save)
         if save.body is not None and entry.file == save.update.file:
             self._forget_file(entry)
-        elif entry.row_digest is None and not entry.small and entry.digest is not None:
+        elif entry.file == save.update.file:
             self.make_private(entry)
         self.let_go(entry)
 
@@ -446,6 +489,10 @@ class Shelf:
         if entry.digest is not None and self.entries.get(entry.digest) is entry:
             del self.entries[entry.digest]
         self._mark_clean(entry)
+        if entry.unsaved and not entry.saving:
+            entry.unsaved = False
+            self.unsaved_bytes -= entry.size
+            self._account(entry, 0, 0)
         entry.digest = None
         self.private.add(entry)
 
@@ -480,9 +527,7 @@ class Shelf:
 
     def relabel(self, old: ContentRef, new: ContentRef) -> None:
         """See ``CacheReader.relabel``."""
-        if old.size != new.size:
-            raise StoreError("a copy has not the size of its source", key=new.key)
-        if old == new or old.size == 0:
+        if old == new or old.size != new.size or old.size == 0:
             return
         for entry in self.private:
             if entry.ref == old:
@@ -491,18 +536,23 @@ class Shelf:
             return
         entry = self.find(old)
         entry.ref = new
-        if entry.digest is None:
-            return
         if not new.etag or digest_of(self.namespace, new) in self.entries:
             self.make_private(entry)
         else:
-            former = entry.digest
-            del self.entries[former]
+            if entry.digest is not None:
+                del self.entries[entry.digest]
             entry.digest = digest_of(self.namespace, new)
             self.entries[entry.digest] = entry
-            self.relabels.append((former, entry.digest))
-            self.mark_dirty(entry)
+            if entry.file:
+                self.mark_dirty(entry)
         self.let_go(entry)
+
+    def close(self) -> None:
+        """Close the files of all entries; readers get what they ask for from S3 from now on."""
+        for entry in [*self.entries.values(), *self.private]:
+            self._close_file(entry)
+            entry.map.forget_present()
+            entry.whole = False
 
     def require_disk(self) -> None:
         """Raise LocalDiskError when nothing can be stored now."""

@@ -1,0 +1,266 @@
+"""Making room: entries that nobody uses go first, then blocks of open ones that nobody needs soon."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+
+from s3mount.cache.blocks import PRESENT, BlockMap
+from s3mount.cache.catalog import Catalog, Update, Victim
+from s3mount.cache.entry import Entry
+from s3mount.cache.folder import CacheFolder
+from s3mount.cache.shelf import Shelf
+from s3mount.cache.upkeep import Upkeep
+from s3mount.config import MIB
+
+EVICT_COUNT_MAX = 256
+"""Entries per job: some ten milliseconds of unlinking."""
+STUCK_S = 0.1
+"""When a round could free nothing, whoever wants room is refused at once for so long."""
+SHAVE_BYTES_MIN = 8 * MIB
+"""An entry that exceeds what is needed by more than this is not removed but made shorter."""
+
+
+class _Hole(NamedTuple):
+    """Blocks that are taken away from an open entry; the descriptor is the hole's own."""
+
+    entry: Entry
+    descriptor: int
+    update: Update | None
+    byte_ranges: list[tuple[int, int]]
+    freed_bytes: int
+
+
+class Evictor:
+    """Keeps one shelf below its cap."""
+
+    def __init__(self, shelf: Shelf, upkeep: Upkeep) -> None:
+        self.evicted_bytes = 0
+        self._shelf = shelf
+        self._upkeep = upkeep
+        self._round_over = trio.Event()
+        self._stuck_until_s = 0.0
+
+    async def run(self) -> None:
+        """Evict whenever it gets narrow, until cancelled."""
+        while True:
+            await self._shelf.room_wanted.wait()
+            if not await self.evict():
+                await trio.sleep(STUCK_S)
+
+    async def make_room(self, needed: int) -> bool:
+        """Wait until ``needed`` bytes more fit, for at most some rounds of eviction; do they?"""
+        for _ in range(3):
+            if self._shelf.has_room(needed):
+                break
+            if trio.current_time() < self._stuck_until_s or needed > self._shelf.size_bytes_max:
+                break
+            self._shelf.want_room(needed)
+            await self._round_over.wait()
+        await trio.lowlevel.checkpoint()
+        return self._shelf.has_room(needed)
+
+    async def evict(self) -> bool:
+        """One round: down to the headroom below the cap, if possible. False when it is narrow still.
+
+        That is: nothing could be freed though the goal was not reached.
+        """
+        shelf = self._shelf
+        urgent, shelf.room_needed = shelf.room_needed, 0
+        shelf.room_wanted = trio.Event()
+        goal = shelf.size_bytes_max - max(shelf.headroom_bytes, urgent)
+        before, had_room = self.evicted_bytes, shelf.total_bytes <= goal
+        try:
+            if self._upkeep.is_open:
+                await self._evict_unused(goal)
+                limit = shelf.size_bytes_max - max(shelf.headroom_bytes // 2, urgent)
+                if shelf.total_bytes > limit:
+                    await self._trim_open(goal)
+        except (OSError, sqlite3.Error) as error:
+            shelf.disk_failed(error)
+        finally:
+            self._round_over.set()
+            self._round_over = trio.Event()
+        await trio.lowlevel.checkpoint()
+        if self.evicted_bytes > before or had_room:
+            return True
+        self._stuck_until_s = trio.current_time() + STUCK_S
+        return False
+
+    async def _evict_unused(self, goal: int) -> None:
+        shelf = self._shelf
+        after = (-1, b"")
+        while shelf.total_bytes > goal:
+            await self._upkeep.save()
+            found = await self._upkeep.with_catalog(
+                functools.partial(Catalog.victims, after=after, limit=EVICT_COUNT_MAX)
+            )
+            if not found:
+                return
+            after = (found[-1].used_ns, found[-1].digest)
+            excess = shelf.total_bytes - goal
+            chosen = []
+            for victim in found:
+                if victim.digest not in shelf.entries and excess > 0:
+                    chosen.append(victim)
+                    excess -= victim.allocated
+            shelf.evicting = {victim.digest for victim in chosen}
+            try:
+                removal = functools.partial(
+                    _remove, files=shelf.files, victims=chosen, spare=max(0, -excess)
+                )
+                freed, shelf.recorded_total = await self._upkeep.with_catalog(removal)
+            finally:
+                shelf.evicting = set()
+            self.evicted_bytes += freed
+
+    async def _trim_open(self, goal: int) -> None:
+        """Take blocks from entries in use: those that no reader is about to ask for."""
+        shelf = self._shelf
+        holes: list[_Hole] = []
+        excess = shelf.total_bytes - goal
+        try:
+            for entry in sorted(shelf.in_use(), key=lambda entry: -entry.held_bytes):
+                if excess <= 0:
+                    break
+                ranges = _unneeded(entry, excess)
+                if ranges and shelf.files.lock_alone(entry.descriptor):
+                    holes.append(self._cut(entry, ranges))
+                    excess -= holes[-1].freed_bytes
+            if holes:
+                results, shelf.recorded_total = await self._upkeep.with_catalog(
+                    functools.partial(_punch, files=shelf.files, holes=holes)
+                )
+                for hole, result in zip(holes, results, strict=True):
+                    if result is not None:
+                        shelf.shrunk(hole.entry, *result)
+        except (OSError, sqlite3.Error):
+            for hole in holes:
+                shelf.abandon_file(hole.entry)
+            raise
+        finally:
+            for hole in holes:
+                self._close_hole(hole)
+
+    def _cut(self, entry: Entry, ranges: list[tuple[int, int]]) -> _Hole:
+        freed = sum(self._shelf.empty(entry, first, stop) for first, stop in ranges)
+        entry.punching = trio.Event()
+        update = None
+        if entry.row_digest is not None:
+            update = self._shelf.update_of(entry, replace=True)._replace(digest=entry.row_digest)
+        byte_ranges = [
+            (entry.map.byte_start(first), entry.map.byte_start(stop)) for first, stop in ranges
+        ]
+        return _Hole(entry, os.dup(entry.descriptor), update, byte_ranges, freed)
+
+    def _close_hole(self, hole: _Hole) -> None:
+        self._shelf.freeing_bytes -= hole.freed_bytes
+        self.evicted_bytes += hole.freed_bytes
+        with contextlib.suppress(OSError):
+            self._shelf.files.lock_shared(hole.descriptor)
+        os.close(hole.descriptor)
+        event, hole.entry.punching = hole.entry.punching, None
+        if event is not None:
+            event.set()
+        self._shelf.let_go(hole.entry)
+
+
+def _punch(
+    catalog: Catalog, *, files: CacheFolder, holes: Sequence[_Hole]
+) -> tuple[list[tuple[int, int] | None], int]:
+    results: list[tuple[int, int] | None] = []
+    for hole in holes:
+        results.append(None if hole.update is None else catalog.shrink(hole.update))
+        for start, stop in hole.byte_ranges:
+            files.punch(hole.descriptor, start, stop - start)
+    return results, catalog.total()
+
+
+def _remove(
+    catalog: Catalog, *, files: CacheFolder, victims: Sequence[Victim], spare: int
+) -> tuple[int, int]:
+    """Remove entries that no other mount uses; of the last one, ``spare`` bytes may stay."""
+    freed = 0
+    with contextlib.ExitStack() as stack:
+        locked = [victim for victim in victims if stack.enter_context(files.alone(victim.file))]
+        if spare >= SHAVE_BYTES_MIN and locked and locked[-1] is victims[-1]:
+            shaved = _shave(catalog, files, locked[-1], locked[-1].allocated - spare)
+            if shaved:
+                freed += shaved
+                del locked[-1]
+        catalog.forget_many([(victim.digest, victim.file) for victim in locked])
+        for victim in locked:
+            files.discard(victim.file)
+            freed += victim.allocated
+    return freed, catalog.total()
+
+
+def _shave(catalog: Catalog, files: CacheFolder, victim: Victim, wanted: int) -> int:
+    """Take ``wanted`` bytes from an entry's end, where readers come last; what was freed."""
+    row = catalog.look_up(victim.digest)
+    if row is None or row.file != victim.file or row.doubtful:
+        return 0
+    blocks = BlockMap(row.size, row.shift)
+    if row.snapshot is None:
+        blocks.fill_all()
+    elif not blocks.restore(row.snapshot):
+        return 0
+    freed, cut = 0, len(blocks.states)
+    while freed < wanted and (last := blocks.states.rfind(PRESENT, 0, cut)) >= 0:
+        freed += blocks.disk_bytes(last, last + 1)
+        blocks.empty(last, last + 1)
+        cut = last
+    if not blocks.present_count:
+        return 0
+    update = Update(
+        digest=victim.digest,
+        file=row.file,
+        size=row.size,
+        shift=row.shift,
+        snapshot=blocks.snapshot(),
+        crc=None,
+        allocated=blocks.disk_bytes_held(),
+        used_ns=victim.used_ns,
+        revision=row.revision,
+        replace=True,
+    )
+    catalog.shrink(update)
+    descriptor = os.open(files.path_of(row.file), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        files.punch(descriptor, cut << row.shift, row.size - (cut << row.shift))
+    finally:
+        os.close(descriptor)
+    return max(0, victim.allocated - update.allocated)
+
+
+def _unneeded(entry: Entry, excess: int) -> list[tuple[int, int]]:
+    """Runs of present blocks, some ``excess`` bytes in all, that no reader needs soon."""
+    kept = [
+        entry.map.span(max(start, 0), min(max(stop, 1), entry.size))
+        for holder in entry.holders
+        for start, stop in holder.kept_ranges()
+        if start < entry.size
+    ]
+    kept += [(waiter.first, waiter.stop) for waiter in entry.waiters]
+    kept.sort()
+    count = len(entry.map.states)
+    found: list[tuple[int, int]] = []
+    position = 0
+    for keep_first, keep_stop in [*kept, (count, count)]:
+        while position < keep_first and excess > 0:
+            run = entry.map.next_run(PRESENT, position, keep_first)
+            if run is None:
+                break
+            first = run[0]
+            stop = min(run[1], first + (excess >> entry.map.shift) + 1)
+            found.append((first, stop))
+            excess -= entry.map.disk_bytes(first, stop)
+            position = stop
+        position = max(position, keep_stop)
+    return found
