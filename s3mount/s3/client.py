@@ -44,6 +44,7 @@ from s3mount.s3.control import Control
 from s3mount.s3.credentials import CredentialSource
 from s3mount.s3.headers import check_headers, check_key
 from s3mount.s3.plane import Plane
+from s3mount.s3.probing import Prober
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
 from s3mount.s3.settle import settle_complete
@@ -56,6 +57,7 @@ _log = logging.getLogger(__name__)
 
 COPY_PART_BYTES = 512 << 20
 DELETE_KEYS_MAX = 1000
+RENEW_EVERY_S = 30.0
 _NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
@@ -71,17 +73,43 @@ class S3Store:
         self.traits = Traits()
         self._statistics = Statistics()
         self._backoff = Backoff()
+        self._renewing = trio.Lock()
+        self._renewed_at_s = float("-inf")
 
     async def __aenter__(self) -> S3Store:
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
         source = CredentialSource(bound.credentials, self._statistics.refreshed)
-        self._plane = Plane(self.config, bound.address, source, self._statistics)
-        self._control = Control(self.config, bound.client, self._statistics)
+        self._plane = Plane(self.config, bound.address, source, self._statistics, self._renew)
+        self._control = Control(self.config, bound.client, self._statistics, self._renew)
         self._reader = Reader(self._plane, self.traits)
         self._writer = Writer(
             self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
         )
         return self
+
+    async def _renew(self) -> bool:
+        """Ask boto3 for everything anew, as somebody may have rotated keys or logged in again.
+
+        At most every 30 s, so that wrong credentials are not asked for at every request.
+        """
+        before = self._plane.credentials.current
+        async with self._renewing:
+            now = self._plane.credentials.current
+            if now != before:
+                return True
+            if trio.current_time() < self._renewed_at_s + RENEW_EVERY_S:
+                return False
+            self._renewed_at_s = trio.current_time()
+            bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
+            source = CredentialSource(bound.credentials, self._statistics.refreshed)
+            await source.renew()
+            self._plane.rebind(bound.address, source)
+            self._control.client = bound.client
+            if source.current == before:
+                return False
+        _log.info("the store refused the credentials; others were found")
+        self._statistics.refreshed()
+        return True
 
     async def __aexit__(
         self,
@@ -261,7 +289,9 @@ class S3Store:
         while True:
             try:
                 done = await self._control.complete_multipart(key, upload_id, parts, condition)
-                return done if done.etag else await self._with_etag(key, done, parts)
+                if not done.etag:
+                    done = await self._with_etag(key, done, parts)
+                return await self._writer.with_version(key, done)
             except StoreError as error:
                 if retry and isinstance(error, NoSuchKeyError | PreconditionFailedError):
                     return await settle_complete(self._reader.head, key, parts, error)
@@ -307,13 +337,16 @@ class S3Store:
                 versioning = await self._control.versioning()
             except StoreError as error:
                 _log.info("whether the bucket keeps versions is unknown: %s", error.describe())
+        self.traits.versioned |= versioning in ("enabled", "suspended")
         address = self._plane.address
         return BucketInfo(self.config.bucket, address.region, address.base_url, versioning)
 
     async def probe(self, temporary_key: Key) -> Capabilities:
-        """See ``Store.probe``."""
-        await trio.lowlevel.checkpoint()
-        return Capabilities(reason=temporary_key)
+        """See ``Store.probe``. What is found guides this store's later writes."""
+        check_key(temporary_key)
+        return await Prober(
+            self._plane, self._reader, self._writer, self._control, self.traits, temporary_key
+        ).run()
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``; the names are in ``metrics.S3_METRICS``."""

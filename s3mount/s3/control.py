@@ -13,6 +13,7 @@ from s3mount.errors import DeadlineError, StoreError
 from s3mount.flow.backoff import Backoff
 from s3mount.refs import ANY, Condition, Key, ObjectHeaders, PartInfo, PutResult, UploadInfo
 from s3mount.s3.checksums import combined_crc64nvme
+from s3mount.s3.credentials import STALE_CODES, Renew
 from s3mount.s3.headers import bare_etag, http_date_ns
 from s3mount.s3.mapping import Refusal, from_boto
 from s3mount.s3.resolve import CONTROL_CONNECTIONS, CONTROL_READ_TIMEOUT_S, S3Client
@@ -39,8 +40,11 @@ class Control:
     is held until then, so that abandoned threads stay bounded too.
     """
 
-    def __init__(self, config: StoreConfig, client: S3Client, statistics: Statistics) -> None:
+    def __init__(
+        self, config: StoreConfig, client: S3Client, statistics: Statistics, renew: Renew
+    ) -> None:
         self.client = client
+        self._renew = renew
         self._config = config
         self._statistics = statistics
         self._limiter = trio.CapacityLimiter(CONTROL_CONNECTIONS)
@@ -56,6 +60,8 @@ class Control:
             try:
                 return await self._once(kind, key, function)
             except StoreError as error:
+                if error.code in STALE_CODES and await self._renew():
+                    continue
                 retry += 1
                 if not error.retryable or retry >= self._config.tries_max:
                     raise
@@ -123,16 +129,22 @@ class Control:
             if part.checksum:
                 entry["ChecksumCRC64NVME"] = part.checksum
             listed.append(entry)
-        arguments: dict[str, Any] = {"Key": key, "UploadId": upload_id}
+        arguments = _conditional(key, upload_id, condition)
         arguments["MultipartUpload"] = {"Parts": listed}
-        if condition.if_match is not None:
-            arguments["IfMatch"] = condition.if_match
-        if condition.if_absent:
-            arguments["IfNoneMatch"] = "*"
         whole = combined_crc64nvme(parts)
         if whole is not None:
             arguments.update(ChecksumCRC64NVME=whole, ChecksumType="FULL_OBJECT")
+        return await self._complete(key, arguments)
 
+    async def complete_bare(
+        self, key: Key, upload_id: str, etag: str, condition: Condition
+    ) -> PutResult:
+        """CompleteMultipartUpload of one part, without checksums. One try only."""
+        arguments = _conditional(key, upload_id, condition)
+        arguments["MultipartUpload"] = {"Parts": [{"PartNumber": 1, "ETag": f'"{etag}"'}]}
+        return await self._complete(key, arguments)
+
+    async def _complete(self, key: Key, arguments: dict[str, Any]) -> PutResult:
         def complete() -> PutResult:
             said = self.client.complete_multipart_upload(**self._common, **arguments)
             about = said["ResponseMetadata"]["HTTPHeaders"]
@@ -216,3 +228,13 @@ class Control:
             return {"Enabled": "enabled", "Suspended": "suspended"}.get(said.get("Status"), "off")
 
         return await self.run("check_bucket", "", ask)
+
+
+def _conditional(key: Key, upload_id: str, condition: Condition) -> dict[str, Any]:
+    """The arguments of a CompleteMultipartUpload; If-Match is sent as it is spelt."""
+    arguments: dict[str, Any] = {"Key": key, "UploadId": upload_id}
+    if condition.if_match is not None:
+        arguments["IfMatch"] = condition.if_match
+    if condition.if_absent:
+        arguments["IfNoneMatch"] = "*"
+    return arguments

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 import trio
 from botocore.credentials import Credentials as BotocoreCredentials
@@ -16,6 +16,21 @@ LOOK_EVERY_S = 5.0
 """How often expiring credentials are asked whether they want to be renewed."""
 MUST_RENEW_S = 60
 """With less than this left, requests wait for the renewal instead of using what there is."""
+
+
+STALE_CODES = frozenset(
+    (
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "TokenRefreshRequired",
+    )
+)
+"""Refusals that other credentials may cure: somebody rotated keys or logged in again."""
+
+Renew: TypeAlias = Callable[[], Awaitable[bool]]
+"""Ask boto3 for credentials anew; ``True`` when they are others than before."""
 
 
 class CredentialSource:

@@ -23,7 +23,7 @@ from s3mount.flow.backoff import Backoff
 from s3mount.flow.timeouts import Allowance, Timeouts
 from s3mount.flow.window import Window
 from s3mount.refs import FileSlice
-from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.credentials import STALE_CODES, CredentialSource, Renew
 from s3mount.s3.gate import Gate
 from s3mount.s3.headers import http_date_ns
 from s3mount.s3.mapping import Refusal
@@ -108,8 +108,10 @@ class Plane:
         address: Address,
         credentials: CredentialSource,
         statistics: Statistics,
+        renew: Renew,
     ) -> None:
         self.config = config
+        self._renew = renew
         self.statistics = statistics
         self.timeouts = Timeouts(config.connect_timeout_s)
         self._backoff = Backoff()
@@ -117,13 +119,16 @@ class Plane:
         self._reading = Gate(Window(config.connections_max))
         self._writing = Gate(Window(max(1, config.connections_max - reserve)))
         self._skew_s = 0.0
+        self._pool = Pool(address.origin)
         self.rebind(address, credentials)
 
     def rebind(self, address: Address, credentials: CredentialSource) -> None:
         """From now on use this address and these credentials."""
         self.address = address
         self.credentials = credentials
-        self._pool = Pool(address.origin)
+        if not self._pool.origin.same_place(address.origin):
+            self._pool.close()
+            self._pool = Pool(address.origin)
         # Through a proxy without a tunnel the request line names the whole URL (RFC 9112, 3.2.2).
         by_proxy = address.origin.proxy is not None and address.origin.tls is None
         self._target_prefix = address.base_url if by_proxy else ""
@@ -150,6 +155,8 @@ class Plane:
             try:
                 return await self._through_gate(call, retry)
             except StoreError as error:
+                if error.code in STALE_CODES and await self._renew():
+                    continue
                 retry += 1
                 if error.retryable and not isinstance(error, ThrottledError | ChecksumError):
                     call.in_doubt = True

@@ -32,6 +32,11 @@ class Origin(msgspec.Struct, frozen=True):
     tls: ssl.SSLContext | None = None
     proxy: Proxy | None = None
 
+    def same_place(self, other: Origin) -> bool:
+        """Do connections to ``other`` go the same way?"""
+        ours = (self.host, self.port, self.tls is None, self.proxy)
+        return ours == (other.host, other.port, other.tls is None, other.proxy)
+
     @property
     def host_header(self) -> str:
         """The Host header: the port is named unless it is the scheme's own."""
