@@ -6,18 +6,22 @@ import hashlib
 import os
 import random
 import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
+from s3mount.engine import lives
 from s3mount.engine.client import EngineClient
 from s3mount.engine.process import Child, EngineProcess
-from s3mount.errors import EngineError
+from s3mount.engine.signals import HELD_SIGNALS
+from s3mount.errors import EngineError, NoSuchKeyError
 from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders
 from s3mount.s3.memory import MemoryStore
-from tests.unit.engine.parents import CONFIG, RelayedEngine
+from tests.unit.engine.parents import CONFIG, RelayedEngine, relay_command
 
 
 class SlowNetwork:
@@ -110,3 +114,149 @@ def test_a_child_that_always_dies_ends_in_an_error_and_not_in_a_loop(
 
     trio.run(main)
     assert caplog.messages.count("engine: out of luck") == 6
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for what another process does."""
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110 - another process tells nobody
+            await trio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_child_leaves_the_terminals_and_the_services_signals_to_its_parent(
+    tmp_path: Path,
+) -> None:
+    """It runs at a lower priority, and no signal that a group gets ends it or its requests."""
+    store = MemoryStore(faults=SlowNetwork(1))
+    engine = RelayedEngine(store, tmp_path)
+
+    async def main() -> None:
+        async with trio.open_nursery() as servers:
+            await servers.start(engine.listen)
+            async with EngineClient(engine.config, spawn=engine.spawn) as client:
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    engine.kill_newest(number)  # at once: it is not even up
+                async with trio.open_nursery() as nursery:
+                    for count in range(30):
+                        nursery.start_soon(client.put, f"k{count}", b"v", ObjectHeaders())
+                        if count % 10 == 5:
+                            engine.kill_newest(HELD_SIGNALS[count // 10])
+                            await trio.sleep(0.01)
+                assert os.getpriority(os.PRIO_PROCESS, engine.pids[0]) >= 10
+                assert client.restarts == 0
+            servers.cancel_scope.cancel()
+
+    trio.run(main)
+    assert len(store.contents()) == 30
+    assert len(engine.pids) == 1
+    assert not is_alive(engine.pids[0])
+
+
+PARENT = """
+import sys, trio
+from s3mount.engine.client import EngineClient
+from s3mount.engine.process import EngineProcess
+from tests.unit.engine.parents import relay_command, CONFIG
+
+def spawn():
+    child = EngineProcess(relay_command())
+    print(child.pid, flush=True)
+    return child
+
+async def main():
+    async with EngineClient(CONFIG, spawn=spawn):
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_child_dies_with_its_parent_even_if_it_hangs(stopped: bool) -> None:
+    """A parent that is killed tells nobody; a child that is stopped cannot read the end of stream."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = int(parent.stdout.readline())
+    wait_s = 1.0  # the child's start; what it does in its first moments is not the question here
+    trio.run(trio.sleep, wait_s)
+    assert is_alive(child)
+    if stopped:
+        os.kill(child, signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
+    trio.run(until, lambda: not is_alive(child))
+
+
+def test_a_child_that_hangs_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lives, "TICK_S", 0.25)
+    engine = RelayedEngine(MemoryStore(), tmp_path)
+
+    async def main() -> None:
+        async with trio.open_nursery() as servers:
+            await servers.start(engine.listen)
+            async with EngineClient(engine.config, spawn=engine.spawn) as client:
+                await client.put("k", b"v", ObjectHeaders())
+                engine.kill_newest(signal.SIGSTOP)
+                with trio.fail_after(lives.SILENT_TICKS_MAX * 0.25 + 5):
+                    await client.head("k")
+                assert client.restarts == 1
+                engine.kill_newest(signal.SIGSTOP)  # and one that does not let go of a file
+                with trio.move_on_after(0.1), trio.fail_after(lives.CANCEL_TICKS_MAX * 0.25 + 5):
+                    await client.fetch("k", ByteRange(0, 1), FileSlice(str(tmp_path / "s"), 0, 1))
+                await client.head("k")
+            servers.cancel_scope.cancel()
+
+    trio.run(main)
+    assert len(engine.pids) == 3
+    assert sum("hangs" in message for message in caplog.messages) == 2
+
+
+def test_what_a_crash_leaves_on_stderr_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    crash = "import ctypes, faulthandler; faulthandler.enable(); ctypes.string_at(0)"
+    children = [[sys.executable, "-c", crash]]
+
+    def spawn() -> Child:
+        return EngineProcess(children.pop() if children else relay_command())
+
+    async def main() -> None:
+        async with EngineClient(CONFIG, spawn=spawn) as client:
+            await until(lambda: client.restarts == 1)
+
+    trio.run(main)
+    assert any("killed by SIGSEGV" in message for message in caplog.messages)
+    assert any("Fatal Python error: Segmentation fault" in message for message in caplog.messages)
+
+
+def test_the_childs_warnings_are_the_parents(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They arrive as records of the logger that made them, whatever thread that was in."""
+
+    async def main() -> None:
+        store = MemoryStore()
+        engine = RelayedEngine(store, tmp_path)
+        async with trio.open_nursery() as servers:
+            await servers.start(engine.listen)
+            async with EngineClient(engine.config, spawn=engine.spawn) as client:
+                with pytest.raises(NoSuchKeyError):
+                    await client.head("please warn")
+                await until(lambda: "a warning from a thread" in caplog.messages)
+            servers.cancel_scope.cancel()
+
+    trio.run(main)
+    (record,) = [r for r in caplog.records if r.message == "a warning from a thread"]
+    assert (record.name, record.levelname) == ("s3mount.relay", "WARNING")
