@@ -87,7 +87,7 @@ class Uploader:
         )
         self.queue = UploadQueue(spool.changes.get, spool.blocker_of, part_bytes)
         self._wake = trio.Event()
-        self._hurry = False
+        self._waiters = 0
         self.conditional_put = False
         self.counters = {
             "uploads": 0,
@@ -102,7 +102,7 @@ class Uploader:
     # ----------------------------------------------------------------- lining up
 
     def _queued(self, change: Change) -> None:
-        delay_s = 0.0 if self._hurry else self._delay_s
+        delay_s = 0.0 if self._waiters else self._delay_s
         self.queue.push(change, trio.current_time() + delay_s)
         self._wake.set()
 
@@ -124,8 +124,8 @@ class Uploader:
             self._queued(change)
 
     def hurry(self) -> None:
-        """Somebody waits: send everything that is queued without the usual delay, from now on until ``relax``."""
-        self._hurry = True
+        """Somebody waits: send what is queued without the usual delay, until as many ``relax`` calls."""
+        self._waiters += 1
         now = trio.current_time()
         for change in self._spool.changes.values():
             if change.state is State.PARKED:
@@ -135,8 +135,8 @@ class Uploader:
         self._wake.set()
 
     def relax(self) -> None:
-        """Nobody waits any more."""
-        self._hurry = False
+        """One of those who wait is done."""
+        self._waiters -= 1
 
     # ------------------------------------------------------------------- sending
 

@@ -76,11 +76,12 @@ class DirectoryState:
 
     ``listed_at`` is trio time of the beginning of the last listing, minus infinity before the first;
     ``listing_s`` how long it took. ``stores_attributes`` tells whether objects below carry attributes
-    (``None``: not looked yet). ``marker_etag`` is the ETag of its marker object, empty without one.
+    (``None``: not looked yet). ``believed_until`` is set while S3 cannot be asked. ``marker_etag`` is the ETag of its marker object, empty without one.
     ``unshown`` counts keys below that are no path.
     """
 
     __slots__ = (
+        "believed_until",
         "children",
         "headed_one_by_one",
         "listed_at",
@@ -94,6 +95,7 @@ class DirectoryState:
         self.children: dict[str, Node] = {}
         self.listed_at = float("-inf")
         self.listing_s = 0.0
+        self.believed_until = float("-inf")
         self.stores_attributes: bool | None = None
         self.marker_etag = ""
         self.headed_one_by_one = 0

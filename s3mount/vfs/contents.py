@@ -298,15 +298,16 @@ class Contents:
     async def _wait_for_room(self, size_bytes: int) -> None:
         """Slow a writer down while the spool is full. Raises OSError (ENOSPC) when nothing moves."""
         spool = self._state.spool
-        while not spool.has_room(size_bytes):
-            if self.uploader is None:
-                raise OSError(errno.ENOSPC, "the spool is full")
-            self.uploader.hurry()
-            with trio.move_on_after(ROOM_WAIT_S) as waited:
-                await spool.wait_for_room()
-            if waited.cancelled_caught:
-                raise OSError(errno.ENOSPC, "the spool is full and uploads make no room")
-        if self.uploader is not None:
+        if self.uploader is None:
+            raise OSError(errno.ENOSPC, "the spool is full")
+        self.uploader.hurry()
+        try:
+            while not spool.has_room(size_bytes):
+                with trio.move_on_after(ROOM_WAIT_S) as waited:
+                    await spool.wait_for_room()
+                if waited.cancelled_caught:
+                    raise OSError(errno.ENOSPC, "the spool is full and uploads make no room")
+        finally:
             self.uploader.relax()
 
     async def make_writable(self, file: OpenFile) -> Blob:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from s3mount.errors import NoSuchKeyError, StoreError
+from s3mount.errors import NetworkError, NoSuchKeyError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 from s3mount.spool.changes import Change
 from s3mount.tree import attributes as codec
@@ -29,6 +29,10 @@ LISTING_SHARE = 4.0
 not spend more than a fifth of its time being listed."""
 LISTING_PATIENCE_S = 1.0
 """A lookup in a directory that takes longer than this to list asks for its one name instead."""
+ASK_PATIENCE_S = 2.0
+OFFLINE_BELIEF_S = 5.0
+"""While S3 cannot be reached, a directory that was listed before is shown as it was for this long
+before it is asked for again."""
 HEADS_MAX = 64
 """HEAD requests on their way at once for one directory: 64 at 20 ms are 3,200/s."""
 HEADED_ONE_BY_ONE_MAX = 2
@@ -74,7 +78,7 @@ class Directories:
         known = directory.directory
         assert known is not None
         ttl_s = max(self._state.config.metadata_ttl_s, LISTING_SHARE * known.listing_s)
-        return known.listed_at + ttl_s - trio.current_time()
+        return max(known.listed_at + ttl_s, known.believed_until) - trio.current_time()
 
     async def refresh(self, directory: Node) -> None:
         """Make the entries of ``directory`` no older than the metadata TTL. Raises StoreError, OSError."""
@@ -293,9 +297,35 @@ class Directories:
         with trio.move_on_after(LISTING_PATIENCE_S):
             await done.wait()
         if failed:
-            raise failed[0]
-        if not done.is_set():
-            await self._ask_for(directory, name)
+            self._believe_on(directory, failed[0])
+        elif not done.is_set():
+            await self._ask_in_time(directory, name)
+
+    async def _ask_in_time(self, directory: Node, name: str) -> None:
+        """Ask for one entry; a directory that was listed before is believed when S3 does not answer."""
+        assert directory.directory is not None
+        patience_s = (
+            ASK_PATIENCE_S if directory.directory.listed_at > float("-inf") else float("inf")
+        )
+        try:
+            with trio.move_on_after(patience_s) as waited:
+                await self._ask_for(directory, name)
+        except StoreError as error:
+            self._believe_on(directory, error)
+            return
+        if waited.cancelled_caught:
+            self._believe_on(directory, NetworkError("S3 does not answer in time"))
+
+    def _believe_on(self, directory: Node, error: Exception) -> None:
+        """Without S3, what was listed before is believed a while longer: local work goes on."""
+        known = directory.directory
+        assert known is not None
+        was_listed = known.listed_at > float("-inf")
+        if not was_listed or not isinstance(error, StoreError) or not error.retryable:
+            raise error
+        path = self._state.nodes.path_of(directory)
+        log.warning("%s is shown as it was last listed: %s", path, error)
+        known.believed_until = trio.current_time() + OFFLINE_BELIEF_S
 
     async def _ask_for(self, directory: Node, name: str) -> None:
         """Learn about one entry by two small listings: its key, and the keys below it."""
@@ -341,7 +371,10 @@ class Directories:
         """The names in a fresh ``directory``, with attributes known. Raises StoreError, OSError."""
         if directory.directory is None:
             raise OSError(errno.ENOTDIR, "not a directory")
-        await self.refresh(directory)
+        try:
+            await self.refresh(directory)
+        except StoreError as error:
+            self._believe_on(directory, error)
         children = directory.directory.children
         await self.know_attributes(list(children.values()))
         return sorted(children)
@@ -418,6 +451,13 @@ class Directories:
         try:
             head = await self._state.store.head(key)
         except NoSuchKeyError:
+            node.attributes_known = True
+            return None
+        except StoreError as error:
+            if error.retryable:
+                raise
+            # Listed but not to be looked at: what the listing told has to do.
+            log.warning("attributes of %r cannot be read: %s", key, error.describe())
             node.attributes_known = True
             return None
         if head.headers is not None and (node.content is None or node.content.etag == head.etag):

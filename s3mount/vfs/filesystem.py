@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 TOUCH_PERIOD_S = 1.0
 """Directory times reach their markers at most this often."""
 WAIT_PERIOD_S = 0.02
+STUCK_S = 1.0
+"""With something refused and nothing on its way for this long, a waiter is told."""
 SHOWN_MAX = 50
 """At most this many pending files are named by status."""
 
@@ -131,6 +133,7 @@ class Filesystem:
         mark = self.state.spool.last_seq
         prefixes = tuple(self.config.prefix + path.strip("/") for path in paths)
         self.uploader.hurry()
+        last_moved = trio.current_time()
         try:
             while True:
                 left = [
@@ -143,7 +146,9 @@ class Filesystem:
                 if not left:
                     return
                 parked = [change for change in left if change.state is State.PARKED]
-                if parked and not any(change.state is State.SENDING for change in left):
+                moving = any(change.state is State.SENDING for change in left)
+                last_moved = trio.current_time() if moving else last_moved
+                if parked and trio.current_time() - last_moved > STUCK_S:
                     raise S3MountError(
                         f"S3 refuses {len(parked)} of the pending changes, first {parked[0].key!r}: "
                         f"{parked[0].error}"
