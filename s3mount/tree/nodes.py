@@ -76,8 +76,8 @@ class DirectoryState:
 
     ``listed_at`` is trio time of the beginning of the last listing, minus infinity before the first;
     ``listing_s`` how long it took. ``stores_attributes`` tells whether objects below carry attributes
-    (``None``: not looked yet). ``believed_until`` is set while S3 cannot be asked. ``marker_etag`` is the ETag of its marker object, empty without one.
-    ``unshown`` counts keys below that are no path.
+    (``None``: not looked yet). ``believed_until`` is set while S3 cannot be asked. ``marker_etag`` is
+    the ETag of its marker object, empty without one. ``unshown`` counts keys below that are no path.
     """
 
     __slots__ = (
