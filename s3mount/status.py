@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+Phase: TypeAlias = Literal["serving", "draining", "dead", "silent", "unknown"]
 
 
 class PendingChange(msgspec.Struct, frozen=True):
@@ -33,14 +36,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One mount at one moment.
 
     ``phase``: ``serving``; ``draining`` after its mount ended, sending what is left; ``dead`` when
-    the process is gone and the mount point was left behind; ``silent`` when it does not answer.
+    the process is gone and the mount point was left behind; ``silent`` when it does not answer;
+    ``unknown`` when the mount answers, but where its process listens is not known.
     ``kernel`` holds the limits that were set, ``s3`` the requests' counters since the start,
     ``uploads`` and ``cache`` those of the rooms of that name.
     """
 
     mountpoint: str
     source: str
-    phase: Literal["serving", "draining", "dead", "silent"]
+    phase: Phase
     pid: int | None = None
     version: str = ""
     bucket: str = ""
@@ -85,6 +89,8 @@ def to_text(snapshot: Snapshot) -> str:
         lines.append(f"  s3mount unmount {snapshot.mountpoint}, or mount it again, to go on")
     elif snapshot.phase == "silent":
         lines.append("  its process does not answer; its log may tell why")
+    elif snapshot.phase == "unknown":
+        lines.append("  its process cannot be asked (was it started with another S3MOUNT_RUN_DIR?)")
     else:
         lines.append(f"  {describe_pending(snapshot)}")
     lines.extend(

@@ -182,7 +182,7 @@ class Lifetime:
         assert self._parts is not None
         with trio.move_on_after(STATISTICS_TIMEOUT_S):
             with contextlib.suppress(S3MountError):
-                return await self._parts.statistics()
+                return dict(sorted((await self._parts.statistics()).items()))
         return {}
 
     def stop_draining(self) -> None:

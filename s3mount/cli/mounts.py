@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import msgspec
 from s3mount import mountinfo, status
 from s3mount.daemon import client, protocol, registry
 from s3mount.errors import MountError
+
+log = logging.getLogger(__name__)
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,23 +91,25 @@ def snapshot_of(mount: Mount) -> status.Snapshot:
         try:
             with mount.connect() as connection:
                 return msgspec.convert(connection.ask(protocol.Status()), status.Snapshot)
-        except (MountError, msgspec.ValidationError):
-            phase = "silent"
-    else:
-        phase = "dead" if mount.record or _is_dead(mount) else "silent"
+        except (MountError, msgspec.ValidationError) as error:
+            log.debug("%s: %s", mount.mountpoint, error)
     record = mount.record
     return status.Snapshot(
         mountpoint=mount.mountpoint,
         source=mount.source,
-        phase="dead" if phase == "dead" else "silent",
+        phase=_phase_from_outside(mount),
         pid=record.pid if record is not None and record.alive else None,
         state_dir=record.state_dir if record is not None else "",
         log_path=record.log_path if record is not None else "",
     )
 
 
-def _is_dead(mount: Mount) -> bool:
-    return mountinfo.health(mount.mountpoint, 2.0) == "dead"
+def _phase_from_outside(mount: Mount) -> status.Phase:
+    """What can be told of a mount whose process did not answer on its socket."""
+    if mount.record is not None:
+        return "silent" if mount.alive else "dead"
+    health = mountinfo.health(mount.mountpoint, 2.0)
+    return "unknown" if health == "answers" else health
 
 
 def _with_record(entry: mountinfo.MountEntry) -> Mount:

@@ -50,14 +50,14 @@ def _leave(mount: Mount, uploads: Uploads) -> int:
     with mount.connect() as connection:
         connection.send(protocol.Leave())
         answers = connection.answers(client.ANSWER_TIMEOUT_S)
-        trouble = _flush(answers, uploads)
+        ended, trouble = _flush(answers, uploads)
         if trouble is not None:
             click.echo(f"s3mount: {trouble}", err=True)
         if mountinfo.topmost_at(mount.mountpoint, mountinfo.read_mounts()) is not None:
             take_away(mount.mountpoint)
         if trouble is not None:
             _stop_sending(mount)
-        ended = _end(answers, uploads)
+        ended = ended or _end(answers, uploads)
     if not client.wait_ended(record, EXIT_TIMEOUT_S):
         raise MountError(
             f"{mount.mountpoint} is unmounted, but its process {record.pid} has not ended; "
@@ -78,23 +78,25 @@ def _leave(mount: Mount, uploads: Uploads) -> int:
     return 0
 
 
-def _flush(answers: Iterator[protocol.Answer], uploads: Uploads) -> str | None:
-    """Wait for the first part of ``Leave``; ``None`` when all is in S3, else why it is not."""
+def _flush(
+    answers: Iterator[protocol.Answer], uploads: Uploads
+) -> tuple[protocol.Ended | None, str | None]:
+    """Wait for the first part of ``Leave``: whether that was the last word, and why not all is in S3."""
     try:
         for answer in answers:
             if isinstance(answer, protocol.Flushed):
-                return None
+                return None, None
             if isinstance(answer, protocol.Failed):
-                return answer.message
+                return None, answer.message
             if isinstance(answer, protocol.Ended):
-                return "the mount ended meanwhile"
+                return answer, None
             if isinstance(answer, protocol.Progress):
                 uploads.seen(answer)
             if (why := uploads.expired) is not None:
-                return f"{why}: {uploads.left} not in S3 yet"
+                return None, f"{why}: {uploads.left} not in S3 yet"
     finally:
         uploads.clear()
-    return "the mount's process ended meanwhile"
+    return None, "the mount's process ended meanwhile"
 
 
 def _end(answers: Iterator[protocol.Answer], uploads: Uploads) -> protocol.Ended | None:

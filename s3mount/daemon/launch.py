@@ -92,17 +92,23 @@ class Reporter:
         return True
 
 
-def start_in_background(arguments: Sequence[str]) -> Ready | NotReady:
+def start_in_background(
+    arguments: Sequence[str],
+    *,
+    command: Sequence[str] | None = None,
+    step_timeout_s: float = STEP_TIMEOUT_S,
+) -> Ready | NotReady:
     """Run ``s3mount ARGUMENTS --ready-fd N`` in a session of its own; how it went.
 
     Returns when the mount answers, when it failed, or when one step took longer than
-    STEP_TIMEOUT_S; the process is ended in the latter case. Interrupted, it ends the process.
+    ``step_timeout_s``; the process is ended in the latter case. Interrupted, it ends the process.
+    ``command`` stands for s3mount in tests.
     """
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
-                [*own_command(), *arguments, "--ready-fd", str(writing)],
+                [*(command or own_command()), *arguments, "--ready-fd", str(writing)],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -113,7 +119,7 @@ def start_in_background(arguments: Sequence[str]) -> Ready | NotReady:
         finally:
             os.close(writing)
         try:
-            return _watch(process, reading, said)
+            return _watch(process, reading, said, step_timeout_s)
         except BaseException:
             _end(process)
             raise
@@ -136,28 +142,34 @@ def own_environment() -> dict[str, str]:
     return environment
 
 
-def _watch(process: subprocess.Popen[bytes], reading: int, said: IO[bytes]) -> Ready | NotReady:
+def _watch(
+    process: subprocess.Popen[bytes], reading: int, said: IO[bytes], step_timeout_s: float
+) -> Ready | NotReady:
     doing = "starting"
     buffer = bytearray()
-    deadline = time.monotonic() + STEP_TIMEOUT_S
+    deadline = time.monotonic() + step_timeout_s
     while True:
         remaining = deadline - time.monotonic()
         if remaining <= 0 or not select.select([reading], [], [], remaining)[0]:
             _end(process)
-            return NotReady(f"gave up after {STEP_TIMEOUT_S:g} s {doing}{_last_line(said)}", 1)
+            return NotReady(
+                f"gave up after {step_timeout_s:g} s while {doing}{_last_line(said)}", 1
+            )
         chunk = os.read(reading, 1 << 16)
         if not chunk:
             status = process.wait()
             ended = f"signal {-status}" if status < 0 else f"status {status}"
-            return NotReady(f"the mount's process ended with {ended} {doing}{_last_line(said)}", 1)
+            return NotReady(
+                f"the mount's process ended with {ended} while {doing}{_last_line(said)}", 1
+            )
         buffer += chunk
         while b"\n" in buffer:
             line, _, rest = bytes(buffer).partition(b"\n")
             buffer = bytearray(rest)
             news = _news.decode(line)
             if isinstance(news, Step):
-                doing = f"while {news.doing}"
-                deadline = time.monotonic() + STEP_TIMEOUT_S
+                doing = news.doing
+                deadline = time.monotonic() + step_timeout_s
             elif isinstance(news, Ready):
                 return _confirm(process, news)
             else:
@@ -169,6 +181,8 @@ def _confirm(process: subprocess.Popen[bytes], news: Ready) -> Ready | NotReady:
     """Look at the mount from outside, as the first user will."""
     health = mountinfo.health(news.mountpoint, STEP_TIMEOUT_S)
     if health == "answers":
+        # It outlives this process; without a status Popen would warn of that.
+        process.returncode = 0
         return news
     _end(process)
     why = "does not answer" if health == "silent" else "ended at once"

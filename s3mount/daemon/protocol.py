@@ -2,8 +2,8 @@
 
 A connection carries one request and then its answers: any number of ``Progress``, and at last one
 ``Done`` or ``Failed``. ``Leave`` is answered twice: ``Flushed`` (or ``Failed``) when the caller may
-unmount, then ``Ended`` when the process has sent what it could and is about to exit. A command gives
-up on a request by closing the connection.
+unmount, which is left out where the mount ends before that; then ``Ended``, when the process has sent
+what it could and is about to exit. A command gives up on a request by closing the connection.
 """
 
 from __future__ import annotations

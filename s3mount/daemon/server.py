@@ -162,13 +162,27 @@ class ControlServer:
     async def _leave(self, stream: trio.SocketStream) -> None:
         with self._counted():
             try:
-                await self._reporting(stream, self._mounted.wait_uploaded)
-                await _send(stream, protocol.Flushed())
+                await self._reporting(stream, self._uploaded_or_ended)
+                if not self._ended.is_set():
+                    await _send(stream, protocol.Flushed())
             except S3MountError as error:
                 await _send(stream, protocol.Failed(str(error), error.exit_code))
             await self._reporting(stream, self._ended.wait)
             if self._end is not None:
                 await _send(stream, self._end)
+
+    async def _uploaded_or_ended(self) -> None:
+        """Wait for all uploads, or for the process's end if that comes first. Raises S3MountError."""
+        failure: S3MountError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_set, self._ended, nursery.cancel_scope)
+            try:
+                await self._mounted.wait_uploaded()
+            except S3MountError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _reporting(
         self, stream: trio.SocketStream, wait: Callable[[], Awaitable[None]]
@@ -237,6 +251,11 @@ async def _listen_again(place: Callable[[], Path]) -> tuple[Path, trio.socket.So
             path = place()
             return path, _listen(path)
         await trio.sleep(LOOK_EVERY_S)
+
+
+async def _cancel_when_set(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _permitted(connection: trio.socket.SocketType) -> bool:

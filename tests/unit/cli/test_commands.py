@@ -1,0 +1,108 @@
+"""Which command is meant, and how errors come out: one line and a status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from s3mount import __version__
+from s3mount.cli import commands as module
+from s3mount.cli.commands import main, with_command
+from s3mount.errors import MountError
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["data", "/mnt"], ["mount", "data", "/mnt"]),
+        (["--region", "x", "data", "/mnt"], ["mount", "--region", "x", "data", "/mnt"]),
+        (["s3://status", "/mnt"], ["mount", "s3://status", "/mnt"]),
+        (["mount", "data", "/mnt"], ["mount", "data", "/mnt"]),
+        (["status"], ["status"]),
+        (["--version"], ["--version"]),
+        (["--help"], ["--help"]),
+    ],
+)
+def test_a_bucket_alone_means_mount(given: list[str], expected: list[str]) -> None:
+    assert with_command(given) == expected
+
+
+def test_one_unknown_word_is_no_bucket() -> None:
+    with pytest.raises(click.UsageError, match="'mont' is no command"):
+        with_command(["mont"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mont"], "'mont' is no command"),
+        (["data", "/mnt", "--nope"], "No such option"),
+        (["mount", "data"], "Missing argument 'MOUNTPOINT'"),
+        (["data", "/mnt", "--part-size", "3x"], "'3x' is no size"),
+        (["data", "/mnt", "-o", "nope"], "unknown option 'nope'"),
+        (["data/x", "/mnt"], "s3://BUCKET/PREFIX"),
+        (["wait"], "Missing argument"),
+        (["unmount"], "Missing argument"),
+        (["status", "--nope"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("s3mount: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"s3mount {__version__}\n"
+    for arguments in (["--help"], ["mount", "--help"], ["status", "-h"], ["wait", "--help"]):
+        assert main(arguments) == 0
+        assert capsys.readouterr().out.startswith("Usage: s3mount")
+    assert main([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_variables_that_mean_nothing_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("S3MOUNT_PARTSIZE", "8M")
+    monkeypatch.setenv("S3MOUNT_UPLOADS", "4")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().err == (
+        "s3mount: warning: the variable S3MOUNT_PARTSIZE means nothing to s3mount\n"
+    )
+
+
+def test_an_error_of_ours_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ExceptionGroup("several", [MountError("it does not work")])
+
+    monkeypatch.setattr(module.group, "main", fail)
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err == "s3mount: it does not work\n"
+
+
+def test_an_unexpected_error_leaves_its_traceback_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(module.group, "main", fail)
+    assert main(["status"]) == 1
+    crash = tmp_path / "s3mount" / "crash.log"
+    assert capsys.readouterr().err == (
+        f"s3mount: internal error: ZeroDivisionError: oh; details in {crash}\n"
+    )
+    assert "Traceback (most recent call last)" in crash.read_text()
+    assert crash.stat().st_mode & 0o777 == 0o600

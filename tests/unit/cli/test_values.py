@@ -1,0 +1,91 @@
+"""Sizes, times, modes and buckets as people write them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from s3mount.cli import values
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("4096B", 4096),
+        ("8k", 8 << 10),
+        ("512MiB", 512 << 20),
+        ("512mi", 512 << 20),
+        ("10G", 10 << 30),
+        ("10GB", 10 * 10**9),
+        ("1.5T", 3 << 39),
+        (" 2 P ", 2 << 50),
+    ],
+)
+def test_a_size_is_read_as_written(text: str, size_bytes: int) -> None:
+    assert values.size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "G", "ten", "-1", "5i", "1E", "1 000", "0x10"])
+def test_what_is_no_size_is_named(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no size such as"):
+        values.size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_s"),
+    [
+        ("0", 0.0),
+        ("1", 1.0),
+        ("2.5s", 2.5),
+        ("250ms", 0.25),
+        ("5m", 300.0),
+        ("1h", 3600.0),
+        ("2d", 172800.0),
+    ],
+)
+def test_a_time_is_read_as_written(text: str, expected_s: float) -> None:
+    assert values.seconds(text) == pytest.approx(expected_s)
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1w", "nan"])
+def test_what_is_no_time_is_named(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time such as"):
+        values.seconds(text)
+
+
+@pytest.mark.parametrize(("text", "bits"), [("644", 0o644), ("0600", 0o600), ("0o7777", 0o7777)])
+def test_a_mode_is_octal(text: str, bits: int) -> None:
+    assert values.mode(text) == bits
+
+
+@pytest.mark.parametrize("text", ["", "rw", "888", "10000", "-1"])
+def test_what_is_no_mode_is_named(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no octal mode"):
+        values.mode(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket", "prefix"),
+    [
+        ("data", "data", ""),
+        ("s3://data", "data", ""),
+        ("s3://data/", "data", ""),
+        ("s3://data/a/b", "data", "a/b/"),
+        ("s3://data/a/b///", "data", "a/b/"),
+        (
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint/x",
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint/x",
+            "",
+        ),
+    ],
+)
+def test_a_bucket_is_taken_apart(text: str, bucket: str, prefix: str) -> None:
+    assert values.parse_bucket(text) == (bucket, prefix)
+
+
+@pytest.mark.parametrize("text", ["", "s3://", "s3:///x", "https://data", "data/a", "/data"])
+def test_what_is_no_bucket_is_named(text: str) -> None:
+    with pytest.raises(click.UsageError, match="is no bucket"):
+        values.parse_bucket(text)
