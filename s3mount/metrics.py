@@ -48,7 +48,14 @@ S3_METRICS = (
 )
 """What ``Store.statistics`` tells."""
 
-METRICS: tuple[Metric, ...] = S3_METRICS
+ENGINE_METRICS = (
+    Metric(
+        "engine_restarts", "counter", "1", "engine processes that died unasked and were replaced"
+    ),
+)
+"""What the engine's client adds to it."""
+
+METRICS: tuple[Metric, ...] = S3_METRICS + ENGINE_METRICS
 
 
 def find(name: str) -> Metric:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import trio
 
+from s3mount import metrics
 from s3mount.config import StoreConfig
 from s3mount.engine import messages
 from s3mount.engine.answers import slice_to_wire, to_wire
@@ -278,16 +279,28 @@ class EngineClient:
         return (await self._ask(Call(request), messages.Able)).capabilities
 
     async def statistics(self) -> dict[str, float]:
-        """See ``Store.statistics``. What a child counted since it was last asked dies with it."""
+        """See ``Store.statistics``, over all children, and ``engine_restarts``.
+
+        What a child counted since it was last asked dies with it.
+        """
         request = messages.Statistics(next(self._ids))
         values = (await self._ask(Call(request), messages.Counted)).values
         if self._lives.deaths != self._counted_deaths:
             self._counted_deaths = self._lives.deaths
-            for name, value in self._counted.items():
-                self._counted_before[name] = self._counted_before.get(name, 0.0) + value
+            self._counted_before = _sum_up(self._counted_before, self._counted)
         self._counted = values
-        names = values.keys() | self._counted_before.keys()
-        return {n: values.get(n, 0.0) + self._counted_before.get(n, 0.0) for n in names}
+        return _sum_up(self._counted_before, values) | {"engine_restarts": self._lives.deaths}
+
+
+def _sum_up(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    """Counters of one child after the other: sums, greatest values, and what is so just now."""
+    total = dict(now)
+    for name, value in before.items():
+        if name.endswith("_max_s"):
+            total[name] = max(value, now.get(name, value))
+        elif metrics.find(name).kind == "counter":
+            total[name] = value + now.get(name, 0.0)
+    return total
 
 
 def _check_inline(key: Key, body: Body) -> None:

@@ -28,6 +28,7 @@ from s3mount.refs import (
     PutResult,
 )
 from s3mount.s3.checksums import md5, multipart_etag
+from s3mount.s3.headers import same_when_stored
 
 Head: TypeAlias = Callable[[Key], Awaitable[ObjectInfo]]
 """Looks at a key as ``Store.head`` does."""
@@ -84,13 +85,4 @@ async def _look(head: Head, key: Key, refusal: StoreError) -> ObjectInfo:
 
 
 def _carries(info: ObjectInfo, headers: ObjectHeaders) -> bool:
-    """Whether the object holds the user metadata that we sent.
-
-    Some stores give ``_`` in names back as ``-`` (Ceph's gateway does), so the two count as one.
-    """
-    there = info.headers.metadata if info.headers is not None else {}
-    known = {name.lower().replace("_", "-"): value for name, value in there.items()}
-    return all(
-        known.get(name.lower().replace("_", "-")) == value
-        for name, value in headers.metadata.items()
-    )
+    return info.headers is not None and same_when_stored(info.headers, headers)
