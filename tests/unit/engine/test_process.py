@@ -149,7 +149,8 @@ def test_the_child_leaves_the_terminals_and_the_services_signals_to_its_parent(
                         if count % 10 == 5:
                             engine.kill_newest(HELD_SIGNALS[count // 10])
                             await trio.sleep(0.01)
-                assert os.getpriority(os.PRIO_PROCESS, engine.pids[0]) >= 10
+                for thread in os.listdir(f"/proc/{engine.pids[0]}/task"):
+                    assert os.getpriority(os.PRIO_PROCESS, int(thread)) >= 10
                 assert client.restarts == 0
             servers.cancel_scope.cancel()
 
