@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 import trio
@@ -24,15 +24,31 @@ log = logging.getLogger(__name__)
 
 FLUSH_THREADS = 4
 
+Offload = Callable[[Callable[[], None]], Awaitable[None]]
+"""Runs a function that blocks for a disk flush, and returns when it is done."""
+
+
+def flush_threads() -> Offload:
+    """Up to ``FLUSH_THREADS`` threads, apart from trio's common limit."""
+    limiter = trio.CapacityLimiter(FLUSH_THREADS)
+
+    async def offload(function: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(function, limiter=limiter)
+
+    return offload
+
 
 class Spool:
     """All that is written and not yet in S3, for one mount.
 
     ``used_bytes`` counts the bytes in blobs, ``size_bytes_max`` is its limit. ``on_queued`` is called
     for every change that became ready to be sent, ``on_removed`` for every key whose change ended.
+    ``offload`` runs disk flushes, by default in threads.
     """
 
-    def __init__(self, folder: Path, *, size_bytes_max: int) -> None:
+    def __init__(
+        self, folder: Path, *, size_bytes_max: int, offload: Offload | None = None
+    ) -> None:
         self.blobs = BlobFolder(folder / "blobs")
         self.journal = Journal(folder / "journal.sqlite")
         self.size_bytes_max = size_bytes_max
@@ -46,19 +62,19 @@ class Spool:
         self._reads: dict[Key, Key] = {}
         self._seq = 0
         self._room = trio.Event()
-        self._flush_limiter = trio.CapacityLimiter(FLUSH_THREADS)
+        self._offload = offload or flush_threads()
         self._force_wanted = 0
         self._force_done = 0
         self._force_lock = trio.Lock()
 
     @classmethod
-    def open(cls, folder: Path, *, size_bytes_max: int) -> Spool:
+    def open(cls, folder: Path, *, size_bytes_max: int, offload: Offload | None = None) -> Spool:
         """Open or make the spool in ``folder`` and take over what an earlier run left.
 
         Blobs without a change (never closed, never synced) are taken away; a change whose blob is
         gone is reported and parked. Raises LocalDiskError.
         """
-        spool = cls(folder, size_bytes_max=size_bytes_max)
+        spool = cls(folder, size_bytes_max=size_bytes_max, offload=offload)
         changes, damaged = spool.journal.load()
         for key, why in damaged:
             log.error("the journal's row of %r cannot be read and is left alone: %s", key, why)
@@ -294,13 +310,14 @@ class Spool:
         Calls that come together share one flush of the journal. Raises OSError and LocalDiskError.
         """
         if blob is not None:
-            await trio.to_thread.run_sync(_sync_file, str(blob.path), limiter=self._flush_limiter)
+            path = str(blob.path)
+            await self._offload(lambda: _sync_file(path))
         self._force_wanted += 1
         ticket = self._force_wanted
         async with self._force_lock:
             if self._force_done < ticket:
                 covered = self._force_wanted
-                await trio.to_thread.run_sync(self.journal.force, limiter=self._flush_limiter)
+                await self._offload(self.journal.force)
                 self._force_done = covered
 
 
