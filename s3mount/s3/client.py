@@ -15,6 +15,7 @@ from s3mount.errors import (
     NoSuchKeyError,
     PreconditionFailedError,
     RejectedError,
+    S3MountError,
     StoreError,
 )
 from s3mount.flow.backoff import Backoff
@@ -41,7 +42,7 @@ from s3mount.refs import (
 from s3mount.s3 import checksums
 from s3mount.s3.binding import bind
 from s3mount.s3.control import Control
-from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.credentials import STALE_CODES, CredentialSource
 from s3mount.s3.headers import check_headers, check_key
 from s3mount.s3.plane import Plane
 from s3mount.s3.probing import Prober
@@ -100,9 +101,15 @@ class S3Store:
             if trio.current_time() < self._renewed_at_s + RENEW_EVERY_S:
                 return False
             self._renewed_at_s = trio.current_time()
-            bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
-            source = CredentialSource(bound.credentials, self._statistics.refreshed)
-            await source.renew()
+            try:
+                bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
+                source = CredentialSource(bound.credentials, self._statistics.refreshed)
+                await source.renew()
+            except S3MountError as error:
+                _log.warning(
+                    "the store refuses the credentials, and looking again fails: %s", error
+                )
+                return False
             self._plane.rebind(bound.address, source)
             self._control.client = bound.client
             if source.current == before:
@@ -295,6 +302,8 @@ class S3Store:
             except StoreError as error:
                 if retry and isinstance(error, NoSuchKeyError | PreconditionFailedError):
                     return await settle_complete(self._reader.head, key, parts, error)
+                if error.code in STALE_CODES and await self._renew():
+                    continue
                 retry += 1
                 if not error.retryable or retry >= self.config.tries_max:
                     raise

@@ -40,6 +40,8 @@ ANSWER_BYTES_MAX = 16 << 20
 """Bodies that are kept in memory (list pages, errors, small objects) are never larger."""
 WATCH_EVERY_S = 0.2
 """How often progress moves a transfer's deadline."""
+WATCH_BYTES_MIN = 256 * 1024
+"""Smaller bodies come and go at once; their progress is not watched."""
 READ_KINDS = frozenset(("head", "get", "fetch", "list", "check_bucket"))
 SKEW_S_MIN = 60.0
 
@@ -60,18 +62,22 @@ class _Watch:
     )
 
     def __init__(
-        self, scope: trio.CancelScope, allowance: Allowance, size: int, statistics: Statistics
+        self,
+        scope: trio.CancelScope,
+        allowance: Allowance,
+        size: int,
+        statistics: Statistics,
+        now_s: float,
     ) -> None:
         self._scope = scope
         self._allowance = allowance
         self._size = size
         self._statistics = statistics
         self.moved = 0
-        self.began_at_s = trio.current_time()
+        self.began_at_s = now_s
         self.sent_at_s = 0.0
         self.answered_at_s = 0.0
-        self._next_look_s = self.began_at_s + WATCH_EVERY_S
-        scope.deadline = self.began_at_s + allowance.total_s
+        self._next_look_s = now_s + WATCH_EVERY_S
 
     def sent(self, n: int) -> None:
         self._statistics.bytes_sent += n
@@ -92,6 +98,8 @@ class _Watch:
 
     def _progress(self, n: int) -> None:
         self.moved += n
+        if self._size < WATCH_BYTES_MIN:
+            return
         now = trio.current_time()
         if now >= self._next_look_s:
             self._next_look_s = now + WATCH_EVERY_S
@@ -196,17 +204,18 @@ class Plane:
 
     async def once(self, call: Call, retry: int) -> Answer:
         """One try (two, when the first met a kept connection that the store had closed)."""
-        if not self.credentials.ready(trio.current_time()):
+        began_s = trio.current_time()
+        if not self.credentials.ready(began_s):
             await self.credentials.renew()
+            began_s = trio.current_time()
         if call.before_try is not None:
             call.before_try()
         self.statistics.count(call.kind)
         allowance = self.timeouts.allowance(call.kind, call.size_bytes, retry)
-        began_s = trio.current_time()
-        scope = trio.CancelScope()
+        scope = trio.CancelScope(deadline=began_s + allowance.total_s)
         try:
             with scope:
-                answer = await self._send(call, allowance, scope)
+                answer = await self._send(call, allowance, scope, began_s)
         except StoreError:
             self.statistics.failed += 1
             raise
@@ -215,30 +224,36 @@ class Plane:
             self.statistics.ended(now - began_s, now - scope.deadline)
         if scope.cancelled_caught:
             self.statistics.failed += 1
-            waited_s = trio.current_time() - began_s
+            waited_s = now - began_s
             raise DeadlineError(f"the store did not answer within {waited_s:.1f} s", key=call.key)
         return answer
 
-    async def _send(self, call: Call, allowance: Allowance, scope: trio.CancelScope) -> Answer:
-        connection = self._pool.take_idle(trio.current_time())
+    async def _send(
+        self, call: Call, allowance: Allowance, scope: trio.CancelScope, now_s: float
+    ) -> Answer:
+        pool = self._pool
+        connection = pool.take_idle(now_s)
         if connection is not None:
+            watch = _Watch(scope, allowance, call.size_bytes, self.statistics, now_s)
             try:
-                return await self._exchange(connection, call, allowance, scope)
+                return await self._exchange(pool, connection, call, watch)
             except BrokenConnectionError as error:
                 if error.answered:
                     raise
                 self.statistics.stale += 1
                 call.in_doubt = True
         scope.deadline = trio.current_time() + allowance.connect_s
-        connection = await self._pool.connect()
+        connection = await pool.connect()
         self.statistics.opened += 1
-        return await self._exchange(connection, call, allowance, scope)
+        now_s = trio.current_time()
+        scope.deadline = now_s + allowance.total_s
+        watch = _Watch(scope, allowance, call.size_bytes, self.statistics, now_s)
+        return await self._exchange(pool, connection, call, watch)
 
     async def _exchange(
-        self, connection: Connection, call: Call, allowance: Allowance, scope: trio.CancelScope
+        self, pool: Pool, connection: Connection, call: Call, watch: _Watch
     ) -> Answer:
         """One request and its answer on one connection, which is kept or closed afterwards."""
-        watch = _Watch(scope, allowance, call.size_bytes, self.statistics)
         head_bytes = self._head(call)
         keep = False
         try:
@@ -253,15 +268,18 @@ class Plane:
             else:
                 head = await connection.read_head(watch)
             answer = await self._receive(connection, call, head, watch)
-            keep = head.keep_alive and connection.is_clean and watch.sent_at_s > 0
+            whole = watch.sent_at_s > 0 and (head.has_end or call.method == "HEAD")
+            keep = whole and head.keep_alive and connection.is_clean
         finally:
+            ended_s = trio.current_time()
             if keep:
-                self._pool.give_back(connection, trio.current_time())
+                pool.give_back(connection, ended_s)
             else:
                 connection.close()
         if answer.status >= 300 or answer.refusal is not None:
             self._refuse(call, answer)
-        self._learn(call, watch)
+        if watch.sent_at_s:
+            self._learn(call, watch, ended_s)
         return answer
 
     def _head(self, call: Call) -> bytes:
@@ -315,15 +333,13 @@ class Plane:
         await connection.read_body(head, keep, watch)
         return Answer(head.status, head.headers, bytes(kept), call.error_in_body)
 
-    def _learn(self, call: Call, watch: _Watch) -> None:
+    def _learn(self, call: Call, watch: _Watch, ended_s: float) -> None:
         """Feed the estimates with a try that succeeded."""
         self.timeouts.answered(call.kind, watch.answered_at_s - watch.sent_at_s)
         if not call.size_bytes:
             return
-        if call.body is not None:
-            moved_s = watch.sent_at_s - watch.began_at_s
-        else:
-            moved_s = trio.current_time() - watch.answered_at_s
+        sending_s = watch.sent_at_s - watch.began_at_s
+        moved_s = sending_s if call.body is not None else ended_s - watch.answered_at_s
         self.timeouts.transferred(call.kind, watch.moved, moved_s)
 
     def _refuse(self, call: Call, answer: Answer) -> NoReturn:

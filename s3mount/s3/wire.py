@@ -91,13 +91,20 @@ class Head:
         """Does the body come in chunks?"""
         return "transfer-encoding" in self.headers
 
+    @property
+    def has_end(self) -> bool:
+        """Can the body's end be seen, without the connection's end?"""
+        framed = self.chunked or "content-length" in self.headers
+        return framed or self.status in (204, 304)
+
 
 class _Collector:
     """What httptools reports of one answer."""
 
-    __slots__ = ("chunks", "complete", "head", "headers_complete")
+    __slots__ = ("_parser", "chunks", "complete", "head", "headers_complete")
 
     def __init__(self) -> None:
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self.head = Head()
         self.headers_complete = False
         self.complete = False
@@ -111,6 +118,22 @@ class _Collector:
 
     def on_headers_complete(self) -> None:
         self.headers_complete = True
+        if self._parser is not None:
+            self.head.status = self._parser.get_status_code()
+            # Asked here, as llhttp answers no once a message without a body is complete.
+            self.head.keep_alive = self._parser.should_keep_alive()
+
+    def feed(self, data: bytes) -> None:
+        """Parse more of the answer. Raises ServerFaultError when it is no HTTP."""
+        try:
+            if self._parser is not None:
+                self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise ServerFaultError(f"the answer is not HTTP: {error}") from error
+
+    def release(self) -> None:
+        """Let go of the parser, which holds this object in turn: nothing is left to the collector."""
+        self._parser = None
 
     def on_body(self, data: bytes) -> None:
         self.chunks.append(data)
@@ -294,20 +317,11 @@ class Connection:
 
     def _parse_head(self, length: int) -> Head:
         collector = _Collector()
-        parser = httptools.HttpResponseParser(collector)
-        try:
-            parser.feed_data(self._take(length))
-        except httptools.HttpParserError as error:
-            raise ServerFaultError(f"the answer is not HTTP: {error}") from error
+        collector.feed(self._take(length))
+        collector.release()
         if not collector.headers_complete:
             raise ServerFaultError("the answer is not HTTP: its head is incomplete")
-        head = collector.head
-        head.status = parser.get_status_code()
-        # Without a length the body ends with the connection, whatever the parser thinks of it.
-        head.keep_alive = parser.should_keep_alive() and (
-            head.chunked or "content-length" in head.headers or head.status in (204, 304)
-        )
-        return head
+        return collector.head
 
     async def read_body(self, head: Head, sink: Sink, watch: Watch) -> int:
         """Hand the body of an answer (not to HEAD) to ``sink`` in pieces; its length.
@@ -370,22 +384,18 @@ class Connection:
 
     async def _read_chunked(self, head: Head, sink: Sink, watch: Watch) -> int:
         collector = _Collector()
-        parser = httptools.HttpResponseParser(collector)
-        parser.feed_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        collector.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         total = 0
         while True:
             if self._filled:
-                # llhttp stops at the end of the message: pipelined bytes would be an upgrade or junk.
-                try:
-                    parser.feed_data(self._take(self._filled))
-                except httptools.HttpParserError as error:
-                    raise ServerFaultError(f"the answer's chunks are damaged: {error}") from error
+                collector.feed(self._take(self._filled))
                 for chunk in collector.chunks:
                     total += len(chunk)
                     sink(memoryview(chunk))
                     watch.received(len(chunk))
                 collector.chunks.clear()
             if collector.complete:
+                collector.release()
                 return total
             try:
                 await self._receive_more()
