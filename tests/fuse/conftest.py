@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fuse.bucket_contents import S3Contents
+from tests.fuse.mounts import QuickMount
 from tests.fuse.places import Mounted, Place
 from tests.fuse.stand_in import StandInContents, StandInMount
 from tests.mounting import Mount
@@ -20,6 +21,7 @@ pytest.register_assert_rewrite("tests.fuse.trees")
 
 STAND_IN = os.environ.get("S3MOUNT_TEST_STAND_IN", "")
 SHARED_OPTIONS = ("--allow-other",) if os.geteuid() == 0 else ()
+TRACEBACK = "Traceback (most recent call last)"
 _numbers = itertools.count()
 
 
@@ -44,16 +46,16 @@ class SharedMount:
     def __init__(self, server: S3Server, factory: pytest.TempPathFactory) -> None:
         self._server = server
         self._factory = factory
-        self._mount: Mount | None = None
+        self._mount: QuickMount | None = None
 
-    def alive(self) -> Mount:
+    def alive(self) -> QuickMount:
         """The mount, which answers."""
         if self._mount is not None and _answers(self._mount.path):
             return self._mount
         self.close()
         bucket = self._server.make_bucket()
         folder = self._factory.mktemp("shared")
-        self._mount = Mount(self._server, bucket, folder, options=SHARED_OPTIONS)
+        self._mount = QuickMount(self._server, bucket, folder, SHARED_OPTIONS)
         self._mount.mount()
         return self._mount
 
@@ -118,22 +120,31 @@ else:
         with mount.log_path.open("rb") as log:
             log.seek(log_start)
             written = log.read().decode(errors="replace")
-        assert "Traceback (most recent call last)" not in written, written
+        assert TRACEBACK not in written, written
 
     @pytest.fixture
-    def own_place(mount_factory: Callable[..., Mount], bucket: str, s3_server: S3Server) -> Place:
+    def own_place(
+        s3_server: S3Server, bucket: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Place]:
         """The top of a mount that only this test uses, with an empty bucket."""
-        mount = mount_factory(bucket, *SHARED_OPTIONS)
-        return Place(mount, mount.path, "", S3Contents(s3_server.boto3_client(), bucket))
+        mount = QuickMount(s3_server, bucket, tmp_path_factory.mktemp("own"), SHARED_OPTIONS)
+        try:
+            mount.mount()
+            yield Place(mount, mount.path, "", S3Contents(s3_server.boto3_client(), bucket))
+        finally:
+            mount.close()
+        written = mount.log_path.read_text(errors="replace")
+        assert TRACEBACK not in written, written
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the shared mount's log with a test that failed on it."""
+    """Show the mount's log with a test that failed on it."""
     report = yield
-    place = getattr(item, "funcargs", {}).get("place")
-    if report.failed and isinstance(place, Place) and isinstance(place.mount, Mount):
-        report.sections.append(("log of the shared mount", place.mount.log))
+    for name in ("place", "own_place"):
+        place = getattr(item, "funcargs", {}).get(name)
+        if report.failed and isinstance(place, Place) and isinstance(place.mount, Mount):
+            report.sections.append((f"log of the mount of {name}", place.mount.log))
     return report

@@ -1,14 +1,56 @@
-"""What tests ask of one running mount beside its files: its status, its processes."""
+"""Mounts that are asked often: waiting without a command's start; status and processes of a mount."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.mounting import Mount
+from s3mount.daemon import protocol
+from s3mount.daemon.client import ControlClient
+from s3mount.daemon.registry import RUN_DIR_VARIABLE, MountRecord
+from tests.mounting import Mount, MountFailed
+from tests.servers import S3Server
+
+
+class QuickMount(Mount):
+    """A mount whose ``wait`` speaks to its control socket, in milliseconds.
+
+    The command ``s3mount wait`` takes half a second to start, and most tests wait more than once.
+    """
+
+    def __init__(self, server: S3Server, bucket: str, folder: Path, options: Sequence[str]) -> None:
+        self._run_dir = folder / "control"
+        self._run_dir.mkdir(mode=0o700)
+        environment = {RUN_DIR_VARIABLE: str(self._run_dir)}
+        super().__init__(server, bucket, folder, options=options, environment=environment)
+
+    def wait(self, timeout_s: float = 60.0) -> None:
+        """Return when everything is in S3. Raises MountError or Refused."""
+        record = MountRecord(
+            mountpoint=str(self.path),
+            source=self.bucket,
+            pid=self.pid,
+            started_ticks=0,
+            state_dir=str(self.state_dir),
+            log_path=str(self.log_path),
+            version="",
+        )
+        end = time.monotonic() + timeout_s
+        with ControlClient(self._run_dir, record) as control:
+            control.send(protocol.Wait())
+            for answer in control.answers(timeout_s):
+                if isinstance(answer, protocol.Done):
+                    return
+                if isinstance(answer, protocol.Failed) or time.monotonic() > end:
+                    break
+        told = f"not all is in S3: {answer}; {status_of(self)}"
+        raise MountFailed(f"{told}\n--- {self.log_path}\n{self.log}")
 
 
 def status_of(mount: Mount) -> dict[str, Any]:
