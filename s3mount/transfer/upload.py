@@ -143,7 +143,8 @@ class MultipartUpload:
     async def reconcile(self, size: int) -> list[int]:
         """Forget every part that the store holds differently; what is missing then.
 
-        Raises NoSuchKeyError when the upload is gone.
+        Nothing missing after ``InvalidPart`` means that the store does not let parts behind the
+        file's present end go (Ceph 16): ``abort``, and ``begin`` anew. Raises NoSuchKeyError when the upload is gone.
         """
         held = {p.number: p for p in await self._store.list_parts(self.key, self._upload_id)}
         for index, part in self.ledger.parts.items():
