@@ -9,7 +9,7 @@ import trio
 
 from s3mount.cache.blocks import BlockMap, shift_for
 from s3mount.errors import S3MountError
-from s3mount.refs import ContentRef
+from s3mount.refs import ContentRef, ETag, ObjectInfo
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Entry:
     are held whole or not at all: as ``body``, as a file, or both. ``descriptor`` is -1 when no
     file is open; it holds the shared lock. ``held_bytes`` counts present and coming blocks and
     ``slack_bytes``, what else the file takes; ``recorded_bytes`` is what the catalog counts for it.
+    ``seen`` is the first answer for a content whose ETag is not known.
     """
 
     __slots__ = (
@@ -79,7 +80,7 @@ class Entry:
         "revision",
         "row_digest",
         "saving",
-        "seen_modified_ns",
+        "seen",
         "size",
         "slack_bytes",
         "small",
@@ -106,7 +107,7 @@ class Entry:
         self.held_bytes = 0
         self.recorded_bytes = 0
         self.slack_bytes = 0
-        self.seen_modified_ns: int | None = None
+        self.seen: ObjectInfo | None = None
         self.dirty = False
         self.saving = False
         self.punching: trio.Event | None = None
@@ -119,7 +120,12 @@ class Entry:
     @property
     def pinned_version(self) -> bool:
         """Requests can name the version they want, so that bytes of another never arrive."""
-        return bool(self.ref.etag) or self.ref.version_id is not None
+        return self.if_match is not None or self.ref.version_id is not None
+
+    @property
+    def if_match(self) -> ETag | None:
+        """The ETag to demand: the content's own, or else that of the first answer."""
+        return self.ref.etag or (self.seen.etag if self.seen else "") or None
 
     @property
     def idle(self) -> bool:

@@ -186,6 +186,8 @@ class Fetcher:
 
     async def through(self, entry: Entry, offset: int, length: int) -> bytes:
         """Bytes straight from the store, which are not kept. Raises StoreError."""
+        if self._nursery is None:
+            raise EngineError("the cache is closed")
         pieces = []
         async with self._through:
             while length > 0:
@@ -345,7 +347,7 @@ class Fetcher:
                     ByteRange(start, length),
                     FileSlice(path, start, length),
                     version_id=ref.version_id,
-                    if_match=ref.etag or None,
+                    if_match=entry.if_match,
                     on_progress=on_progress if entry.pinned_version else None,
                 )
                 _check_version(entry, ref, info)
@@ -366,7 +368,7 @@ class Fetcher:
                     ref.key,
                     byte_range=byte_range,
                     version_id=ref.version_id,
-                    if_match=ref.etag or None,
+                    if_match=entry.if_match,
                 )
                 _check_version(entry, ref, info)
             except _GONE:
@@ -382,12 +384,15 @@ class Fetcher:
 def _check_version(entry: Entry, ref: ContentRef, info: ObjectInfo) -> None:
     """Raise PreconditionFailedError when the answer is about another version than was asked for.
 
-    Where neither an ETag nor a version id names the version, the time of the first answer does.
+    Where no ETag names the version, the first answer does.
     """
-    same = info.size == ref.size and (not ref.etag or not info.etag or info.etag == ref.etag)
-    if not entry.pinned_version:
-        if entry.seen_modified_ns is None:
-            entry.seen_modified_ns = info.last_modified_ns
-        same = same and info.last_modified_ns == entry.seen_modified_ns
+    same = info.size == ref.size
+    if ref.etag:
+        same = same and info.etag in ("", ref.etag)
+    elif entry.seen is None:
+        entry.seen = info
+    else:
+        seen = entry.seen
+        same = same and info.etag == seen.etag and info.last_modified_ns == seen.last_modified_ns
     if not same:
         raise _OtherVersionError("the object changed while it was read", key=ref.key)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ACTIVE_S = 2.0
 """A stream that asked for nothing this long does not count when the prefetch budget is shared."""
 LOCAL_TRIES = 3
-"""A file of the cache that turns out damaged is fetched anew; after this often, without the disk."""
+"""Blocks that came but are not there are fetched anew; after this often, they go through memory."""
 MATERIALIZE_RANGES_MAX = 8
 """Ranges in flight for one content that is wanted whole."""
 
@@ -216,8 +216,10 @@ class CacheReader:
                 return fetch.body
 
     async def _blocks(self, entry: Entry, first: int, stop: int) -> bool:
-        """Wait until the blocks are present; False when they cannot be stored."""
-        while not entry.map.covered(first, stop):
+        """Wait until the blocks are present; False when they cannot be kept."""
+        for _ in range(LOCAL_TRIES):
+            if entry.map.covered(first, stop):
+                break
             waiter = Waiter(first, stop)
             entry.waiters.append(waiter)
             try:
@@ -229,7 +231,7 @@ class CacheReader:
                 raise waiter.error
             if waiter.no_disk:
                 return False
-        return True
+        return entry.map.covered(first, stop)
 
     async def _all_blocks(self, entry: Entry) -> None:
         self._shelf.require_disk()

@@ -23,7 +23,9 @@ START_READ_BYTES_MIN = 128 * 1024
 for a program that reads in large pieces; for a look at the header it asks for 16 KiB."""
 SLACK_BYTES = 4 * MIB
 """Requests of one sequential reader arrive out of order by no more than this: the kernel keeps
-a few of at most 1 MiB in flight, and a page fault reads around itself."""
+a few of at most 1 MiB in flight, and a page fault reads around itself. A stream that has only
+begun gets less (SLACK_BEGIN_BYTES, and twice what was read), or random reads would meet by chance."""
+SLACK_BEGIN_BYTES = 128 * 1024
 STREAMS_MAX = 3
 """Places one handle is read at in turns (columns of a file, both ends of a merge)."""
 
@@ -61,7 +63,10 @@ class Window:
         self.dropped = None
         for index, stream in enumerate(streams):
             position = stream.position
-            if position - SLACK_BYTES <= offset <= position + SLACK_BYTES:
+            slack = SLACK_BEGIN_BYTES + 2 * stream.run_bytes
+            if slack > SLACK_BYTES:
+                slack = SLACK_BYTES
+            if position - slack <= offset <= position + slack:
                 if index:
                     del streams[index]
                     streams.insert(0, stream)
@@ -104,7 +109,10 @@ def plan(
     if step == 0:
         return []
     target = min(stream.position + window, size)
-    start = max(stream.requested, offset) // block_bytes * block_bytes
+    start = max(stream.requested, offset)
+    if start >= target:
+        return []
+    start = start // block_bytes * block_bytes
     ranges = []
     while start < target:
         stop = min((start + step) // block_bytes * block_bytes, size)
