@@ -83,7 +83,8 @@ class EngineClient:
         """Start the child; does not wait for it to be ready."""
         self._manager = trio.open_nursery()
         nursery = await self._manager.__aenter__()
-        await nursery.start(self.run)
+        nursery.start_soon(self._lives.run)
+        await trio.lowlevel.cancel_shielded_checkpoint()  # from here on __aexit__ must be reached
         return self
 
     async def __aexit__(

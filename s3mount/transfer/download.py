@@ -7,7 +7,6 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import trio
 
@@ -112,36 +111,33 @@ async def _look_at_empty(store: Store, source: ContentRef) -> ObjectInfo:
 @contextlib.contextmanager
 def _landing(path: str, size: int) -> Iterator[str]:
     """A hidden file of ``size`` bytes beside ``path``, gone afterwards unless it was renamed."""
-    place = Path(path)
-    landing = str(place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}.part"))
+    landing = os.path.join(os.path.dirname(path), f".s3mount-{secrets.token_hex(8)}.part")
     try:
         fd = os.open(landing, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-        try:
-            _reserve(fd, size)
-        except BaseException:
-            os.unlink(landing)
-            raise
-        finally:
-            os.close(fd)
     except OSError as error:
         raise _disk(path, error) from error
     try:
+        try:
+            _make_room(fd, size)
+        except OSError as error:
+            raise _disk(path, error) from error
+        finally:
+            os.close(fd)
         yield landing
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(landing)
 
 
-def _reserve(fd: int, size: int) -> None:
-    """Claim the disk space at once, where the file system can: a full disk shows before the transfer."""
-    if not size:
-        return
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-        os.ftruncate(fd, size)
+def _make_room(fd: int, size: int) -> None:
+    """Give the file its length, and fail before the transfer where the disk is too full for it.
+
+    ``posix_fallocate`` would reserve the space, but writes it all where the file system has no such call.
+    """
+    disk = os.fstatvfs(fd)
+    if disk.f_bavail * disk.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.ftruncate(fd, size)
 
 
 def _disk(path: str, error: OSError) -> LocalDiskError:

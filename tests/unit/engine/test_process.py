@@ -141,7 +141,9 @@ def test_the_child_leaves_the_terminals_and_the_services_signals_to_its_parent(
         async with trio.open_nursery() as servers:
             await servers.start(engine.listen)
             async with EngineClient(engine.config, spawn=engine.spawn) as client:
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                while not engine.pids:
+                    await trio.lowlevel.checkpoint()
+                for number in HELD_SIGNALS:
                     engine.kill_newest(number)  # at once: it is not even up
                 async with trio.open_nursery() as nursery:
                     for count in range(30):

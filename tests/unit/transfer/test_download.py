@@ -16,7 +16,7 @@ from s3mount.errors import (
     PreconditionFailedError,
     ThrottledError,
 )
-from s3mount.refs import ByteRange, ObjectHeaders
+from s3mount.refs import ByteRange, ContentRef, ObjectHeaders
 from s3mount.s3.memory import MemoryStore
 from s3mount.transfer.download import download_file
 from tests.unit.transfer.faults import Meddler
@@ -147,3 +147,28 @@ def test_a_folder_that_does_not_exist_is_one_clear_error(tmp_path: Path) -> None
 
     trio.run(main)
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_disk_that_is_too_full_is_told_before_the_transfer(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    async def main() -> None:
+        source = ContentRef("k", "", 1 << 60)
+        with pytest.raises(LocalDiskError, match="No space left on device"):
+            await download_file(store, source, str(tmp_path / "t"), slots=SLOTS)
+
+    trio.run(main)
+    assert store.requests == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_longest_name_can_be_downloaded_to(tmp_path: Path) -> None:
+    store = MemoryStore()
+    target = tmp_path / ("é" * 127)
+
+    async def main() -> None:
+        await store.put("k", b"o", ObjectHeaders())
+        await download_file(store, (await store.head("k")).ref, str(target), slots=SLOTS)
+
+    trio.run(main)
+    assert target.read_bytes() == b"o"
