@@ -310,8 +310,13 @@ class Spool:
         Calls that come together share one flush of the journal. Raises OSError and LocalDiskError.
         """
         if blob is not None:
-            path = str(blob.path)
-            await self._offload(lambda: _sync_file(path))
+            folder = str(blob.path.parent)
+            # A descriptor of its own: the file may be closed, or have lost its name, meanwhile.
+            descriptor = os.dup(blob.fd)
+            try:
+                await self._offload(lambda: _sync_file(descriptor, folder))
+            finally:
+                os.close(descriptor)
         self._force_wanted += 1
         ticket = self._force_wanted
         async with self._force_lock:
@@ -321,13 +326,9 @@ class Spool:
                 self._force_done = covered
 
 
-def _sync_file(path: str) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+def _sync_file(descriptor: int, folder: str) -> None:
+    os.fdatasync(descriptor)
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -90,7 +90,6 @@ class Directories:
             done = self._running[directory.inode] = trio.Event()
             try:
                 await self._list(directory)
-                return
             finally:
                 del self._running[directory.inode]
                 done.set()
@@ -105,6 +104,8 @@ class Directories:
         finished, end = self.watch_finished()
         try:
             key = self._state.nodes.key_of(directory)
+            # What is finished while S3 lists must have a node by then, or it would be missed.
+            self._show_pending(directory, key)
             listing = await list_directory(self._state.store, key)
             await self._read_marker(directory, listing)
             if directory.linked and self._state.nodes.key_of(directory) == key:
@@ -333,6 +334,7 @@ class Directories:
         prefix = self._state.nodes.key_of(directory)
         key = check_key(prefix + name)
         finished, end = self.watch_finished()
+        self._show_pending(directory, prefix)
         listing = Listing()
         try:
 
