@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -50,10 +51,10 @@ def make_bucket(server: DemoServer, bucket: str) -> None:
 class DemoMount:
     """``bucket`` at ``mountpoint`` while the ``with`` block lasts, its state and cache in ``folder``.
 
-    The mount's process also ends when this process is killed. Entering blocks until the mount
-    answers; S3MountError says why it does not. A mount point that does not exist is made, and
-    removed in the end. Leaving unmounts, if that has not been done, and waits for nothing that is
-    still to be sent.
+    ``folder`` is removed with it. The mount's process also ends when this process is killed. Entering
+    blocks until the mount answers; S3MountError says why it does not. A mount point that does not
+    exist is made, and removed in the end. Leaving unmounts, if that has not been done, and waits
+    little for what is still to be sent.
     """
 
     def __init__(self, server: DemoServer, bucket: str, mountpoint: Path, folder: Path) -> None:
@@ -116,7 +117,8 @@ class DemoMount:
         if self._entry() is not None:
             run(["fusermount3", "-uz", str(self.mountpoint)], timeout_s=END_TIMEOUT_S)
         if self._made_mountpoint:
-            self.mountpoint.rmdir()
+            with contextlib.suppress(OSError):  # somebody has put something there meanwhile
+                self.mountpoint.rmdir()
             self._made_mountpoint = False
 
     def _start(self) -> None:
@@ -137,6 +139,7 @@ class DemoMount:
             ],
             environment=self._environment(),
             log_path=self.log_path,
+            remove=[self._folder],
             patience_s=END_TIMEOUT_S,
         )
         deadline = time.monotonic() + MOUNT_TIMEOUT_S

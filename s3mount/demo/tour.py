@@ -65,7 +65,8 @@ def run_tour() -> int:
             start_s = time.monotonic()
             mount.command("wait")
             _say("wait", f"s3mount wait: everything is in S3  {_since(start_s)}")
-            _prove(server, reference, f"{TREE}/")
+            proven = prove(server, BUCKET, reference, f"{TREE}/")
+            _say("proof", f"boto3 lists {proven} objects; the SHA-256 of each is that of its file")
             mount.command("unmount")
             _say("unmount", "s3mount unmount; nothing was left to send")
     _say("ended", f"the server and its bucket are gone, {copied.files} files with them")
@@ -155,8 +156,11 @@ def _change_both(reference: Path, mounted: Path) -> None:
     _say("edit", "append, overwrite, rename a folder, remove, create: diff -r still finds none")
 
 
-def _prove(server: DemoServer, reference: Path, prefix: str) -> None:
-    """Compare the bucket, as boto3 sees it, with the files. Raises S3MountError where they differ."""
+def prove(server: DemoServer, bucket: str, reference: Path, prefix: str) -> int:
+    """Compare what boto3 finds below ``prefix`` with the files in ``reference``; how many they are.
+
+    Raises S3MountError where they differ, by a name or a byte.
+    """
     expected = {
         prefix + str(path.relative_to(reference)): path
         for path in reference.rglob("*")
@@ -164,11 +168,11 @@ def _prove(server: DemoServer, reference: Path, prefix: str) -> None:
     }
     client = s3_client(server)
     try:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         listed = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
         found = {
             # Keys that end in a slash keep a folder's own mode and times.
-            key: _digest(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+            key: _digest(client.get_object(Bucket=bucket, Key=key)["Body"].read())
             for key in listed
             if not key.endswith("/")
         }
@@ -180,7 +184,7 @@ def _prove(server: DemoServer, reference: Path, prefix: str) -> None:
         raise S3MountError(
             f"the bucket and the files differ in {len(wrong)} keys, {wrong[0]} the first"
         )
-    _say("proof", f"boto3 lists {len(found)} objects; the SHA-256 of each is that of its file")
+    return len(found)
 
 
 def _measure(folder: Path) -> Tree:
@@ -199,8 +203,11 @@ def _signals_end_it() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
+    # What is ignored stays ignored: nohup means it.
     before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield
