@@ -153,13 +153,17 @@ def measure(options: argparse.Namespace) -> list[Result]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Stop and clean up; further signals wait until that is done."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when all was measured (cells may fail), 2 for wrong flags, 130 when interrupted."""
     options = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, _interrupt)
     try:
         results = measure(options)
     except StepFailed as error:

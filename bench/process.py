@@ -85,7 +85,11 @@ def run(
             )
         except OSError as error:
             raise StepFailed(f"{argv[0]}: {error.strerror}") from error
-        ended, peak_bytes = _watch(process.pid, timeout_s)
+        try:
+            ended, peak_bytes = _watch(process.pid, timeout_s)
+        except BaseException:
+            _kill(process, stragglers)
+            raise
         if not ended:
             _kill(process, stragglers)
             raise StepFailed(f"deadline of {timeout_s:g} s: {_words(argv)}")
