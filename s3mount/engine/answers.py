@@ -130,7 +130,7 @@ async def _check_bucket(store: Store, r: messages.CheckBucket, _: Report) -> Rep
 
 
 async def _probe(store: Store, r: messages.Probe, _: Report) -> Reply:
-    return messages.Able(r.id, await store.probe(r.temporary_key))
+    return messages.Able(r.id, await store.probe(r.temporary_key, known=r.known))
 
 
 async def _statistics(store: Store, r: messages.Statistics, _: Report) -> Reply:

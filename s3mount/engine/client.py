@@ -152,7 +152,10 @@ class EngineClient:
             on_progress is not None,
         )
         call = Call(request, holds_file=True, on_progress=on_progress)
-        return (await self._ask(call, messages.Found)).info
+        info = (await self._ask(call, messages.Found)).info
+        if on_progress is not None and call.progressed < byte_range.length:
+            on_progress(byte_range.length)  # the child's last report is its reply
+        return info
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY
@@ -274,10 +277,12 @@ class EngineClient:
         """See ``Store.check_bucket``."""
         return (await self._ask(Call(messages.CheckBucket(next(self._ids))), messages.Bucket)).info
 
-    async def probe(self, temporary_key: Key) -> Capabilities:
-        """See ``Store.probe``."""
-        request = messages.Probe(next(self._ids), temporary_key)
-        return (await self._ask(Call(request), messages.Able)).capabilities
+    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
+        """See ``Store.probe``. Later children are told what was found."""
+        request = messages.Probe(next(self._ids), temporary_key, known)
+        found = (await self._ask(Call(request), messages.Able)).capabilities
+        self._lives.greeting = messages.Probe(next(self._ids), temporary_key, found)
+        return found
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``, over all children, and ``engine_restarts``.

@@ -92,6 +92,8 @@ class Lives:
         self._config = config
         self._spawn = spawn
         self._calls: dict[int, Call] = {}
+        self.greeting: Request | None = None
+        """What every later child is told before anything else; nobody waits for its reply."""
         self._slots = trio.Semaphore(CALLS_MAX)
         self._channel: Channel[ToParent] | None = None
         self._life = 0
@@ -233,6 +235,8 @@ class Lives:
         self._alive = True
         channel = Channel(child.socket, messages.decoder_for_parent())
         channel.post(messages.Start(self._config, logging.getLogger("s3mount").getEffectiveLevel()))
+        if self.greeting is not None:
+            channel.post(self.greeting)
         reason = ""
         try:
             async with trio.open_nursery() as nursery:

@@ -219,6 +219,7 @@ class Probe(Request, tag=26, frozen=True, array_like=True, gc=False):
     """``Store.probe``."""
 
     temporary_key: Key
+    known: Capabilities | None = None
 
 
 class Statistics(Request, tag=27, frozen=True, array_like=True, gc=False):

@@ -108,7 +108,8 @@ class Operations(pyfuse3.Operations):
         entry.entry_timeout = ttl_s
         entry.attr_timeout = ttl_s
         entry.st_mode = pyfuse3.ModeT(attributes.mode)
-        entry.st_nlink = (1 if node.linked else 0) if not node.is_directory else 2
+        # A directory's 1 tells tools that its subdirectories are not counted, as on btrfs.
+        entry.st_nlink = 1 if node.linked else 0
         entry.st_uid = attributes.uid
         entry.st_gid = attributes.gid
         entry.st_rdev = attributes.rdev

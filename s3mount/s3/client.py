@@ -125,6 +125,7 @@ class S3Store:
         traceback: TracebackType | None,
     ) -> None:
         self._plane.close()
+        self._control.close()
         await trio.lowlevel.checkpoint()
 
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
@@ -286,7 +287,7 @@ class S3Store:
             spelt = Condition(wanted.get("if-match"), "if-none-match" in wanted)
             return await self._complete(key, upload_id, parts, spelt)
 
-        return await self._writer.conditionally(condition, send)
+        return await self._writer.conditionally(key, condition, send)
 
     async def _complete(
         self, key: Key, upload_id: str, parts: Sequence[PartInfo], condition: Condition
@@ -302,6 +303,8 @@ class S3Store:
             except StoreError as error:
                 if retry and isinstance(error, NoSuchKeyError | PreconditionFailedError):
                     return await settle_complete(self._reader.head, key, parts, error)
+                if error.retryable and (gone := await self._upload_gone(key, upload_id)):
+                    return await settle_complete(self._reader.head, key, parts, gone)
                 if error.code in STALE_CODES and await self._renew():
                     continue
                 retry += 1
@@ -311,6 +314,20 @@ class S3Store:
                 _log.debug("try %d of completing failed: %s", retry, error.describe())
             self._statistics.retries += 1
             await trio.sleep(delay_s)
+
+    async def _upload_gone(self, key: Key, upload_id: str) -> NoSuchKeyError | None:
+        """Is there nothing left to complete? Asked after a failure that does not tell.
+
+        The completion may have taken effect unheard, or the upload was aborted: Ceph 16 then answers
+        500 to every further try.
+        """
+        try:
+            await self._control.list_parts(key, upload_id)
+        except NoSuchKeyError as error:
+            return error
+        except StoreError as error:
+            _log.debug("whether the upload is still there is unknown: %s", error.describe())
+        return None
 
     async def _with_etag(self, key: Key, done: PutResult, parts: Sequence[PartInfo]) -> PutResult:
         """``done`` with the ETag that the store did not tell (Ceph 16 sends none)."""
@@ -350,8 +367,12 @@ class S3Store:
         address = self._plane.address
         return BucketInfo(self.config.bucket, address.region, address.base_url, versioning)
 
-    async def probe(self, temporary_key: Key) -> Capabilities:
-        """See ``Store.probe``. What is found guides this store's later writes."""
+    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
+        """See ``Store.probe``."""
+        if known is not None:
+            await trio.lowlevel.checkpoint()
+            self.traits.adopt(known)
+            return known
         check_key(temporary_key)
         return await Prober(
             self._plane, self._reader, self._writer, self._control, self.traits, temporary_key

@@ -14,6 +14,7 @@ from s3mount.flow.backoff import Backoff
 from s3mount.refs import ANY, Condition, Key, ObjectHeaders, PartInfo, PutResult, UploadInfo
 from s3mount.s3.checksums import combined_crc64nvme
 from s3mount.s3.credentials import STALE_CODES, Renew
+from s3mount.s3.documents import restored
 from s3mount.s3.headers import bare_etag, http_date_ns
 from s3mount.s3.mapping import Refusal, from_boto
 from s3mount.s3.resolve import CONTROL_CONNECTIONS, CONTROL_READ_TIMEOUT_S, S3Client
@@ -52,6 +53,10 @@ class Control:
         self._common: dict[str, Any] = {"Bucket": config.bucket}
         if config.request_payer:
             self._common["RequestPayer"] = "requester"
+
+    def close(self) -> None:
+        """Close boto3's idle connections."""
+        self.client.close()
 
     async def run(self, kind: str, key: Key, function: Callable[[], _T]) -> _T:
         """Run ``function`` in a thread, again after errors that may pass. Raises StoreError."""
@@ -193,7 +198,9 @@ class Control:
             )
             return [
                 UploadInfo(
-                    upload["Key"], upload["UploadId"], int(upload["Initiated"].timestamp() * 1e9)
+                    restored(upload["Key"]),
+                    upload["UploadId"],
+                    int(upload["Initiated"].timestamp() * 1e9),
                 )
                 for page in pages
                 for upload in page.get("Uploads", ())

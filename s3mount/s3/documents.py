@@ -5,6 +5,8 @@ ElementTree takes 4 ms for a list page of 1,000 keys; botocore's parser takes 50
 
 from __future__ import annotations
 
+import contextlib
+import re
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
@@ -12,13 +14,54 @@ from s3mount.errors import ServerFaultError
 from s3mount.refs import ListPage, ObjectInfo
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, iso_date_ns
 
+# S3 keys may hold characters that XML 1.0 cannot, not even escaped. Stores send them all the same.
+_NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
+_NOT_XML_ESCAPED = re.compile(r"&#(?:x0*([0-9a-fA-F]{1,2}|[fF]{3}[eEfF])|0*([0-9]{1,2}|6553[45]));")
+_STAND_IN = 0x10F000
+"""Private characters that stand in for those, by their code's low twelve bits, while XML is parsed."""
+
+
+def mended(body: bytes) -> bytes:
+    """A document with stand-ins for the characters that XML cannot hold; ``restored`` undoes it."""
+
+    def stand_in(code: int) -> str:
+        return chr(_STAND_IN + (code & 0xFFF))
+
+    def unescape(match: re.Match[str]) -> str:
+        code = int(match[1], 16) if match[1] else int(match[2])
+        valid = 0x20 <= code < 0xFFFE or code in (0x9, 0xA)
+        return match[0] if valid else stand_in(code)
+
+    text = _NOT_XML_ESCAPED.sub(unescape, body.decode(errors="replace"))
+    return _NOT_XML.sub(lambda match: stand_in(ord(match[0])), text).encode()
+
+
+_RESTORED = str.maketrans(
+    {_STAND_IN + code: chr(code) for code in range(0x20)}
+    | {_STAND_IN + (code & 0xFFF): chr(code) for code in (0xFFFE, 0xFFFF)}
+)
+
+
+def restored(text: str) -> str:
+    """Text from a ``mended`` document as the store meant it."""
+    return text.translate(_RESTORED) if not text.isascii() else text
+
+
+def parse_xml(body: bytes) -> ElementTree.Element:
+    """The root of a document, mended where it must be. Raises ServerFaultError when it is no XML."""
+    body = body.strip()
+    if b"\r" not in body:  # which XML would read as a newline
+        with contextlib.suppress(ElementTree.ParseError):
+            return ElementTree.fromstring(body)
+    try:
+        return ElementTree.fromstring(mended(body))
+    except ElementTree.ParseError as error:
+        raise ServerFaultError(f"the answer is not S3's XML: {error}") from error
+
 
 def _parse(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
     """The root of a document and the namespace that stands before its tags."""
-    try:
-        root = ElementTree.fromstring(body.strip())
-    except ElementTree.ParseError as error:
-        raise ServerFaultError(f"the answer is not S3's XML: {error}") from error
+    root = parse_xml(body)
     if not root.tag.endswith(root_name):
         raise ServerFaultError(f"the answer is <{root.tag}>, not <{root_name}>")
     return root, root.tag[: -len(root_name)]
@@ -41,12 +84,15 @@ def parse_list(body: bytes) -> ListPage:
         token = root.findtext(f"{ns}NextContinuationToken")
         if not token:
             raise ServerFaultError("a list page says that more follow, but not how to ask")
+        token = restored(token)
     return ListPage(tuple(objects), tuple(prefixes), token)
 
 
 def _name(text: str, encoded: bool) -> str:
     """A key or prefix; S3 writes a blank as ``+`` and a plus as ``%2B``."""
-    return unquote_plus(text) if encoded and ("%" in text or "+" in text) else text
+    if encoded:
+        return unquote_plus(text) if "%" in text or "+" in text else text
+    return restored(text)
 
 
 def _listed_object(element: ElementTree.Element, skip: int, encoded: bool) -> ObjectInfo:

@@ -26,6 +26,7 @@ from s3mount.errors import (
     ThrottledError,
     WrongRegionError,
 )
+from s3mount.s3.documents import parse_xml
 from s3mount.s3.headers import http_date_ns
 
 _BY_CODE: dict[str, type[StoreError]] = {
@@ -139,6 +140,8 @@ class Refusal:
 
     def _kind(self, key: str) -> type[StoreError]:
         kind = _BY_CODE.get(self.code)
+        if self.code == "InvalidArgument" and "version id" in self.message.lower():
+            return NoSuchKeyError  # an id in a form that this store never gives
         if kind is WrongRegionError and self.status == 400 and not self.region:
             return AccessDeniedError
         if kind is not None:
@@ -190,8 +193,8 @@ def parse_error(body: bytes) -> ElementTree.Element | None:
     if b"<Error" not in body:
         return None
     try:
-        root = ElementTree.fromstring(body.strip())
-    except ElementTree.ParseError:
+        root = parse_xml(body)
+    except ServerFaultError:
         return None
     return root if root.tag.rpartition("}")[2] == "Error" else None
 

@@ -47,6 +47,7 @@ from s3mount.s3.headers import (
     DEFAULT_STORAGE_CLASS,
     check_headers,
     check_key,
+    is_md5_etag,
 )
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 
@@ -154,6 +155,7 @@ class _Bucket:
             version_id=version_id,
             storage_class=headers.storage_class,
             headers=headers,
+            etag_is_md5=is_md5_etag(etag),
         )
         self._push(key, _Version(info, data))
         return PutResult(etag, version_id, now_ns - now_ns % _SECOND_NS)
@@ -485,7 +487,7 @@ class MemoryStore:
         await self.faults.after("check_bucket", {})
         return BucketInfo(self.bucket, "memory", "memory:", self._bucket.versioning)
 
-    async def probe(self, temporary_key: Key) -> Capabilities:
+    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """See ``Store.probe``: everything is honoured here."""
         await self._begin("probe", {"temporary_key": temporary_key})
         await self.faults.after("probe", {"temporary_key": temporary_key})
@@ -573,30 +575,31 @@ class MemoryStore:
     ) -> ListPage:
         names = self._bucket.names
         prefix_bytes = prefix.encode()
-        # A token is the last key or common prefix of the page before, in hex: opaque to callers.
-        after = bytes.fromhex(token) if token else (start_after or "").encode()
+        # A token is the kind and the name of the page's last entry, in hex: opaque to callers.
+        kind, _, name_hex = (token or "").partition(":")
+        after = bytes.fromhex(name_hex) if token else (start_after or "").encode()
         divider = delimiter.encode() if delimiter else b""
-        skip_group = after if divider and after.endswith(divider) and token else None
+        skip_group = after if kind == "prefix" else None
         index = bisect.bisect_left(names, prefix_bytes)
         if after:
             index = max(index, bisect.bisect_right(names, after))
         objects: list[ObjectInfo] = []
         prefixes: list[bytes] = []
-        last = b""
+        last, kind = b"", ""
         while index < len(names) and names[index].startswith(prefix_bytes):
             name = names[index]
             if skip_group is not None and name.startswith(skip_group):
                 index = _behind(names, skip_group, index)
                 continue
             if len(objects) + len(prefixes) >= max_keys:
-                return _page(objects, prefixes, last.hex())
+                return _page(objects, prefixes, f"{kind}:{last.hex()}")
             cut = name.find(divider, len(prefix_bytes)) if divider else -1
             if cut >= 0:
-                last = name[: cut + len(divider)]
+                last, kind = name[: cut + len(divider)], "prefix"
                 prefixes.append(last)
                 index = _behind(names, last, index)
                 continue
-            last = name
+            last, kind = name, "key"
             objects.append(_listed(self._bucket.versions[name.decode()][-1].info))
             index += 1
         return _page(objects, prefixes, None)
@@ -613,7 +616,7 @@ def _behind(names: list[bytes], group: bytes, start: int) -> int:
 
 def _listed(info: ObjectInfo) -> ObjectInfo:
     """An object as LIST tells it: no headers, no version."""
-    return msgspec.structs.replace(info, headers=None, version_id=None)
+    return msgspec.structs.replace(info, headers=None, version_id=None, etag_is_md5=None)
 
 
 def _at_header_resolution(info: ObjectInfo) -> ObjectInfo:

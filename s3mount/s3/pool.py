@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from s3mount.errors import NetworkError, ServerFaultError
-from s3mount.s3.wire import UNSENT_BYTES, AnySocket, Connection
+from s3mount.s3.wire import UNSENT_BYTES, Connection
 
 IDLE_S_MAX = 15.0
 """S3 closes idle connections after about 20 s; a connection is not reused close to that."""
@@ -123,20 +123,13 @@ def _describe_connect(error: OSError, host: str, port: int) -> str:
     return f"cannot connect to {host}:{port}: {reason}"
 
 
-async def _start_tls(raw: socket.socket, context: ssl.SSLContext, host: str) -> AnySocket:
+async def _start_tls(raw: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
     """Shake hands. Raises NetworkError; not retryable when the certificate is not trusted."""
+    secured = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
     try:
-        secured = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
-        while True:
-            try:
-                secured.do_handshake()
-            except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(secured)
-            except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(secured)
-            else:
-                return secured
+        await _shake_hands(secured)
     except ssl.SSLCertVerificationError as error:
+        secured.close()
         failure = NetworkError(
             f"the certificate of {host} is not trusted ({error.verify_message}); "
             "name its authority by AWS_CA_BUNDLE"
@@ -144,8 +137,25 @@ async def _start_tls(raw: socket.socket, context: ssl.SSLContext, host: str) -> 
         failure.retryable = False
         raise failure from error
     except OSError as error:
+        secured.close()
         reason = getattr(error, "reason", None) or error.strerror or error
         raise NetworkError(f"no TLS with {host}: {reason}") from error
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+async def _shake_hands(secured: ssl.SSLSocket) -> None:
+    while True:
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            await trio.lowlevel.wait_readable(secured)
+        except ssl.SSLWantWriteError:
+            await trio.lowlevel.wait_writable(secured)
+        else:
+            return
 
 
 async def _open_tunnel(raw: socket.socket, origin: Origin) -> None:

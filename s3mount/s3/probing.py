@@ -136,6 +136,7 @@ class Prober:
             return
         # Every If-Match is refused, also the true one: it cannot be used.
         self._traits.if_match = False
+        self._traits.if_match_works = False
 
     async def _try_complete(self, key: Key) -> None:
         await self._put(key)

@@ -149,7 +149,9 @@ class Reader:
         max_keys: int,
     ) -> ListPage:
         """See ``Store.list_page``."""
-        wanted = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", str(max_keys))]
+        # Not with encoding-type=url: LocalStack 4.8 then compares encoded keys with its bare token, and
+        # loses keys at the seam of two pages ("a+b", every key that is not ASCII).
+        wanted = [("list-type", "2"), ("max-keys", str(max_keys))]
         if prefix:
             check_key(prefix)
         wanted.extend(
@@ -165,7 +167,10 @@ class Reader:
         size_bytes = max_keys * LIST_BYTES_PER_KEY
         call = Call("list", "GET", "", query=canonical_query(wanted), size_bytes=size_bytes)
         answer = await self._plane.call(call)
-        return parse_list(answer.body)
+        page = parse_list(answer.body)
+        if token is not None and page.next_token == token:
+            raise RejectedError("the store's list of keys does not advance", key=prefix)
+        return page
 
 
 class _Fetch:

@@ -126,7 +126,7 @@ class Store(Protocol):
         start_after: str | None = None,
         max_keys: int = 1000,
     ) -> ListPage:
-        """One page of ListObjectsV2 (keys travel URL-encoded, so any byte S3 allows survives)."""
+        """One page of ListObjectsV2; any key that S3 can hold comes back unchanged."""
         ...
 
     async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
@@ -170,8 +170,12 @@ class Store(Protocol):
         """Does the bucket answer these credentials? The error says what to mend."""
         ...
 
-    async def probe(self, temporary_key: Key) -> Capabilities:
-        """Try by writing and deleting ``temporary_key`` what the store honours. Never raises for a refusal."""
+    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
+        """Try by writing and deleting ``temporary_key`` what the store honours. Never raises for a refusal.
+
+        What it finds guides later writes. With ``known``, found by an earlier probe of the same bucket,
+        nothing is tried and that is taken over.
+        """
         ...
 
     async def statistics(self) -> dict[str, float]:

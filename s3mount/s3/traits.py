@@ -15,6 +15,7 @@ class Traits(msgspec.Struct):
     ``etag_is_md5``: the ETag of a single PUT is the MD5 of its bytes.
     ``if_match_quoted``: how If-Match on a PUT must be spelt. RFC 9110 has quotes; Ceph 16 refuses
     every quoted one.
+    ``if_match_works``: ``False`` where even the true ETag is refused (Ceph 16 with versions).
     ``versioned``: answers were seen that name a version.
     The rest: whether the condition is refused with 412 when it does not hold.
     """
@@ -22,6 +23,7 @@ class Traits(msgspec.Struct):
     echoes_checksums: bool | None = None
     etag_is_md5: bool | None = None
     if_match_quoted: bool | None = None
+    if_match_works: bool | None = None
     versioned: bool = False
     if_match: bool | None = None
     if_absent: bool | None = None

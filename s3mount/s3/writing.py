@@ -86,7 +86,7 @@ class Writer:
             return result
 
         try:
-            return await self.conditionally(condition, send)
+            return await self.conditionally(key, condition, send)
         except PreconditionFailedError:
             if call.in_doubt:
                 found = await self._find_ours(key, body, headers)
@@ -97,33 +97,42 @@ class Writer:
             call.close()
 
     async def conditionally(
-        self, condition: Condition, send: Callable[[dict[str, str]], Awaitable[PutResult]]
+        self,
+        key: Key,
+        condition: Condition,
+        send: Callable[[dict[str, str]], Awaitable[PutResult]],
     ) -> PutResult:
         """Send a write with its condition, in the spelling of If-Match that the store understands.
 
         While that is unknown, a refusal of the quoted spelling is only believed when the bare one
-        is refused as well. A key that is gone fails If-Match like one that was replaced.
+        is refused as well, and a look at the key agrees. A key that is gone fails If-Match like
+        one that was replaced.
         """
         etag = condition.if_match
+        traits = self._traits
         if etag is None:
             return await send({"if-none-match": "*"} if condition.if_absent else {})
-        known = self._traits.if_match_quoted
-        spellings = (True, False) if known is None else (known,)
-        refused: PreconditionFailedError | None = None
-        for quoted in spellings:
+        if traits.if_match_works is False:
+            await self.look_before(key, condition)
+            return await send({})
+        known = traits.if_match_quoted
+        for quoted in (True, False) if known is None else (known,):
             try:
                 result = await send({"if-match": f'"{etag}"' if quoted else etag})
-            except PreconditionFailedError as error:
-                refused = error
+            except PreconditionFailedError:
+                if known is not None:
+                    raise
             except NoSuchKeyError as error:
                 if error.code == "NoSuchUpload":
                     raise
                 raise _gone(error) from error
             else:
-                self._traits.if_match_quoted = quoted
+                traits.if_match_quoted, traits.if_match_works = quoted, True
                 return result
-        assert refused is not None
-        raise refused
+        await self.look_before(key, condition)
+        result = await send({})
+        traits.if_match_works = False
+        return result
 
     async def look_before(self, key: Key, condition: Condition) -> None:
         """HEAD in place of a condition that the store may ignore. Raises PreconditionFailedError."""
@@ -256,7 +265,7 @@ class Writer:
             return await self.with_version(key, _put_result(answer, etag))
 
         try:
-            return await self.conditionally(condition, send)
+            return await self.conditionally(key, condition, send)
         except PreconditionFailedError as error:
             if not call.in_doubt:
                 raise

@@ -58,6 +58,7 @@ class Spool:
         self.on_queued: Callable[[Change], None] = lambda change: None
         self.on_removed: Callable[[Key], None] = lambda key: None
         self._below: dict[Key, set[Key]] = {}
+        self._implied: dict[Key, dict[Key, int]] = {}
         self._readers: dict[Key, set[Key]] = {}
         self._reads: dict[Key, Key] = {}
         self._seq = 0
@@ -92,6 +93,10 @@ class Spool:
         self._seq = max(self._seq, change.seq)
         if change.state in (State.SENDING, State.OPEN):
             change.state = State.QUEUED
+        for sent in (change.attributes, change.upload_attributes):
+            # The run before may have sent it without hearing of it.
+            if sent is not None:
+                change.note_try(sent.ctime_ns)
         if change.blob_id:
             path = self.blobs.path_of(change.blob_id)
             try:
@@ -148,9 +153,11 @@ class Spool:
                 self._describe_blob(change)
             change.seq = self.next_seq()
             change.content_seq = change.content_seq or change.seq
+            earlier = self.changes.get(change.key)
             if not change.first_seq:
-                earlier = self.changes.get(change.key)
                 change.first_seq = earlier.first_seq if earlier else change.seq
+            if earlier is not None:
+                _inherit_tries(change, earlier)
         self.journal.record(new, gone)
         for key in gone:
             self._unindex(self.changes[key])
@@ -178,13 +185,17 @@ class Spool:
             change.content_seq = change.seq
 
     def add_open(self, change: Change) -> None:
-        """Show a change that is only in memory: an existing file that is just being rewritten."""
+        """Show a change that is only in memory: an existing file that is just being rewritten.
+
+        Where the journal has an earlier change of the key, it gets this one: what the earlier one
+        reads is no longer kept for it. Raises LocalDiskError.
+        """
+        if change.key in self.changes:
+            self.record([change])
+            return
         change.seq = self.next_seq()
         change.first_seq = change.first_seq or change.seq
         change.content_seq = change.seq
-        earlier = self.changes.get(change.key)
-        if earlier is not None:
-            self._unindex(earlier)
         self._index(change)
 
     def save(self, change: Change) -> None:
@@ -212,6 +223,8 @@ class Spool:
     def _index(self, change: Change) -> None:
         self.changes[change.key] = change
         self._below.setdefault(parent_of(change.key), set()).add(change.key)
+        if change.op != "delete":
+            self._count_implied(change.key, 1)
         source = change.reads
         if source is not None:
             self._readers.setdefault(source, set()).add(change.key)
@@ -222,9 +235,32 @@ class Spool:
             return
         del self.changes[change.key]
         _discard(self._below, parent_of(change.key), change.key)
+        if change.op != "delete":
+            self._count_implied(change.key, -1)
         source = self._reads.pop(change.key, None)
         if source is not None:
             _discard(self._readers, source, change.key)
+
+    def _count_implied(self, key: Key, step: int) -> None:
+        """Count ``key`` for every directory above it, listed under that directory's parent."""
+        directory = parent_of(key)
+        while directory:
+            above = parent_of(directory)
+            counts = self._implied.setdefault(above, {})
+            counts[directory] = counts.get(directory, 0) + step
+            if not counts[directory]:
+                del counts[directory]
+                if not counts:
+                    del self._implied[above]
+            directory = above
+
+    def directories_in(self, directory: Key) -> Iterable[Key]:
+        """Keys of directories directly in ``directory`` that have something pending (no deletion) below."""
+        return self._implied.get(directory, ())
+
+    def implies(self, directory: Key) -> bool:
+        """Is anything but deletions pending below ``directory``?"""
+        return directory in self._implied.get(parent_of(directory), ())
 
     def below(self, directory: Key) -> Iterator[Change]:
         """The changes of keys directly in ``directory`` (a key that is empty or ends with ``/``)."""
@@ -333,6 +369,12 @@ def _sync_file(descriptor: int, folder: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _inherit_tries(change: Change, earlier: Change) -> None:
+    """What was sent for the earlier change of a key may still turn out to be there."""
+    for ctime_ns in earlier.tried:
+        change.note_try(ctime_ns)
 
 
 def _discard(index: dict[Key, set[Key]], name: Key, member: Key) -> None:

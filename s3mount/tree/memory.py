@@ -1,4 +1,4 @@
-"""What HEAD told about objects, remembered across mounts, so that it is asked once per version.
+"""What HEAD told about objects, and trying told about the store, remembered across mounts.
 
 An object's headers cannot change without its LastModified changing, so (key, ETag, LastModified)
 names them for good. It lies in the cache folder: losing it costs requests, nothing else.
@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from s3mount import db
-from s3mount.refs import ETag, Key, ObjectHeaders, ObjectInfo
+from s3mount.refs import Capabilities, ETag, Key, ObjectHeaders, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,14 @@ MIGRATIONS = (
         key TEXT PRIMARY KEY, etag TEXT NOT NULL, last_modified_s INTEGER NOT NULL, headers BLOB NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    -- What the store was seen to honour: at most one row, a Capabilities in MessagePack.
+    CREATE TABLE capabilities (seen_ns INTEGER NOT NULL, body BLOB NOT NULL);
+    """,
 )
+
+CAPABILITIES_NS = 7 * 86_400 * 1_000_000_000
+"""A store is tried again after a week: it may have been updated."""
 
 
 class HeadMemory:
@@ -74,6 +81,33 @@ class HeadMemory:
         try:
             self._database.execute("BEGIN")
             self._database.executemany("INSERT OR REPLACE INTO head VALUES (?, ?, ?, ?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def recall_capabilities(self, now_ns: int) -> Capabilities | None:
+        """What an earlier mount saw the store honour, unless that is too long ago."""
+        if self._database is None:
+            return None
+        try:
+            row = self._database.execute("SELECT seen_ns, body FROM capabilities").fetchone()
+            if row is None or not 0 <= now_ns - row[0] < CAPABILITIES_NS:
+                return None
+            return msgspec.msgpack.decode(row[1], type=Capabilities)
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            self._give_up(error)
+            return None
+
+    def remember_capabilities(self, seen: Capabilities, now_ns: int) -> None:
+        """Keep what the store was just seen to honour."""
+        if self._database is None:
+            return
+        try:
+            self._database.execute("BEGIN")
+            self._database.execute("DELETE FROM capabilities")
+            self._database.execute(
+                "INSERT INTO capabilities VALUES (?, ?)", (now_ns, self._encode(seen))
+            )
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             self._give_up(error)

@@ -237,6 +237,12 @@ class Directories:
             names.add(name)
             if name not in directory.directory.children:
                 self._add_pending(directory, name, change)
+        for key in self._state.spool.directories_in(prefix):
+            name = key[len(prefix) : -1]
+            if not self._state.is_hidden(directory, name):
+                names.add(name)
+                if name not in directory.directory.children:
+                    self._add_directory(directory, name)
         return names
 
     def _add_pending(self, directory: Node, name: str, change: Change) -> None:
@@ -251,9 +257,7 @@ class Directories:
         if not node.is_directory:
             return f"{prefix}{name}" in finished
         key = f"{prefix}{name}/"
-        if key in finished:
-            return True
-        return any(change.op != "delete" for change in self._state.spool.under(key))
+        return self._state.spool.implies(key) or any(each.startswith(key) for each in finished)
 
     def _report_ignored(self, keys: Iterable[Key]) -> None:
         for key in keys:

@@ -18,8 +18,8 @@ import trio
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
-from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
-from s3mount.refs import ContentRef, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.errors import S3MountError
+from s3mount.refs import Capabilities, ContentRef, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.s3.store import Store
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.spool import Spool
@@ -32,7 +32,7 @@ from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
-from s3mount.vfs.state import MountState
+from s3mount.vfs.state import OWN_NAME, MountState
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +107,21 @@ class Filesystem:
     async def _probe_then_upload(self) -> None:
         """Learn what conditions the store honours before anything is sent by them."""
         try:
-            key = f"{self.config.prefix}.s3mount-probe-{os.getpid()}-{time.time_ns():x}"
-            found = await self.state.store.probe(key)
+            found = await self._capabilities()
             self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
-            self.uploader.conditional_put = bool(found.if_match and found.if_absent)
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}
             log.warning("what the store honours is unknown: %s", error)
         await self.uploader.run()
+
+    async def _capabilities(self) -> Capabilities:
+        """What the store honours, as it was seen by an earlier mount or by trying now. Raises StoreError."""
+        remembered = self.state.memory.recall_capabilities(self.state.now_ns())
+        key = f"{self.config.prefix}{OWN_NAME}/probe-{os.getpid()}-{time.time_ns():x}"
+        found = await self.state.store.probe(key, known=remembered)
+        if remembered is None and found.if_match is not None:
+            self.state.memory.remember_capabilities(found, self.state.now_ns())
+        return found
 
     async def _store_touched_directories(self) -> None:
         while True:
@@ -237,6 +244,9 @@ class _UploadHooks:
             return headers
         return msgspec.structs.replace(headers, storage_class=storage_class)
 
+    def written_at_ns(self, headers: ObjectHeaders) -> int | None:
+        return codec.written_at_ns(headers)
+
     async def fill(self, change: Change, start: int, stop: int) -> None:
         await self._contents.fill(change, start, stop)
 
@@ -250,15 +260,14 @@ class _UploadHooks:
             return
         self._stored(change, result)
 
-    def uploaded_earlier(self, change: Change, result: PutResult | None) -> None:
+    def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
         for finished in self._state.on_finished:
             finished(change.key)
-        if result is None:
-            return
         blob = self._state.spool.live_blobs.get(change.blob_id)
-        if blob is not None and blob.base is not None and blob.base.key == change.key:
+        own_base = blob is not None and blob.base is not None and blob.base.key == change.key
+        if blob is not None and own_base and content is not None:
             # What is not here is in the new version at the same place.
-            blob.base = ContentRef(change.key, result.etag, change.size, result.version_id)
+            blob.base = content
 
     def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
         for finished in self._state.on_finished:
@@ -312,31 +321,16 @@ class _UploadHooks:
                 ]
             )
 
-    async def conflict(self, change: Change) -> None:
+    def conflict(self, change: Change) -> None:
         """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""
         spool = self._state.spool
         node = self._state.find(change.key)
-        seq = change.seq
-        try:
-            there: ObjectInfo | None = await self._state.store.head(change.key)
-        except NoSuchKeyError:
-            there = None
-        except StoreError as error:
-            log.warning("the conflict at %r is looked at again later: %s", change.key, error)
-            there = None
-        if spool.changes.get(change.key) is not change or change.seq != seq:
-            return
-        if there is None:
-            # Theirs is gone again: ours may have the name.
-            change.expected = ABSENT
-            change.state = State.QUEUED
-            spool.record([change])
-            return
         old_key = change.key
         new_key = self._conflict_key(old_key)
         log.warning("both versions of %r are kept: yours is %r now", old_key, new_key)
         moved = Change(**{name: getattr(change, name) for name in change.__struct_fields__})
         moved.key, moved.expected, moved.state, moved.upload_id = new_key, ABSENT, State.QUEUED, ""
+        moved.tried, moved.attempts, moved.error = [], 0, ""
         spool.record([moved], [old_key])
         if node is not None and node.parent is not None:
             parent = node.parent

@@ -19,8 +19,9 @@ from s3mount.spool.spool import Spool
 from s3mount.tree.memory import HeadMemory
 from s3mount.tree.nodes import Node, Nodes
 
-ROOT_MARKER_NAME = ".s3mount"
-"""The bucket's top has no key of its own: its attributes lie in the marker ``.s3mount/``, which is not shown."""
+OWN_NAME = ".s3mount"
+"""The one name at the mount's top that is s3mount's own and not shown. The bucket's top has no key that
+could carry its attributes: they lie in the marker ``.s3mount/``. What is tried at the start is tried below it."""
 
 
 @dataclass
@@ -58,11 +59,11 @@ class MountState:
     @property
     def root_marker_key(self) -> Key:
         """The marker of the mounted top."""
-        return self.nodes.prefix or f"{ROOT_MARKER_NAME}/"
+        return self.nodes.prefix or f"{OWN_NAME}/"
 
     def is_hidden(self, parent: Node, name: str) -> bool:
-        """Is this the name of our own marker at the bucket's top?"""
-        return parent.parent is None and not self.nodes.prefix and name == ROOT_MARKER_NAME
+        """Is this the name at the top that is our own?"""
+        return parent.parent is None and parent.linked and name == OWN_NAME
 
     def file_attributes(self, mtime_ns: int, kind: int = stat.S_IFREG) -> Attributes:
         """Attributes of an object that carries none."""
