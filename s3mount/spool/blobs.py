@@ -21,9 +21,21 @@ class Blob:
     Bytes in ``extents`` are here. Other bytes below ``base_limit`` are those of ``base``; other
     bytes at or above it are zero. ``size`` is the content's size. The descriptor is opened when
     needed and closed by ``release``, so that many pending files cost no open descriptors.
+    While it ``is_being_sent`` whole, nobody writes to it: who wants to clones it, and then it ``is_replaced``.
     """
 
-    __slots__ = ("_fd", "base", "base_limit", "extents", "id", "path", "size", "upload")
+    __slots__ = (
+        "_fd",
+        "base",
+        "base_limit",
+        "extents",
+        "id",
+        "is_being_sent",
+        "is_replaced",
+        "path",
+        "size",
+        "upload",
+    )
 
     def __init__(
         self,
@@ -42,6 +54,8 @@ class Blob:
         self.base_limit = base_limit if base else 0
         self.extents = Extents() if extents is None else extents
         self.upload: PartsUpload | None = None
+        self.is_being_sent = False
+        self.is_replaced = False
         self._fd = -1
 
     @property
@@ -87,7 +101,7 @@ class Blob:
 
         After an error the bytes written so far count as written.
         """
-        before = self.extents.total
+        before, end = self.extents.total, self.size
         view = memoryview(data)
         at = offset
         try:
@@ -100,7 +114,8 @@ class Blob:
                 self.extents.add(offset, at)
                 self.size = max(self.size, at)
                 if self.upload is not None:
-                    self.upload.wrote(offset, at)
+                    # A write behind the end makes the last part longer, by zeros.
+                    self.upload.wrote(min(offset, end), at)
         return self.extents.total - before
 
     def fill(self, offset: int, data: bytes) -> int:

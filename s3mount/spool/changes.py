@@ -26,6 +26,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     ``upload_id`` names an unfinished multipart upload of the blob, begun with ``upload_attributes``
     (``upload_streamed``: without their times, as the file was still being written). ``detach`` asks for the base to be
     fetched before anything else, because changes wait for each other in a circle.
+    ``tried`` holds the ctimes of writes of this key that were begun and never heard of again: an object
+    that carries one of them is our own.
     """
 
     key: Key
@@ -49,6 +51,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     upload_attributes: Attributes | None = None
     upload_streamed: bool = False
     detach: bool = False
+    tried: list[int] = []
     attempts: int = 0
     error: str = ""
 
@@ -60,6 +63,11 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.op == "put" and self.base is not None:
             return self.base.key
         return None
+
+    def note_try(self, ctime_ns: int) -> None:
+        """A write that will carry ``ctime_ns`` is about to be sent; whether it arrives is open."""
+        if ctime_ns not in self.tried:
+            self.tried = [*self.tried[1 - TRIED_MAX :], ctime_ns]
 
     def become_copy_of(self, content: ContentRef) -> None:
         """S3 has the bytes under this very key; only what is stored beside them is still to be changed."""
@@ -74,6 +82,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.detach = False
 
 
+TRIED_MAX = 16
+"""So many unanswered writes of one key are remembered."""
 SETTLED_NS = 2_000_000_000
 """How far a clock may be off between two looks at it."""
 

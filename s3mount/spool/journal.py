@@ -94,10 +94,12 @@ class Journal:
         except sqlite3.Error as error:
             raise LocalDiskError(f"cannot write the journal {self._path}: {error}") from error
 
-    def upload_begun(self, upload_id: str, change: Change) -> None:
-        """Remember a multipart upload and that ``change`` goes on by it."""
+    def upload_begun(self, upload_id: str, key: Key, change: Change | None) -> None:
+        """Remember a multipart upload of ``key``, and that ``change`` goes on by it."""
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO upload VALUES (?, ?)", (upload_id, change.key))
+            database.execute("INSERT OR REPLACE INTO upload VALUES (?, ?)", (upload_id, key))
+            if change is None:
+                return
             database.execute(
                 "UPDATE change SET body = ?, seq = ? WHERE key = ?",
                 (self._encode(change), change.seq, change.key),

@@ -8,12 +8,14 @@ from typing import Protocol
 
 import trio
 
-from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError, StoreError
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ByteRange, Condition, FileSlice, Key, ObjectHeaders, PartInfo, PutResult
+from s3mount.s3.checksums import multipart_etag
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
+from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
 
@@ -22,12 +24,21 @@ log = logging.getLogger(__name__)
 STREAM_LAG_PARTS = 1
 """Parts kept back behind the writer: the kernel's writeback reorders within a few MiB."""
 
+NO_SUCH_UPLOAD = "NoSuchUpload"
+"""S3's code when the upload, not the key, is what it does not know."""
+LEFTOVER_PERIOD_S = 60.0
+"""How often uploads that could not be aborted at once are looked for."""
+
 
 class Hooks(Protocol):
     """The part of ``uploader.Hooks`` that sending in parts needs."""
 
     def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
         """See ``uploader.Hooks.headers_of``."""
+        ...
+
+    def written_at_ns(self, headers: ObjectHeaders) -> int | None:
+        """See ``uploader.Hooks.written_at_ns``."""
         ...
 
     async def fill(self, change: Change, start: int, stop: int) -> None:
@@ -48,13 +59,17 @@ class MultipartSender:
         self._slots = trio.CapacityLimiter(parts_max)
         self._nursery: trio.Nursery | None = None
         self._streams: dict[str, trio.Event] = {}
+        self._beginning: dict[str, trio.Event] = {}
+        self._take_over()
 
     async def run(self) -> None:
-        """Give streaming tasks a home; cancel to stop."""
+        """Give streaming tasks a home, and abort uploads that nobody needs; cancel to stop."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                await trio.sleep_forever()
+                while True:
+                    await self._abort_leftovers()
+                    await trio.sleep(LEFTOVER_PERIOD_S)
             finally:
                 self._nursery = None
 
@@ -106,7 +121,7 @@ class MultipartSender:
         """Send parts as they are finished, until the change leaves the OPEN state or a part fails."""
         try:
             if blob.upload is None:
-                await self._begin(change, blob, streamed=True)
+                await self._begin_once(change, blob, streamed=True)
             async with trio.open_nursery() as nursery:
                 while self._still_streaming(change, blob):
                     wake = self._streams[blob.id] = trio.Event()
@@ -149,24 +164,36 @@ class MultipartSender:
 
     # ------------------------------------------------------------------- parts
 
-    async def _begin(self, change: Change, blob: Blob, *, streamed: bool) -> PartsUpload:
+    async def _begin_once(self, change: Change, blob: Blob, *, streamed: bool) -> None:
+        """Begin the upload of ``blob`` unless it has begun; the stream and ``send`` may both come."""
+        while (begun := self._beginning.get(blob.id)) is not None:
+            await begun.wait()
+        if blob.upload is not None:
+            return
+        self._beginning[blob.id] = trio.Event()
+        try:
+            await self._begin(change, blob, streamed=streamed)
+        finally:
+            self._beginning.pop(blob.id).set()
+
+    async def _begin(self, change: Change, blob: Blob, *, streamed: bool) -> None:
         upload = self._new_upload(change.key)
-        if change.upload_id:
-            known = await self._resume(change)
-            if known is not None:
-                upload.upload_id, upload.sent = change.upload_id, known
-        if not upload.upload_id:
-            begun = change.attributes
-            headers = self._hooks.headers_of(change, with_times=not streamed)
-            upload.upload_id = await self._store.create_multipart(change.key, headers)
-            if self._spool.changes.get(change.key) is not change:
-                self.abandon(upload)
-                raise S3MountError("the file went away while its upload began")
-            change.upload_id = upload.upload_id
-            change.upload_attributes, change.upload_streamed = begun, streamed
-            self._spool.journal.upload_begun(upload.upload_id, change)
+        begun = change.attributes
+        headers = self._hooks.headers_of(change, with_times=not streamed)
+        upload.upload_id = await self._store.create_multipart(upload.key, headers)
+        if not self._is_current(change, blob):
+            self._spool.journal.upload_begun(upload.upload_id, upload.key, None)
+            self.abandon(upload)
+            raise TryAgain("the file changed its place while its upload began")
+        change.upload_id = upload.upload_id
+        change.upload_attributes, change.upload_streamed = begun, streamed
+        if begun is not None:
+            change.note_try(begun.ctime_ns)
+        self._spool.journal.upload_begun(upload.upload_id, upload.key, change)
         blob.upload = upload
-        return upload
+
+    def _is_current(self, change: Change, blob: Blob) -> bool:
+        return self._spool.changes.get(change.key) is change and change.blob_id == blob.id
 
     def _new_upload(self, key: Key) -> PartsUpload:
         upload = PartsUpload(key, self._plan)
@@ -177,21 +204,29 @@ class MultipartSender:
         upload.on_forgotten(forgot)
         return upload
 
-    async def _resume(self, change: Change) -> dict[int, PartInfo] | None:
-        """The parts of an upload of an earlier run that count: both S3 and the journal have them."""
-        journalled = self._spool.journal.parts(change.upload_id)
-        try:
-            there = await self._store.list_parts(change.key, change.upload_id)
-        except NoSuchKeyError:
-            self._spool.journal.upload_ended(change.upload_id)
-            change.upload_id = ""
-            return None
-        confirmed = {part.number - 1: part for part in there}
-        return {
-            index: part
-            for index, part in journalled.items()
-            if index in confirmed and confirmed[index].etag == part.etag
-        }
+    def _take_over(self) -> None:
+        """Let the blobs that an earlier run left know which of their parts were sent, before anybody writes."""
+        for change in self._spool.changes.values():
+            blob = self._spool.live_blobs.get(change.blob_id)
+            if not change.upload_id or blob is None:
+                continue
+            upload = self._new_upload(change.key)
+            upload.upload_id = change.upload_id
+            upload.is_confirmed = False
+            for index, part in self._spool.journal.parts(change.upload_id).items():
+                span = self._plan.part_range(index)
+                if part.size == min(span.stop, blob.size) - span.start:
+                    upload.sent[index] = part
+            blob.upload = upload
+
+    async def _confirm(self, upload: PartsUpload) -> None:
+        """Keep of the parts of an earlier run those that S3 has too. NoSuchKeyError: the upload is gone."""
+        there = await self._store.list_parts(upload.key, upload.upload_id)
+        confirmed = {part.number - 1: part.etag for part in there}
+        for index, part in list(upload.sent.items()):
+            if confirmed.get(index) != part.etag:
+                del upload.sent[index]
+        upload.is_confirmed = True
 
     async def _send_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Send one part that ``upload.begin`` was told of."""
@@ -204,29 +239,28 @@ class MultipartSender:
         except BaseException:
             upload.failed(index)
             raise
-        if stop == min(span.stop, blob.size) and upload.arrived(index, part):
-            self._spool.journal.part_sent(upload.upload_id, part)
-        else:
+        if stop != min(span.stop, blob.size):
             upload.failed(index)
+        else:
+            self._arrived(blob, upload, index, part)
 
-    async def _copy_part(self, change: Change, blob: Blob, upload: PartsUpload, index: int) -> None:
+    def _arrived(self, blob: Blob, upload: PartsUpload, index: int, part: PartInfo) -> None:
+        if upload.arrived(index, part) and blob.upload is upload:
+            self._spool.journal.part_sent(upload.upload_id, part)
+
+    async def _copy_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Let S3 copy a part that nobody touched from the version below it."""
         span = self._plan.part_range(index)
         stop = min(span.stop, blob.size)
         assert blob.base is not None
-        try:
-            part = await self._store.upload_part_copy(
-                upload.key,
-                upload.upload_id,
-                index + 1,
-                blob.base,
-                ByteRange(span.start, stop - span.start),
-            )
-        except BaseException:
-            upload.failed(index)
-            raise
-        if upload.arrived(index, part):
-            self._spool.journal.part_sent(upload.upload_id, part)
+        part = await self._store.upload_part_copy(
+            upload.key,
+            upload.upload_id,
+            index + 1,
+            blob.base,
+            ByteRange(span.start, stop - span.start),
+        )
+        self._arrived(blob, upload, index, part)
 
     async def _bring(self, change: Change, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Make S3 have part ``index``, by copying or by sending."""
@@ -237,46 +271,97 @@ class MultipartSender:
             and stop <= blob.base_limit
             and not blob.extents.touches(span.start, stop)
         )
-        if untouched:
-            await self._copy_part(change, blob, upload, index)
-            return
-        if blob.missing(span.start, stop):
-            await self._hooks.fill(change, span.start, stop)
+        try:
+            if untouched:
+                await self._copy_part(blob, upload, index)
+                return
+            if blob.missing(span.start, stop):
+                await self._hooks.fill(change, span.start, stop)
+        except (PreconditionFailedError, NoSuchKeyError) as error:
+            upload.failed(index)
+            if error.code == NO_SUCH_UPLOAD:
+                raise
+            raise BaseGoneError(f"the version that it changes is gone: {error}") from error
+        except BaseException:
+            upload.failed(index)
+            raise
         await self._send_part(blob, upload, index)
 
     # ---------------------------------------------------------------- completing
 
-    async def send(self, change: Change, blob: Blob, condition: Condition) -> PutResult:
-        """Bring all parts of ``blob`` to S3 and complete the upload. Raises S3MountError.
+    async def send(self, change: Change, blob: Blob, condition: Condition) -> tuple[PutResult, int]:
+        """Bring all parts of ``blob`` to S3 and complete the upload: the result, and the size in bytes.
 
-        May be repeated: what S3 has confirmed is not sent again. Writes meanwhile take parts back; the
-        upload is completed at a moment when all parts are those of one state of the file.
+        May be repeated: what S3 has confirmed is not sent again. Raises TryAgain when the content
+        changes meanwhile, and S3MountError.
         """
-        upload = blob.upload
-        if upload is not None and upload.key != change.key:
-            self.abandon(upload)
-            blob.upload = upload = None
-            change.upload_id = ""
-        if upload is None:
-            upload = await self._begin(change, blob, streamed=False)
-        try:
-            while (parts := upload.finished_parts(blob.size)) is None:
-                await self._send_missing(change, blob, upload)
-            result = await self._store.complete_multipart(
-                change.key, upload.upload_id, parts, condition=condition
-            )
-        except NoSuchKeyError as error:
-            if error.code != "NoSuchUpload":
-                raise
-            # Aborted behind our back (a lifecycle rule, a person): begin anew at the next try.
-            self._spool.journal.upload_ended(upload.upload_id)
+        content_seq = change.content_seq
+        if blob.upload is not None and blob.upload.key != change.key:
+            self.abandon(blob.upload)
             blob.upload = None
             change.upload_id = ""
-            raise StaleUploadError("the multipart upload is gone; it begins again") from None
+        if blob.upload is None:
+            await self._begin_once(change, blob, streamed=False)
+        upload = blob.upload
+        try:
+            if upload is not None and not upload.is_confirmed:
+                await self._confirm(upload)
+            while True:
+                if upload is None or blob.upload is not upload or change.content_seq != content_seq:
+                    raise TryAgain("changed while it was sent")
+                parts = upload.finished_parts(blob.size)
+                if parts is not None:
+                    break
+                await self._send_missing(change, blob, upload)
+            upload.completing = parts
+            result = await self._store.complete_multipart(
+                upload.key, upload.upload_id, parts, condition=condition
+            )
+        except NoSuchKeyError as error:
+            if error.code != NO_SUCH_UPLOAD or upload is None:
+                raise
+            result, parts = await self._completed_before(change, blob, upload)
+        self._ended(change, blob, upload)
+        return result, sum(part.size for part in parts)
+
+    async def _completed_before(
+        self, change: Change, blob: Blob, upload: PartsUpload
+    ) -> tuple[PutResult, list[PartInfo]]:
+        """The upload is gone: completed by a try whose answer was lost, or aborted by somebody.
+
+        Raises StaleUploadError unless it can be shown that S3 has exactly what the blob holds.
+        """
+        begun = change.upload_attributes
+        parts = upload.finished_parts(blob.size)
+        try:
+            there = await self._store.head(upload.key)
+        except NoSuchKeyError:
+            there = None
+        if there is not None and there.headers is not None and begun and parts is not None:
+            is_of_this_upload = self._hooks.written_at_ns(there.headers) == begun.ctime_ns
+            etag = multipart_etag(parts)
+            has_these_parts = parts == upload.completing if etag is None else there.etag == etag
+            if is_of_this_upload and has_these_parts and upload.finished_parts(blob.size) == parts:
+                return PutResult(there.etag, there.version_id, there.last_modified_ns), parts
+        self._ended(change, blob, upload)
+        raise StaleUploadError("the multipart upload is gone; it begins again", key=upload.key)
+
+    def _ended(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
         self._spool.journal.upload_ended(upload.upload_id)
+        if blob.upload is upload:
+            blob.upload = None
+        if change.upload_id == upload.upload_id:
+            change.upload_id = ""
+
+    def drop_unused(self, change: Change, blob: Blob) -> None:
+        """An upload of which nothing arrived (or was taken back) is not worth going on with for a small file."""
+        upload = blob.upload
+        if upload is None or blob.size > self._plan.part_bytes or upload.sent or upload.sending:
+            return
+        self.abandon(upload)
         blob.upload = None
         change.upload_id = ""
-        return result
+        change.upload_attributes = None
 
     async def _send_missing(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
         errors: list[S3MountError] = []
@@ -317,15 +402,13 @@ class MultipartSender:
             return
         self._spool.journal.upload_ended(upload_id)
 
-    async def abort_leftovers(self) -> None:
-        """Abort uploads of earlier runs that no change goes on with."""
-        wanted = {change.upload_id for change in self._spool.changes.values()}
+    async def _abort_leftovers(self) -> None:
+        """Abort uploads that no change goes on with, of this run and of earlier ones."""
         for upload_id, key in self._spool.journal.uploads():
-            if upload_id not in wanted:
+            if upload_id not in self._wanted():
                 await self._abort(key, upload_id)
 
-
-class StaleUploadError(StoreError):
-    """The multipart upload that was to be continued is gone; a new one is begun."""
-
-    retryable = True
+    def _wanted(self) -> set[str]:
+        blobs = self._spool.live_blobs.values()
+        going_on = {blob.upload.upload_id for blob in blobs if blob.upload is not None}
+        return going_on | {change.upload_id for change in self._spool.changes.values()}

@@ -14,6 +14,8 @@ class PartsUpload:
     A part is *sent* when S3 confirmed the bytes that the blob holds now. ``wrote`` and ``cut`` take
     back what they touch, also of parts that are on their way (those count as unsent when they arrive).
     ``on_forgotten`` names whom to tell of every sent part that is taken back, at once.
+    ``is_confirmed``: S3 was asked for the parts that an earlier run sent. ``completing``: the parts
+    that the last try to complete it named.
     """
 
     def __init__(self, key: Key, plan: PartPlan) -> None:
@@ -22,6 +24,8 @@ class PartsUpload:
         self.upload_id = ""
         self.sent: dict[int, PartInfo] = {}
         self.sending: set[int] = set()
+        self.is_confirmed = True
+        self.completing: list[PartInfo] | None = None
         self._stale: set[int] = set()
         self._forgot: Callable[[int], None] = lambda number: None
 

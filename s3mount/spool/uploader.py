@@ -12,11 +12,19 @@ from typing import Protocol
 
 import trio
 
-from s3mount.errors import EngineError, PreconditionFailedError, S3MountError, StoreError
-from s3mount.refs import ANY, Condition, ContentRef, ObjectHeaders, PutResult
+from s3mount.errors import (
+    ConflictError,
+    EngineError,
+    NoSuchKeyError,
+    PreconditionFailedError,
+    S3MountError,
+    StoreError,
+)
+from s3mount.refs import ANY, Body, Condition, ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.changes import ABSENT, Change, carries
 from s3mount.spool.multipart import MultipartSender
+from s3mount.spool.outcomes import BaseGoneError, ForeignWriteError, Stored, TryAgain
 from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import Event, State, after
@@ -37,8 +45,15 @@ class Hooks(Protocol):
         """What to store with the object of ``change``; without times while it is still written."""
         ...
 
+    def written_at_ns(self, headers: ObjectHeaders) -> int | None:
+        """The ctime that ``headers_of`` stored with an object, ``None`` where there is none."""
+        ...
+
     async def fill(self, change: Change, start: int, stop: int) -> None:
-        """Bring the bytes of the base missing in ``[start, stop)`` into the blob. Raises S3MountError."""
+        """Bring the bytes of the base missing in ``[start, stop)`` into the blob.
+
+        Raises S3MountError: PreconditionFailedError or NoSuchKeyError when the base is gone.
+        """
         ...
 
     async def before_replace(self, change: Change) -> None:
@@ -49,16 +64,19 @@ class Hooks(Protocol):
         """S3 has exactly ``change``, which is no longer pending; ``None`` for a deletion."""
         ...
 
-    def uploaded_earlier(self, change: Change, result: PutResult | None) -> None:
-        """S3 has an earlier state of ``change``, which stays pending."""
+    def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
+        """S3 has an earlier state of ``change``, which stays pending; ``None``: nothing."""
         ...
 
     def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
         """S3 has the bytes of ``change``, not its present attributes; the blob is not needed any more."""
         ...
 
-    async def conflict(self, change: Change) -> None:
-        """Somebody else wrote the key of ``change`` first; afterwards it must not be pending as it was."""
+    def conflict(self, change: Change) -> None:
+        """Somebody else wrote the key of ``change`` first; afterwards it must not be pending as it was.
+
+        Raises LocalDiskError.
+        """
         ...
 
 
@@ -88,7 +106,6 @@ class Uploader:
         self.queue = UploadQueue(spool.changes.get, spool.blocker_of, part_bytes)
         self._wake = trio.Event()
         self._waiters = 0
-        self.conditional_put = False
         self.counters = {
             "uploads": 0,
             "uploaded_bytes": 0,
@@ -174,8 +191,11 @@ class Uploader:
 
     async def _work(self, change: Change, slots: trio.CapacityLimiter, worker: object) -> None:
         try:
-            change.state = after(change.state, Event.START)
-            await self._try(change)
+            # Between taking it and now it may have been opened again, or replaced.
+            is_still_due = self._spool.changes.get(change.key) is change
+            if is_still_due and change.state is State.QUEUED:
+                change.state = after(change.state, Event.START)
+                await self._try(change)
         finally:
             slots.release_on_behalf_of(worker)
             if change.state is State.SENDING:
@@ -186,12 +206,9 @@ class Uploader:
         seq = change.seq
         key = change.key
         try:
-            result = await self._perform(change)
-        except PreconditionFailedError as error:
-            if change.op == "put" and self.conditional_put and change.expected is not None:
-                await self._conflict(change, error)
-            else:
-                self._failed(change, error)
+            stored = await self._perform(change)
+        except ForeignWriteError as error:
+            self._conflict(change, seq, error)
         except (StoreError, EngineError) as error:
             self._failed(change, error)
         except S3MountError as error:
@@ -203,9 +220,9 @@ class Uploader:
             log.exception("internal error while sending %r", key)
             self._failed(change, S3MountError(f"internal error: {error!r}"))
         else:
-            self._succeeded(change, key, seq, result)
+            self._succeeded(change, key, seq, stored)
 
-    async def _perform(self, change: Change) -> PutResult | None:
+    async def _perform(self, change: Change) -> Stored | None:
         """One try of ``change`` as it is now."""
         if change.detach and change.base is not None:
             await self._detach(change)
@@ -215,40 +232,144 @@ class Uploader:
             await self._store.delete(change.key)
             return None
         if change.op == "copy":
-            assert change.source is not None
-            headers = self._hooks.headers_of(change) if change.replace_headers else None
-            return await self._store.copy(
-                change.source, change.key, headers, storage_class=change.storage_class
-            )
-        return await self._put(change)
+            return await self._copy(change)
+        try:
+            return await self._put(change)
+        except BaseGoneError as error:
+            return await self._without_base(change, error)
 
-    async def _put(self, change: Change) -> PutResult | None:
+    async def _copy(self, change: Change) -> Stored:
+        assert change.source is not None
+        source = change.source
+        headers = None
+        if change.replace_headers:
+            headers = self._hooks.headers_of(change)
+            change.note_try(_ctime_ns(change))
+        written_ns = _ctime_ns(change)
+        try:
+            result = await self._store.copy(
+                source, change.key, headers, storage_class=change.storage_class
+            )
+            return Stored(result, source.size)
+        except (PreconditionFailedError, NoSuchKeyError):
+            there = await self._head(source.key)
+            if there is None or not self._is_ours(there):
+                raise
+        # Our own earlier copy, whose answer was lost, made it the same bytes under another ETag.
+        if headers is not None and source.key == change.key and self._ctime_of(there) == written_ns:
+            return _as_stored(there)
+        if change.source == source:
+            change.source = there.ref
+        raise TryAgain("its source has another version now")
+
+    async def _without_base(self, change: Change, error: S3MountError) -> Stored:
+        """The version below a change is gone: by our own hand, or by somebody else's. Raises S3MountError."""
+        blob = self._spool.live_blobs.get(change.blob_id)
+        base = blob.base if blob is not None else None
+        if blob is None or base is None:
+            raise TryAgain("it needs no base any more")
+        there = await self._head(base.key)
+        if blob.base != base:
+            raise TryAgain("its base has another version now")
+        if there is not None and self._is_ours(there):
+            blob.base = there.ref
+            raise TryAgain("its base has another version now")
+        if there is not None and base.key == change.key:
+            raise ForeignWriteError("somebody else replaced what it changes", key=change.key)
+        raise error
+
+    async def found_again(self, content: ContentRef) -> ContentRef | None:
+        """``content`` is gone under its ETag: the same bytes as a write of our own left them there, if one did.
+
+        Such a write is one whose answer was lost, while the key is still pending. Raises StoreError.
+        """
+        there = await self._head(content.key)
+        return there.ref if there is not None and self._is_ours(there) else None
+
+    async def _head(self, key: Key) -> ObjectInfo | None:
+        try:
+            return await self._store.head(key)
+        except NoSuchKeyError:
+            return None
+
+    def _ctime_of(self, there: ObjectInfo) -> int | None:
+        return None if there.headers is None else self._hooks.written_at_ns(there.headers)
+
+    def _is_ours(self, there: ObjectInfo) -> bool:
+        """Is it what a write of ours made, of which nothing was heard?"""
+        change = self._spool.changes.get(there.key)
+        return change is not None and self._ctime_of(there) in change.tried
+
+    async def _settle(
+        self, change: Change, written_ns: int, error: PreconditionFailedError
+    ) -> Stored:
+        """S3 holds something else than expected: what our own earlier try made, or another's.
+
+        Returns our own try's result when it was the same state. Raises ForeignWriteError, or what
+        leads to another try.
+        """
+        if change.expected is None:
+            raise error
+        there = await self._head(change.key)
+        if there is None:
+            # Theirs is gone again: ours may have the name.
+            change.expected = ABSENT
+            raise ConflictError("somebody else removed it just now", key=change.key)
+        if not self._is_ours(there):
+            raise ForeignWriteError(str(error), key=change.key)
+        change.expected = there.etag
+        if self._ctime_of(there) == written_ns and change.upload_attributes is None:
+            return _as_stored(there)
+        raise TryAgain("S3 has an earlier state of it")
+
+    async def _put(self, change: Change) -> Stored:
+        written_ns = _ctime_ns(change)
+        try:
+            return await self._put_if_expected(change)
+        except PreconditionFailedError as error:
+            return await self._settle(change, written_ns, error)
+
+    async def _put_if_expected(self, change: Change) -> Stored:
         condition = self.condition_of(change)
-        headers = self._hooks.headers_of(change)
         change.upload_attributes = change.upload_attributes if change.upload_id else None
         blob = self._spool.live_blobs.get(change.blob_id)
         if blob is None:
-            return await self._store.put(change.key, b"", headers, condition=condition)
-        if blob.upload is None and blob.size <= self._part_bytes:
-            seq = change.seq
-            await self._hooks.fill(change, 0, blob.size)
-            if change.seq != seq:
-                raise TryAgain("changed while it was completed")
-            if blob.size <= INLINE_BODY_BYTES_MAX:
-                # Read at once, so that a write meanwhile cannot mix two states.
-                body = blob.read(0, blob.size)
-                return await self._store.put(change.key, body, headers, condition=condition)
-            return await self._store.put(
-                change.key,
-                self.multipart.slice_of(blob, 0, blob.size),
-                headers,
-                condition=condition,
-            )
-        return await self.multipart.send(change, blob, condition)
+            return await self._put_body(change, b"", condition)
+        self.multipart.drop_unused(change, blob)
+        if blob.upload is not None or blob.size > self._part_bytes:
+            return Stored(*await self.multipart.send(change, blob, condition))
+        seq = change.seq
+        await self._fill(change, 0, blob.size)
+        if change.seq != seq:
+            raise TryAgain("changed while it was completed")
+        if blob.size <= INLINE_BODY_BYTES_MAX:
+            # Read at once, so that a write meanwhile cannot mix two states.
+            return await self._put_body(change, blob.read(0, blob.size), condition)
+        # A write meanwhile goes to a copy, for the same reason.
+        blob.is_being_sent = True
+        try:
+            body = self.multipart.slice_of(blob, 0, blob.size)
+            return await self._put_body(change, body, condition)
+        finally:
+            blob.is_being_sent = False
+            if blob.is_replaced:
+                self._spool.drop_blob(blob)
+
+    async def _put_body(self, change: Change, body: Body, condition: Condition) -> Stored:
+        change.note_try(_ctime_ns(change))
+        headers = self._hooks.headers_of(change)
+        size = len(body) if isinstance(body, bytes) else body.length
+        return Stored(await self._store.put(change.key, body, headers, condition=condition), size)
+
+    async def _fill(self, change: Change, start: int, stop: int) -> None:
+        try:
+            await self._hooks.fill(change, start, stop)
+        except (PreconditionFailedError, NoSuchKeyError) as error:
+            raise BaseGoneError(f"the version that it changes is gone: {error}") from error
 
     def condition_of(self, change: Change) -> Condition:
-        """What the upload of ``change`` demands of the key, as far as the store honours it."""
-        if not self.conditional_put or change.expected is None or change.key.endswith("/"):
+        """What the upload of ``change`` demands of the key."""
+        if change.expected is None or change.key.endswith("/"):
             return ANY
         if change.expected == ABSENT:
             return Condition(if_absent=True)
@@ -257,17 +378,21 @@ class Uploader:
     async def _detach(self, change: Change) -> None:
         """Fetch all of the base, so that nothing in S3 has to stay for this change."""
         blob = self._spool.live_blobs[change.blob_id]
-        await self._hooks.fill(change, 0, blob.size)
+        try:
+            await self._fill(change, 0, blob.size)
+        except BaseGoneError as error:
+            await self._without_base(change, error)
         blob.detach()
         change.detach = False
         raise TryAgain("its content is here now")
 
     # ------------------------------------------------------------------ outcomes
 
-    def _succeeded(self, change: Change, key: str, seq: int, result: PutResult | None) -> None:
+    def _succeeded(self, change: Change, key: str, seq: int, stored: Stored | None) -> None:
         self.counters["uploads"] += 1
         self.counters["uploaded_bytes"] += change.size if change.op == "put" else 0
         current = self._spool.changes.get(key)
+        result = None if stored is None else stored.result
         etag = ABSENT if result is None else result.etag
         if current is not change:
             # Superseded by a deletion, a rename or a new file while it was on its way.
@@ -278,8 +403,8 @@ class Uploader:
         change.attempts = 0
         change.error = ""
         change.expected = etag
-        if result is not None and change.content_seq <= seq and not self._carried(change, seq):
-            self._only_attributes_left(change, result)
+        if stored is not None and change.content_seq <= seq and not self._carried(change, seq):
+            self._only_attributes_left(change, stored.ref(key))
             return
         if change.seq == seq:
             self._spool.finish(change)
@@ -288,8 +413,8 @@ class Uploader:
         change.first_seq = seq + 1
         if change.state is State.SENDING:
             change.state = State.QUEUED
+        self._hooks.uploaded_earlier(change, None if stored is None else stored.ref(key))
         self._spool.save(change)
-        self._hooks.uploaded_earlier(change, result)
         if change.state is State.QUEUED:
             self._queued(change)
 
@@ -299,10 +424,8 @@ class Uploader:
         began = change.upload_attributes is not None
         return change.seq == seq and (not began or carries(change))
 
-    def _only_attributes_left(self, change: Change, result: PutResult) -> None:
+    def _only_attributes_left(self, change: Change, content: ContentRef) -> None:
         """Do not send the bytes again: what is stored beside them is changed inside S3."""
-        size = change.source.size if change.source is not None else change.size
-        content = ContentRef(change.key, result.etag, size, result.version_id)
         blob_id = change.blob_id
         change.become_copy_of(content)
         change.upload_attributes = None
@@ -357,15 +480,21 @@ class Uploader:
             self.queue.push(change, trio.current_time())
             self._wake.set()
 
-    async def _conflict(self, change: Change, error: PreconditionFailedError) -> None:
+    def _conflict(self, change: Change, seq: int, error: ForeignWriteError) -> None:
         if self._spool.changes.get(change.key) is not change:
+            return
+        if change.seq != seq:
+            # Written again meanwhile: its next try will see the same.
+            self._failed(change, TryAgain("changed while it was sent"))
             return
         self.counters["conflicts"] += 1
         log.warning("somebody else changed %r first: %s", change.key, error)
-        await self._hooks.conflict(change)
+        self._hooks.conflict(change)
 
 
-class TryAgain(S3MountError):
-    """The try is void, not failed: begin it again at once."""
+def _as_stored(there: ObjectInfo) -> Stored:
+    return Stored(PutResult(there.etag, there.version_id, there.last_modified_ns), there.size)
 
-    retryable = True
+
+def _ctime_ns(change: Change) -> int:
+    return change.attributes.ctime_ns if change.attributes is not None else 0

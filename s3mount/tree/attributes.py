@@ -47,7 +47,8 @@ def encode(
 ) -> ObjectHeaders:
     """Headers that carry ``attributes`` and keep everything foreign of ``known``.
 
-    ``content_type`` is used where ``known`` has none. Without times LastModified will stand for them.
+    ``content_type`` is used where ``known`` has none. Without times LastModified will stand for them;
+    ctime is there always, because it tells one write of a key from every other.
     """
     metadata = {
         name: value
@@ -57,9 +58,9 @@ def encode(
     metadata["mode"] = str(attributes.mode)
     metadata["uid"] = str(attributes.uid)
     metadata["gid"] = str(attributes.gid)
+    metadata["ctime"] = _time_text(attributes.ctime_ns)
     if with_times:
         metadata["mtime"] = _time_text(attributes.mtime_ns)
-        metadata["ctime"] = _time_text(attributes.ctime_ns)
         metadata["atime"] = _time_text(attributes.atime_ns)
     if attributes.rdev:
         metadata["rdev"] = str(attributes.rdev)
@@ -87,7 +88,8 @@ def decode(headers: ObjectHeaders, default: Attributes) -> Attributes:
     atime_ns = _time(data, ("atime", "file-atime", "goog-reserved-posix-atime"))
     ctime_ns = _time(data, ("ctime", "file-ctime", "goog-reserved-posix-ctime"))
     if mtime_ns is None:
-        mtime_ns = default.mtime_ns
+        # A ctime alone is from when the upload began, while the file was still written.
+        mtime_ns, ctime_ns = default.mtime_ns, None
     return Attributes(
         mode=mode,
         uid=_number(data, ("uid", "file-owner", "owner", "goog-reserved-posix-uid"), default.uid),
@@ -98,6 +100,14 @@ def decode(headers: ObjectHeaders, default: Attributes) -> Attributes:
         rdev=_number(data, ("rdev",), 0),
         xattrs=_decode_xattrs(data.get("xattr", "")),
     )
+
+
+def written_at_ns(headers: ObjectHeaders) -> int | None:
+    """The ctime that an object carries: together with its key it names one write of ours.
+
+    ``None`` where there is none.
+    """
+    return _time(headers.metadata, ("ctime",))
 
 
 def symlink_target_of(headers: ObjectHeaders | None) -> bytes | None:

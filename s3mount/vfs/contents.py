@@ -16,7 +16,6 @@ import trio
 from s3mount.cache.reader import ReadHandle
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError
 from s3mount.refs import ContentRef
-from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
@@ -152,7 +151,8 @@ class Contents:
         if blob is None:
             return
         blob.release()
-        if file.node.linked and self._state.change_of(file.node) is not None:
+        change = self._state.change_of(file.node)
+        if change is not None and change.blob_id == blob.id:
             return
         # S3 has it, or nobody wants it any more.
         content = file.node.content
@@ -200,19 +200,27 @@ class Contents:
             try:
                 return await self._reader_of(file, content).read(offset, length)
             except (PreconditionFailedError, NoSuchKeyError):
-                if not self._is_replaced_by_us(file, content):
-                    raise
-                await trio.sleep(VERSION_RETRY_S)
+                if self._is_replaced_by_us(file, content):
+                    await trio.sleep(VERSION_RETRY_S)
+                    continue
+                again = await self._found_again(content)
+                if file.node.content == content:
+                    self._forget_reader(file)
+                    file.node.content = again
         raise OSError(errno.ESTALE, "the version that was opened is gone")
 
     def _is_replaced_by_us(self, file: OpenFile, content: ContentRef) -> bool:
         """Is, or was, an upload or copy of our own under way for these bytes?"""
         if file.node.content != content:
-            if file.reader is not None:
-                file.reader.close()
-                file.reader = None
+            self._forget_reader(file)
             return True
         return self.uploader is not None and self.uploader.queue.is_sending(content.key)
+
+    @staticmethod
+    def _forget_reader(file: OpenFile) -> None:
+        if file.reader is not None:
+            file.reader.close()
+            file.reader = None
 
     async def read_whole(self, node: Node) -> bytes:
         """All bytes of a small node, such as a symbolic link's target. Raises OSError, S3MountError."""
@@ -246,11 +254,24 @@ class Contents:
             except (PreconditionFailedError, NoSuchKeyError):
                 sending = self.uploader is not None and self.uploader.queue.is_sending(base.key)
                 if blob.base == base and not sending:
-                    raise
+                    again = await self._found_again(base)
+                    if blob.base == base:
+                        blob.base = again
+                    continue
                 await trio.sleep(VERSION_RETRY_S)
             finally:
                 reader.close()
         raise OSError(errno.ESTALE, "the version below the change is gone")
+
+    async def _found_again(self, content: ContentRef) -> ContentRef:
+        """The same bytes as a write of our own left them, of which nothing was heard.
+
+        Raises PreconditionFailedError when somebody else replaced them, NoSuchKeyError when they are gone.
+        """
+        again = None if self.uploader is None else await self.uploader.found_again(content)
+        if again is None:
+            raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
+        return again
 
     async def fill(self, change: Change, start: int, stop: int) -> None:
         """Bring missing bytes of a pending change's base into its blob. Raises S3MountError, OSError."""
@@ -319,9 +340,9 @@ class Contents:
             assert file.blob is not None
             change = self._state.change_of(node)
             if change is not None and change.op == "put" and change.blob_id == file.blob.id:
-                is_whole_put = file.blob.upload is None and file.blob.size > INLINE_BODY_BYTES_MAX
-                if change.state is State.SENDING and is_whole_put:
-                    # The engine may be reading it right now: S3 must not get a mixture.
+                if file.blob.is_being_sent:
+                    # S3 must not get a mixture of two states.
+                    file.blob.is_replaced = True
                     file.blob = self._state.spool.clone_blob(file.blob)
                     change.blob_id = file.blob.id
                 self._state.spool.touch(change)

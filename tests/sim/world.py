@@ -62,7 +62,6 @@ def small_requests() -> Iterator[None]:
         mock.patch("s3mount.config.PART_BYTES_MIN", 1),
         mock.patch("s3mount.flow.parts.PART_BYTES_MIN", 1),
         mock.patch("s3mount.spool.uploader.INLINE_BODY_BYTES_MAX", INLINE_BYTES_MAX),
-        mock.patch("s3mount.vfs.contents.INLINE_BODY_BYTES_MAX", INLINE_BYTES_MAX),
     ):
         yield
 
@@ -402,9 +401,15 @@ class Mount:
 
     async def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         node = await self.node(path)
+        fd = self._hold(node, flags & ~os.O_TRUNC)
         if flags & os.O_TRUNC:
-            await self.fs.contents.truncate(node, 0)
-        return self._hold(node, flags)
+            # The kernel opens first and truncates then.
+            try:
+                await self.fs.contents.truncate(node, 0)
+            except BaseException:
+                await self.close(fd)
+                raise
+        return fd
 
     def _hold(self, node: Node, flags: int) -> int:
         # The kernel knows the inode of what is open.

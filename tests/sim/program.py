@@ -1,0 +1,544 @@
+"""A program that uses the mount at random, and knows what must come of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import trio
+
+from s3mount.errors import S3MountError
+from s3mount.vfs.naming import RENAME_EXCHANGE
+from tests.sim.model import File, Tree, as_paths, brief
+from tests.sim.world import INLINE_BYTES_MAX, KIB, PART_BYTES, Mount, World
+
+T = TypeVar("T")
+Effect = Callable[[Tree], None]
+
+NAMES = ("a", "b", "c", "film.mkv", ".t")
+FOLDERS = ("x", "y")
+DEPTH_MAX = 3
+HANDLES_MAX = 4
+TRIES_MAX = 200
+"""Requests fail at random, so the same operation succeeds sooner or later."""
+
+
+class Wrong(AssertionError):
+    """A promise is broken; the message says which."""
+
+
+@dataclass
+class Open:
+    """A descriptor that the program holds."""
+
+    fd: int
+    file: File
+    writes: bool
+
+
+class Program:
+    """Random operations below one top directory. ``tree`` is what must be there after those that returned."""
+
+    def __init__(self, top: str, rng: random.Random, say: Callable[[str], None]) -> None:
+        self.top = top
+        self.tree = Tree(top)
+        self.tree.folders.clear()
+        self.may_be: list[Tree] = []
+        self.known: set[bytes] = {b""}
+        self._rng = rng
+        self._say = say
+        self._opened: list[Open] = []
+        self._byte = 0
+        self._mount: Mount | None = None
+
+    @property
+    def mount(self) -> Mount:
+        assert self._mount is not None
+        return self._mount
+
+    # ------------------------------------------------------------------ steps
+
+    async def _step(
+        self, what: str, perform: Callable[[], Awaitable[T]], effect: Effect | None = None
+    ) -> T:
+        """One operation that takes effect wholly or, when it fails, not at all."""
+        mount = self.mount
+        self._say(f"{self.top}: {what}")
+        if effect is not None:
+            later = self.tree.copied()
+            effect(later)
+            self.may_be = [self.tree, later]
+        for _ in range(TRIES_MAX):
+            try:
+                result = await perform()
+                break
+            except S3MountError as error:
+                self._say(f"{self.top}: {what}: {error}")
+                await trio.sleep(0.05)
+            except OSError as error:
+                if mount.is_dead:
+                    await trio.sleep_forever()
+                raise Wrong(f"{what}: {error!r}") from error
+        else:
+            raise Wrong(f"{what} failed {TRIES_MAX} times")
+        if mount.is_dead:
+            await trio.sleep_forever()
+        if effect is not None:
+            effect(self.tree)
+            self.may_be = []
+        return result
+
+    def _data(self) -> bytes:
+        around = self._rng.choice(
+            (0, 40, INLINE_BYTES_MAX, PART_BYTES, 2 * PART_BYTES, 5 * PART_BYTES)
+        )
+        size = max(0, around + self._rng.choice((-1, 0, 0, 1, self._rng.randrange(-500, 500))))
+        return self._fresh(size)
+
+    def _fresh(self, size: int) -> bytes:
+        self._byte = self._byte % 255 + 1
+        return bytes([self._byte]) * size
+
+    def _note(self, data: bytes) -> bytes:
+        self.known.add(data)
+        return data
+
+    # ------------------------------------------------------------------ choosing
+
+    def _a_file(self) -> str | None:
+        files = sorted(path for path, file in self.tree.files.items() if not file.is_link)
+        return self._rng.choice(files) if files else None
+
+    def _a_folder(self) -> str:
+        return self._rng.choice(sorted(self.tree.folders))
+
+    def _a_place(self, names: tuple[str, ...] = NAMES) -> str:
+        return f"{self._a_folder()}/{self._rng.choice(names)}"
+
+    def _path_of(self, file: File) -> str | None:
+        for path, other in self.tree.files.items():
+            if other is file:
+                return path
+        return None
+
+    def _writers(self, file: File) -> int:
+        return sum(each.file is file and each.writes for each in self._opened)
+
+    # ------------------------------------------------------------------ running
+
+    async def run(self, mount: Mount, count: int) -> None:
+        """``count`` operations, then everything closed."""
+        self._mount = mount
+        self._opened = []
+        if self.top not in self.tree.folders:
+            await self._step(
+                f"mkdir {self.top}",
+                lambda: mount.mkdir(self.top),
+                lambda tree: tree.folders.add(self.top),
+            )
+        operations = [operation for operation, weight in self._operations() for _ in range(weight)]
+        for _ in range(count):
+            await self._rng.choice(operations)()
+        await self.close_all()
+
+    def _operations(self) -> list[tuple[Callable[[], Awaitable[None]], int]]:
+        return [
+            (self._save, 20),
+            (self._patch, 12),
+            (self._open, 7),
+            (self._write_open, 14),
+            (self._close_one, 8),
+            (self._sync_one, 3),
+            (self._read_open, 6),
+            (self._truncate, 6),
+            (self._unlink, 8),
+            (self._rename_file, 14),
+            (self._exchange, 3),
+            (self._rename_folder, 6),
+            (self._mkdir, 7),
+            (self._remove_folder, 5),
+            (self._symlink, 2),
+            (self._chmod, 5),
+            (self._utime, 2),
+            (self._read, 8),
+            (self._look, 4),
+            (self._pause, 14),
+            (self._sync, 3),
+        ]
+
+    async def close_all(self) -> None:
+        """Close every descriptor."""
+        while self._opened:
+            await self._close(self._opened[-1])
+
+    # ---------------------------------------------------------------- content
+
+    async def _save(self) -> None:
+        """Write a whole file as cp does: a new one, or over what is there."""
+        path = self._a_place()
+        if path in self.tree.folders:
+            return
+        data = self._note(self._data())
+        file = self.tree.files.get(path)
+        if file is not None and file.is_link:
+            return
+        opened = await self._create(path) if file is None else await self._open_to_replace(path)
+        # At random several writes, so that parts leave meanwhile.
+        at = 0
+        while at < len(data):
+            length = self._rng.choice((len(data), 3 * KIB, 1000))
+            await self._write(opened, data[at : at + length], at)
+            at += length
+            if self._rng.random() < 0.2:
+                await self._pause()
+        await self._close(opened)
+
+    async def _create(self, path: str) -> Open:
+        fd = await self._step(
+            f"create {path}",
+            lambda: self.mount.create(path),
+            lambda tree: tree.files.__setitem__(path, File(since=[b""])),
+        )
+        self._opened.append(Open(fd, self.tree.files[path], True))
+        return self._opened[-1]
+
+    async def _open_to_replace(self, path: str) -> Open:
+        fd = await self._step(
+            f"open {path} O_TRUNC",
+            lambda: self.mount.open(path, os.O_RDWR | os.O_TRUNC),
+            lambda tree: tree.files[path].became(b""),
+        )
+        self._opened.append(Open(fd, self.tree.files[path], True))
+        return self._opened[-1]
+
+    async def _write(self, opened: Open, data: bytes, offset: int) -> None:
+        file = opened.file
+        path = self._path_of(file)
+        old = file.now
+        grown = old + bytes(max(0, offset - len(old)))
+        new = self._note(grown[:offset] + data + grown[offset + len(data) :])
+        if not data:
+            new = old
+        effect: Effect | None = None
+        if path is not None:
+            linked = path
+            effect = lambda tree: tree.files[linked].became(new)  # noqa: E731
+        await self._step(
+            f"write {path} {brief(data)} at {offset}",
+            lambda: self.mount.pwrite(opened.fd, data, offset),
+            effect,
+        )
+        if path is None:
+            file.became(new)
+
+    async def _close(self, opened: Open) -> None:
+        path = self._path_of(opened.file)
+        effect: Effect | None = None
+        if opened.writes and path is not None:
+            linked = path
+            effect = lambda tree: tree.files[linked].settle()  # noqa: E731
+        await self._step(f"close {path}", lambda: self.mount.close(opened.fd), effect)
+        self._opened.remove(opened)
+
+    async def _patch(self) -> None:
+        """Open, a few writes anywhere, close."""
+        path = self._a_file()
+        if path is None:
+            return
+        opened = await self._open_file(path, writes=True)
+        for _ in range(self._rng.randint(1, 3)):
+            await self._write_somewhere(opened)
+        await self._close(opened)
+
+    async def _write_somewhere(self, opened: Open) -> None:
+        size = len(opened.file.now)
+        offset = self._rng.choice((0, size, self._rng.randrange(size + 1), size + 100))
+        length = self._rng.choice((1, 30, 1000, PART_BYTES, 3 * PART_BYTES))
+        await self._write(opened, self._fresh(length), offset)
+
+    async def _open_file(self, path: str, *, writes: bool) -> Open:
+        flags = os.O_RDWR if writes else os.O_RDONLY
+        fd = await self._step(f"open {path}", lambda: self.mount.open(path, flags))
+        self._opened.append(Open(fd, self.tree.files[path], writes))
+        return self._opened[-1]
+
+    async def _open(self) -> None:
+        if len(self._opened) >= HANDLES_MAX:
+            return
+        path = self._a_file()
+        if path is not None and self._rng.random() < 0.6:
+            await self._open_file(path, writes=self._rng.random() < 0.6)
+            return
+        place = self._a_place()
+        if place not in self.tree.files and place not in self.tree.folders:
+            await self._create(place)
+
+    async def _write_open(self) -> None:
+        writers = [opened for opened in self._opened if opened.writes]
+        if writers:
+            await self._write_somewhere(self._rng.choice(writers))
+
+    async def _close_one(self) -> None:
+        if self._opened:
+            await self._close(self._rng.choice(self._opened))
+
+    async def _sync_one(self) -> None:
+        writers = [opened for opened in self._opened if opened.writes]
+        if writers:
+            opened = self._rng.choice(writers)
+            path = self._path_of(opened.file)
+            effect: Effect | None = None
+            if path is not None:
+                linked = path
+                effect = lambda tree: tree.files[linked].settle()  # noqa: E731
+            await self._step(f"fsync {path}", lambda: self.mount.fsync(opened.fd), effect)
+
+    async def _read_open(self) -> None:
+        if not self._opened:
+            return
+        opened = self._rng.choice(self._opened)
+        data = await self._step(
+            f"read open {self._path_of(opened.file)}", lambda: self.mount.read_all(opened.fd)
+        )
+        self._must_be(data, opened.file, "open file")
+
+    async def _read(self) -> None:
+        path = self._a_file()
+        if path is not None:
+            data = await self._step(f"read {path}", lambda: self.mount.read(path))
+            self._must_be(data, self.tree.files[path], path)
+
+    def _must_be(self, data: bytes, file: File, what: str) -> None:
+        if data != file.now:
+            raise Wrong(f"{what} reads as {brief(data)}, must be {brief(file.now)}")
+
+    async def _truncate(self) -> None:
+        path = self._a_file()
+        if path is None:
+            return
+        file = self.tree.files[path]
+        size = self._rng.choice((0, 10, PART_BYTES, self._rng.randrange(len(file.now) + 300)))
+        new = self._note((file.now + bytes(max(0, size - len(file.now))))[:size])
+        has_writer = self._writers(file) > 0
+
+        def effect(tree: Tree) -> None:
+            tree.files[path].became(new)
+            if not has_writer:
+                tree.files[path].settle()
+
+        await self._step(
+            f"truncate {path} to {size}", lambda: self.mount.truncate(path, size), effect
+        )
+
+    # ------------------------------------------------------------------- names
+
+    async def _unlink(self) -> None:
+        path = self._a_file()
+        if path is not None:
+            await self._step(
+                f"unlink {path}",
+                lambda: self.mount.unlink(path),
+                lambda tree: drop(tree, path),
+            )
+
+    async def _rename_file(self) -> None:
+        path = self._a_file()
+        new = self._a_place()
+        if path is None or new in self.tree.folders:
+            return
+        await self._step(
+            f"rename {path} -> {new}",
+            lambda: self.mount.rename(path, new),
+            lambda tree: tree.rename(path, new),
+        )
+
+    async def _exchange(self) -> None:
+        one, other = self._a_file(), self._a_file()
+        if one is None or other is None or one == other:
+            return
+
+        def effect(tree: Tree) -> None:
+            tree.files[one], tree.files[other] = tree.files[other], tree.files[one]
+
+        await self._step(
+            f"exchange {one} <-> {other}",
+            lambda: self.mount.rename(one, other, RENAME_EXCHANGE),
+            effect,
+        )
+
+    async def _rename_folder(self) -> None:
+        folders = sorted(self.tree.folders - {self.top})
+        if not folders:
+            return
+        old = self._rng.choice(folders)
+        parent = self._a_folder()
+        new = f"{parent}/{self._rng.choice(FOLDERS)}"
+        inside = f"{parent}/".startswith(f"{old}/")
+        if inside or new == old or new in self.tree.files or new.count("/") > DEPTH_MAX:
+            return
+        if new in self.tree.folders and not self.tree.is_empty(new):
+            return
+        if old.startswith(f"{new}/"):
+            return
+        await self._step(
+            f"rename {old}/ -> {new}/",
+            lambda: self.mount.rename(old, new),
+            lambda tree: tree.rename(old, new),
+        )
+
+    async def _mkdir(self) -> None:
+        path = self._a_place(FOLDERS)
+        if path in self.tree.folders or path in self.tree.files or path.count("/") > DEPTH_MAX:
+            return
+        await self._step(
+            f"mkdir {path}", lambda: self.mount.mkdir(path), lambda tree: tree.folders.add(path)
+        )
+
+    async def _remove_folder(self) -> None:
+        """``rm -r``, and at random the folder again at once."""
+        folders = sorted(self.tree.folders - {self.top})
+        if not folders:
+            return
+        path = self._rng.choice(folders)
+        below = [each for each in self.tree.names() if each.startswith(f"{path}/")]
+        for each in sorted(below, reverse=True):
+            await self._remove(each)
+        await self._remove(path)
+        if self._rng.random() < 0.4:
+            await self._step(
+                f"mkdir {path}", lambda: self.mount.mkdir(path), lambda tree: tree.folders.add(path)
+            )
+
+    async def _remove(self, path: str) -> None:
+        if path in self.tree.files:
+            await self._step(
+                f"unlink {path}", lambda: self.mount.unlink(path), lambda tree: drop(tree, path)
+            )
+        else:
+            await self._step(
+                f"rmdir {path}",
+                lambda: self.mount.rmdir(path),
+                lambda tree: tree.folders.discard(path),
+            )
+
+    async def _symlink(self) -> None:
+        path = self._a_place()
+        if path in self.tree.files or path in self.tree.folders:
+            return
+        target = self._rng.choice(("a", "../b", "/nowhere"))
+        data = self._note(target.encode())
+        await self._step(
+            f"symlink {path} -> {target}",
+            lambda: self.mount.symlink(target, path),
+            lambda tree: tree.files.__setitem__(
+                path, File(data, data, mode=0o777, stable_mode=0o777, is_link=True)
+            ),
+        )
+
+    # -------------------------------------------------------------- attributes
+
+    async def _chmod(self) -> None:
+        path = self._a_file()
+        if path is None:
+            return
+        mode = self._rng.choice((0o600, 0o640, 0o755))
+
+        def effect(tree: Tree) -> None:
+            tree.files[path].mode = mode
+
+        await self._step(f"chmod {path} {mode:o}", lambda: self.mount.chmod(path, mode), effect)
+
+    async def _utime(self) -> None:
+        path = self._a_file()
+        if path is not None:
+            when_ns = self._rng.randrange(10**18)
+            await self._step(f"utime {path}", lambda: self.mount.utime(path, when_ns))
+
+    # ------------------------------------------------------------------ looking
+
+    async def _pause(self) -> None:
+        await trio.sleep(self._rng.choice((0.0, 0.01, 0.1, 0.3, 1.5)))
+
+    async def _look(self) -> None:
+        """List everything and compare."""
+        found = await self._step(f"look at {self.top}", lambda: self.seen())
+        for opened in self._opened:
+            self._path_of(opened.file)
+        self._must_match(found, "the mount shows")
+
+    async def seen(self) -> dict[str, bytes | None]:
+        """What the mount shows below the top, and that modes are right."""
+        if not await self.mount.exists(self.top):
+            return {}
+        found = {self.top: None, **await self.mount.tree(self.top)}
+        for path, file in self.tree.files.items():
+            if path in found and not self.may_be:
+                mode = stat.S_IMODE((await self.mount.stat(path)).st_mode)
+                if mode != file.mode:
+                    raise Wrong(f"{path} has mode {mode:o}, must be {file.mode:o}")
+        return found
+
+    def _must_match(self, found: dict[str, bytes | None], what: str) -> None:
+        wrong = self.tree.differences(found)
+        if wrong:
+            raise Wrong(f"{what}: {'; '.join(wrong)}")
+
+    async def _sync(self) -> None:
+        """Close everything, wait, and compare with S3."""
+        await self.close_all()
+        await self._step("wait until all is in S3", self.mount.sync)
+        await self.compare_with_s3(self.mount.world)
+
+    async def compare_with_s3(self, world: World) -> None:
+        """S3 must hold exactly the tree, with its modes. All is closed and sent."""
+        self._must_match(as_paths(world.contents(), self.top), "S3 holds")
+        for path, file in self.tree.files.items():
+            mode = int((await world.metadata(path))["mode"])
+            if stat.S_IMODE(mode) != file.mode:
+                raise Wrong(f"S3 has mode {mode:o} with {path}, must be {file.mode:o}")
+
+    # ----------------------------------------------------------------- recovery
+
+    async def recover(self, mount: Mount, *, is_sent: bool) -> None:
+        """After a kill: is there what must be there? From now on that is the tree."""
+        self._mount = mount
+        self._opened = []
+        self.may_be = self.may_be or [self.tree]
+        if is_sent:
+            await self._step_of_recovery("wait until all is in S3", mount.sync)
+            found = as_paths(mount.world.contents(), self.top)
+        else:
+            found = await self._step_of_recovery("look after the kill", self.seen)
+        for tree in self.may_be:
+            wrong = tree.differences(found, after_crash=True)
+            if not wrong:
+                break
+        else:
+            where = "in S3" if is_sent else "in the mount"
+            raise Wrong(f"after the kill, {where}: {'; '.join(wrong)}")
+        tree.adopt(found)
+        for path, file in tree.files.items():
+            self.known.add(file.now)
+            mode = stat.S_IMODE(
+                (await self._step_of_recovery("stat", lambda p=path: mount.stat(p))).st_mode
+            )  # type: ignore[misc]
+            if mode not in {file.mode, file.stable_mode} and file.mode == file.stable_mode:
+                raise Wrong(f"after the kill {path} has mode {mode:o}, must be {file.mode:o}")
+            file.mode = file.stable_mode = mode
+        self.tree, self.may_be = tree, []
+
+    async def _step_of_recovery(self, what: str, perform: Callable[[], Awaitable[T]]) -> T:
+        trees, tree = self.may_be, self.tree
+        try:
+            return await self._step(what, perform)
+        finally:
+            self.may_be, self.tree = trees, tree
+
+
+def drop(tree: Tree, path: str) -> None:
+    """``unlink`` in the model."""
+    del tree.files[path]

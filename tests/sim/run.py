@@ -1,0 +1,232 @@
+"""The simulation: ``python -m tests.sim.run SEED [COUNT]`` plays seeds, each exactly as every time before.
+
+One seed is a bucket with faults and a few lives of one mount, each used by two programs at once and
+each but the last ended by a kill: at a random step of any task, or at a step that changes the
+state folder. After every kill what was closed or synced must be there; at the end S3 must hold
+exactly what the programs left, and the mount nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from tests.sim.faults import PROFILES, SeededFaults
+from tests.sim.program import Program, Wrong
+from tests.sim.world import STEPS, Mount, World, small_requests
+
+LIVES_MAX = 4
+OPERATIONS_MAX = 60
+TASK_STEPS_MAX = 400_000
+"""A life that takes more is going in circles."""
+SETTLE_S = 120.0
+"""What is done in the background (aborting uploads) gets so long, in virtual time."""
+
+
+class Killer(trio.abc.Instrument):
+    """Kills a mount at a chosen step: the n-th of any task, or the n-th of one name."""
+
+    def __init__(self, rng: random.Random, *, is_last: bool) -> None:
+        self.mount: Mount | None = None
+        self.killed_at = ""
+        self.task_steps = 0
+        self.is_endless = False
+        self._at_task_step = 0
+        self._at_name = ""
+        self._left = 0
+        if is_last:
+            return
+        if rng.random() < 0.5:
+            self._at_task_step = int(rng.lognormvariate(6.5, 1.2)) + 1
+            return
+        owner = rng.choice(sorted(STEPS))
+        when = rng.choice(("before", "after"))
+        self._at_name = f"{when} {owner}.{rng.choice(STEPS[owner])}"
+        self._left = rng.choice((1, 2, 3, 5, 10, 20, 40))
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.task_steps += 1
+        if self.task_steps == self._at_task_step:
+            self._kill("a task's step")
+        elif self.task_steps > TASK_STEPS_MAX and self.mount is not None:
+            self.is_endless = True
+            self.mount.kill()
+
+    def step(self, name: str) -> None:
+        """A step that changes the state folder is about to be, or was, done."""
+        if name == self._at_name:
+            self._left -= 1
+            if self._left == 0:
+                self._kill(name)
+
+    def _kill(self, where: str) -> None:
+        if self.mount is not None and not self.mount.is_dead:
+            self.killed_at = where
+            self.mount.kill()
+
+
+class Simulation:
+    """One seed. ``log`` is what happened, ``kills`` counts where the kills hit."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.seed = seed
+        self.folder = folder
+        self.log: list[str] = []
+        self.kills: Counter[str] = Counter()
+        self._rng = random.Random(seed)
+
+    def say(self, text: str) -> None:
+        """Note what happens, with the virtual time."""
+        self.log.append(f"{trio.current_time():9.3f} {text}")
+
+    async def run(self) -> None:
+        """Play it. Raises Wrong."""
+        rng = self._rng
+        profile = rng.choice(PROFILES)
+        world = World(self.folder, versioning=rng.choice(("off", "off", "enabled")))
+        world.faults = faults = SeededFaults(profile, random.Random(rng.random()))
+        programs = [Program(f"d{n}", random.Random(rng.random()), self.say) for n in range(2)]
+        lives = rng.randint(1, LIVES_MAX)
+        for life in range(lives):
+            is_last = life == lives - 1
+            self.say(f"life {life + 1} of {lives}, {profile.name}")
+            await self._live(world, faults, programs, is_first=life == 0, is_last=is_last)
+        world.faults = None
+        await self._look_from_elsewhere(world, programs)
+
+    async def _live(
+        self,
+        world: World,
+        faults: SeededFaults,
+        programs: list[Program],
+        *,
+        is_first: bool,
+        is_last: bool,
+    ) -> None:
+        rng = self._rng
+        killer = Killer(rng, is_last=is_last)
+        trio.lowlevel.add_instrument(killer)
+        try:
+            async with world.mounted(on_step=killer.step) as mount:
+                killer.mount = mount
+                if not is_first:
+                    is_sent = rng.random() < 0.5
+                    for program in programs:
+                        await program.recover(mount, is_sent=is_sent)
+                async with trio.open_nursery() as nursery:
+                    for program in programs:
+                        count = rng.randint(0, OPERATIONS_MAX)
+                        nursery.start_soon(program.run, mount, count)
+                if is_last:
+                    await self._end(world, mount, faults, programs)
+                else:
+                    mount.kill()
+        finally:
+            trio.lowlevel.remove_instrument(killer)
+        if killer.is_endless:
+            raise Wrong(f"a life took more than {TASK_STEPS_MAX} steps")
+        self.kills[killer.killed_at or "at the end"] += 1
+        if killer.killed_at:
+            self.say(f"killed at {killer.killed_at}")
+
+    async def _end(
+        self, world: World, mount: Mount, faults: SeededFaults, programs: list[Program]
+    ) -> None:
+        faults.calm_down(True)
+        self.say("the end")
+        await mount.sync()
+        for program in programs:
+            await program.compare_with_s3(world)
+        await trio.sleep(SETTLE_S)
+        await mount.sync()
+        left = mount.leftovers()
+        left += [
+            f"multipart upload of {u.key}"
+            for u in await world.s3.list_uploads("")
+            if u.upload_id not in faults.lost_uploads
+        ]
+        if left:
+            raise Wrong(f"left over: {'; '.join(left)}")
+
+    async def _look_from_elsewhere(self, world: World, programs: list[Program]) -> None:
+        """A mount that knows nothing but S3 must show the same."""
+        world.state = world.next_state()
+        world.cache = world.folder / "another-cache"
+        async with world.mounted() as mount:
+            for program in programs:
+                await program.run(mount, 0)
+                found = await program.seen()
+                wrong = program.tree.differences(found)
+                if wrong:
+                    raise Wrong(f"another mount shows: {'; '.join(wrong)}")
+
+
+def play(seed: int, folder: Path) -> Simulation:
+    """Play one seed in ``folder``. ``simulation.log`` tells what happened. Raises Wrong and what else is broken."""
+    simulation = Simulation(seed, folder)
+    random.seed(seed)
+    # trio shuffles tasks that could run at the same time: from the seed too.
+    trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
+    with small_requests():
+        try:
+            trio.run(simulation.run, clock=trio.testing.MockClock(autojump_threshold=0))
+        except BaseException as error:
+            error.simulation = simulation  # type: ignore[attr-defined]
+            raise
+    return simulation
+
+
+def main(arguments: list[str]) -> int:
+    """Play seeds; a failing one is told with its last steps. The exit status is 1 if one failed."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of sets must not depend on the run.
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "tests.sim.run", *arguments])
+    first = int(arguments[0])
+    count = int(arguments[1]) if len(arguments) > 1 else 1
+    is_verbose = "-v" in arguments
+    logging.basicConfig(level=logging.INFO if is_verbose else logging.CRITICAL)
+    kills: Counter[str] = Counter()
+    failed = 0
+    started = time.monotonic()
+    for seed in range(first, first + count):
+        with tempfile.TemporaryDirectory(
+            dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+        ) as folder:
+            try:
+                simulation = play(seed, Path(folder))
+                kills += simulation.kills
+                if is_verbose:
+                    print("\n".join(simulation.log))
+            except (Exception, BaseExceptionGroup) as error:
+                failed += 1
+                log = error.simulation.log  # type: ignore[union-attr]
+                shown = log if is_verbose else log[-25:]
+                print("\n".join(shown))
+                print(f"seed {seed} FAILED: {_first_of(error)}", flush=True)
+                if not isinstance(_first_of(error), Wrong):
+                    traceback.print_exception(error)
+    for where, number in sorted(kills.items()):
+        print(f"{number:6} kills {where}")
+    print(f"{count - failed} passed, {failed} failed in {time.monotonic() - started:.1f} s")
+    return 1 if failed else 0
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
