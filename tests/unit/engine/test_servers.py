@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -24,9 +25,11 @@ from s3mount.errors import (
     UsageError,
 )
 from s3mount.refs import Condition, ContentRef, ObjectHeaders
+from s3mount.s3.client import S3Store
 from s3mount.transfer.download import download_file
 from s3mount.transfer.upload import upload_file
 from tests.servers import S3Server
+from tests.unit.engine.exercise import exercise
 
 PART = 5 << 20
 
@@ -107,6 +110,23 @@ def test_files_go_and_come_whole_while_the_engine_is_killed_again_and_again(
         answer = eyes.get_object(Bucket=config.bucket, Key=key)
         assert answer["Body"].read() == data
         assert answer["Metadata"] == {"mtime": "1.5"}
+
+
+def test_every_call_gives_what_the_store_itself_gives(
+    config: StoreConfig, s3_server: S3Server, tmp_path: Path
+) -> None:
+    other = s3_server.make_bucket()
+
+    async def main() -> None:
+        async with S3Store(config) as store:
+            direct = await exercise(store, tmp_path)
+        async with EngineClient(msgspec.structs.replace(config, bucket=other)) as client:
+            assert await exercise(client, tmp_path) == direct
+
+    try:
+        trio.run(main)
+    finally:
+        s3_server.remove_bucket(other)
 
 
 CANNOT_WORK: list[tuple[Callable[[str], StoreConfig], dict[str, str], type[S3MountError]]] = [
