@@ -67,5 +67,5 @@ system-run system-test system-bench: system-%:
 # The embedded S3 server pins other versions of boto3 than s3mount wants.
 .venv-demo/.done: constraints-demo.txt | system-run
 	$(PYTHON) -m venv --clear .venv-demo
-	.venv-demo/bin/python $(PIP) --requirement constraints-demo.txt
+	.venv-demo/bin/python $(PIP) --use-pep517 --requirement constraints-demo.txt
 	@touch $@

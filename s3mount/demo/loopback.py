@@ -2,7 +2,8 @@
 
 A script of its own, run by path in the embedded server's environment. LocalStack 4.8 takes the host of
 ``GATEWAY_LISTEN`` but then listens on every interface, and it asks nobody for a valid secret: on a
-laptop in a café it would be everybody's. It also runs on, deaf, when the port is taken.
+laptop in a café it would be everybody's. It also runs on, deaf, when the port is taken. So this says
+``listening`` on standard output when it is, and ends the process when it cannot.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ class OneAddress(endpoints.TCP4ServerEndpoint):  # type: ignore[misc]  # twisted
         super().__init__(reactor, port, interface=os.environ["GATEWAY_LISTEN"].rpartition(":")[0])
 
     def listen(self, factory: Any) -> Any:
-        """Listen, or end the process with the reason on standard error."""
-        return super().listen(factory).addErrback(_give_up)
+        """Listen and say so, or end the process with the reason on standard error."""
+        return super().listen(factory).addCallbacks(_announce, _give_up)
+
+
+def _announce(port: Any) -> Any:
+    print("listening", flush=True)
+    return port
 
 
 def _give_up(failure: Any) -> None:

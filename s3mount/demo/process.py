@@ -11,7 +11,7 @@ from pathlib import Path
 from s3mount.errors import S3MountError
 
 KEEPER = Path(__file__).with_name("keeper.py")
-LOG_TAIL_BYTES = 4096
+LOG_TAIL_BYTES = 16 << 10
 
 
 class KeptProcess:

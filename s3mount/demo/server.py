@@ -31,8 +31,8 @@ PROJECT_PYTHON = Path(__file__).parents[2] / ".venv-demo" / "bin" / "python"
 
 START_TIMEOUT_S = 90.0
 """Ready after 1.5 to 3 s on an idle machine of 2 cores, 10 s while it first writes its bytecode."""
-READY = "Ready."
-"""The line that the server prints when it serves."""
+LISTENING = "listening"
+"""The line that loopback.py prints when the port is the server's own."""
 START_TRIES = 3
 """Another process may take the port between the look for a free one and the server's bind."""
 POLL_S = 0.05
@@ -196,7 +196,7 @@ class DemoServer:
 
     def _answers(self) -> bool:
         # Its own word comes first: on a port that is taken, somebody else would answer.
-        if self._process is None or READY not in self._process.log_tail().splitlines():
+        if self._process is None or LISTENING not in self._process.log_tail().splitlines():
             return False
         connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
         with (
@@ -211,10 +211,11 @@ class DemoServer:
     def _last_words(self) -> str:
         if self._process is None:
             return "it was not started"
-        if self._process.is_running():
-            return f"no answer within {self._start_timeout_s:.0f} s"
         lines = self._process.log_tail().splitlines()
-        return lines[-1].strip() if lines else "it ended without a word"
+        last = lines[-1].strip() if lines else "not a word from it"
+        if self._process.is_running():
+            return f"no answer within {self._start_timeout_s:.0f} s; last in its log: {last}"
+        return last
 
 
 def _listening(port: int) -> bool:
