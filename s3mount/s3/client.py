@@ -12,8 +12,6 @@ import trio
 
 from s3mount.config import PART_BYTES_MAX, StoreConfig
 from s3mount.errors import (
-    NoSuchKeyError,
-    PreconditionFailedError,
     RejectedError,
     S3MountError,
     StoreError,
@@ -39,16 +37,15 @@ from s3mount.refs import (
     UploadInfo,
     VersionId,
 )
-from s3mount.s3 import checksums
 from s3mount.s3.binding import bind
 from s3mount.s3.control import Control
-from s3mount.s3.credentials import STALE_CODES, CredentialSource
-from s3mount.s3.headers import check_headers, check_key
+from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.headers import check_key
+from s3mount.s3.multipart import Multipart
 from s3mount.s3.plane import Plane
 from s3mount.s3.probing import Prober
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
-from s3mount.s3.settle import settle_complete
 from s3mount.s3.signing import canonical_query
 from s3mount.s3.statistics import Statistics
 from s3mount.s3.traits import Traits
@@ -85,6 +82,9 @@ class S3Store:
         self._reader = Reader(self._plane, self.traits)
         self._writer = Writer(
             self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
+        )
+        self._multipart = Multipart(
+            self._plane, self._reader, self._writer, self.traits, bound.sign_payload
         )
         return self
 
@@ -256,10 +256,7 @@ class S3Store:
 
     async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
         """See ``Store.create_multipart``."""
-        check_key(key)
-        check_headers(headers, key)
-        checksum = self.traits.echoes_checksums is not False
-        return await self._control.create_multipart(key, headers, checksum)
+        return await self._multipart.create(key, headers)
 
     async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
         """See ``Store.upload_part``."""
@@ -280,78 +277,19 @@ class S3Store:
         condition: Condition = ANY,
     ) -> PutResult:
         """See ``Store.complete_multipart``."""
-        if not self.traits.complete_condition:
-            await self._writer.look_before(key, condition)
-
-        async def send(wanted: dict[str, str]) -> PutResult:
-            spelt = Condition(wanted.get("if-match"), "if-none-match" in wanted)
-            return await self._complete(key, upload_id, parts, spelt)
-
-        return await self._writer.conditionally(key, condition, send)
-
-    async def _complete(
-        self, key: Key, upload_id: str, parts: Sequence[PartInfo], condition: Condition
-    ) -> PutResult:
-        """Complete, again after errors that may pass; an earlier try may have taken effect."""
-        retry = 0
-        while True:
-            try:
-                done = await self._control.complete_multipart(key, upload_id, parts, condition)
-                if not done.etag:
-                    done = await self._with_etag(key, done, parts)
-                return await self._writer.with_version(key, done)
-            except StoreError as error:
-                if retry and isinstance(error, NoSuchKeyError | PreconditionFailedError):
-                    return await settle_complete(self._reader.head, key, parts, error)
-                if error.retryable and (gone := await self._upload_gone(key, upload_id)):
-                    return await settle_complete(self._reader.head, key, parts, gone)
-                if error.code in STALE_CODES and await self._renew():
-                    continue
-                retry += 1
-                if not error.retryable or retry >= self.config.tries_max:
-                    raise
-                delay_s = self._backoff.delay_s(retry, retry_after_s=error.retry_after_s)
-                _log.debug("try %d of completing failed: %s", retry, error.describe())
-            self._statistics.retries += 1
-            await trio.sleep(delay_s)
-
-    async def _upload_gone(self, key: Key, upload_id: str) -> NoSuchKeyError | None:
-        """Is there nothing left to complete? Asked after a failure that does not tell.
-
-        The completion may have taken effect unheard, or the upload was aborted: Ceph 16 then answers
-        500 to every further try.
-        """
-        try:
-            await self._control.list_parts(key, upload_id)
-        except NoSuchKeyError as error:
-            return error
-        except StoreError as error:
-            _log.debug("whether the upload is still there is unknown: %s", error.describe())
-        return None
-
-    async def _with_etag(self, key: Key, done: PutResult, parts: Sequence[PartInfo]) -> PutResult:
-        """``done`` with the ETag that the store did not tell (Ceph 16 sends none)."""
-        etag = checksums.multipart_etag(parts)
-        if etag is None:
-            etag = (await self._reader.head(key, done.version_id)).etag
-        return PutResult(etag, done.version_id, done.date_ns)
+        return await self._multipart.complete(key, upload_id, parts, condition)
 
     async def abort_multipart(self, key: Key, upload_id: str) -> None:
         """See ``Store.abort_multipart``."""
-        check_key(key)
-        try:
-            await self._control.abort_multipart(key, upload_id)
-        except NoSuchKeyError:
-            return
+        await self._multipart.abort(key, upload_id)
 
     async def list_parts(self, key: Key, upload_id: str) -> list[PartInfo]:
         """See ``Store.list_parts``."""
-        check_key(key)
-        return await self._control.list_parts(key, upload_id)
+        return await self._multipart.list_parts(key, upload_id)
 
     async def list_uploads(self, prefix: str) -> list[UploadInfo]:
         """See ``Store.list_uploads``."""
-        return await self._control.list_uploads(prefix)
+        return await self._multipart.list_uploads(prefix)
 
     async def check_bucket(self) -> BucketInfo:
         """See ``Store.check_bucket``: one key is listed, as an answer to HEAD would not say why not."""
@@ -375,7 +313,7 @@ class S3Store:
             return known
         check_key(temporary_key)
         return await Prober(
-            self._plane, self._reader, self._writer, self._control, self.traits, temporary_key
+            self._plane, self._reader, self._writer, self._multipart, self.traits, temporary_key
         ).run()
 
     async def statistics(self) -> dict[str, float]:

@@ -11,27 +11,14 @@ import trio
 from s3mount.config import StoreConfig
 from s3mount.errors import DeadlineError, StoreError
 from s3mount.flow.backoff import Backoff
-from s3mount.refs import ANY, Condition, Key, ObjectHeaders, PartInfo, PutResult, UploadInfo
-from s3mount.s3.checksums import combined_crc64nvme
+from s3mount.refs import Key
 from s3mount.s3.credentials import STALE_CODES, Renew
-from s3mount.s3.documents import restored
-from s3mount.s3.headers import bare_etag, http_date_ns
 from s3mount.s3.mapping import Refusal, from_boto
 from s3mount.s3.resolve import CONTROL_CONNECTIONS, CONTROL_READ_TIMEOUT_S, S3Client
 from s3mount.s3.statistics import Statistics
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-_FIELDS = (
-    ("content_type", "ContentType"),
-    ("content_encoding", "ContentEncoding"),
-    ("content_language", "ContentLanguage"),
-    ("content_disposition", "ContentDisposition"),
-    ("cache_control", "CacheControl"),
-    ("expires", "Expires"),
-    ("storage_class", "StorageClass"),
-)
 
 
 class Control:
@@ -105,109 +92,6 @@ class Control:
 
         return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
 
-    async def create_multipart(self, key: Key, headers: ObjectHeaders, checksum: bool) -> str:
-        """CreateMultipartUpload; with ``checksum`` every part must bring its CRC64NVME."""
-        arguments: dict[str, Any] = {"Key": key, "Metadata": dict(headers.metadata)}
-        for field, name in _FIELDS:
-            value = getattr(headers, field)
-            if value is not None:
-                arguments[name] = value
-        if checksum:
-            arguments.update(ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT")
-
-        def create() -> str:
-            return str(self.client.create_multipart_upload(**self._common, **arguments)["UploadId"])
-
-        return await self.run("create_multipart", key, create)
-
-    async def complete_multipart(
-        self,
-        key: Key,
-        upload_id: str,
-        parts: Sequence[PartInfo],
-        condition: Condition = ANY,
-    ) -> PutResult:
-        """CompleteMultipartUpload; ``condition.if_match`` is sent as it is. One try only."""
-        listed = []
-        for part in parts:
-            entry: dict[str, Any] = {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
-            if part.checksum:
-                entry["ChecksumCRC64NVME"] = part.checksum
-            listed.append(entry)
-        arguments = _conditional(key, upload_id, condition)
-        arguments["MultipartUpload"] = {"Parts": listed}
-        whole = combined_crc64nvme(parts)
-        if whole is not None:
-            arguments.update(ChecksumCRC64NVME=whole, ChecksumType="FULL_OBJECT")
-        return await self._complete(key, arguments)
-
-    async def complete_bare(
-        self, key: Key, upload_id: str, etag: str, condition: Condition
-    ) -> PutResult:
-        """CompleteMultipartUpload of one part, without checksums. One try only."""
-        arguments = _conditional(key, upload_id, condition)
-        arguments["MultipartUpload"] = {"Parts": [{"PartNumber": 1, "ETag": f'"{etag}"'}]}
-        return await self._complete(key, arguments)
-
-    async def _complete(self, key: Key, arguments: dict[str, Any]) -> PutResult:
-        def complete() -> PutResult:
-            said = self.client.complete_multipart_upload(**self._common, **arguments)
-            about = said["ResponseMetadata"]["HTTPHeaders"]
-            return PutResult(
-                bare_etag(said.get("ETag", "")),
-                said.get("VersionId"),
-                http_date_ns(about.get("date", "")),
-            )
-
-        return await self._once("complete_multipart", key, complete)
-
-    async def abort_multipart(self, key: Key, upload_id: str) -> None:
-        """AbortMultipartUpload. Raises NoSuchKeyError when it is gone."""
-
-        def abort() -> None:
-            self.client.abort_multipart_upload(**self._common, Key=key, UploadId=upload_id)
-
-        await self.run("abort_multipart", key, abort)
-
-    async def list_parts(self, key: Key, upload_id: str) -> list[PartInfo]:
-        """ListParts, all pages."""
-
-        def list_all() -> list[PartInfo]:
-            pages = self.client.get_paginator("list_parts").paginate(
-                **self._common, Key=key, UploadId=upload_id
-            )
-            return [
-                PartInfo(
-                    part["PartNumber"],
-                    bare_etag(part["ETag"]),
-                    part["Size"],
-                    part.get("ChecksumCRC64NVME"),
-                )
-                for page in pages
-                for part in page.get("Parts", ())
-            ]
-
-        return await self.run("list_parts", key, list_all)
-
-    async def list_uploads(self, prefix: str) -> list[UploadInfo]:
-        """ListMultipartUploads, all pages."""
-
-        def list_all() -> list[UploadInfo]:
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(
-                **self._common, Prefix=prefix
-            )
-            return [
-                UploadInfo(
-                    restored(upload["Key"]),
-                    upload["UploadId"],
-                    int(upload["Initiated"].timestamp() * 1e9),
-                )
-                for page in pages
-                for upload in page.get("Uploads", ())
-            ]
-
-        return await self.run("list_uploads", "", list_all)
-
     async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
         """DeleteObjects. One entry per key: its error, or ``None``."""
         objects = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
@@ -235,13 +119,3 @@ class Control:
             return {"Enabled": "enabled", "Suspended": "suspended"}.get(said.get("Status"), "off")
 
         return await self.run("check_bucket", "", ask)
-
-
-def _conditional(key: Key, upload_id: str, condition: Condition) -> dict[str, Any]:
-    """The arguments of a CompleteMultipartUpload; If-Match is sent as it is spelt."""
-    arguments: dict[str, Any] = {"Key": key, "UploadId": upload_id}
-    if condition.if_match is not None:
-        arguments["IfMatch"] = condition.if_match
-    if condition.if_absent:
-        arguments["IfNoneMatch"] = "*"
-    return arguments

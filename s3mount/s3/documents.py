@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from s3mount.errors import ServerFaultError
-from s3mount.refs import ListPage, ObjectInfo
+from s3mount.refs import ListPage, ObjectInfo, PartInfo, UploadInfo
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, iso_date_ns
 
 # S3 keys may hold characters that XML 1.0 cannot, not even escaped. Stores send them all the same.
@@ -120,3 +120,52 @@ def parse_copy(body: bytes, root_name: str) -> tuple[str, str | None]:
     if etag is None:
         raise ServerFaultError(f"a {root_name} without an ETag")
     return bare_etag(etag), root.findtext(f"{ns}ChecksumCRC64NVME")
+
+
+def parse_create(body: bytes) -> str:
+    """The upload id of an InitiateMultipartUploadResult. Raises ServerFaultError when it is none."""
+    root, ns = _parse(body, "InitiateMultipartUploadResult")
+    upload_id = root.findtext(f"{ns}UploadId")
+    if not upload_id:
+        raise ServerFaultError("a multipart upload without an id")
+    return upload_id
+
+
+def parse_complete(body: bytes) -> str:
+    """The ETag of a CompleteMultipartUploadResult; empty where the store tells none (Ceph 16)."""
+    root, ns = _parse(body, "CompleteMultipartUploadResult")
+    return bare_etag(root.findtext(f"{ns}ETag") or "")
+
+
+def parse_parts(body: bytes) -> tuple[list[PartInfo], str]:
+    """The parts of a ListPartsResult, and the marker of the next page (empty: there is none)."""
+    root, ns = _parse(body, "ListPartsResult")
+    parts = []
+    for element in root.iterfind(f"{ns}Part"):
+        fields = {child.tag[len(ns) :]: child.text or "" for child in element}
+        try:
+            number, size = int(fields["PartNumber"]), int(fields["Size"])
+            etag = bare_etag(fields["ETag"])
+        except (KeyError, ValueError) as error:
+            raise ServerFaultError(f"a part in a list lacks {error}") from error
+        parts.append(PartInfo(number, etag, size, fields.get("ChecksumCRC64NVME") or None))
+    more = root.findtext(f"{ns}IsTruncated") == "true"
+    return parts, (root.findtext(f"{ns}NextPartNumberMarker") or "") if more else ""
+
+
+def parse_uploads(body: bytes) -> tuple[list[UploadInfo], list[tuple[str, str]]]:
+    """The uploads of a ListMultipartUploadsResult, and the query of the next page (empty: none)."""
+    root, ns = _parse(body, "ListMultipartUploadsResult")
+    uploads = []
+    for element in root.iterfind(f"{ns}Upload"):
+        fields = {child.tag[len(ns) :]: child.text or "" for child in element}
+        try:
+            key, initiated_ns = restored(fields["Key"]), iso_date_ns(fields["Initiated"])
+            uploads.append(UploadInfo(key, fields["UploadId"], initiated_ns))
+        except KeyError as error:
+            raise ServerFaultError(f"an upload in a list lacks {error}") from error
+    if root.findtext(f"{ns}IsTruncated") != "true":
+        return uploads, []
+    key_marker = restored(root.findtext(f"{ns}NextKeyMarker") or "")
+    id_marker = root.findtext(f"{ns}NextUploadIdMarker") or ""
+    return uploads, [("key-marker", key_marker), ("upload-id-marker", id_marker)]

@@ -176,6 +176,8 @@ class Plane:
                     retry_after_s=error.retry_after_s,
                 )
                 _log.debug("try %d of %s failed: %s", retry, call.kind, error.describe())
+            if call.before_retry is not None:
+                await call.before_retry()
             self.statistics.retries += 1
             await trio.sleep(delay_s)
 
@@ -335,12 +337,16 @@ class Plane:
 
     def _learn(self, call: Call, watch: _Watch, ended_s: float) -> None:
         """Feed the estimates with a try that succeeded."""
-        self.timeouts.answered(call.kind, watch.answered_at_s - watch.sent_at_s)
-        if not call.size_bytes:
+        timeouts = self.timeouts
+        if call.error_in_body and call.size_bytes >= WATCH_BYTES_MIN:
+            # A copy: the store moves the bytes before it answers.
+            timeouts.transferred(call.kind, call.size_bytes, ended_s - watch.sent_at_s)
             return
-        sending_s = watch.sent_at_s - watch.began_at_s
-        moved_s = sending_s if call.body is not None else ended_s - watch.answered_at_s
-        self.timeouts.transferred(call.kind, watch.moved, moved_s)
+        timeouts.answered(call.kind, watch.answered_at_s - watch.sent_at_s)
+        if call.size_bytes:
+            sending_s = watch.sent_at_s - watch.began_at_s
+            moved_s = sending_s if call.body is not None else ended_s - watch.answered_at_s
+            timeouts.transferred(call.kind, watch.moved, moved_s)
 
     def _refuse(self, call: Call, answer: Answer) -> NoReturn:
         refusal = answer.refusal or Refusal(answer.status, answer.headers, answer.body)

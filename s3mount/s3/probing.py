@@ -23,9 +23,9 @@ from s3mount.errors import (
     StoreError,
     WrongRegionError,
 )
-from s3mount.refs import Capabilities, Condition, ContentRef, Key, ObjectHeaders, PutResult
-from s3mount.s3.control import Control
+from s3mount.refs import Capabilities, ContentRef, Key, ObjectHeaders, PartInfo, PutResult
 from s3mount.s3.headers import bare_etag, http_date_ns
+from s3mount.s3.multipart import Multipart
 from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
@@ -49,14 +49,14 @@ class Prober:
         plane: Plane,
         reader: Reader,
         writer: Writer,
-        control: Control,
+        multipart: Multipart,
         traits: Traits,
         key: Key,
     ) -> None:
         self._plane = plane
         self._reader = reader
         self._writer = writer
-        self._control = control
+        self._multipart = multipart
         self._traits = traits
         self._key = key
         self._checksum: str | None = None
@@ -140,25 +140,27 @@ class Prober:
 
     async def _try_complete(self, key: Key) -> None:
         await self._put(key)
-        upload_id = await self._control.create_multipart(key, ObjectHeaders(), checksum=False)
+        upload_id = await self._multipart.create(key, ObjectHeaders())
         try:
             part = await self._writer.upload_part(key, upload_id, 1, _BODY)
             self._traits.complete_condition = await self._refused(
-                self._complete(key, upload_id, part.etag)
+                self._complete(key, upload_id, part)
             )
         finally:
             with trio.move_on_after(CLEAN_UP_S, shield=True):
                 await self._abort(key, upload_id)
 
-    async def _complete(self, key: Key, upload_id: str, etag: str) -> None:
-        made = await self._control.complete_bare(key, upload_id, etag, Condition(if_absent=True))
-        self._written.append((key, made.version_id))
+    async def _complete(self, key: Key, upload_id: str, part: PartInfo) -> None:
+        version_id = await self._multipart.complete_bare(
+            key, upload_id, part, {"if-none-match": "*"}
+        )
+        self._written.append((key, version_id))
 
     async def _abort(self, key: Key, upload_id: str) -> None:
         try:
-            await self._control.abort_multipart(key, upload_id)
+            await self._multipart.abort(key, upload_id)
         except StoreError as error:
-            _log.debug("the probe's upload is gone already: %s", error.describe())
+            _log.debug("the probe's upload stays behind: %s", error.describe())
 
     async def _try_copy(self, key: Key) -> None:
         made = await self._put(key)

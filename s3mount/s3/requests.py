@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from s3mount.errors import RejectedError
 from s3mount.refs import Body, FileSlice, Key
@@ -17,7 +17,8 @@ class Call:
     """What to ask. It may be sent several times; ``in_doubt`` is set when a failed try may have
     taken effect.
 
-    ``query`` is canonical. ``before_try`` may change headers and size before each try.
+    ``query`` is canonical. ``before_try`` may change headers and size before each try;
+    ``before_retry`` is awaited after a failure that may pass, and may raise to end the tries.
     ``size_bytes`` is what will be moved, for the deadline. ``on_head`` sees the head of a
     successful answer, may raise, and returns the sink for the body (``None``: memory).
     With ``error_in_body`` a 200 answer may still be an error (COPY).
@@ -25,6 +26,7 @@ class Call:
 
     __slots__ = (
         "_fd",
+        "before_retry",
         "before_try",
         "body",
         "error_in_body",
@@ -65,6 +67,7 @@ class Call:
         self.on_head = on_head
         self.error_in_body = error_in_body
         self.before_try = before_try
+        self.before_retry: Callable[[], Awaitable[None]] | None = None
         self.in_doubt = False
         self._fd = -1
 

@@ -29,7 +29,6 @@ from botocore.utils import get_environ_proxies
 
 from s3mount.config import StoreConfig
 from s3mount.errors import UsageError
-from s3mount.s3.documents import mended
 from s3mount.s3.pool import Origin, Proxy, split_origin
 from s3mount.s3.signing import Anonymous, BotocoreSigner, FastSigV4, Signer
 
@@ -71,7 +70,7 @@ def make_client(session: boto3.Session, config: StoreConfig, region: str | None)
     if not config.sign_requests:
         options["signature_version"] = UNSIGNED
     try:
-        client = session.client(
+        return session.client(
             "s3",
             region_name=region,
             endpoint_url=config.endpoint_url,
@@ -80,16 +79,6 @@ def make_client(session: boto3.Session, config: StoreConfig, region: str | None)
         )
     except (ValueError, botocore.exceptions.BotoCoreError) as error:
         raise UsageError(f"boto3 cannot use these settings: {error}") from error
-    # First, as botocore takes a success that it cannot parse for a failure.
-    client.meta.events.register_first("before-parse.s3.*", _mend)
-    return client
-
-
-def _mend(response_dict: dict[str, Any], **_: object) -> None:
-    """Make XML of what stores send for keys that XML cannot hold; botocore would say 500."""
-    body = response_dict.get("body")
-    if isinstance(body, bytes) and body.lstrip().startswith(b"<"):
-        response_dict["body"] = mended(body)
 
 
 def make_session(config: StoreConfig) -> boto3.Session:

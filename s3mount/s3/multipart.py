@@ -1,0 +1,210 @@
+"""Multipart uploads' own calls: begin, list, finish and abort.
+
+They run over the data plane rather than boto3: for a key that XML cannot hold, botocore takes
+the answer to a successful CreateMultipartUpload or ListMultipartUploads for a failure and repeats it;
+and they profit from the same deadlines.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError, StoreError
+from s3mount.refs import Condition, Key, ObjectHeaders, PartInfo, PutResult, UploadInfo
+from s3mount.s3 import checksums
+from s3mount.s3.documents import (
+    parse_complete,
+    parse_create,
+    parse_parts,
+    parse_uploads,
+)
+from s3mount.s3.headers import check_headers, check_key, http_date_ns, to_http
+from s3mount.s3.plane import Plane
+from s3mount.s3.reading import Reader
+from s3mount.s3.requests import Call
+from s3mount.s3.settle import settle_complete
+from s3mount.s3.signing import UNSIGNED_PAYLOAD, canonical_query
+from s3mount.s3.traits import Traits
+from s3mount.s3.writing import Writer
+
+_log = logging.getLogger(__name__)
+
+COMPLETE_BYTES_PER_PART = 16 * 1024
+"""Completing takes longer the more parts there are; this many bytes' time each, for the deadline."""
+PAGE_BYTES = 256 * 1024
+"""About the size of a page of parts or uploads, for the deadline."""
+
+
+class Multipart:
+    """The calls around a store's parts."""
+
+    def __init__(
+        self, plane: Plane, reader: Reader, writer: Writer, traits: Traits, sign_payload: bool
+    ) -> None:
+        self._plane = plane
+        self._reader = reader
+        self._writer = writer
+        self._traits = traits
+        self._sign_payload = sign_payload
+
+    async def create(self, key: Key, headers: ObjectHeaders) -> str:
+        """See ``Store.create_multipart``.
+
+        Where the store verifies CRC64NVME, the upload says so: then every part must bring its own,
+        and the whole object gets one (AWS refuses parts with checksums in an upload without).
+        """
+        check_key(key)
+        check_headers(headers, key)
+        wanted = to_http(headers)
+        if self._traits.echoes_checksums is not False:
+            wanted["x-amz-checksum-algorithm"] = "CRC64NVME"
+            wanted["x-amz-checksum-type"] = "FULL_OBJECT"
+        query = canonical_query([("uploads", "")])
+        call = Call("create_multipart", "POST", key, query=query, headers=wanted)
+        return parse_create((await self._plane.call(call)).body)
+
+    async def complete(
+        self, key: Key, upload_id: str, parts: Sequence[PartInfo], condition: Condition
+    ) -> PutResult:
+        """See ``Store.complete_multipart``."""
+        check_key(key)
+        if not self._traits.complete_condition:
+            await self._writer.look_before(key, condition)
+
+        async def send(wanted: dict[str, str]) -> PutResult:
+            return await self._complete(key, upload_id, parts, wanted)
+
+        return await self._writer.conditionally(key, condition, send)
+
+    async def _complete(
+        self, key: Key, upload_id: str, parts: Sequence[PartInfo], wanted: dict[str, str]
+    ) -> PutResult:
+        """Complete; when a try's answer was lost, what it did is looked for."""
+        headers = dict(wanted)
+        whole = checksums.combined_crc64nvme(parts)
+        if whole is not None:
+            headers[checksums.CRC_HEADER] = whole
+            headers["x-amz-checksum-type"] = "FULL_OBJECT"
+
+        async def look() -> None:
+            await self._raise_if_gone(key, upload_id)
+
+        call = self._complete_call(key, upload_id, _parts_document(parts), headers)
+        call.size_bytes = len(parts) * COMPLETE_BYTES_PER_PART
+        call.before_retry = look
+        try:
+            answer = await self._plane.call(call)
+        except (NoSuchKeyError, PreconditionFailedError) as error:
+            if not call.in_doubt:
+                raise
+            return await settle_complete(self._reader.head, key, parts, error)
+        made = PutResult(
+            parse_complete(answer.body) or checksums.multipart_etag(parts) or "",
+            answer.headers.get("x-amz-version-id"),
+            http_date_ns(answer.headers.get("date", "")),
+        )
+        if not made.etag:
+            now = await self._reader.head(key, made.version_id)
+            made = PutResult(now.etag, now.version_id, made.date_ns)
+        return await self._writer.with_version(key, made)
+
+    def _complete_call(
+        self, key: Key, upload_id: str, document: bytes, headers: dict[str, str]
+    ) -> Call:
+        payload_hash = checksums.sha256(document) if self._sign_payload else UNSIGNED_PAYLOAD
+        return Call(
+            "complete_multipart",
+            "POST",
+            key,
+            query=_upload_query(upload_id),
+            headers=headers | {"content-type": "application/xml"},
+            body=document,
+            payload_hash=payload_hash,
+            error_in_body=True,
+        )
+
+    async def complete_bare(
+        self, key: Key, upload_id: str, part: PartInfo, headers: dict[str, str]
+    ) -> str | None:
+        """CompleteMultipartUpload with just these conditions; the version that it made."""
+        document = _parts_document([part])
+        call = self._complete_call(key, upload_id, document, headers)
+        answer = await self._plane.call(call)
+        return answer.headers.get("x-amz-version-id")
+
+    async def _raise_if_gone(self, key: Key, upload_id: str) -> None:
+        """Raise NoSuchKeyError when there is nothing left to complete.
+
+        Asked after a failure that does not tell: the completion may have taken effect unheard, or
+        the upload was aborted, to which Ceph 16 answers 500 for ever.
+        """
+        try:
+            await self.list_parts(key, upload_id)
+        except NoSuchKeyError:
+            raise
+        except StoreError as error:
+            _log.debug("whether the upload is still there is unknown: %s", error.describe())
+
+    async def abort(self, key: Key, upload_id: str) -> None:
+        """See ``Store.abort_multipart``."""
+        check_key(key)
+        call = Call("abort_multipart", "DELETE", key, query=_upload_query(upload_id))
+        try:
+            await self._plane.call(call)
+        except NoSuchKeyError:
+            return
+
+    async def list_parts(self, key: Key, upload_id: str) -> list[PartInfo]:
+        """See ``Store.list_parts``."""
+        check_key(key)
+        found: list[PartInfo] = []
+        marker = ""
+        while True:
+            wanted = [("uploadId", upload_id), ("max-parts", "1000")]
+            if marker:
+                wanted.append(("part-number-marker", marker))
+            call = Call(
+                "list_parts", "GET", key, query=canonical_query(wanted), size_bytes=PAGE_BYTES
+            )
+            parts, marker = parse_parts((await self._plane.call(call)).body)
+            found.extend(parts)
+            if not marker:
+                return found
+
+    async def list_uploads(self, prefix: str) -> list[UploadInfo]:
+        """See ``Store.list_uploads``."""
+        if prefix:
+            check_key(prefix)
+        found: list[UploadInfo] = []
+        markers: list[tuple[str, str]] = []
+        while True:
+            wanted = [("uploads", ""), ("max-uploads", "1000"), *markers]
+            if prefix:
+                wanted.append(("prefix", prefix))
+            call = Call(
+                "list_uploads", "GET", "", query=canonical_query(wanted), size_bytes=PAGE_BYTES
+            )
+            uploads, markers = parse_uploads((await self._plane.call(call)).body)
+            found.extend(uploads)
+            if not markers:
+                return found
+
+
+def _upload_query(upload_id: str) -> str:
+    return canonical_query([("uploadId", upload_id)])
+
+
+def _parts_document(parts: Sequence[PartInfo]) -> bytes:
+    """The body of a CompleteMultipartUpload."""
+    root = ElementTree.Element(
+        "CompleteMultipartUpload", xmlns="http://s3.amazonaws.com/doc/2006-03-01/"
+    )
+    for part in parts:
+        entry = ElementTree.SubElement(root, "Part")
+        ElementTree.SubElement(entry, "PartNumber").text = str(part.number)
+        ElementTree.SubElement(entry, "ETag").text = f'"{part.etag}"'
+        if part.checksum:
+            ElementTree.SubElement(entry, "ChecksumCRC64NVME").text = part.checksum
+    return ElementTree.tostring(root)

@@ -1,0 +1,91 @@
+"""The stores that the contract suite runs against."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias
+
+import pytest
+import trio
+
+from s3mount.config import StoreConfig
+from s3mount.refs import Capabilities
+from s3mount.s3.client import S3Store
+from s3mount.s3.memory import MemoryStore
+from s3mount.s3.store import Store
+from tests.servers import S3Server
+
+SUBJECTS = ("memory", "localstack", "ceph-http", "ceph-https")
+
+Body: TypeAlias = Callable[[Store], Awaitable[None]]
+
+
+class Subject:
+    """One kind of store: ``run(body)`` opens it on this test's bucket and runs ``body``.
+
+    ``able`` is what its probe must find, in a bucket without and with versions.
+    """
+
+    def __init__(self, name: str, server: S3Server | None) -> None:
+        self.name = name
+        self.server = server
+        self._memory: dict[bool, MemoryStore] = {}
+        self._buckets: dict[bool, str] = {}
+
+    @property
+    def is_real(self) -> bool:
+        return self.server is not None
+
+    def able(self, versioned: bool) -> Capabilities:
+        if self.name.startswith("ceph"):
+            return Capabilities(not versioned, not versioned, False, None)
+        return Capabilities(True, True, True, "crc64nvme")
+
+    def config(self, bucket: str) -> StoreConfig:
+        assert self.server is not None
+        https = self.name.endswith("https")
+        return StoreConfig(
+            bucket=bucket,
+            endpoint_url=self.server.https_url if https else self.server.endpoint_url,
+            ca_bundle=self.server.ca_bundle if https else None,
+            path_style=True,
+        )
+
+    def bucket(self, versioned: bool) -> str:
+        assert self.server is not None
+        if versioned not in self._buckets:
+            self._buckets[versioned] = self.server.make_bucket(versioned=versioned)
+        return self._buckets[versioned]
+
+    def open(self, *, versioned: bool = False) -> AbstractAsyncContextManager[Store]:
+        """Another client of this test's bucket."""
+        if self.server is not None:
+            return S3Store(self.config(self.bucket(versioned)))
+        if versioned not in self._memory:
+            self._memory[versioned] = MemoryStore(versioning="enabled" if versioned else "off")
+        return self._memory[versioned].observer()
+
+    def run(self, body: Body, *, versioned: bool = False) -> None:
+        async def main() -> None:
+            async with self.open(versioned=versioned) as store:
+                await body(store)
+
+        trio.run(main)
+
+    def close(self) -> None:
+        if self.server is not None and self.server.lasting:
+            for bucket in self._buckets.values():
+                self.server.remove_bucket(bucket)
+
+
+def set_credentials(monkeypatch: pytest.MonkeyPatch, server: S3Server) -> None:
+    """Give boto3 in this process the server's credentials, and nothing of the user's."""
+    wanted = server.environment()
+    for name in [name for name in os.environ if name.startswith("AWS_") and name not in wanted]:
+        monkeypatch.delenv(name)
+    for name, value in wanted.items():
+        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
+            monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
