@@ -80,14 +80,14 @@ def explain(error: BaseException, log_path: Path | None) -> tuple[str, int]:
     ``log_path`` if this process logs there, else to crash.log in the state folder.
     """
     leaf = first_error(error)
-    logging_set_up = bool(logging.getLogger().handlers)
+    logs_there = log_path is not None and bool(logging.getLogger().handlers)
     if isinstance(leaf, S3MountError):
-        if logging_set_up:
+        if logs_there:
             log.error("%s", leaf.describe() if isinstance(leaf, StoreError) else leaf)
-        return str(leaf), leaf.exit_code
-    told = f"internal error: {type(leaf).__name__}: {leaf}".splitlines()[0]
+        return " ".join(str(leaf).split()), leaf.exit_code
+    told = " ".join(f"internal error: {type(leaf).__name__}: {leaf}".split())
     text = "".join(traceback.format_exception(error))
-    if log_path is not None and logging_set_up:
+    if logs_there:
         log.critical("%s\n%s", told, text)
         return f"{told}; details in {log_path}", 1
     crash = write_crash(default_state_dir(), text)

@@ -22,7 +22,7 @@ import trio
 
 from s3mount import __version__, status
 from s3mount.config import MountConfig, RunConfig
-from s3mount.daemon import registry
+from s3mount.daemon import registry, supervisor
 from s3mount.daemon.launch import Reporter
 from s3mount.daemon.ownership import StateLock
 from s3mount.daemon.server import ControlServer
@@ -247,9 +247,11 @@ class Lifetime:
         message = f"{self._run.source} is mounted at {self._config.mountpoint}"
         log.info("%s; kernel limits set: %s", message, session.tuning)
         self._reporter.ready(self._config.mountpoint, message)
+        supervisor.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={message}")
 
     async def _drain_last(self) -> None:
         """The mount has ended; send what is left, within bounds."""
+        supervisor.notify("STOPPING=1", "STATUS=unmounted, sending what is left")
         self._phase = "draining"
         self._lock.note("draining")
         allowed_s = self._run.drain_timeout_s

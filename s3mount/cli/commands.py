@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from s3mount import __version__, logs
+from s3mount.cli import helper
 from s3mount.cli.mount import ENVIRONMENT_PREFIX
 
 COMMANDS: Mapping[str, str] = {
@@ -29,6 +30,10 @@ HELPER_NAMES = frozenset(("mount.s3mount", "mount.fuse.s3mount"))
 
 OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON"))
 """Variables of ours that mirror no option."""
+
+
+COMPLETION_VARIABLE = "_S3MOUNT_COMPLETE"
+"""By which a shell asks for its completion script, and for completions."""
 
 
 class Commands(click.Group):
@@ -65,8 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and os.path.basename(sys.argv[0]) in HELPER_NAMES:
         given = ["mount-helper", *given]
-    if not given:
-        click.echo(group.get_help(click.Context(group, info_name="s3mount")), err=True)
+    elif arguments is None and given[:1] != ["mount-helper"] and helper.started_by_mount_fuse():
+        given = [*helper.without_blanket_grants(given), "--quiet"]
+    if not given and COMPLETION_VARIABLE not in os.environ:
+        context = click.Context(group, info_name="s3mount", **group.context_settings)
+        click.echo(group.get_help(context), err=True)
         return 2
     warn_of_unknown_variables()
     try:

@@ -1,9 +1,15 @@
-"""What mount(8) starts: ``mount.s3mount BUCKET MOUNTPOINT [-sfnv] [-o OPTIONS]``, also from fstab."""
+"""What mount(8) starts: ``mount.s3mount BUCKET MOUNTPOINT [-sfnv] [-o OPTIONS]``, also from fstab.
+
+Without mount.s3mount or mount.fuse.s3mount in /sbin, ``mount -t fuse.s3mount`` goes through the
+mount.fuse of libfuse, which starts the ordinary command.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -64,6 +70,45 @@ def helper(
     if status == 2:
         return WRONG_USAGE
     return MOUNT_FAILED if status else 0
+
+
+def started_by_mount_fuse() -> bool:
+    """Whether this is the command of libfuse's mount.fuse: the child of its shell, below mount(8)."""
+    parent = os.getppid()
+    if _comm(parent) in ("sh", "dash", "bash"):
+        parent = _parent_of(parent)
+    return _comm(parent) == "mount"
+
+
+def without_blanket_grants(arguments: Sequence[str]) -> list[str]:
+    """The arguments of mount.fuse without the ``dev`` and ``suid`` that it puts last.
+
+    It does so for root whether they were asked for or not, unless nodev or nosuid were. A bucket is
+    trusted with neither unasked; whoever wants them installs mount.fuse.s3mount.
+    """
+    kept = list(arguments)
+    for place in range(len(kept) - 1, 0, -1):
+        if kept[place - 1] == "-o":
+            words = kept[place].split(",")
+            while words and words[-1] in ("dev", "suid"):
+                words.pop()
+            kept[place] = ",".join(words)
+            break
+    return kept
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _known(

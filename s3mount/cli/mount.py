@@ -54,7 +54,11 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @option("--no-sign-request", is_flag=True, help="Ask anonymously, for public buckets.")
 @option("--path-style", is_flag=True, help="Bucket in the path, not in the host name.")
 @option("--request-payer", is_flag=True, help="Pay for requests to somebody else's bucket.")
-@option("--ca-bundle", type=click.Path(), help="Certificates to trust instead of the system's.")
+@option(
+    "--ca-bundle",
+    type=click.Path(exists=True),
+    help="Certificates to trust instead of the system's.",
+)
 @option("--no-verify-ssl", is_flag=True, help="Trust any server certificate.")
 @option("--cache-dir", type=click.Path(), help="Where to keep what was read.")
 @option("--cache-size", type=size, default=10 * GIB, help="Its limit.  [default: 10G]")

@@ -8,10 +8,15 @@ import time
 import click
 
 from s3mount import status
+from s3mount.daemon.client import ANSWER_TIMEOUT_S
 from s3mount.daemon.protocol import Progress
 
 EVERY_S = 10.0
 """How often a line is written where there is no terminal."""
+
+
+GRACE_S = 2.0
+"""What a process may be late by, that is asked for its progress."""
 
 
 class Uploads:
@@ -51,6 +56,13 @@ class Uploads:
         if self._stall_s is not None and now - self._moved_at >= self._stall_s:
             return f"nothing was sent for {self._stall_s:g} s"
         return None
+
+    @property
+    def silence_s(self) -> float:
+        """How long to believe in a process that says nothing at all."""
+        if self._timeout_s is None:
+            return ANSWER_TIMEOUT_S
+        return min(ANSWER_TIMEOUT_S, self._timeout_s + GRACE_S)
 
     @property
     def left(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 
 import click
 
 from s3mount import mountinfo, status
+from s3mount.cli.bounded import run_bounded
 from s3mount.cli.mounts import Mount, find_mount
 from s3mount.cli.progress import Uploads
 from s3mount.cli.values import seconds
@@ -49,7 +49,7 @@ def _leave(mount: Mount, uploads: Uploads) -> int:
     assert record is not None
     with mount.connect() as connection:
         connection.send(protocol.Leave())
-        answers = connection.answers(client.ANSWER_TIMEOUT_S)
+        answers = connection.answers(uploads.silence_s)
         ended, trouble = _flush(answers, uploads)
         if trouble is not None:
             click.echo(f"s3mount: {trouble}", err=True)
@@ -138,29 +138,16 @@ def take_away(mountpoint: str) -> None:
     """Unmount. Raises MountError saying who uses it, or what else is in the way."""
     command = [shutil.which("fusermount3") or "fusermount3", "-u", mountpoint]
     try:
-        done = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=UNMOUNT_TIMEOUT_S,
-            env={**os.environ, "LC_ALL": "C"},
-        )
+        done, said = run_bounded(command, UNMOUNT_TIMEOUT_S)
     except OSError as error:
         raise MountError(
             f"cannot run fusermount3 ({error.strerror}); is fuse3 installed?"
         ) from None
-    except subprocess.TimeoutExpired:
-        raise MountError(
-            f"{mountpoint} could not be unmounted within {UNMOUNT_TIMEOUT_S:g} s"
-        ) from None
-    if done.returncode == 0:
+    if done is None:
+        raise MountError(f"{mountpoint} could not be unmounted within {UNMOUNT_TIMEOUT_S:g} s")
+    if done == 0 or mountinfo.topmost_at(mountpoint, mountinfo.read_mounts()) is None:
         return
-    if mountinfo.topmost_at(mountpoint, mountinfo.read_mounts()) is None:
-        return
-    said = done.stderr.strip().splitlines()
-    reason = said[-1].removeprefix("fusermount3: ") if said else f"status {done.returncode}"
+    reason = said.splitlines()[-1].removeprefix("fusermount3: ") if said else f"status {done}"
     users = users_of(mountpoint)
     if users:
         raise MountError(f"{mountpoint} is in use by {', '.join(users)}; it is still mounted")

@@ -8,6 +8,7 @@ import click
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?b?)|b)?\s*", re.IGNORECASE)
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", re.IGNORECASE)
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LETTERS = "kmgtp"
 
@@ -58,7 +59,7 @@ def parse_bucket(text: str) -> tuple[str, str]:
     if separator and scheme != "s3":
         raise click.UsageError(f"{text!r} is no bucket: BUCKET or s3://BUCKET[/PREFIX]")
     bucket, slash, prefix = (rest if separator else text).partition("/")
-    if not bucket or (slash and not separator):
+    if not _BUCKET.fullmatch(bucket) or (slash and not separator):
         hint = "; for a part of a bucket write s3://BUCKET/PREFIX" if slash and bucket else ""
         raise click.UsageError(f"{text!r} is no bucket{hint}")
     return bucket, normal_prefix(prefix)

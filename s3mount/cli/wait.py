@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 
 import click
 
 from s3mount import mountinfo
+from s3mount.cli.bounded import run_bounded
 from s3mount.cli.mounts import find_mount
 from s3mount.cli.progress import Uploads
 from s3mount.cli.values import seconds
 from s3mount.daemon import protocol
-from s3mount.daemon.client import ANSWER_TIMEOUT_S, Refused
+from s3mount.daemon.client import Refused
 from s3mount.errors import MountError, UsageError
 
 WRITE_BACK_TIMEOUT_S = 60.0
@@ -36,7 +36,7 @@ def wait(mountpoint: str, paths: tuple[str, ...], timeout: float | None) -> int:
         write_back(mount.mountpoint, timeout)
         connection.send(protocol.Wait(relative))
         try:
-            for answer in connection.answers(ANSWER_TIMEOUT_S):
+            for answer in connection.answers(uploads.silence_s):
                 if isinstance(answer, protocol.Done):
                     return 0
                 if isinstance(answer, protocol.Failed):
@@ -68,11 +68,5 @@ def below_mount(path: str, mountpoint: str) -> str:
 def write_back(mountpoint: str, timeout_s: float | None) -> None:
     """Make the kernel hand over what programs wrote and it still holds; best effort, bounded."""
     limit = WRITE_BACK_TIMEOUT_S if timeout_s is None else min(timeout_s, WRITE_BACK_TIMEOUT_S)
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            ["sync", "-f", mountpoint],
-            check=False,
-            timeout=limit,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-        )
+    with contextlib.suppress(OSError):
+        run_bounded(["sync", "-f", mountpoint], limit)

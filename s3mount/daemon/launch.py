@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import site
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -119,12 +121,32 @@ def start_in_background(
         finally:
             os.close(writing)
         try:
-            return _watch(process, reading, said, step_timeout_s)
+            with _signals_interrupt():
+                return _watch(process, reading, said, step_timeout_s)
         except BaseException:
             _end(process)
             raise
         finally:
             os.close(reading)
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """While we wait, be ended by any signal as by Ctrl-C, so that the child is ended too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def own_command() -> list[str]:

@@ -41,7 +41,9 @@ def test_defaults_are_safe_and_ones_own(tmp_path: Path) -> None:
     assert run.drain_timeout_s == 60.0
 
 
-def test_every_option_reaches_its_setting(tmp_path: Path) -> None:
+def test_every_option_reaches_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ca.pem").write_text("")
+    monkeypatch.chdir(tmp_path)
     config, run = settings(
         *("s3://data/some/where", str(tmp_path), "-f", "--read-only", "--region", "eu-west-1"),
         *("--endpoint-url", "http://127.0.0.1:1", "--profile", "work", "--no-sign-request"),
@@ -154,6 +156,7 @@ def test_values_that_cannot_be_are_refused(tmp_path: Path, arguments: tuple[str,
         ("data", "--attributes", "maybe"),
         ("data", "--no-such-option"),
         ("data", "--uid", "root"),
+        ("data", "--ca-bundle", "/nowhere/ca.pem"),
     ],
 )
 def test_wrong_usage_is_said(tmp_path: Path, arguments: tuple[str, ...]) -> None:

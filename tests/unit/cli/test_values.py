@@ -85,7 +85,9 @@ def test_a_bucket_is_taken_apart(text: str, bucket: str, prefix: str) -> None:
     assert values.parse_bucket(text) == (bucket, prefix)
 
 
-@pytest.mark.parametrize("text", ["", "s3://", "s3:///x", "https://data", "data/a", "/data"])
+@pytest.mark.parametrize(
+    "text", ["", "s3://", "s3:///x", "https://data", "data/a", "/data", "a b", "my!data"]
+)
 def test_what_is_no_bucket_is_named(text: str) -> None:
     with pytest.raises(click.UsageError, match="is no bucket"):
         values.parse_bucket(text)
