@@ -45,7 +45,8 @@ from s3mount.s3.settle import settle_copy
 from s3mount.s3.signing import UNSIGNED_PAYLOAD, canonical_query, encode_path
 from s3mount.s3.traits import Traits
 
-DIGEST_THREADS = 4
+DIGEST_THREADS = 2
+"""MD5 of bodies, 0.77 GB/s each, at nice 10; with 16 at once on two cores a writer of 1 GiB was half as fast."""
 DAMAGED_TRIES = 3
 PARTS_MAX = 10_000
 LEARN_BYTES_MAX = 256 * 1024

@@ -21,6 +21,9 @@ from s3mount.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
+STREAMED_PARTS_MAX = 2
+"""Parts of a file on their way at once while it is still being written: the writer's processor time
+comes first; after close() all slots are used."""
 STREAM_LAG_PARTS = 1
 """Parts kept back behind the writer: the kernel's writeback reorders within a few MiB."""
 
@@ -122,6 +125,7 @@ class MultipartSender:
         try:
             if blob.upload is None:
                 await self._begin_once(change, blob, streamed=True)
+            own_slots = trio.CapacityLimiter(STREAMED_PARTS_MAX)
             async with trio.open_nursery() as nursery:
                 while self._still_streaming(change, blob):
                     wake = self._streams[blob.id] = trio.Event()
@@ -129,12 +133,13 @@ class MultipartSender:
                     assert upload is not None
                     for index in self._ready(blob):
                         worker = object()
-                        await self._slots.acquire_on_behalf_of(worker)
+                        await own_slots.acquire_on_behalf_of(worker)
                         if not self._still_streaming(change, blob):
-                            self._slots.release_on_behalf_of(worker)
                             return
                         upload.begin(index)
-                        nursery.start_soon(self._stream_part, blob, upload, index, worker)
+                        nursery.start_soon(
+                            self._stream_part, blob, upload, index, own_slots, worker
+                        )
                     with trio.move_on_after(1.0):
                         await wake.wait()
         except S3MountError as error:
@@ -153,14 +158,20 @@ class MultipartSender:
         )
 
     async def _stream_part(
-        self, blob: Blob, upload: PartsUpload, index: int, worker: object
+        self,
+        blob: Blob,
+        upload: PartsUpload,
+        index: int,
+        own_slots: trio.CapacityLimiter,
+        worker: object,
     ) -> None:
         try:
-            await self._send_part(blob, upload, index)
+            async with self._slots:
+                await self._send_part(blob, upload, index)
         except S3MountError as error:
             log.info("part %d of %r is not sent yet: %s", index + 1, upload.key, error)
         finally:
-            self._slots.release_on_behalf_of(worker)
+            own_slots.release_on_behalf_of(worker)
 
     # ------------------------------------------------------------------- parts
 

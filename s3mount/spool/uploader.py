@@ -33,6 +33,14 @@ log = logging.getLogger(__name__)
 
 SMALL_REQUESTS_MAX = 64
 """Small bodies, copies and deletes on their way at once: 64 at 20 ms of round trip are 3,200/s."""
+PAUSE_S = 0.03
+"""Changes that follow each other closer than this come from a program that is writing many files."""
+YIELD_S = 2.0
+YIELDING_WIDTH = 2
+BUSY_WIDTH = 16
+"""For so long such a program gets nearly the whole machine, then uploads go on 16 at a time: with the
+server on the same two cores 2,000 files of 4 KiB were created at 1,600/s without uploads, at 320/s
+with 64 at a time (bench, small files)."""
 RETRY_DELAY_S_MAX = 60.0
 PARKED_RETRY_S = 300.0
 """How long a refused change rests before it is tried again without being asked."""
@@ -81,7 +89,11 @@ class Hooks(Protocol):
 
 
 class Uploader:
-    """Sends what is queued in ``spool`` to ``store``. ``conditional`` tells which conditions the store honours."""
+    """Sends what is queued in ``spool`` to ``store``.
+
+    While programs keep writing many small files, their processor time comes first: few uploads are
+    on their way until the writers pause, or until this has lasted ``YIELD_S``.
+    """
 
     def __init__(
         self,
@@ -106,6 +118,7 @@ class Uploader:
         self.queue = UploadQueue(spool.changes.get, spool.blocker_of, part_bytes)
         self._wake = trio.Event()
         self._waiters = 0
+        self._busy_since = self._last_queued = float("-inf")
         self.counters = {
             "uploads": 0,
             "uploaded_bytes": 0,
@@ -120,7 +133,11 @@ class Uploader:
 
     def _queued(self, change: Change) -> None:
         delay_s = 0.0 if self._waiters else self._delay_s
-        self.queue.push(change, trio.current_time() + delay_s)
+        now = trio.current_time()
+        if now - self._last_queued > PAUSE_S:
+            self._busy_since = now
+        self._last_queued = now
+        self.queue.push(change, now + delay_s)
         self._wake.set()
 
     def _removed(self, key: str) -> None:
@@ -174,8 +191,20 @@ class Uploader:
         while True:
             worker = object()
             await slots.acquire_on_behalf_of(worker)
+            await self._give_way()
             change = await self._next(lane)
             nursery.start_soon(self._work, change, slots, worker)
+
+    async def _give_way(self) -> None:
+        """Return when one more upload does not slow down programs that are just writing files."""
+        while self.queue.sending_count >= self._width(trio.current_time()):  # noqa: ASYNC110 - a pause
+            await trio.sleep(PAUSE_S / 2)
+
+    def _width(self, now: float) -> int:
+        """How many small requests may be on their way just now."""
+        if self._waiters or now - self._last_queued > PAUSE_S:
+            return SMALL_REQUESTS_MAX
+        return YIELDING_WIDTH if now - self._busy_since < YIELD_S else BUSY_WIDTH
 
     async def _next(self, lane: Lane) -> Change:
         while True:
@@ -245,6 +274,11 @@ class Uploader:
         if change.replace_headers:
             headers = self._hooks.headers_of(change)
             change.note_try(_ctime_ns(change))
+        else:
+            change.note_try(source.etag)
+            stored_ns = self._hooks.written_at_ns(change.headers) if change.headers else None
+            if stored_ns is not None:
+                change.note_try(stored_ns)
         written_ns = _ctime_ns(change)
         try:
             result = await self._store.copy(
@@ -298,7 +332,9 @@ class Uploader:
     def _is_ours(self, there: ObjectInfo) -> bool:
         """Is it what a write of ours made, of which nothing was heard?"""
         change = self._spool.changes.get(there.key)
-        return change is not None and self._ctime_of(there) in change.tried
+        if change is None:
+            return False
+        return self._ctime_of(there) in change.tried or there.etag in change.tried
 
     async def _settle(
         self, change: Change, written_ns: int, error: PreconditionFailedError

@@ -33,6 +33,8 @@ ASK_PATIENCE_S = 2.0
 OFFLINE_BELIEF_S = 5.0
 """While S3 cannot be reached, a directory that was listed before is shown as it was for this long
 before it is asked for again."""
+REFRESH_AHEAD = 2.0
+"""A directory in use is listed again when its entries are good for less than this many listings' time."""
 HEADS_MAX = 64
 """HEAD requests on their way at once for one directory: 64 at 20 ms are 3,200/s."""
 HEADED_ONE_BY_ONE_MAX = 2
@@ -277,9 +279,29 @@ class Directories:
             raise OSError(errno.ENAMETOOLONG, "name is longer than 255 bytes")
         if not is_name(name) or self._state.is_hidden(directory, name):
             return None
-        if self.fresh_for_s(directory) < 0:
+        left_s = self.fresh_for_s(directory)
+        if left_s < 0:
             await self._refresh_or_ask(directory, name)
+        elif left_s < REFRESH_AHEAD * known.listing_s:
+            self._refresh_ahead(directory)
         return known.children.get(name)
+
+    def _refresh_ahead(self, directory: Node) -> None:
+        """List a directory in use again before its entries are too old, so that no lookup waits for it."""
+        if self._state.nursery is None or directory.inode in self._running:
+            return
+        self._running[directory.inode] = trio.Event()
+
+        async def ahead() -> None:
+            try:
+                await self._list(directory)
+            except (StoreError, OSError) as error:
+                # Nobody waits for it; whoever needs it next asks again and is told.
+                log.info("listing ahead failed: %s", error)
+            finally:
+                self._running.pop(directory.inode).set()
+
+        self._state.nursery.start_soon(ahead)
 
     async def _refresh_or_ask(self, directory: Node, name: str) -> None:
         """Refresh the directory, or, when that takes long, just this entry of it."""

@@ -127,6 +127,7 @@ class Filesystem:
         while True:
             await trio.sleep(TOUCH_PERIOD_S)
             self.naming.store_touched()
+            self.state.memory.flush()
 
     # ------------------------------------------------------------------ waiting
 
