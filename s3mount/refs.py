@@ -177,7 +177,8 @@ class BucketInfo(msgspec.Struct, frozen=True):
 class Capabilities(msgspec.Struct, frozen=True):
     """What the store was seen to honour, by trying; ``None`` where it could not be tried.
 
-    ``if_match`` / ``if_absent``: conditional PutObject is refused with 412 when it must be.
+    ``if_match`` / ``if_absent``: conditional PutObject is refused with 412 when it must be; so are
+    CompleteMultipartUpload, CopyObject, and CopyObject of a source with another ETag, in the others.
     ``checksum``: the strongest ``x-amz-checksum-*`` it verifies (``crc64nvme``, ``crc32c``, ``crc32``), else ``None``.
     ``reason``: why something was not tried, for people.
     """
@@ -187,3 +188,5 @@ class Capabilities(msgspec.Struct, frozen=True):
     complete_condition: bool | None = None
     checksum: str | None = None
     reason: str = ""
+    copy_condition: bool | None = None
+    copy_source_condition: bool | None = None

@@ -491,7 +491,7 @@ class MemoryStore:
         """See ``Store.probe``: everything is honoured here."""
         await self._begin("probe", {"temporary_key": temporary_key})
         await self.faults.after("probe", {"temporary_key": temporary_key})
-        return Capabilities(True, True, True, "crc64nvme")
+        return Capabilities(True, True, True, "crc64nvme", "", True, True)
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``: ``requests`` and ``requests_<operation>``."""

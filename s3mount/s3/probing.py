@@ -89,6 +89,8 @@ class Prober:
             complete_condition=traits.complete_condition,
             checksum=self._checksum,
             reason="; ".join(dict.fromkeys(self._reasons.values())),
+            copy_condition=traits.copy_condition,
+            copy_source_condition=traits.copy_source_condition,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:

@@ -36,5 +36,7 @@ class Traits(msgspec.Struct):
         self.if_match = known.if_match
         self.if_absent = known.if_absent
         self.complete_condition = known.complete_condition
+        self.copy_condition = known.copy_condition
+        self.copy_source_condition = known.copy_source_condition
         if known.if_match is not None:
             self.echoes_checksums = known.checksum == "crc64nvme"
