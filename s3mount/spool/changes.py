@@ -26,8 +26,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     ``upload_id`` names an unfinished multipart upload of the blob, begun with ``upload_attributes``
     (``upload_streamed``: without their times, as the file was still being written). ``detach`` asks for the base to be
     fetched before anything else, because changes wait for each other in a circle.
-    ``tried`` holds the ctimes of writes of this key that were begun and never heard of again: an object
-    that carries one of them is our own.
+    ``tried`` tells of writes of this key that were begun and never heard of again: the ctimes that they
+    carry (int), or the ETags of what they copy (str). An object with one of them is our own.
     """
 
     key: Key
@@ -51,7 +51,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     upload_attributes: Attributes | None = None
     upload_streamed: bool = False
     detach: bool = False
-    tried: list[int] = []
+    tried: list[int | ETag] = []
     attempts: int = 0
     error: str = ""
 
@@ -64,10 +64,10 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
             return self.base.key
         return None
 
-    def note_try(self, ctime_ns: int) -> None:
-        """A write that will carry ``ctime_ns`` is about to be sent; whether it arrives is open."""
-        if ctime_ns not in self.tried:
-            self.tried = [*self.tried[1 - TRIED_MAX :], ctime_ns]
+    def note_try(self, mark: int | ETag) -> None:
+        """A write that can be known by its ctime or ETag is about to be sent; whether it arrives is open."""
+        if mark not in self.tried:
+            self.tried = [*self.tried[1 - TRIED_MAX :], mark]
 
     def become_copy_of(self, content: ContentRef) -> None:
         """S3 has the bytes under this very key; only what is stored beside them is still to be changed."""

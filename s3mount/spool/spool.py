@@ -97,6 +97,8 @@ class Spool:
             # The run before may have sent it without hearing of it.
             if sent is not None:
                 change.note_try(sent.ctime_ns)
+        if change.source is not None:
+            change.note_try(change.source.etag)
         if change.blob_id:
             path = self.blobs.path_of(change.blob_id)
             try:
@@ -373,8 +375,8 @@ def _sync_file(descriptor: int, folder: str) -> None:
 
 def _inherit_tries(change: Change, earlier: Change) -> None:
     """What was sent for the earlier change of a key may still turn out to be there."""
-    for ctime_ns in earlier.tried:
-        change.note_try(ctime_ns)
+    for mark in earlier.tried:
+        change.note_try(mark)
 
 
 def _discard(index: dict[Key, set[Key]], name: Key, member: Key) -> None:

@@ -294,7 +294,8 @@ class Contents:
             await self._wait_for_room(len(data))
         blob = file.blob
         change = self._state.change_of(file.node)
-        if blob is None or change is None or change.state is not State.OPEN:
+        is_ready = change is not None and change.state is State.OPEN
+        if blob is None or change is None or not is_ready or change.blob_id != blob.id:
             blob = await self.make_writable(file)
         try:
             spool.grew(blob.write(offset, data))

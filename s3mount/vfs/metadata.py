@@ -108,6 +108,7 @@ class Metadata:
         file = self._contents.open_file(node)
         if file is not None and file.writers and change.op == "put":
             self._state.spool.touch(change, content=False)
+            self._state.spool.save(change)
         else:
             change.state = State.QUEUED
             self._state.spool.record([change])

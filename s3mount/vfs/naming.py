@@ -16,7 +16,7 @@ from s3mount.spool.states import State
 from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
 from s3mount.tree.nodes import Node
-from s3mount.vfs.contents import Contents
+from s3mount.vfs.contents import Contents, OpenFile
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState, changed
 
@@ -309,7 +309,7 @@ class Naming:
                 attempts=0,
                 error="",
                 extents=list(change.extents),
-                state=State.OPEN if file is not None and file.writers else State.QUEUED,
+                state=_state_after_move(change, file),
             )
         elif node.content is not None:
             moved = self._copy_of(node.content, node, new_key, expected)
@@ -510,7 +510,7 @@ class Naming:
                     attempts=0,
                     error="",
                     extents=list(change.extents),
-                    state=State.OPEN if file is not None and file.writers else State.QUEUED,
+                    state=_state_after_move(change, file),
                 )
             )
             if in_store:
@@ -562,3 +562,9 @@ class Naming:
         for directory in list(self._touched.values()):
             self.store_attributes(directory)
         self._touched.clear()
+
+
+def _state_after_move(change: Change, file: OpenFile | None) -> State:
+    """A file that somebody may still write waits for its last close under its new name too."""
+    is_written = file is not None and file.writers and change.op == "put"
+    return State.OPEN if is_written else State.QUEUED

@@ -39,7 +39,6 @@ class SeededFaults:
         self._profile = profile
         self._rng = rng
         self._is_calm = False
-        self.lost_uploads: set[str] = set()
 
     def calm_down(self, is_calm: bool) -> None:
         """No more failures, or failures again."""

@@ -7,6 +7,7 @@ import random
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -448,7 +449,7 @@ class Program:
         mode = self._rng.choice((0o600, 0o640, 0o755))
 
         def effect(tree: Tree) -> None:
-            tree.files[path].mode = mode
+            tree.files[path].mode = tree.files[path].stable_mode = mode
 
         await self._step(f"chmod {path} {mode:o}", lambda: self.mount.chmod(path, mode), effect)
 
@@ -520,15 +521,14 @@ class Program:
         else:
             where = "in S3" if is_sent else "in the mount"
             raise Wrong(f"after the kill, {where}: {'; '.join(wrong)}")
-        tree.adopt(found)
         for path, file in tree.files.items():
-            self.known.add(file.now)
-            mode = stat.S_IMODE(
-                (await self._step_of_recovery("stat", lambda p=path: mount.stat(p))).st_mode
-            )  # type: ignore[misc]
-            if mode not in {file.mode, file.stable_mode} and file.mode == file.stable_mode:
+            found_stat = await self._step_of_recovery(f"stat {path}", partial(mount.stat, path))
+            mode = stat.S_IMODE(found_stat.st_mode)
+            if mode not in (file.mode, file.stable_mode):
                 raise Wrong(f"after the kill {path} has mode {mode:o}, must be {file.mode:o}")
-            file.mode = file.stable_mode = mode
+            file.mode = mode
+        tree.adopt(found)
+        self.known.update(file.now for file in tree.files.values())
         self.tree, self.may_be = tree, []
 
     async def _step_of_recovery(self, what: str, perform: Callable[[], Awaitable[T]]) -> T:

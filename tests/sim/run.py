@@ -78,12 +78,20 @@ class Killer(trio.abc.Instrument):
 class Simulation:
     """One seed. ``log`` is what happened, ``kills`` counts where the kills hit."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, *, is_verbose: bool = False) -> None:
         self.seed = seed
+        self.is_verbose = is_verbose
         self.folder = folder
         self.log: list[str] = []
         self.kills: Counter[str] = Counter()
         self._rng = random.Random(seed)
+
+    def _also_log(self) -> None:
+        """Show what the mount logs among what happens."""
+        handler = logging.Handler()
+        handler.emit = lambda record: self.say(f"log: {record.getMessage()}")  # type: ignore[method-assign]
+        logging.getLogger("s3mount").handlers = [handler]
+        logging.getLogger("s3mount").setLevel(logging.INFO)
 
     def say(self, text: str) -> None:
         """Note what happens, with the virtual time."""
@@ -94,6 +102,9 @@ class Simulation:
         rng = self._rng
         profile = rng.choice(PROFILES)
         world = World(self.folder, versioning=rng.choice(("off", "off", "enabled")))
+        if self.is_verbose:
+            world.on_request = self.say
+            self._also_log()
         world.faults = faults = SeededFaults(profile, random.Random(rng.random()))
         programs = [Program(f"d{n}", random.Random(rng.random()), self.say) for n in range(2)]
         lives = rng.randint(1, LIVES_MAX)
@@ -150,11 +161,10 @@ class Simulation:
         await trio.sleep(SETTLE_S)
         await mount.sync()
         left = mount.leftovers()
-        left += [
-            f"multipart upload of {u.key}"
-            for u in await world.s3.list_uploads("")
-            if u.upload_id not in faults.lost_uploads
-        ]
+        for upload in await world.s3.list_uploads(""):
+            # One that was begun and never heard of holds nothing, and nobody can know it as ours.
+            if await world.s3.list_parts(upload.key, upload.upload_id):
+                left.append(f"multipart upload of {upload.key}")
         if left:
             raise Wrong(f"left over: {'; '.join(left)}")
 
@@ -171,9 +181,9 @@ class Simulation:
                     raise Wrong(f"another mount shows: {'; '.join(wrong)}")
 
 
-def play(seed: int, folder: Path) -> Simulation:
+def play(seed: int, folder: Path, *, is_verbose: bool = False) -> Simulation:
     """Play one seed in ``folder``. ``simulation.log`` tells what happened. Raises Wrong and what else is broken."""
-    simulation = Simulation(seed, folder)
+    simulation = Simulation(seed, folder, is_verbose=is_verbose)
     random.seed(seed)
     # trio shuffles tasks that could run at the same time: from the seed too.
     trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
@@ -192,10 +202,10 @@ def main(arguments: list[str]) -> int:
         # The order of sets must not depend on the run.
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.sim.run", *arguments])
-    first = int(arguments[0])
-    count = int(arguments[1]) if len(arguments) > 1 else 1
     is_verbose = "-v" in arguments
-    logging.basicConfig(level=logging.INFO if is_verbose else logging.CRITICAL)
+    numbers = [int(argument) for argument in arguments if argument != "-v"]
+    first, count = numbers[0], numbers[1] if len(numbers) > 1 else 1
+    logging.basicConfig(level=logging.CRITICAL)
     kills: Counter[str] = Counter()
     failed = 0
     started = time.monotonic()
@@ -204,11 +214,11 @@ def main(arguments: list[str]) -> int:
             dir="/dev/shm" if os.path.isdir("/dev/shm") else None
         ) as folder:
             try:
-                simulation = play(seed, Path(folder))
+                simulation = play(seed, Path(folder), is_verbose=is_verbose)
                 kills += simulation.kills
                 if is_verbose:
                     print("\n".join(simulation.log))
-            except (Exception, BaseExceptionGroup) as error:
+            except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - any error of a seed is its finding
                 failed += 1
                 log = error.simulation.log  # type: ignore[union-attr]
                 shown = log if is_verbose else log[-25:]

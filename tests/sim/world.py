@@ -24,8 +24,8 @@ import trio.testing
 
 from s3mount.cache.reader import CacheReader
 from s3mount.config import MountConfig, StoreConfig
-from s3mount.errors import NetworkError
-from s3mount.refs import ObjectHeaders
+from s3mount.errors import NetworkError, StoreError
+from s3mount.refs import FileSlice, ObjectHeaders
 from s3mount.s3.memory import Faults, MemoryStore
 from s3mount.spool.spool import Spool
 from s3mount.tree.names import name_of
@@ -97,6 +97,7 @@ class World:
         self.bucket = MemoryStore(clock=self.clock, versioning=versioning, part_bytes_min=1)
         self.s3 = self.bucket.observer()
         self.faults = faults
+        self.on_request: Callable[[str], None] = lambda text: None
         self.requests: Counter[str] = Counter()
         self.state = folder / "state-0"
         self.cache = folder / "cache"
@@ -206,6 +207,7 @@ class _LifeFaults:
 
     async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
         self._world.requests[operation] += 1
+        self._world.on_request(f"{operation} {_brief(arguments)}")
         if self._world.faults is None:
             await trio.lowlevel.checkpoint()
         else:
@@ -213,13 +215,41 @@ class _LifeFaults:
         self._stop_the_dead()
 
     async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
-        if self._world.faults is not None:
-            await self._world.faults.after(operation, arguments)
+        try:
+            if self._world.faults is not None:
+                await self._world.faults.after(operation, arguments)
+        except StoreError:
+            self._world.on_request(f"{operation} {_brief(arguments)}: done, answer lost")
+            raise
+        self._world.on_request(f"{operation} {_brief(arguments)}: done")
         self._stop_the_dead()
 
     def _stop_the_dead(self) -> None:
         if self._store.is_dead:
             raise NetworkError("this mount was killed")
+
+
+def _brief(arguments: Mapping[str, object]) -> str:
+    """The arguments of a request in one short line."""
+    shown = []
+    for name in (
+        "key",
+        "prefix",
+        "number",
+        "byte_range",
+        "condition",
+        "if_match",
+        "source",
+        "body",
+    ):
+        value = arguments.get(name)
+        if isinstance(value, bytes):
+            value = f"{len(value)} bytes"
+        elif isinstance(value, FileSlice):
+            value = f"{value.length} bytes at {value.offset} of {Path(value.path).name}"
+        if value is not None:
+            shown.append(f"{name}={value}")
+    return " ".join(shown)
 
 
 STEPS = {
