@@ -11,7 +11,8 @@ SETUP := contrib/setup
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench setup clean format lock system-run system-test system-bench
+.PHONY: demo test check check-format check-lint check-types check-imports bench setup clean format lock \
+    system-run system-test system-bench
 .DELETE_ON_ERROR:
 
 demo: .venv/.run .venv-demo/.done
@@ -20,10 +21,18 @@ demo: .venv/.run .venv-demo/.done
 test: .venv/.dev .venv-demo/.done | system-test
 	$(BIN)/python -m pytest $(ARGS)
 
-check: .venv/.dev
+check: check-format check-lint check-types check-imports
+
+check-format: .venv/.dev
 	$(BIN)/ruff format --check .
+
+check-lint: .venv/.dev
 	$(BIN)/ruff check .
+
+check-types: .venv/.dev
 	$(BIN)/mypy
+
+check-imports: .venv/.dev
 	$(BIN)/lint-imports --no-logo
 
 format: .venv/.dev
