@@ -107,7 +107,7 @@ class Spool:
                 log.error("the blob of pending %r is gone: %s", change.key, path)
                 change.state = State.PARKED
                 change.error = f"its content {path} is gone from the spool"
-                on_disk_bytes = 0
+                on_disk_bytes = change.size
             blob = Blob(
                 change.blob_id,
                 path,
@@ -116,13 +116,21 @@ class Spool:
                 base_limit=change.base_limit,
                 extents=Extents(change.extents),
             )
-            if change.base is None and on_disk_bytes > change.size:
-                # Written after the last commit: kill -9 came between write() and close().
-                change.size = blob.size = on_disk_bytes
-                blob.extents = Extents([(0, on_disk_bytes)])
+            self._follow_disk(change, blob, on_disk_bytes)
             self.live_blobs[blob.id] = blob
             self.used_bytes += blob.extents.total
         self._index(change)
+
+    @staticmethod
+    def _follow_disk(change: Change, blob: Blob, on_disk_bytes: int) -> None:
+        """Kill -9 came after writes or a truncate that were not journalled yet: the file is as they left it."""
+        if on_disk_bytes > blob.size:
+            blob.extents.add(blob.size, on_disk_bytes)
+        elif on_disk_bytes < blob.size:
+            log.warning("%r was cut to %d bytes and not closed", change.key, on_disk_bytes)
+            blob.extents.cut(on_disk_bytes)
+            blob.base_limit = min(blob.base_limit, on_disk_bytes)
+        change.size = blob.size = on_disk_bytes
 
     def close(self) -> None:
         """Close files and database; everything stays as it is. Repeatable."""

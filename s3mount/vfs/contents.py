@@ -386,6 +386,9 @@ class Contents:
         """What S3 is believed to hold under the key of ``node``."""
         if change is not None:
             return change.expected
+        if node.is_directory:
+            # Its marker may be there or not; nobody asked.
+            return None
         if node.content is not None and node.content.key == self._state.nodes.key_of(node):
             return node.content.etag
         return ABSENT
