@@ -248,6 +248,8 @@ def _unneeded(entry: Entry, excess: int) -> list[tuple[int, int]]:
         if start < entry.size
     ]
     kept += [(waiter.first, waiter.stop) for waiter in entry.waiters]
+    # A request that is under way may bring blocks once more that are there already.
+    kept += [(fetch.first, fetch.stop) for fetch in entry.fetches]
     kept.sort()
     count = len(entry.map.states)
     found: list[tuple[int, int]] = []

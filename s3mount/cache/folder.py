@@ -21,7 +21,9 @@ from pathlib import Path
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
-_ORPHAN_AGE_S = 600.0
+ORPHAN_AGE_S = 10.0
+"""A file without a lock that the catalog does not know for so long was left behind by a kill; small
+files are on their way into the catalog for less than a second."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -191,11 +193,11 @@ class CacheFolder:
     def sweep(self, shard: int, known: set[str], *, all_ages: bool = False) -> int:
         """Remove the files of one sub-folder (0 to 255) that are not ``known``; how many went.
 
-        Files younger than ten minutes may be on their way into the catalog and stay,
+        Files younger than ORPHAN_AGE_S may be on their way into the catalog and stay,
         unless ``all_ages``; files in use always stay.
         """
         removed = 0
-        youngest_s = time.time() - _ORPHAN_AGE_S
+        youngest_s = time.time() - ORPHAN_AGE_S
         try:
             with os.scandir(f"{self._blocks}/{shard:02x}") as found:
                 names = [item.name for item in found if item.name not in known]

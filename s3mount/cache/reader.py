@@ -215,7 +215,7 @@ class CacheReader:
             if fetch.body is not None:
                 return fetch.body
 
-    async def _blocks(self, entry: Entry, first: int, stop: int) -> bool:
+    async def _blocks(self, entry: Entry, first: int, stop: int, *, hasty: bool = False) -> bool:
         """Wait until the blocks are present; False when they cannot be kept."""
         for _ in range(LOCAL_TRIES):
             if entry.map.covered(first, stop):
@@ -223,7 +223,7 @@ class CacheReader:
             waiter = Waiter(first, stop)
             entry.waiters.append(waiter)
             try:
-                self._fetcher.demand(entry, first, stop)
+                self._fetcher.demand(entry, first, stop, hasty=hasty)
                 await waiter.event.wait()
             finally:
                 entry.waiters.remove(waiter)
@@ -322,8 +322,11 @@ class ReadHandle:
         if entry.small:
             return (await reader._whole_body(entry))[offset:stop]
         first, last = entry.map.span(offset, stop)
+        hasty = self.window.jumped
         for _ in range(LOCAL_TRIES):
-            if not reader._shelf.usable or not await reader._blocks(entry, first, last):
+            if not reader._shelf.usable:
+                break
+            if not await reader._blocks(entry, first, last, hasty=hasty):
                 break
             data = self._read_local(entry, offset, stop)
             if data is not None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import trio
 
-from s3mount.cache.blocks import page_rounded
+from s3mount.cache.blocks import COMING, MISSING, PRESENT, page_rounded
 from s3mount.cache.catalog import Catalog, Row, Update
 from s3mount.cache.entry import Entry, digest_of
 from s3mount.cache.folder import CacheFolder, new_name
@@ -248,7 +248,7 @@ class Shelf:
 
     def claim(self, entry: Entry, first: int, stop: int) -> bool:
         """Reserve room for missing blocks and mark them as coming; False when there is no room."""
-        needed = entry.map.disk_bytes(first, stop)
+        needed = entry.map.disk_bytes_in(MISSING, first, stop)
         if not self.has_room(needed):
             return False
         entry.map.claim(first, stop)
@@ -257,7 +257,7 @@ class Shelf:
 
     def reserve(self, entry: Entry, first: int, stop: int) -> None:
         """Count blocks that were claimed without room, now that there is some."""
-        needed = entry.map.disk_bytes(first, stop)
+        needed = entry.map.disk_bytes_in(COMING, first, stop)
         self._account(entry, entry.held_bytes + needed, entry.recorded_bytes)
 
     def unclaim(self, entry: Entry, first: int, stop: int, *, begun: bool) -> None:
@@ -266,8 +266,9 @@ class Shelf:
         Where the fetch had ``begun``, part of it may lie in the file: then the room counts until
         the file is next measured, by a save.
         """
+        freed = entry.map.disk_bytes_in(COMING, first, stop)
+        freed = min(freed, entry.held_bytes - entry.slack_bytes)
         entry.map.unclaim(first, stop)
-        freed = min(entry.map.disk_bytes(first, stop), entry.held_bytes - entry.slack_bytes)
         if begun and entry.file:
             entry.slack_bytes += freed
             self.mark_dirty(entry)
@@ -286,9 +287,10 @@ class Shelf:
 
         They count as ``freeing_bytes`` until the caller has punched the hole.
         """
+        freed = entry.map.disk_bytes_in(PRESENT, first, stop)
+        freed = min(freed, entry.held_bytes - entry.slack_bytes)
         entry.map.empty(first, stop)
         entry.whole = False
-        freed = min(entry.map.disk_bytes(first, stop), entry.held_bytes - entry.slack_bytes)
         self._account(entry, entry.held_bytes - freed, entry.recorded_bytes)
         self.freeing_bytes += freed
         return freed

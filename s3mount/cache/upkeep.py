@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import trio
 
 from s3mount.cache.catalog import Catalog, Update, boot_id, remove_catalog
+from s3mount.cache.folder import ORPHAN_AGE_S
 from s3mount.cache.shelf import RETRY_DISK_S, Save, Shelf, Unwanted
 from s3mount.errors import LocalDiskError
 
@@ -26,6 +27,10 @@ SAVE_INTERVAL_S = 0.25
 SAVE_COUNT_MAX = 512
 SETTLE_INTERVAL_S = 60.0
 SETTLE_COUNT_MAX = 16
+
+
+SWEEP_DELAY_S = ORPHAN_AGE_S + 1
+"""Then all that a predecessor left is old enough."""
 
 
 class Worker(Protocol):
@@ -232,7 +237,11 @@ class Upkeep:
             await self.with_catalog(mark if is_there else functools.partial(mark, is_gone=True))
 
     async def _sweep(self) -> None:
-        """Remove files that the catalog does not know: what a kill left behind."""
+        """Remove files that the catalog does not know: what a kill left behind.
+
+        Until then they take room beyond the cap: at most what was fetched within SAVE_INTERVAL_S.
+        """
+        await trio.sleep(SWEEP_DELAY_S)
         for shard in range(256):
             try:
                 await self.with_catalog(functools.partial(self._sweep_shard, shard))

@@ -50,10 +50,12 @@ class Stream:
 class Window:
     """The streams of one handle."""
 
-    __slots__ = ("dropped", "streams")
+    __slots__ = ("dropped", "jumped", "streams")
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
+        self.jumped = False
+        """The latest read began a new stream."""
         self.dropped: Stream | None = None
         """The stream that had to make room in the latest ``observe``, for the caller to forget."""
 
@@ -61,6 +63,7 @@ class Window:
         """Note a read; the stream that went on by it, or ``None`` when nothing is to be planned."""
         streams = self.streams
         self.dropped = None
+        self.jumped = False
         for index, stream in enumerate(streams):
             position = stream.position
             slack = SLACK_BEGIN_BYTES + 2 * stream.run_bytes
@@ -77,6 +80,7 @@ class Window:
                 if stream.trusted and stream.run_bytes < START_RUN_BYTES:
                     stream.run_bytes = START_RUN_BYTES
                 return stream
+        self.jumped = True
         stream = Stream(offset)
         stream.position = stop
         stream.run_bytes = stop - offset

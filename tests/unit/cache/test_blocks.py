@@ -18,10 +18,10 @@ states = st.lists(st.sampled_from([MISSING, PRESENT, COMING]), min_size=1, max_s
 def map_of(wanted: list[int], tail: int = BLOCK) -> BlockMap:
     made = BlockMap((len(wanted) - 1) * BLOCK + tail, SHIFT)
     for block, state in enumerate(wanted):
+        if state != MISSING:
+            made.claim(block, block + 1)
         if state == PRESENT:
             made.fill(block, block + 1)
-        elif state == COMING:
-            made.claim(block, block + 1)
     return made
 
 
@@ -62,6 +62,10 @@ def test_held_bytes_are_those_of_present_and_coming_blocks(wanted: list[int], ta
         made.disk_bytes(block, block + 1) for block, state in enumerate(wanted) if state != MISSING
     )
     assert made.disk_bytes_held() == held
+    stop = max(1, len(wanted) // 2)
+    assert made.disk_bytes_in(COMING, 0, stop) == sum(
+        made.disk_bytes(block, block + 1) for block in range(stop) if wanted[block] == COMING
+    )
     assert made.disk_bytes(0, len(wanted)) == blocks.page_rounded(made.size)
 
 
@@ -80,6 +84,35 @@ def test_merged_snapshots_are_the_union(one: list[int], data: st.DataObject) -> 
     other = data.draw(st.lists(st.sampled_from([0, 1]), min_size=len(one), max_size=len(one)))
     union = blocks.merged(map_of(one).snapshot(), bytes(other))
     assert list(union) == [int(a == PRESENT or b) for a, b in zip(one, other, strict=True)]
+
+
+@given(states, st.data())
+def test_changes_touch_only_blocks_in_the_right_state(
+    wanted: list[int], data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, len(wanted) - 1))
+    stop = data.draw(st.integers(first + 1, len(wanted)))
+    for change, old, new in (
+        (BlockMap.claim, MISSING, COMING),
+        (BlockMap.unclaim, COMING, MISSING),
+        (BlockMap.fill, COMING, PRESENT),
+        (BlockMap.empty, PRESENT, MISSING),
+    ):
+        made = map_of(wanted)
+        change(made, first, stop)
+        changed = [new if state == old else state for state in wanted[first:stop]]
+        assert list(made.states) == wanted[:first] + changed + wanted[stop:]
+        assert made.present_count == list(made.states).count(PRESENT)
+
+
+def test_small_gaps_are_fetched_along_and_large_ones_are_not() -> None:
+    made = map_of([MISSING, PRESENT, MISSING, COMING, MISSING, *[PRESENT] * 5, MISSING])
+    assert made.next_fetch(0, 11, 100) == (0, 3)
+    assert made.next_fetch(3, 11, 100) == (4, 5)
+    assert made.next_fetch(5, 11, 100) == (10, 11)
+    assert made.next_fetch(0, 11, 2) == (0, 2)
+    assert made.next_fetch(5, 10, 100) is None
+    assert map_of([MISSING, *[PRESENT] * 4, MISSING]).next_fetch(0, 6, 100) == (0, 6)
 
 
 def test_what_is_present_can_be_forgotten_while_blocks_are_coming() -> None:

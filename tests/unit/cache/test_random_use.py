@@ -94,10 +94,15 @@ class Life:
             real(descriptor, size)
 
         position = 0
-        with mock.patch("os.ftruncate", ftruncate):
+        with (
+            mock.patch("os.ftruncate", ftruncate),
+            mock.patch("s3mount.cache.folder.ORPHAN_AGE_S", -1.0),
+            mock.patch("s3mount.cache.upkeep.SWEEP_DELAY_S", 0.0),
+        ):
             while position < len(steps):
                 mount = running(self.store, self.folder, size_bytes_max=self.cap)
                 async with mount:
+                    await trio.sleep(1)
                     while position < len(steps):
                         name, argument = steps[position]
                         position += 1
