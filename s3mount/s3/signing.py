@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from botocore.auth import BaseSigner, S3ExpressAuth, SigV4Auth
+from botocore.auth import BaseSigner, S3ExpressAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 
@@ -183,17 +183,17 @@ class BotocoreSigner:
             raise ValueError("this scheme needs credentials")
         url = f"{self._base_url}{path}?{query}" if query else f"{self._base_url}{path}"
         request = AWSRequest(method=method, url=url, headers=dict(headers))
-        request.context["payload_signing_enabled"] = payload_hash != UNSIGNED_PAYLOAD
-        request.headers["X-Amz-Content-SHA256"] = payload_hash
+        if payload_hash != UNSIGNED_PAYLOAD:
+            request.headers["X-Amz-Content-SHA256"] = payload_hash
         signer = self._make(credentials, payload_hash)
         signer.add_auth(request)
         headers.update({name.lower(): str(value) for name, value in request.headers.items()})
 
     def _make(self, credentials: Credentials, payload_hash: str) -> BaseSigner:
         given = BotocoreCredentials(*credentials)
-        if not issubclass(self._auth_class, SigV4Auth):
-            plain: Callable[..., BaseSigner] = self._auth_class
-            return plain(given)
+        make: Callable[..., BaseSigner] = self._auth_class
+        if not hasattr(self._auth_class, "_should_sha256_sign_payload"):
+            return make(given)
 
         class WithKnownPayload(self._auth_class):  # type: ignore[misc,name-defined]
             """The same signer, told the payload's hash instead of computing it."""
@@ -201,7 +201,10 @@ class BotocoreSigner:
             def payload(self, request: AWSRequest) -> str:
                 return payload_hash
 
+            def _should_sha256_sign_payload(self, request: AWSRequest) -> bool:
+                return payload_hash != UNSIGNED_PAYLOAD
+
+        make = WithKnownPayload
         # S3 Express signers want a cache of sessions, from which only botocore's client reads.
         cache = {"identity_cache": None} if self.uses(S3ExpressAuth) else {}
-        signer: BaseSigner = WithKnownPayload(given, self._service, self._region, **cache)
-        return signer
+        return make(given, self._service, self._region, **cache)

@@ -1,0 +1,274 @@
+"""A little S3 server in the test's own loop that can be told to misbehave, request by request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import trio
+
+from s3mount.config import StoreConfig
+from s3mount.s3.client import S3Store
+
+Behaviour: TypeAlias = Callable[["Exchange"], Awaitable[None]]
+
+START = b"HTTP/1.1 %d X\r\nDate: Sat, 21 Nov 2026 01:24:01 GMT\r\n"
+
+
+class Exchange:
+    """One request that arrived: its parts, and the means to answer it."""
+
+    def __init__(self, server: FaultServer, stream: trio.SocketStream, head: bytes) -> None:
+        self.server = server
+        self.stream = stream
+        self.head = head
+        first, *lines = head.decode().split("\r\n")
+        self.method, self.target, _ = first.split(" ")
+        self.headers = {
+            name.lower(): value for name, value in (line.split(": ", 1) for line in lines)
+        }
+        self.body = b""
+
+    @property
+    def key(self) -> str:
+        return self.target.partition("?")[0].removeprefix("/bucket/")
+
+    async def answer(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> None:
+        """A whole answer."""
+        await self.stream.send_all(self.start(status, len(body), headers) + body)
+
+    def start(self, status: int, length: int, headers: dict[str, str] | None = None) -> bytes:
+        lines = {"Content-Length": str(length), **(headers or {})}
+        text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return START % status + text.encode() + b"\r\n"
+
+    async def error(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        await self.answer(status, f"<Error><Code>{code}</Code></Error>".encode(), headers)
+
+    def store(self) -> dict[str, str]:
+        """Take a PUT's effect; the headers that answer it."""
+        self.server.objects[self.key] = self.body
+        self.server.metadata[self.key] = {
+            name: value for name, value in self.headers.items() if name.startswith("x-amz-meta-")
+        }
+        answered = {"ETag": f'"{md5(self.body)}"'}
+        crc = self.headers.get("x-amz-checksum-crc64nvme")
+        if crc and self.server.echoes:
+            answered["x-amz-checksum-crc64nvme"] = crc
+        return answered
+
+    def read(self) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body and headers of a GET or HEAD."""
+        content = self.server.objects[self.key]
+        headers = {
+            "ETag": f'"{md5(content)}"',
+            "Last-Modified": "Sat, 21 Nov 2026 01:24:00 GMT",
+            **self.server.metadata.get(self.key, {}),
+        }
+        wanted = self.headers.get("range")
+        if wanted is None:
+            return 200, content, headers
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, stop = int(first), min(int(last) + 1, len(content))
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        return 206, content[start:stop], headers
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+async def behave(exchange: Exchange) -> None:
+    """What a server should do."""
+    if exchange.method == "PUT":
+        current = exchange.server.objects.get(exchange.key)
+        if exchange.headers.get("if-none-match") == "*" and current is not None:
+            await exchange.error(412, "PreconditionFailed")
+            return
+        await exchange.answer(200, headers=exchange.store())
+    elif exchange.method == "DELETE":
+        exchange.server.objects.pop(exchange.key, None)
+        await exchange.answer(204)
+    elif exchange.key not in exchange.server.objects:
+        await exchange.answer(404)
+    else:
+        status, body, headers = exchange.read()
+        if exchange.method == "HEAD":
+            await exchange.stream.send_all(exchange.start(status, len(body), headers))
+        else:
+            await exchange.answer(status, body, headers)
+
+
+class FaultServer:
+    """Objects in memory. ``script`` holds the behaviours of the next requests; then it behaves."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.script: deque[Behaviour] = deque()
+        self.seen: list[Exchange] = []
+        self.connections = 0
+        self.running = 0
+        self.running_max = 0
+        self.echoes = True
+        self.url = ""
+
+    def then(self, *behaviours: Behaviour) -> None:
+        """The next requests are met like this."""
+        self.script.extend(behaviours)
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        pending = b""
+        try:
+            while True:
+                while b"\r\n\r\n" not in pending:
+                    piece = await stream.receive_some()
+                    if not piece:
+                        return
+                    pending += piece
+                head, _, pending = pending.partition(b"\r\n\r\n")
+                pending = await self._meet(Exchange(self, stream, head), pending)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+    async def _meet(self, exchange: Exchange, pending: bytes) -> bytes:
+        self.seen.append(exchange)
+        self.running += 1
+        self.running_max = max(self.running_max, self.running)
+        try:
+            behaviour = self.script.popleft() if self.script else behave
+            if getattr(behaviour, "before_body", False):
+                await behaviour(exchange)
+                return b""
+            length = int(exchange.headers.get("content-length", "0"))
+            while len(pending) < length:
+                piece = await exchange.stream.receive_some()
+                if not piece:
+                    raise trio.BrokenResourceError("the client went away")
+                pending += piece
+            exchange.body, pending = pending[:length], pending[length:]
+            await behaviour(exchange)
+            return pending
+        finally:
+            self.running -= 1
+
+
+async def hang(exchange: Exchange) -> None:
+    """No answer, ever; ends when the client closes."""
+    while await exchange.stream.receive_some():
+        pass
+    raise trio.BrokenResourceError("the client gave up")
+
+
+async def reset(exchange: Exchange) -> None:
+    """The connection is reset."""
+    exchange.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1" + bytes(7))
+    exchange.stream.socket.close()
+    raise trio.BrokenResourceError("reset")
+
+
+async def close(exchange: Exchange) -> None:
+    """The connection is closed without an answer."""
+    await exchange.stream.aclose()
+    raise trio.BrokenResourceError("closed")
+
+
+def halfway(then: Behaviour) -> Behaviour:
+    """Half of the answer to a GET, then something else."""
+
+    async def send_half(exchange: Exchange) -> None:
+        status, body, headers = exchange.read()
+        start = exchange.start(status, len(body), headers)
+        await exchange.stream.send_all(start + body[: len(body) // 2])
+        await then(exchange)
+
+    return send_half
+
+
+def stored_but(then: Behaviour) -> Behaviour:
+    """A PUT takes effect, but the answer is something else."""
+
+    async def store(exchange: Exchange) -> None:
+        exchange.store()
+        await then(exchange)
+
+    return store
+
+
+def paced(piece: int, every_s: float) -> Behaviour:
+    """The body of a GET comes ``piece`` bytes every ``every_s`` seconds."""
+
+    async def send(exchange: Exchange) -> None:
+        status, body, headers = exchange.read()
+        await exchange.stream.send_all(exchange.start(status, len(body), headers))
+        for start in range(0, len(body), piece):
+            await trio.sleep(every_s)
+            await exchange.stream.send_all(body[start : start + piece])
+
+    return send
+
+
+def refuse(status: int, code: str, headers: dict[str, str] | None = None) -> Behaviour:
+    """An error with S3's code."""
+
+    async def send(exchange: Exchange) -> None:
+        await exchange.error(status, code, headers)
+
+    return send
+
+
+def raw(data: bytes) -> Behaviour:
+    """These bytes, whatever they are, and the end of the connection."""
+
+    async def send(exchange: Exchange) -> None:
+        await exchange.stream.send_all(data)
+        await close(exchange)
+
+    return send
+
+
+def refuse_early(status: int, code: str) -> Behaviour:
+    """An error before the body was read, and the end of the connection."""
+
+    async def send(exchange: Exchange) -> None:
+        await exchange.error(status, code, {"Connection": "close"})
+        with trio.move_on_after(1):
+            await exchange.stream.receive_some()
+        await close(exchange)
+
+    send.before_body = True  # type: ignore[attr-defined]
+    return send
+
+
+@asynccontextmanager
+async def faulty_store(
+    *, tries_max: int = 8, connections_max: int = 128, sign_requests: bool = True
+) -> AsyncIterator[tuple[FaultServer, S3Store]]:
+    """A server and a store that talks to it."""
+    server = FaultServer()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            trio.serve_tcp,
+            server.serve,
+            0,
+        )
+        port = listeners[0].socket.getsockname()[1]
+        server.url = f"http://127.0.0.1:{port}"
+        config = StoreConfig(
+            bucket="bucket",
+            endpoint_url=server.url,
+            region="us-east-1",
+            path_style=True,
+            tries_max=tries_max,
+            connections_max=connections_max,
+            sign_requests=sign_requests,
+        )
+        async with S3Store(config) as store:
+            yield server, store
+        nursery.cancel_scope.cancel()

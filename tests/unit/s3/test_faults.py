@@ -1,0 +1,558 @@
+"""The data plane against a server that hangs, resets, truncates, trickles and refuses.
+
+Time runs 20 times as fast, so that deadlines of seconds pass in fractions; sockets are real.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from s3mount.errors import (
+    AccessDeniedError,
+    ChecksumError,
+    DeadlineError,
+    NetworkError,
+    NoSuchKeyError,
+    PreconditionFailedError,
+    RejectedError,
+    ServerFaultError,
+    ThrottledError,
+)
+from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders
+from s3mount.s3.client import S3Store
+from tests.unit.s3.fault_server import (
+    Behaviour,
+    Exchange,
+    FaultServer,
+    behave,
+    close,
+    faulty_store,
+    halfway,
+    hang,
+    md5,
+    paced,
+    raw,
+    refuse,
+    refuse_early,
+    reset,
+    stored_but,
+)
+
+RATE = 20
+PLAIN = ObjectHeaders()
+HEADERS = ObjectHeaders(metadata={"mode": "33188"})
+ABSENT = Condition(if_absent=True)
+CONTENT = hashlib.shake_256(b"x").digest(300_000)
+
+
+def run(
+    body: Callable[[FaultServer, S3Store], Awaitable[None]],
+    *,
+    tries_max: int = 8,
+    connections_max: int = 128,
+) -> None:
+    async def main() -> None:
+        with trio.fail_after(400):
+            async with faulty_store(tries_max=tries_max, connections_max=connections_max) as (
+                server,
+                store,
+            ):
+                await body(server, store)
+                assert (await store.statistics())["requests_running"] == 0
+
+    trio.run(main, clock=trio.testing.MockClock(rate=RATE))
+
+
+def test_a_hung_request_ends_at_its_deadline_and_is_repeated() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"content"
+        server.then(hang)
+        began = trio.current_time()
+        assert (await store.get("key"))[1] == b"content"
+        assert 5 < trio.current_time() - began < 12
+        counted = await store.statistics()
+        assert (counted["overdue"], counted["retries"], counted["requests"]) == (1, 1, 2)
+        assert server.connections == 2
+
+    run(body)
+
+
+def test_a_store_that_hangs_for_ever_is_a_deadline_error_in_the_end() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(*[hang] * 3)
+        with pytest.raises(DeadlineError) as raised:
+            await store.head("key")
+        assert raised.value.key == "key"
+        assert len(server.seen) == 3
+
+    run(body, tries_max=3)
+
+
+def test_learned_latency_makes_deadlines_wait_for_a_slow_store() -> None:
+    async def slowly(exchange: Exchange) -> None:
+        await trio.sleep(4.5)
+        await behave(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"content"
+        server.then(*[slowly] * 8)
+        for _ in range(8):
+            await store.head("key")
+        assert (await store.statistics())["retries"] == 0
+
+    run(body)
+
+
+@pytest.mark.parametrize("fault", [close, reset, halfway(close), halfway(reset), halfway(hang)])
+def test_a_body_that_breaks_off_is_asked_for_again(fault: Behaviour) -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT
+        server.then(fault, fault)
+        assert (await store.get("key"))[1] == CONTENT
+        assert (await store.statistics())["retries"] == 2
+
+    run(body)
+
+
+@pytest.mark.parametrize("fault", [close, reset, hang])
+def test_a_fetch_that_breaks_off_goes_on_where_it_ended(tmp_path: Path, fault: Behaviour) -> None:
+    sink = tmp_path / "sink"
+    sink.write_bytes(bytes(len(CONTENT)))
+    progress: list[int] = []
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT
+        server.then(halfway(fault), halfway(fault))
+        await store.fetch(
+            "key",
+            ByteRange(100, 200_000),
+            FileSlice(str(sink), 0, 200_000),
+            on_progress=progress.append,
+        )
+        ranges = [exchange.headers["range"] for exchange in server.seen]
+        starts = [int(wanted[6:].partition("-")[0]) for wanted in ranges]
+        if fault is reset:  # which may discard what was sent before
+            assert 100 == starts[0] <= starts[1] <= starts[2]
+        else:
+            assert ranges == ["bytes=100-200099", "bytes=100100-200099", "bytes=150100-200099"]
+        assert "if-match" not in server.seen[0].headers
+        if starts[2] > 100:
+            assert server.seen[2].headers["if-match"] == f'"{md5(CONTENT)}"'
+
+    run(body)
+    assert sink.read_bytes()[:200_000] == CONTENT[100:200_100]
+    assert progress == sorted(progress)
+    assert progress[-1] == 200_000
+
+
+def test_a_fetch_never_continues_with_another_version(tmp_path: Path) -> None:
+    sink = tmp_path / "sink"
+    sink.write_bytes(bytes(100))
+
+    async def replaced(exchange: Exchange) -> None:
+        exchange.server.objects["key"] = bytes(100)  # a store that ignores If-Match
+        await behave(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT[:100]
+        server.then(halfway(close), replaced)
+        with pytest.raises(PreconditionFailedError):
+            await store.fetch("key", ByteRange(0, 100), FileSlice(str(sink), 0, 100))
+
+    run(body)
+    assert sink.read_bytes() == CONTENT[:50] + bytes(50)
+
+
+def test_a_trickle_is_not_waited_for(tmp_path: Path) -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT
+        server.then(paced(10, 0.5))
+        began = trio.current_time()
+        assert (await store.get("key"))[1] == CONTENT
+        assert trio.current_time() - began < 15
+        assert (await store.statistics())["overdue"] == 1
+
+    run(body)
+
+
+def test_a_slow_line_that_keeps_moving_is_left_alone(tmp_path: Path) -> None:
+    data = hashlib.shake_256(b"slow").digest(1_500_000)
+    sink = tmp_path / "sink"
+    sink.write_bytes(bytes(len(data)))
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = data
+        server.then(paced(50_000, 0.5))  # 15 s, the average so far promised 1.5
+        await store.fetch("key", ByteRange(0, len(data)), FileSlice(str(sink), 0, len(data)))
+        assert (await store.statistics())["retries"] == 0
+
+    run(body)
+    assert sink.read_bytes() == data
+
+
+def test_a_line_that_stops_after_moving_is_given_up_soon(tmp_path: Path) -> None:
+    data = hashlib.shake_256(b"slow").digest(1_500_000)
+    sink = tmp_path / "sink"
+    sink.write_bytes(bytes(len(data)))
+
+    async def stops(exchange: Exchange) -> None:
+        status, body, headers = exchange.read()
+        await exchange.stream.send_all(exchange.start(status, len(body), headers))
+        for start in range(0, 1_000_000, 50_000):
+            await trio.sleep(0.5)
+            await exchange.stream.send_all(body[start : start + 50_000])
+        await hang(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = data
+        server.then(stops)
+        began = trio.current_time()
+        await store.fetch("key", ByteRange(0, len(data)), FileSlice(str(sink), 0, len(data)))
+        assert trio.current_time() - began < 10 + 5 + 5
+        assert (await store.statistics())["overdue"] == 1
+
+    run(body)
+    assert sink.read_bytes() == data
+
+
+def test_a_store_that_asks_for_a_pause_gets_it() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"x"
+        width = (await store.statistics())["window_read"]
+        server.then(refuse(503, "SlowDown", {"Retry-After": "7"}))
+        began = trio.current_time()
+        await store.get("key")
+        assert 7 <= trio.current_time() - began < 12
+        counted = await store.statistics()
+        assert counted["throttled"] == 1
+        assert counted["window_read"] < width
+
+    run(body)
+
+
+def test_refusals_are_repeated_only_where_that_may_help() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(refuse(500, "InternalError"), refuse(503, "SlowDown"))
+        with pytest.raises(NoSuchKeyError):
+            await store.get("key")
+        assert len(server.seen) == 3
+        server.then(refuse(403, "AccessDenied"))
+        with pytest.raises(AccessDeniedError):
+            await store.get("key")
+        server.then(refuse(400, "EntityTooLarge"))
+        with pytest.raises(RejectedError):
+            await store.put("key", b"", PLAIN)
+        assert len(server.seen) == 5
+        server.then(*[refuse(503, "SlowDown")] * 4)
+        with pytest.raises(ThrottledError):
+            await store.get("key")
+        assert len(server.seen) == 9
+
+    run(body, tries_max=4)
+
+
+def test_kept_connections_are_used_again() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        for number in range(5):
+            await store.put(f"{number}", b"", PLAIN)
+            await store.put(f"{number}", b"data", HEADERS)
+            await store.get(f"{number}")
+            await store.head(f"{number}")
+            with pytest.raises(NoSuchKeyError):
+                await store.head("nothing")
+            with pytest.raises(NoSuchKeyError):
+                await store.get("nothing")
+            await store.delete(f"{number}")
+        assert server.connections == 1
+
+    run(body)
+
+
+def test_a_kept_connection_that_was_closed_costs_no_try() -> None:
+    async def then_close(exchange: Exchange) -> None:
+        await behave(exchange)
+        await close(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(then_close)
+        await store.put("key", b"x", PLAIN)
+        await trio.sleep(1)
+        await store.put("key", b"y", PLAIN)
+        # The close may also cross the next request.
+        server.then(close)
+        await store.put("key", b"z", PLAIN)
+        counted = await store.statistics()
+        assert (counted["retries"], counted["requests_failed"]) == (0, 0)
+        assert counted["connections_stale"] == 1
+        assert server.objects["key"] == b"z"
+
+    run(body, tries_max=1)
+
+
+def test_an_answer_that_ends_with_the_connection_is_read_to_its_end() -> None:
+    start = b'HTTP/1.1 200 OK\r\nETag: "abc"\r\n'
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(
+            raw(start + b"Connection: close\r\n\r\nuntil the end"),
+            raw(
+                start + b"Transfer-Encoding: chunked\r\n\r\n5\r\nchunk\r\n3;x=y\r\ned!\r\n0\r\n\r\n"
+            ),
+            raw(b"HTTP/1.1 100 Continue\r\n\r\n" + start + b"Content-Length: 2\r\n\r\nhi"),
+        )
+        for expected in (b"until the end", b"chunked!", b"hi"):
+            assert (await store.get("key"))[1] == expected
+
+    run(body, tries_max=1)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a length\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
+        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-6/9\r\nContent-Length: 2\r\n\r\nhi",
+    ],
+)
+def test_an_answer_that_is_no_answer_is_the_servers_fault(nonsense: bytes) -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"good"
+        server.then(raw(nonsense))
+        with pytest.raises(ServerFaultError):
+            await store.get("key")
+
+    run(body, tries_max=1)
+
+
+def test_bytes_nobody_asked_for_end_a_connection() -> None:
+    async def too_much(exchange: Exchange) -> None:
+        await exchange.stream.send_all(exchange.start(200, 2) + b"hi" + b"and more")
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"x"
+        server.then(too_much)
+        assert (await store.get("key"))[1] == b"hi"
+        assert (await store.get("key"))[1] == b"x"
+        assert server.connections == 2
+
+    run(body)
+
+
+def test_a_refusal_before_the_body_was_read_is_the_reason_that_counts(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(32 << 20))
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(refuse_early(403, "AccessDenied"))
+        with pytest.raises((AccessDeniedError, NetworkError)) as raised:
+            await store.upload_part("key", "id", 1, FileSlice(str(source), 0, 32 << 20))
+        assert isinstance(raised.value, AccessDeniedError)
+
+    run(body, tries_max=1)
+
+
+def test_bytes_that_are_not_what_their_digest_says_are_never_handed_out() -> None:
+    async def damaged(exchange: Exchange) -> None:
+        status, body, headers = exchange.read()
+        await exchange.answer(status, body[:-1] + b"?", headers)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"content"
+        server.then(damaged)
+        assert (await store.get("key"))[1] == b"content"
+        server.then(damaged, damaged, damaged)
+        with pytest.raises(ChecksumError):
+            await store.get("key")
+        assert (await store.statistics())["checksum_errors"] == 4
+
+    run(body)
+
+
+def test_a_store_that_keeps_other_bytes_than_were_sent_is_found_out() -> None:
+    async def damages(exchange: Exchange) -> None:
+        exchange.body = exchange.body[:-1] + b"?"
+        await behave(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.echoes = False
+        server.then(damages)
+        await store.put("key", b"content", PLAIN)
+        assert server.objects["key"] == b"content"
+        assert "content-md5" not in server.seen[0].headers
+        assert base64.b64decode(server.seen[1].headers["content-md5"]).hex() == md5(b"content")
+        await store.put("key", b"content", PLAIN)
+        assert "x-amz-checksum-crc64nvme" not in server.seen[2].headers
+
+    run(body)
+
+
+def test_a_store_that_does_not_take_checksums_gets_an_md5() -> None:
+    async def picky(exchange: Exchange) -> None:
+        await exchange.answer(
+            400,
+            b"<Error><Code>InvalidRequest</Code>"
+            b"<Message>Unknown checksum algorithm</Message></Error>",
+        )
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(picky)
+        await store.put("key", b"content", PLAIN)
+        assert server.objects["key"] == b"content"
+        assert "content-md5" in server.seen[1].headers
+
+    run(body)
+
+
+@pytest.mark.parametrize("fault", [close, reset, hang, refuse(500, "InternalError")])
+def test_a_conditional_put_whose_answer_was_lost_is_recognised(fault: Behaviour) -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        store.traits.if_absent = True
+        server.then(stored_but(fault))
+        result = await store.put("key", b"ours", HEADERS, condition=ABSENT)
+        assert result.etag == md5(b"ours")
+        assert [exchange.method for exchange in server.seen] == ["PUT", "PUT", "HEAD"]
+
+    run(body)
+
+
+def test_somebody_elses_object_is_not_taken_for_ours() -> None:
+    async def theirs(exchange: Exchange) -> None:
+        exchange.server.objects["key"] = b"theirs"
+        await close(exchange)
+
+    async def same_bytes(exchange: Exchange) -> None:
+        exchange.server.objects["other"] = b"ours"  # but not our metadata
+        await close(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        store.traits.if_absent = True
+        server.then(theirs)
+        with pytest.raises(PreconditionFailedError):
+            await store.put("key", b"ours", HEADERS, condition=ABSENT)
+        server.then(same_bytes)
+        with pytest.raises(PreconditionFailedError):
+            await store.put("other", b"ours", HEADERS, condition=ABSENT)
+
+    run(body)
+
+
+def test_without_doubt_a_refusal_is_believed() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        store.traits.if_absent = True
+        server.objects["key"] = b"ours"
+        with pytest.raises(PreconditionFailedError):
+            await store.put("key", b"ours", PLAIN, condition=ABSENT)
+        assert [exchange.method for exchange in server.seen] == ["PUT"]
+
+    run(body)
+
+
+def test_a_full_disk_is_not_the_stores_fault() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"content"
+        with pytest.raises(RejectedError) as raised:
+            await store.fetch("key", ByteRange(0, 7), FileSlice("/dev/full", 0, 7))
+        assert raised.value.code == "ENOSPC"
+        assert len(server.seen) == 1
+
+    run(body)
+
+
+def test_a_cancelled_request_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT
+        server.then(halfway(hang), hang)
+        for _ in range(2):
+            with trio.move_on_after(1) as scope:
+                await store.get("key")
+            assert scope.cancelled_caught
+        assert (await store.get("key"))[1] == CONTENT
+        counted = await store.statistics()
+        assert counted["requests_running"] == 0
+        assert counted["overdue"] == 0
+
+    run(body)
+
+
+def test_no_more_requests_run_at_once_than_connections_are_allowed() -> None:
+    async def slowly(exchange: Exchange) -> None:
+        await trio.sleep(0.5)
+        await behave(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"x"
+        server.then(*[slowly] * 40)
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(store.head, "key")
+        assert server.running_max == 4
+        assert server.connections == 4
+
+    run(body, connections_max=4)
+
+
+def test_expired_credentials_are_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"x"
+        await store.get("key")
+        server.then(refuse(400, "ExpiredToken"))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "fresh")
+        await store.get("key")
+        assert "Credential=key/" in server.seen[1].headers["authorization"]
+        assert "Credential=fresh/" in server.seen[2].headers["authorization"]
+        assert (await store.statistics())["credentials_refreshed"] == 1
+        server.then(refuse(400, "ExpiredToken"))
+        with pytest.raises(AccessDeniedError):
+            await store.get("key")
+
+    run(body)
+
+
+def test_a_wrong_clock_is_corrected_by_the_stores() -> None:
+    skewed = {"Date": "Sat, 21 Nov 2037 01:24:01 GMT"}
+
+    async def refuse_skewed(exchange: Exchange) -> None:
+        body = b"<Error><Code>RequestTimeTooSkewed</Code></Error>"
+        lines = f"HTTP/1.1 403 X\r\nDate: {skewed['Date']}\r\nContent-Length: {len(body)}\r\n\r\n"
+        await exchange.stream.send_all(lines.encode() + body)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"x"
+        server.then(refuse_skewed)
+        await store.get("key")
+        assert server.seen[1].headers["x-amz-date"].startswith("20371121T01")
+        server.then(refuse_skewed)
+        with pytest.raises(AccessDeniedError) as raised:
+            await store.get("key")
+        assert "clock" in str(raised.value)
+
+    run(body)
+
+
+def test_bodies_are_signed_when_the_aws_configuration_wants_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configured = tmp_path / "config"
+    configured.write_text("[default]\ns3 =\n    payload_signing_enabled = true\n")
+
+    async def unsigned(server: FaultServer, store: S3Store) -> None:
+        await store.put("key", b"content", PLAIN)
+        assert server.seen[0].headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+
+    async def signed(server: FaultServer, store: S3Store) -> None:
+        await store.put("key", b"content", PLAIN)
+        expected = hashlib.sha256(b"content").hexdigest()
+        assert server.seen[0].headers["x-amz-content-sha256"] == expected
+
+    run(unsigned)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(configured))
+    run(signed)
