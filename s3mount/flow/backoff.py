@@ -34,15 +34,3 @@ class Backoff:
         if retry_after_s is None:
             return jitter_s
         return min(max(retry_after_s, 0.0), RETRY_AFTER_MAX_S) + min(jitter_s, span_s / 2)
-
-
-def parse_retry_after(value: str | None, now_s: float, date_s: float | None) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for; ``None`` for none or an unreadable one.
-
-    ``date_s`` is the header's value as seconds since the epoch where it is a date.
-    """
-    if not value:
-        return None
-    if value.isdigit():
-        return float(value)
-    return max(0.0, date_s - now_s) if date_s else None

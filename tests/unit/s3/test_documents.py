@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from urllib.parse import quote_plus
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3mount.errors import ServerFaultError
+from s3mount.refs import ListPage, ObjectInfo, PartInfo, UploadInfo
+from s3mount.s3.documents import (
+    parse_complete,
+    parse_copy,
+    parse_create,
+    parse_list,
+    parse_parts,
+    parse_uploads,
+)
+
+NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+ODD = [
+    *map(chr, range(0x20)),
+    "\x7f",
+    "\x85",
+    "\u2028",
+    "\ufffe",
+    "\uffff",
+    "&",
+    "<",
+    "+",
+    "%",
+    "ä",
+]
+# NUL is in no key: S3 refuses it.
+keys = st.text(st.sampled_from([*ODD[1:], "a", "/"]), min_size=1, max_size=12)
+
+
+def contents(key: str) -> str:
+    return (
+        f"<Contents><Key>{key}</Key><LastModified>2026-11-21T01:02:03.456Z</LastModified>"
+        f"<ETag>&quot;abc&quot;</ETag><Size>5</Size><StorageClass>STANDARD</StorageClass></Contents>"
+    )
+
+
+def listed(key: str) -> ObjectInfo:
+    return ObjectInfo(key, 5, "abc", 1795222923456000000)
+
+
+def by_reference(key: str) -> str:
+    """As Ceph and AWS escape: character references even for what XML cannot hold."""
+    return "".join(
+        f"&#x{ord(c):02x};" if ord(c) < 0x20 or ord(c) > 0xFFFD else escape(c) for c in key
+    )
+
+
+def raw(key: str) -> str:
+    """As LocalStack writes: such characters as they are."""
+    return escape(key)
+
+
+@pytest.mark.parametrize("spell", [by_reference, raw])
+@given(key=keys, prefix=keys, token=keys)
+def test_any_key_survives_any_spelling(spell, key: str, prefix: str, token: str) -> None:  # type: ignore[no-untyped-def]
+    body = (
+        f"<ListBucketResult {NS}><IsTruncated>true</IsTruncated>{contents(spell(key))}"
+        f"<CommonPrefixes><Prefix>{spell(prefix)}</Prefix></CommonPrefixes>"
+        f"<NextContinuationToken>{spell(token)}</NextContinuationToken></ListBucketResult>"
+    )
+    assert parse_list(body.encode()) == ListPage((listed(key),), (prefix,), token)
+
+
+@given(key=keys)
+def test_keys_that_come_url_encoded_are_decoded(key: str) -> None:
+    body = (
+        f"<ListBucketResult><EncodingType>url</EncodingType>{contents(quote_plus(key))}"
+        "<IsTruncated>false</IsTruncated></ListBucketResult>"
+    )
+    assert parse_list(body.encode()) == ListPage((listed(key),), (), None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not XML",
+        b"<ListBucketResult>",
+        b"<Other></Other>",
+        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+        b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+        contents("a")
+        .replace("5", "five")
+        .join(("<ListBucketResult>", "</ListBucketResult>"))
+        .encode(),
+        contents("a")
+        .replace("2026", "then")
+        .join(("<ListBucketResult>", "</ListBucketResult>"))
+        .encode(),
+    ],
+)
+def test_what_is_no_list_is_the_servers_fault(body: bytes) -> None:
+    with pytest.raises(ServerFaultError):
+        parse_list(body)
+
+
+def test_copies() -> None:
+    body = f'\n <CopyObjectResult {NS}><ETag>"abc"</ETag></CopyObjectResult>'
+    assert parse_copy(body.encode(), "CopyObjectResult") == ("abc", None)
+    part = (
+        "<CopyPartResult><ETag>abc</ETag><ChecksumCRC64NVME>x=</ChecksumCRC64NVME></CopyPartResult>"
+    )
+    assert parse_copy(part.encode(), "CopyPartResult") == ("abc", "x=")
+    with pytest.raises(ServerFaultError):
+        parse_copy(b"<CopyObjectResult></CopyObjectResult>", "CopyObjectResult")
+
+
+def test_multipart_documents() -> None:
+    created = (
+        f"<InitiateMultipartUploadResult {NS}><Key>a\x01</Key><UploadId>id</UploadId>"
+        "</InitiateMultipartUploadResult>"
+    )
+    assert parse_create(created.encode()) == "id"
+    with pytest.raises(ServerFaultError):
+        parse_create(b"<InitiateMultipartUploadResult></InitiateMultipartUploadResult>")
+    done = f"<CompleteMultipartUploadResult {NS}><ETag>&quot;a-2&quot;</ETag></CompleteMultipartUploadResult>"
+    assert parse_complete(done.encode()) == "a-2"
+    assert parse_complete(b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>") == ""
+    parts = (
+        f"<ListPartsResult {NS}><IsTruncated>true</IsTruncated><NextPartNumberMarker>7"
+        "</NextPartNumberMarker><Part><PartNumber>7</PartNumber><ETag>a</ETag><Size>3</Size>"
+        "</Part></ListPartsResult>"
+    )
+    assert parse_parts(parts.encode()) == ([PartInfo(7, "a", 3)], "7")
+    assert parse_parts(parts.replace("true", "false").encode())[1] == ""
+    with pytest.raises(ServerFaultError):
+        parse_parts(parts.replace("<Size>3</Size>", "").encode())
+    uploads = (
+        f"<ListMultipartUploadsResult {NS}><IsTruncated>true</IsTruncated><NextKeyMarker>k&#x1;"
+        "</NextKeyMarker><NextUploadIdMarker>m</NextUploadIdMarker><Upload><Key>k\x01</Key>"
+        "<UploadId>i</UploadId><Initiated>2026-11-21T01:02:03.000Z</Initiated></Upload>"
+        "</ListMultipartUploadsResult>"
+    )
+    found, more = parse_uploads(uploads.encode())
+    assert found == [UploadInfo("k\x01", "i", 1795222923000000000)]
+    assert more == [("key-marker", "k\x01"), ("upload-id-marker", "m")]
+    assert parse_uploads(uploads.replace("true", "false").encode())[1] == []
