@@ -259,11 +259,12 @@ class CacheReader:
 class ReadHandle:
     """One open file: a version of an object, and how it is being read."""
 
-    __slots__ = ("_entry", "_reader", "window")
+    __slots__ = ("_entry", "_missed", "_reader", "window")
 
     def __init__(self, reader: CacheReader, entry: Entry | None) -> None:
         self._reader = reader
         self._entry = entry
+        self._missed = (-1, 0)
         self.window = Window()
         if entry is not None:
             entry.holders.add(self)
@@ -290,6 +291,7 @@ class ReadHandle:
             if body is None:
                 body = self._reader._shelf.load_body(entry)
                 if body is None:
+                    self._missed = (offset, length)
                     self._reader.misses += 1
                     return None
             self._reader.hits += 1
@@ -302,6 +304,7 @@ class ReadHandle:
             is_lost = not local and chunk.states.find(MISSING, first, last) >= 0
             self._reader._look_ahead(self, entry, offset, stop, is_lost)
             if not local:
+                self._missed = (offset, length)
                 self._reader.misses += 1
                 return None
         self._reader.hits += 1
@@ -310,14 +313,19 @@ class ReadHandle:
     async def read(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes at ``offset``, fewer only at the end of the content.
 
-        Waits for what is not local. Raises StoreError or EngineError. May be cancelled: a request
-        that others wait for goes on.
+        Waits for what is not local; asking ``read_now`` before is no double read. Raises StoreError
+        or EngineError. May be cancelled: a request that others wait for goes on.
         """
         entry, reader = self._entry, self._reader
-        data = self.read_now(offset, length)
-        if data is not None or entry is None:
+        if self._missed != (offset, length):
+            data = self.read_now(offset, length)
+            if data is not None:
+                await trio.lowlevel.checkpoint()
+                return data
+        self._missed = (-1, 0)
+        if entry is None:
             await trio.lowlevel.checkpoint()
-            return data or b""
+            return b""
         stop = min(offset + length, entry.size)
         if entry.small:
             return (await reader._whole_body(entry))[offset:stop]

@@ -104,14 +104,15 @@ def plan(
 ) -> list[tuple[int, int]]:
     """The byte ranges to ask for now so that the stream's window is filled; often none.
 
-    ``offset`` is where the latest read began: what lies before it is not asked for. Ranges are at
-    most RANGE_BYTES_MAX long and cut the window at least in two, so that they travel in parallel
-    from the start. Notes them as requested.
+    ``offset`` is where the latest read began: what lies before it is not asked for. Ranges cut the
+    window at least in two, so that they travel in parallel from the start. They end at multiples
+    of their length, a power of two up to RANGE_BYTES_MAX, so that they lie well in the parts that
+    stores keep objects in; only the first may be up to half as long again. Notes them as requested.
     """
     window = min(stream.run_bytes * GROWTH, window_bytes_max)
-    step = min(window // 2, RANGE_BYTES_MAX) // block_bytes * block_bytes
-    if step == 0:
+    if window < 2 * block_bytes:
         return []
+    step = min(1 << ((window // 2).bit_length() - 1), RANGE_BYTES_MAX)
     target = min(stream.position + window, size)
     start = max(stream.requested, offset)
     if start >= target:
@@ -119,9 +120,13 @@ def plan(
     start = start // block_bytes * block_bytes
     ranges = []
     while start < target:
-        stop = min((start + step) // block_bytes * block_bytes, size)
+        stop = (start // step + 1) * step
+        if stop - start < step // 2:
+            stop += step
         if stop > target:
-            break
+            if target < size:
+                break
+            stop = size
         ranges.append((start, stop))
         start = stop
     stream.requested = max(stream.requested, start)

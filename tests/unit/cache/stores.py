@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from s3mount.cache.reader import CacheReader, ReadHandle
+from s3mount.cache.upkeep import Worker
 from s3mount.errors import StoreError
 from s3mount.refs import (
     ByteRange,
@@ -48,6 +49,14 @@ async def inline(function: Callable[[], T], /) -> T:
     """A worker without threads, so that virtual time stands still while it works."""
     await trio.lowlevel.checkpoint()
     return function()
+
+
+async def unhurried(function: Callable[[], T], /) -> T:
+    """A worker as slow as a thread on a busy machine: much happens before and after the work."""
+    await trio.sleep(0.02)
+    result = function()
+    await trio.sleep(0.01)
+    return result
 
 
 class Request(NamedTuple):
@@ -148,6 +157,7 @@ class running:
         *,
         size_bytes_max: int = 256 * MIB,
         prefetch_bytes_max: int = 256 * MIB,
+        worker: Worker = inline,
     ) -> None:
         self.reader = CacheReader(
             store,
@@ -155,7 +165,7 @@ class running:
             namespace="bucket",
             size_bytes_max=size_bytes_max,
             prefetch_bytes_max=prefetch_bytes_max,
-            worker=inline,
+            worker=worker,
         )
         self._scope = trio.CancelScope()
         self._manager = trio.open_nursery()

@@ -15,6 +15,8 @@ import pytest
 import trio
 
 from s3mount.cache.catalog import Catalog
+from s3mount.cache.entry import digest_of
+from s3mount.cache.folder import CacheFolder
 from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef, ObjectHeaders
 from tests.unit.cache.stores import (
@@ -26,6 +28,7 @@ from tests.unit.cache.stores import (
     read_all,
     running,
     simulated,
+    unhurried,
 )
 
 METADATA_BYTES = 64 * KIB
@@ -144,6 +147,71 @@ async def test_many_small_files_are_evicted_down_to_the_cap(tmp_path: Path) -> N
         assert MIB < disk_bytes(tmp_path) <= 2 * MIB
         assert reader.statistics()["cache_bytes"] == disk_bytes(tmp_path)
         assert reader.statistics()["cache_open_entries"] == 0
+
+
+@simulated
+async def test_blocks_that_are_being_taken_away_can_be_read_at_once(tmp_path: Path) -> None:
+    store = SlowStore(latency_s=0, bytes_per_s=1e9)
+    ref, data = store.add("key", 40 * MIB)
+    async with running(store, tmp_path, size_bytes_max=48 * MIB, worker=unhurried) as reader:
+        handle = reader.open(ref)
+        await read_all(handle, MIB)
+        await trio.sleep(1)
+        for _ in range(5):
+            reader._shelf.want_room(20 * MIB)
+            for _ in range(30):
+                await trio.sleep(0.005)
+                for offset in range(0, 12 * MIB, MIB):
+                    assert await handle.read(offset, 4096) == data[offset : offset + 4096]
+        assert reader.statistics()["cache_evicted_bytes"] > 12 * MIB
+        handle.close()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@simulated
+async def test_the_catalog_knows_before_bytes_are_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    store = SlowStore(bytes_per_s=1e9)
+    ref, data = store.add("key", 40 * MIB)
+    real = CacheFolder.punch
+    punched = []
+
+    def punch(files: CacheFolder, descriptor: int, offset: int, length: int) -> None:
+        catalog = Catalog(tmp_path / "bucket", "boot")
+        row = catalog.look_up(digest_of("bucket", ref))
+        catalog.close()
+        assert row is not None
+        assert row.snapshot is not None
+        first, stop = offset >> row.shift, (offset + length) >> row.shift
+        assert not any(row.snapshot[first:stop])
+        punched.append(length)
+        real(files, descriptor, offset, length)
+
+    monkeypatch.setattr(CacheFolder, "punch", punch)
+    mount = running(store, tmp_path, size_bytes_max=48 * MIB)
+    async with mount as reader:
+        handle = reader.open(ref)
+        await read_all(handle, MIB)
+        if not is_open:
+            handle.close()
+        await trio.sleep(1)
+        reader._shelf.want_room(20 * MIB)
+        await trio.sleep(0.1)
+        mount.kill()
+        handle.close()
+    assert sum(punched) >= 12 * MIB
+    store.log.clear()
+    async with running(store, tmp_path, size_bytes_max=48 * MIB) as reader:
+        handle = reader.open(ref)
+        local = 0
+        for offset in range(0, ref.size, 64 * KIB):
+            piece = handle.read_now(offset, 64 * KIB)
+            if piece is not None:
+                assert piece == data[offset : offset + 64 * KIB]
+                local += len(piece)
+        assert 20 * MIB <= local <= 28 * MIB
+        handle.close()
 
 
 CHILD = """
@@ -292,6 +360,8 @@ async def test_a_damaged_large_file_is_fetched_anew(tmp_path: Path, damage: str,
         if when == "before":
             handle = reader.open(ref)
         assert await read_all(handle) == data
+        assert handle.read_now(0, ref.size) == data
+        assert reader._shelf.usable
         handle.close()
     async with running(store, tmp_path) as reader:
         handle = reader.open(ref)
@@ -583,6 +653,31 @@ async def test_two_mounts_that_fetch_the_same_do_not_disturb_each_other(tmp_path
             handle.close()
         await trio.sleep(1)
         assert len(data_files(tmp_path)) == 1
+
+
+@simulated
+async def test_what_two_mounts_fetched_of_one_object_is_put_together(tmp_path: Path) -> None:
+    store = SlowStore()
+    ref, data = store.add("key", 9 * MIB)
+    async with running(store, tmp_path) as one, running(store, tmp_path) as other:
+        handles = [one.open(ref)]
+        await handles[0].read(0, 10)
+        await trio.sleep(1)
+        handles.append(other.open(ref))
+        assert handles[1].read_now(0, 10) == data[:10]
+        for place in range(1, 9):
+            await handles[place % 2].read(place * MIB, 10)
+            if place % 4 == 0:
+                await trio.sleep(1)
+        for handle in handles:
+            handle.close()
+    store.log.clear()
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        for place in range(9):
+            assert handle.read_now(place * MIB, 10) == data[place * MIB : place * MIB + 10]
+        handle.close()
+    assert len(data_files(tmp_path)) == 1
 
 
 @simulated

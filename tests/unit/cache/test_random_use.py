@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.cache.reader import ReadHandle
+from s3mount.cache.upkeep import Worker
 from s3mount.errors import (
     NoSuchKeyError,
     PreconditionFailedError,
@@ -23,7 +24,16 @@ from s3mount.errors import (
     StoreError,
 )
 from s3mount.refs import ContentRef, ObjectHeaders
-from tests.unit.cache.stores import KIB, MIB, Request, SlowStore, disk_bytes, running
+from tests.unit.cache.stores import (
+    KIB,
+    MIB,
+    Request,
+    SlowStore,
+    disk_bytes,
+    inline,
+    running,
+    unhurried,
+)
 
 SIZES = (1, 3000, 200 * KIB, MIB, MIB + 1, 3 * MIB + 17, 9 * MIB)
 KEYS = len(SIZES)
@@ -58,7 +68,8 @@ step: st.SearchStrategy[Step] = st.one_of(
 class Life:
     """One example: a bucket, a cache folder, mounts of it one after the other, and handles."""
 
-    def __init__(self, folder: Path, cap: int, seed: int) -> None:
+    def __init__(self, folder: Path, cap: int, seed: int, worker: Worker) -> None:
+        self.worker = worker
         self.folder = folder
         self.cap = cap
         self.random = random.Random(seed)
@@ -100,7 +111,9 @@ class Life:
             mock.patch("s3mount.cache.upkeep.SWEEP_DELAY_S", 0.0),
         ):
             while position < len(steps):
-                mount = running(self.store, self.folder, size_bytes_max=self.cap)
+                mount = running(
+                    self.store, self.folder, size_bytes_max=self.cap, worker=self.worker
+                )
                 async with mount:
                     await trio.sleep(1)
                     while position < len(steps):
@@ -204,12 +217,13 @@ class Life:
     st.lists(step, min_size=5, max_size=60),
     st.sampled_from([50_000, 600_000, 4 * MIB, 64 * MIB]),
     st.integers(0, 2**32),
+    st.sampled_from([inline, unhurried]),
 )
 def test_reads_always_give_the_bytes_of_their_version(
-    steps: list[Step], cap: int, seed: int
+    steps: list[Step], cap: int, seed: int, worker: Worker
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        life = Life(Path(folder), cap, seed)
+        life = Life(Path(folder), cap, seed, worker)
         clock = trio.testing.MockClock(autojump_threshold=0)
         trio.run(life.live, steps, clock=clock)
         # What is left behind must be right too.

@@ -78,7 +78,7 @@ async def test_a_cold_sequential_read_travels_in_parallel_large_ranges(tmp_path:
     assert duration_s < 0.75
     assert sum(length for _, length in store.ranges) == ref.size
     assert len(store.log) < 45
-    assert max(length for _, length in store.ranges) == 8 * MIB
+    assert 8 * MIB <= max(length for _, length in store.ranges) <= 12 * MIB
 
 
 @simulated
@@ -175,17 +175,18 @@ async def test_a_jump_into_what_is_on_its_way_does_not_wait_for_all_before_it(
         handle = reader.open(ref)
         for offset in range(0, 6 * MIB, MIB):
             await handle.read(offset, MIB)
-        target = max(store.ranges)[0] + 2 * MIB
-        assert target > 20 * MIB
+        target = max(store.ranges)[0] + 6 * MIB
+        assert target > 16 * MIB
         before = len(store.log)
         started = trio.current_time()
+        assert handle.read_now(target, 16 * KIB) is None
         assert await handle.read(target, 16 * KIB) == data[target : target + 16 * KIB]
         assert trio.current_time() - started < 0.1
         assert len(store.log) == before + 1
         # A reader that goes on there, or comes there in a row, does not ask twice.
         for offset in range(target, target + 4 * MIB, 128 * KIB):
             await handle.read(offset, 128 * KIB)
-        assert len(store.log) < before + 8
+        assert len(store.log) < before + 12
         handle.close()
 
 
@@ -442,13 +443,15 @@ async def test_statistics_count_what_happened(tmp_path: Path) -> None:
     ref, _ = store.add("small", 1000)
     async with running(store, tmp_path) as reader:
         handle = reader.open(ref)
+        assert handle.read_now(0, 10) is None
+        await handle.read(0, 10)
         await handle.read(0, 10)
         handle.read_now(0, 10)
         handle.close()
         await trio.sleep(1)
         found = reader.statistics()
     assert found["cache_misses"] == 1
-    assert found["cache_hits"] == 1
+    assert found["cache_hits"] == 2
     assert found["cache_requests"] == 1
     assert found["cache_fetched_bytes"] == 1000
     assert found["cache_bytes"] == 4096
