@@ -75,9 +75,12 @@ class Evictor:
         urgent, shelf.room_needed = shelf.room_needed, 0
         shelf.room_wanted = trio.Event()
         goal = shelf.size_bytes_max - max(shelf.headroom_bytes, urgent)
-        before, had_room = self.evicted_bytes, shelf.total_bytes <= goal
+        before, had_room = self.evicted_bytes, False
         try:
             if self._upkeep.is_open:
+                # Other mounts may have stored or removed something since our latest save.
+                shelf.recorded_total = await self._upkeep.with_catalog(Catalog.total)
+                had_room = shelf.total_bytes <= goal
                 await self._evict_unused(goal)
                 limit = shelf.size_bytes_max - max(shelf.headroom_bytes // 2, urgent)
                 if shelf.total_bytes > limit:

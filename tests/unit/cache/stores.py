@@ -77,6 +77,7 @@ class SlowStore(MemoryStore):
         super().__init__()
         self.latency_s = latency_s
         self.bytes_per_s = bytes_per_s
+        self.report_delay_s = 0.0
         self.log: list[Request] = []
         self.fail: Callable[[Request], StoreError | None] = lambda request: None
         self.running = 0
@@ -133,6 +134,7 @@ class SlowStore(MemoryStore):
                 piece = data[start : start + PIECE_BYTES]
                 await trio.sleep(len(piece) / self.bytes_per_s)
                 write_slice(sink, start, piece)
+                await trio.sleep(self.report_delay_s)
                 if on_progress is not None:
                     on_progress(start + len(piece))
         finally:

@@ -82,6 +82,41 @@ async def test_the_cap_holds_for_random_reads_of_one_open_file(tmp_path: Path) -
 
 
 @simulated
+async def test_files_count_until_they_are_gone(tmp_path: Path) -> None:
+    store = SlowStore(bytes_per_s=1e9)
+    cap = 8 * MIB
+    async with running(store, tmp_path, size_bytes_max=cap) as reader:
+        for number in range(3):
+            known, data = store.add(f"key{number}", 6 * MIB)
+            handle = reader.open(ContentRef(known.key, "", known.size))
+            for offset in range(0, known.size, MIB):
+                assert await handle.read(offset, MIB) == data[offset : offset + MIB]
+                assert disk_bytes(tmp_path) <= cap + METADATA_BYTES
+            handle.close()
+
+
+@simulated
+async def test_what_a_dropped_fetch_left_in_the_file_counts(tmp_path: Path) -> None:
+    store = SlowStore(latency_s=0.001, bytes_per_s=100e6)
+    store.report_delay_s = 0.02
+    cap = 24 * MIB
+    async with running(store, tmp_path, size_bytes_max=cap) as reader:
+        contents = [store.add(f"key{number}", 20 * MIB) for number in range(8)]
+        handles = [reader.open(ref) for ref, _ in contents]
+        for _ in range(3):
+            for (ref, data), handle in zip(contents, handles, strict=True):
+                for offset in range(0, 2 * MIB, 256 * KIB):
+                    assert await handle.read(offset, 1000) == data[offset : offset + 1000]
+                # Far away, three times: the first stream is forgotten with what it wanted.
+                for place in (8, 12, 16):
+                    await handle.read(place * MIB, 1000)
+                assert ref.size == len(data)
+                assert disk_bytes(tmp_path) <= cap + METADATA_BYTES
+        for handle in handles:
+            handle.close()
+
+
+@simulated
 async def test_a_cap_below_one_block_still_reads(tmp_path: Path) -> None:
     store = SlowStore()
     large, data = store.add("large", 3 * MIB)
@@ -341,6 +376,28 @@ async def test_a_damaged_small_file_is_fetched_anew(tmp_path: Path, damage: str)
     assert len(store.log) == 2
     (file,) = data_files(tmp_path)
     assert file.read_bytes() == data
+
+
+@simulated
+async def test_a_fetch_into_a_file_that_was_given_up_fills_no_other(tmp_path: Path) -> None:
+    store = SlowStore(latency_s=0.01, bytes_per_s=10e6)
+    ref, data = store.add("large", 16 * MIB)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        for offset in range(0, 2 * MIB, 256 * KIB):
+            await handle.read(offset, 256 * KIB)
+        assert store.running >= 2
+        (file,) = data_files(tmp_path)
+        os.truncate(file, 1000)
+        assert handle.read_now(0, 64 * KIB) is None
+        assert await handle.read(0, 64 * KIB) == data[: 64 * KIB]
+        for _ in range(200):
+            await trio.sleep(0.01)
+            for offset in range(0, ref.size, 256 * KIB):
+                local = handle.read_now(offset, 1000)
+                assert local in (None, data[offset : offset + 1000])
+        assert await read_all(handle) == data
+        handle.close()
 
 
 @pytest.mark.parametrize("when", ["before", "open"])
@@ -689,6 +746,7 @@ async def test_no_mount_takes_away_what_another_reads(tmp_path: Path) -> None:
         handle = one.open(first)
         await read_all(handle)
         await trio.sleep(1)
+        (used,) = data_files(tmp_path)
         async with running(store, tmp_path, size_bytes_max=cap) as other:
             for number in range(4):
                 ref, wanted = store.add(f"other{number}", 5 * MIB)
@@ -697,7 +755,34 @@ async def test_no_mount_takes_away_what_another_reads(tmp_path: Path) -> None:
                 another.close()
                 assert disk_bytes(tmp_path) <= cap + METADATA_BYTES
             assert handle.read_now(0, 6 * MIB) == data
+            assert used in data_files(tmp_path)
         handle.close()
+
+
+@simulated
+async def test_no_mount_cuts_holes_into_what_another_reads(tmp_path: Path) -> None:
+    store = SlowStore()
+    ref, data = store.add("key", 12 * MIB)
+    cap = 16 * MIB
+    async with (
+        running(store, tmp_path, size_bytes_max=cap) as one,
+        running(store, tmp_path, size_bytes_max=cap) as other,
+    ):
+        first = one.open(ref)
+        await read_all(first)
+        await trio.sleep(1)
+        second = other.open(ref)
+        other._shelf.want_room(12 * MIB)
+        await trio.sleep(0.5)
+        assert first.read_now(0, ref.size) == data
+        assert second.read_now(0, ref.size) == data
+        first.close()
+        await trio.sleep(1)
+        other._shelf.want_room(12 * MIB)
+        await trio.sleep(0.5)
+        assert second.read_now(0, ref.size) is None
+        assert await read_all(second) == data
+        second.close()
 
 
 @simulated

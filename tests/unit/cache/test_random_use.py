@@ -74,6 +74,7 @@ class Life:
         self.cap = cap
         self.random = random.Random(seed)
         self.store = SlowStore(latency_s=0.005, bytes_per_s=50e6)
+        self.store.report_delay_s = 0.002
         self.store.fail = self.fail
         self.fault_rate = 0.0
         self.disk_full = False
