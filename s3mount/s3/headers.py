@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 from collections.abc import Mapping
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
@@ -36,6 +37,7 @@ _MONTHS = {
         ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), 1
     )
 }
+_MD5 = re.compile("[0-9a-f]{32}")
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
 
@@ -163,7 +165,7 @@ def is_md5_etag(etag: str) -> bool:
 
     Necessary, not sufficient: with SSE-C or SSE-KMS it has the same shape and is no MD5.
     """
-    return len(etag) == 32 and all(c in "0123456789abcdef" for c in etag)
+    return _MD5.fullmatch(etag) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -114,12 +114,13 @@ _LINES: dict[str, str] = {
 class Refusal:
     """An answer that is no success, taken apart."""
 
-    __slots__ = ("code", "message", "region", "request_id", "retry_after_s", "status")
+    __slots__ = ("code", "deleted", "message", "region", "request_id", "retry_after_s", "status")
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status = status
         self.code = ""
         self.message = ""
+        self.deleted = headers.get("x-amz-delete-marker") == "true"
         self.region = headers.get("x-amz-bucket-region", "")
         self.request_id = headers.get("x-amz-request-id", "")
         self.retry_after_s = retry_after_s(headers)
@@ -140,6 +141,8 @@ class Refusal:
 
     def _kind(self, key: str) -> type[StoreError]:
         kind = _BY_CODE.get(self.code)
+        if self.status == 405 and self.deleted:
+            return NoSuchKeyError  # the version that was asked for is a delete marker
         if self.code == "InvalidArgument" and "version id" in self.message.lower():
             return NoSuchKeyError  # an id in a form that this store never gives
         if kind is WrongRegionError and self.status == 400 and not self.region:

@@ -350,6 +350,8 @@ class Plane:
 
     def _refuse(self, call: Call, answer: Answer) -> NoReturn:
         refusal = answer.refusal or Refusal(answer.status, answer.headers, answer.body)
+        if answer.status == 405 and call.body_length is None and "versionId=" in call.query:
+            refusal.deleted = True  # reading a delete marker; not all stores say so in a header
         error = refusal.error(key=call.key, bucket=self.config.bucket)
         if refusal.code == "RequestTimeTooSkewed" and self._correct_skew(answer):
             error.retryable = True

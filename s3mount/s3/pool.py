@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections import deque
 from urllib.parse import urlsplit
 
 import msgspec
@@ -62,8 +63,7 @@ class Pool:
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
-        self._idle: list[Connection] = []
-        self.opened = 0
+        self._idle: deque[Connection] = deque()
 
     def take_idle(self, now_s: float) -> Connection | None:
         """The idle connection used last that still lives; dead and old ones are closed."""
@@ -77,12 +77,12 @@ class Pool:
     def give_back(self, connection: Connection, now_s: float) -> None:
         """Keep a connection whose exchange ended cleanly for the next."""
         connection.idle_since_s = now_s
-        connection.uses += 1
         self._idle.append(connection)
+        while now_s - self._idle[0].idle_since_s > IDLE_S_MAX:
+            self._idle.popleft().close()
 
     async def connect(self) -> Connection:
         """A fresh connection. Raises NetworkError."""
-        self.opened += 1
         raw = await self._connect_tcp()
         try:
             if self.origin.proxy is not None and self.origin.tls is not None:

@@ -24,6 +24,9 @@ from s3mount.refs import FileSlice
 
 HEAD_BYTES_MAX = 64 * 1024
 RECEIVE_BYTES = 1 << 20
+"""Received and written in pieces of up to this. 0.28 CPU s/GiB on one core; with 128 KiB 0.37, with
+the file mapped 0.29 to 0.37, with splice 0.22, which no checksum can look into; SO_RCVLOWAT changes nothing.
+"""
 SEND_BYTES = 256 * 1024
 FAIR_BYTES = 4 << 20
 """After moving this much without waiting, other tasks get their turn."""
@@ -152,7 +155,7 @@ def _text(value: bytes) -> str:
 class Connection:
     """One connection, used by one exchange at a time; closed by its user after any failure."""
 
-    __slots__ = ("_buffer", "_filled", "_plain", "_socket", "idle_since_s", "uses")
+    __slots__ = ("_buffer", "_filled", "_plain", "_socket", "idle_since_s")
 
     def __init__(self, connected: AnySocket) -> None:
         self._socket = connected
@@ -160,7 +163,6 @@ class Connection:
         self._buffer = bytearray(HEAD_BYTES_MAX)
         self._filled = 0
         self.idle_since_s = 0.0
-        self.uses = 0
 
     def close(self) -> None:
         """Close at once; whatever is under way fails. May be repeated."""

@@ -11,13 +11,15 @@ import pytest
 import trio
 
 from s3mount.config import StoreConfig
+from s3mount.engine.client import EngineClient
 from s3mount.refs import Capabilities
 from s3mount.s3.client import S3Store
 from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
 from tests.servers import S3Server
 
-SUBJECTS = ("memory", "localstack", "ceph-http", "ceph-https")
+SUBJECTS = ("memory", "localstack", "ceph-http", "ceph-https", "localstack-engine")
+"""The last one is LocalStack again, from behind the engine's process."""
 
 Body: TypeAlias = Callable[[Store], Awaitable[None]]
 
@@ -63,7 +65,8 @@ class Subject:
     def open(self, *, versioned: bool = False) -> AbstractAsyncContextManager[Store]:
         """Another client of this test's bucket."""
         if self.server is not None:
-            return S3Store(self.config(self.bucket(versioned)))
+            config = self.config(self.bucket(versioned))
+            return EngineClient(config) if self.name.endswith("engine") else S3Store(config)
         if versioned not in self._memory:
             self._memory[versioned] = MemoryStore(versioning="enabled" if versioned else "off")
         return self._memory[versioned].observer()

@@ -422,6 +422,23 @@ def test_versions(subject: Subject, tmp_path: Path) -> None:
     subject.run(body, versioned=True)
 
 
+def test_a_delete_marker_is_no_object(subject: Subject) -> None:
+    if subject.server is None:
+        pytest.skip("a store in memory tells nobody the ids of its delete markers")
+    client = subject.server.boto3_client()
+    bucket = subject.bucket(True)
+    client.put_object(Bucket=bucket, Key="key", Body=b"x")
+    marker = client.delete_object(Bucket=bucket, Key="key")["VersionId"]
+
+    async def body(store: Store) -> None:
+        with pytest.raises(NoSuchKeyError):
+            await store.head("key", version_id=marker)
+        with pytest.raises(NoSuchKeyError):
+            await store.get("key", version_id=marker)
+
+    subject.run(body, versioned=True)
+
+
 def test_storage_class_and_defaults_read_back_alike(subject: Subject) -> None:
     async def body(store: Store) -> None:
         told = ObjectHeaders(content_type="binary/octet-stream", storage_class="STANDARD")

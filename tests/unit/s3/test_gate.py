@@ -79,7 +79,7 @@ def test_a_narrower_window_holds_back_and_a_wider_one_lets_in() -> None:
             assert entered == []
             gate.leave()
             await trio.testing.wait_all_tasks_blocked()
-            assert entered == [0]
+            assert len(entered) == 1
             gate.leave()
 
     trio.run(main)
