@@ -110,7 +110,7 @@ class MultipartSender:
     def _ready(self, blob: Blob) -> list[int]:
         """Parts that are wholly written, not sent, and behind the writer."""
         upload = blob.upload
-        last = self._plan.part_of(blob.size - 1) - STREAM_LAG_PARTS
+        last = self._plan.count(blob.size) - 1 - STREAM_LAG_PARTS
         ready = []
         for index in range(last):
             if upload is not None and (index in upload.sent or index in upload.sending):
@@ -145,6 +145,9 @@ class MultipartSender:
         except S3MountError as error:
             # Not lost: whatever is unsent is sent when the file is closed.
             log.info("streaming of %r pauses: %s", change.key, error)
+        except Exception:
+            # One file's trouble must not end the sending of all others.
+            log.exception("internal error while streaming %r", change.key)
         finally:
             self._streams.pop(blob.id, None)
 

@@ -109,7 +109,7 @@ class Directories:
             # What is finished while S3 lists must have a node by then, or it would be missed.
             self._show_pending(directory, key)
             listing = await list_directory(self._state.store, key)
-            await self._read_marker(directory, listing)
+            await self._read_marker(directory, listing, finished)
             if directory.linked and self._state.nodes.key_of(directory) == key:
                 self._merge(directory, key, listing, finished)
                 known.listed_at = started
@@ -117,19 +117,21 @@ class Directories:
         finally:
             end()
 
-    async def _read_marker(self, directory: Node, listing: Listing) -> None:
+    async def _read_marker(self, directory: Node, listing: Listing, finished: set[Key]) -> None:
         """Learn from the directory's marker whether attributes are stored below it."""
         known = directory.directory
         assert known is not None
         marker = listing.marker
+        key = self._state.change_key(directory)
+        is_ours = key in finished or self._state.change_of(directory) is not None
         if directory.parent is None and not self._state.nodes.prefix:
-            if f"{self._state.root_marker_key}".rstrip("/") not in listing.directories:
-                known.stores_attributes = bool(known.stores_attributes)
+            if key.rstrip("/") not in listing.directories:
+                known.stores_attributes = is_ours or bool(known.stores_attributes)
                 return
-            if known.stores_attributes is None:
-                marker = ObjectInfo(self._state.root_marker_key, 0, "", 0)
+            if not known.stores_attributes:
+                marker = ObjectInfo(key, 0, "", 0)
         if marker is None:
-            known.stores_attributes = bool(self._state.change_of(directory))
+            known.stores_attributes = is_ours
             known.marker_etag = ""
             return
         if known.stores_attributes is not None and known.marker_etag == marker.etag:
@@ -417,7 +419,8 @@ class Directories:
         if policy != "auto":
             return policy == "always"
         parent = node.parent.directory
-        return parent is not None and bool(parent.stores_attributes)
+        # Not told yet counts as stored: a guess would show a link as a file.
+        return parent is not None and parent.stores_attributes is not False
 
     async def know_attributes_of(self, node: Node) -> None:
         """Learn what is stored with ``node``; after a few in one directory, with all of it at once."""

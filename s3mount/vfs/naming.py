@@ -206,7 +206,7 @@ class Naming:
         uploader = self._contents.uploader
         if uploader is not None and uploader.queue.is_sending(key):
             return True
-        if change is not None and change.expected != ABSENT:
+        if change is not None and (change.expected != ABSENT or change.tried):
             return True
         if node.is_directory:
             below = self._state.spool.below(key)
@@ -493,8 +493,10 @@ class Naming:
         """Plan the move of a pending change, whether or not its file is loaded."""
         key = change.key
         uploader = self._contents.uploader
-        in_store = change.expected != ABSENT or (
-            uploader is not None and uploader.queue.is_sending(key)
+        in_store = (
+            change.expected != ABSENT
+            or bool(change.tried)
+            or (uploader is not None and uploader.queue.is_sending(key))
         )
         if change.op != "delete":
             child = self._state.find(key)
