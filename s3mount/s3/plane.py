@@ -50,6 +50,7 @@ class _Watch:
     """Follows one try: moves its deadline while bytes move, and feeds the estimates."""
 
     __slots__ = (
+        "_acknowledged",
         "_allowance",
         "_next_look_s",
         "_scope",
@@ -74,6 +75,7 @@ class _Watch:
         self._size = size
         self._statistics = statistics
         self.moved = 0
+        self._acknowledged = 0
         self.began_at_s = now_s
         self.sent_at_s = 0.0
         self.answered_at_s = 0.0
@@ -82,6 +84,11 @@ class _Watch:
     def sent(self, n: int) -> None:
         self._statistics.bytes_sent += n
         self._progress(n)
+
+    def queued(self, n: int) -> None:
+        if self.moved - n > self._acknowledged:
+            self._acknowledged = self.moved - n
+            self._extend(trio.current_time(), self._acknowledged)
 
     def sent_all(self) -> None:
         self.sent_at_s = now = trio.current_time()
@@ -103,8 +110,11 @@ class _Watch:
         now = trio.current_time()
         if now >= self._next_look_s:
             self._next_look_s = now + WATCH_EVERY_S
-            allowed_s = self._allowance.deadline_s(now - self.began_at_s, self.moved, self._size)
-            self._scope.deadline = max(self._scope.deadline, self.began_at_s + allowed_s)
+            self._extend(now, self.moved)
+
+    def _extend(self, now_s: float, done: int) -> None:
+        allowed_s = self._allowance.deadline_s(now_s - self.began_at_s, done, self._size)
+        self._scope.deadline = max(self._scope.deadline, self.began_at_s + allowed_s)
 
 
 class Plane:
@@ -341,16 +351,17 @@ class Plane:
         if call.error_in_body and call.size_bytes >= WATCH_BYTES_MIN:
             # A copy: the store moves the bytes before it answers.
             timeouts.transferred(call.kind, call.size_bytes, ended_s - watch.sent_at_s)
-            return
-        timeouts.answered(call.kind, watch.answered_at_s - watch.sent_at_s)
-        if call.size_bytes:
-            sending_s = watch.sent_at_s - watch.began_at_s
-            moved_s = sending_s if call.body is not None else ended_s - watch.answered_at_s
-            timeouts.transferred(call.kind, watch.moved, moved_s)
+        elif call.body is not None and call.size_bytes >= WATCH_BYTES_MIN:
+            # What the kernel took at once is under way until the answer comes.
+            timeouts.transferred(call.kind, call.size_bytes, watch.answered_at_s - watch.began_at_s)
+        else:
+            timeouts.answered(call.kind, watch.answered_at_s - watch.sent_at_s)
+            if call.body is None:
+                timeouts.transferred(call.kind, watch.moved, ended_s - watch.answered_at_s)
 
     def _refuse(self, call: Call, answer: Answer) -> NoReturn:
         refusal = answer.refusal or Refusal(answer.status, answer.headers, answer.body)
-        if answer.status == 405 and call.body_length is None and "versionId=" in call.query:
+        if answer.status == 405 and call.method in ("GET", "HEAD") and "versionId=" in call.query:
             refusal.deleted = True  # reading a delete marker; not all stores say so in a header
         error = refusal.error(key=call.key, bucket=self.config.bucket)
         if refusal.code == "RequestTimeTooSkewed" and self._correct_skew(answer):

@@ -10,10 +10,13 @@ way, since ``trio.SSLStream`` copies each record twice more.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import ssl
-from collections.abc import Callable
+import sys
+import termios
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import httptools
@@ -31,7 +34,11 @@ SEND_BYTES = 256 * 1024
 FAIR_BYTES = 4 << 20
 """After moving this much without waiting, other tasks get their turn."""
 UNSENT_BYTES = 512 * 1024
-"""Bytes the kernel may hold unsent: so a send that blocks wakes while the line still moves."""
+"""A send that blocked goes on when the kernel holds less than this unsent."""
+LOOK_S = 1.0
+"""How often the kernel is asked whether it moves on with what it was given to send."""
+LARGE_BYTES = 256 * 1024
+"""Smaller requests leave the kernel at once, so nobody asks."""
 
 AnySocket = socket.socket | ssl.SSLSocket
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError)
@@ -51,6 +58,10 @@ class Watch(Protocol):
 
     def sent(self, n: int) -> None:
         """``n`` more bytes of the request are with the kernel."""
+        ...
+
+    def queued(self, n: int) -> None:
+        """Of what was sent, the peer has not acknowledged ``n`` bytes yet."""
         ...
 
     def sent_all(self) -> None:
@@ -155,13 +166,14 @@ def _text(value: bytes) -> str:
 class Connection:
     """One connection, used by one exchange at a time; closed by its user after any failure."""
 
-    __slots__ = ("_buffer", "_filled", "_plain", "_socket", "idle_since_s")
+    __slots__ = ("_buffer", "_draining", "_filled", "_plain", "_socket", "idle_since_s")
 
     def __init__(self, connected: AnySocket) -> None:
         self._socket = connected
         self._plain = not isinstance(connected, ssl.SSLSocket)
         self._buffer = bytearray(HEAD_BYTES_MAX)
         self._filled = 0
+        self._draining = False
         self.idle_since_s = 0.0
 
     def close(self) -> None:
@@ -183,15 +195,15 @@ class Connection:
 
     async def send(self, head: bytes, body: bytes | None, watch: Watch) -> None:
         """Send a request whose body is in memory. Raises BrokenConnectionError."""
-        data = head + body if body else head
-        view = memoryview(data)
+        view = memoryview(head + body if body else head)
+        self._draining = len(view) >= LARGE_BYTES
         done = 0
         try:
             while done < len(view):
                 try:
                     n = self._socket.send(view[done : done + FAIR_BYTES])
                 except (BlockingIOError, ssl.SSLWantWriteError):
-                    await trio.lowlevel.wait_writable(self._socket)
+                    await self._watched(trio.lowlevel.wait_writable, watch)
                 except ssl.SSLWantReadError:
                     await trio.lowlevel.wait_readable(self._socket)
                 else:
@@ -220,6 +232,7 @@ class Connection:
     async def _send_file_by_kernel(
         self, head: bytes, fd: int, body: FileSlice, watch: Watch
     ) -> None:
+        self._draining = body.length >= LARGE_BYTES
         sent = self._socket.send(head, socket.MSG_MORE)
         if sent != len(head):
             raise BrokenPipeError("no room for a request's head")
@@ -229,7 +242,7 @@ class Connection:
             try:
                 n = os.sendfile(out, fd, offset, min(stop - offset, FAIR_BYTES))
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._socket)
+                await self._watched(trio.lowlevel.wait_writable, watch)
                 unfair = 0
                 continue
             if n == 0:
@@ -242,6 +255,7 @@ class Connection:
                 unfair = 0
 
     async def _send_file_by_copy(self, head: bytes, fd: int, body: FileSlice, watch: Watch) -> None:
+        self._draining = body.length >= LARGE_BYTES
         pending = memoryview(head)
         buffer = memoryview(bytearray(SEND_BYTES))
         offset, stop, unfair = body.offset, body.offset + body.length, 0
@@ -255,7 +269,7 @@ class Connection:
             try:
                 n = self._socket.send(pending)
             except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(self._socket)
+                await self._watched(trio.lowlevel.wait_writable, watch)
                 unfair = 0
                 continue
             except ssl.SSLWantReadError:
@@ -267,6 +281,25 @@ class Connection:
             if unfair >= FAIR_BYTES:
                 await trio.lowlevel.checkpoint()
                 unfair = 0
+
+    async def _watched(self, wait: Callable[[AnySocket], Awaitable[None]], watch: Watch) -> None:
+        """Wait for the socket, and tell meanwhile how much of what was sent is still under way.
+
+        The kernel takes megabytes at once; on a slow line they need a minute, without a hang.
+        """
+        while self._draining:
+            with trio.move_on_after(LOOK_S):
+                await wait(self._socket)
+                return
+            queued = self._queued()
+            watch.queued(queued)
+            self._draining = queued > 0
+        await wait(self._socket)
+
+    def _queued(self) -> int:
+        """Bytes sent and not yet acknowledged (tcp(7), SIOCOUTQ)."""
+        answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(answer, sys.byteorder)
 
     async def read_head(self, watch: Watch) -> Head:
         """The head of the answer; interim 1xx answers are passed over.
@@ -284,6 +317,9 @@ class Connection:
             if self._filled == len(self._buffer):
                 raise ServerFaultError("the answer's head is too long")
             try:
+                if self._draining:
+                    await self._watched(trio.lowlevel.wait_readable, watch)
+                    self._draining = False
                 await self._receive_more()
             except BrokenConnectionError as error:
                 error.answered = seen_any

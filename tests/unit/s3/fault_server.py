@@ -105,18 +105,18 @@ async def behave(exchange: Exchange) -> None:
 
 
 class FaultServer:
-    """Objects in memory. ``script`` holds the behaviours of the next requests; then it behaves."""
+    """Objects in memory. ``script`` holds the behaviours of the next requests; then ``usually``."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.metadata: dict[str, dict[str, str]] = {}
         self.script: deque[Behaviour] = deque()
+        self.usually: Behaviour = behave
         self.seen: list[Exchange] = []
         self.connections = 0
         self.running = 0
         self.running_max = 0
         self.echoes = True
-        self.url = ""
 
     def then(self, *behaviours: Behaviour) -> None:
         """The next requests are met like this."""
@@ -142,8 +142,9 @@ class FaultServer:
         self.running += 1
         self.running_max = max(self.running_max, self.running)
         try:
-            behaviour = self.script.popleft() if self.script else behave
+            behaviour = self.script.popleft() if self.script else self.usually
             if getattr(behaviour, "before_body", False):
+                exchange.body = pending
                 await behaviour(exchange)
                 return b""
             length = int(exchange.headers.get("content-length", "0"))
@@ -248,26 +249,24 @@ def refuse_early(status: int, code: str) -> Behaviour:
 
 @asynccontextmanager
 async def faulty_store(
-    *, tries_max: int = 8, connections_max: int = 128, sign_requests: bool = True
+    *, tries_max: int = 8, connections_max: int = 128, receive_buffer: int = 0
 ) -> AsyncIterator[tuple[FaultServer, S3Store]]:
-    """A server and a store that talks to it."""
+    """A server and a store that talks to it. A small ``receive_buffer`` makes its line a thin one."""
     server = FaultServer()
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(
-            trio.serve_tcp,
-            server.serve,
-            0,
-        )
-        port = listeners[0].socket.getsockname()[1]
-        server.url = f"http://127.0.0.1:{port}"
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        if receive_buffer:
+            listeners[0].socket.setsockopt(
+                trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer
+            )
+        nursery.start_soon(trio.serve_listeners, server.serve, listeners)
         config = StoreConfig(
             bucket="bucket",
-            endpoint_url=server.url,
+            endpoint_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}",
             region="us-east-1",
             path_style=True,
             tries_max=tries_max,
             connections_max=connections_max,
-            sign_requests=sign_requests,
         )
         async with S3Store(config) as store:
             yield server, store

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -57,13 +58,15 @@ def run(
     *,
     tries_max: int = 8,
     connections_max: int = 128,
+    receive_buffer: int = 0,
 ) -> None:
     async def main() -> None:
         with trio.fail_after(400):
-            async with faulty_store(tries_max=tries_max, connections_max=connections_max) as (
-                server,
-                store,
-            ):
+            async with faulty_store(
+                tries_max=tries_max,
+                connections_max=connections_max,
+                receive_buffer=receive_buffer,
+            ) as (server, store):
                 await body(server, store)
                 assert (await store.statistics())["requests_running"] == 0
 
@@ -220,6 +223,63 @@ def test_a_line_that_stops_after_moving_is_given_up_soon(tmp_path: Path) -> None
 
     run(body)
     assert sink.read_bytes() == data
+
+
+async def swallow(exchange: Exchange, bytes_per_s: int, up_to: int) -> None:
+    """Read a request's body slowly, in half seconds."""
+    done = len(exchange.body)
+    while done < up_to:
+        await trio.sleep(0.5)
+        left = min(bytes_per_s // 2, up_to - done)
+        while left > 0:
+            piece = await exchange.stream.receive_some(left)
+            left -= len(piece)
+            done += len(piece)
+            if not piece:
+                raise trio.BrokenResourceError("the client gave up")
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(900_000, 10), (6_000_000, 40)])
+def test_a_slow_line_upwards_is_left_alone_too(tmp_path: Path, size: int, seconds: int) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(size))
+
+    async def read_slowly(exchange: Exchange) -> None:
+        await swallow(exchange, size // seconds, size)
+        await exchange.answer(200, headers={"ETag": '"x"'})
+
+    read_slowly.before_body = True  # type: ignore[attr-defined]
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(read_slowly)
+        began = trio.current_time()
+        await store.upload_part("key", "id", 1, FileSlice(str(source), 0, size))
+        assert trio.current_time() - began > seconds * 0.9
+        counted = await store.statistics()
+        assert (counted["retries"], counted["overdue"]) == (0, 0)
+
+    run(body, receive_buffer=16384)
+
+
+def test_a_line_upwards_that_stops_is_given_up(tmp_path: Path) -> None:
+    size = 3_000_000
+    source = tmp_path / "source"
+    source.write_bytes(bytes(size))
+
+    async def stop_reading(exchange: Exchange) -> None:
+        await swallow(exchange, size // 10, size // 2)
+        await trio.sleep(100)
+
+    stop_reading.before_body = True  # type: ignore[attr-defined]
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(stop_reading)
+        began = trio.current_time()
+        with pytest.raises(DeadlineError):
+            await store.upload_part("key", "id", 1, FileSlice(str(source), 0, size))
+        assert trio.current_time() - began < 30
+
+    run(body, receive_buffer=16384, tries_max=1)
 
 
 def test_a_store_that_asks_for_a_pause_gets_it() -> None:
@@ -498,6 +558,53 @@ def test_no_more_requests_run_at_once_than_connections_are_allowed() -> None:
         assert server.connections == 4
 
     run(body, connections_max=4)
+
+
+def test_two_requests_in_a_hundred_that_hang_cost_seconds_and_no_data() -> None:
+    count = 400
+    chance = random.Random(2)
+
+    async def sometimes_hang(exchange: Exchange) -> None:
+        await (hang if chance.random() < 0.02 else behave)(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.usually = sometimes_hang
+        width = (await store.statistics())["window_write"]
+
+        async def there_and_back(number: int) -> None:
+            await store.put(f"{number}", b"%d" % number, HEADERS)
+            assert (await store.get(f"{number}"))[1] == b"%d" % number
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(there_and_back, number)
+        assert trio.current_time() - began < 60
+        assert server.objects == {f"{n}": b"%d" % n for n in range(count)}
+        counted = await store.statistics()
+        assert counted["overdue"] == counted["retries"] == counted["requests"] - 2 * count > 5
+        assert counted["late_max_s"] < 5  # a quarter of a real second, on a busy machine
+        assert counted["window_write"] >= width
+
+    run(body)
+
+
+def test_a_loaded_store_is_not_asked_everything_twice() -> None:
+    chance = random.Random(3)
+
+    async def heavily(exchange: Exchange) -> None:
+        await trio.sleep(chance.uniform(1, 2))
+        await behave(exchange)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.usually = heavily
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(store.put, f"{number}", b"x", PLAIN)
+        counted = await store.statistics()
+        assert (counted["requests"], counted["retries"]) == (200, 0)
+
+    run(body)
 
 
 def test_expired_credentials_are_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
