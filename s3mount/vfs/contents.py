@@ -119,6 +119,12 @@ class Contents:
             return None
         return self._state.spool.live_blobs.get(change.blob_id)
 
+    def follow_pending(self) -> None:
+        """After a move: open files read from the blob that what they hold is fetched into, if it is."""
+        for file in self.open_files():
+            if file.blob is None and file.node.linked:
+                file.blob = self._pending_blob(file.node)
+
     def release(self, number: int) -> None:
         """Close a handle; the last writer's close lets the file go to S3. Raises LocalDiskError."""
         handle = self._handles.pop(number, None)

@@ -157,8 +157,13 @@ class Directories:
             head = await self._state.store.head(info.key)
         except NoSuchKeyError:
             return None
-        self._state.memory.remember([head])
+        self._remember([head])
         return head.headers
+
+    def _remember(self, heads: list[ObjectInfo]) -> None:
+        """Keep headers for later mounts, unless they may change again within the same LastModified."""
+        settled_ns = self._state.now_ns() - OWN_DATE_SLACK_NS
+        self._state.memory.remember([each for each in heads if each.last_modified_ns < settled_ns])
 
     # ------------------------------------------------------------------ merging
 
@@ -456,7 +461,7 @@ class Directories:
         except* StoreError as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._state.memory.remember(found)
+            self._remember(found)
 
     def _recall(self, node: Node) -> bool:
         if node.content is None:
@@ -500,4 +505,4 @@ class Directories:
         if node.headers is None and node.content is not None and not self._recall(node):
             head = await self.head(node)
             if head is not None:
-                self._state.memory.remember([head])
+                self._remember([head])

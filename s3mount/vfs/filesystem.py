@@ -303,6 +303,11 @@ class _UploadHooks:
             self._note_stored(node, change, ref, result)
         elif node is not None and node.directory is not None:
             node.directory.marker_etag = result.etag
+        if change.op == "put" or change.replace_headers:
+            modified_ns = result.date_ns or self._state.now_ns()
+            headers = self.headers_of(change)
+            known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)
+            self._state.memory.remember([known])
 
     def _note_stored(self, node: Node, change: Change, ref: ContentRef, result: PutResult) -> None:
         node.content = ref
@@ -314,13 +319,6 @@ class _UploadHooks:
         if change.op == "put" or change.replace_headers:
             node.headers = self.headers_of(change)
             node.attributes_known = True
-            self._state.memory.remember(
-                [
-                    ObjectInfo(
-                        ref.key, ref.size, ref.etag, node.last_modified_ns, headers=node.headers
-                    )
-                ]
-            )
 
     def conflict(self, change: Change) -> None:
         """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""

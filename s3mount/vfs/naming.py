@@ -232,7 +232,8 @@ class Naming:
         if blob.upload is not None and self._contents.uploader is not None:
             self._contents.uploader.multipart.abandon(blob.upload)
             blob.upload = None
-        if self._contents.open_file(node) is None:
+        file = self._contents.open_file(node)
+        if file is None or file.blob is not blob:
             self._state.spool.drop_blob(blob)
         else:
             # Keep the descriptor: the bytes stay readable though the file has no name.
@@ -284,6 +285,7 @@ class Naming:
             self._drop_blob(target, replaced_blob)
             self._state.nodes.unlink(target)
         self._state.nodes.move(node, new_parent, new_name)
+        self._contents.follow_pending()
         node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
 
     def _expected_at(self, key: Key, target: Node | None) -> str | None:
@@ -398,6 +400,7 @@ class Naming:
         first_parent, first_name = node.parent, node.name
         self._state.nodes.move(node, target.parent, target.name)
         self._state.nodes.move(target, first_parent, first_name)
+        self._contents.follow_pending()
         self.touch(node.parent)
         self.touch(target.parent)
         return node, target
@@ -419,10 +422,15 @@ class Naming:
         finally:
             end()
         batch = self._plan_subtree(node, old_prefix, new_prefix, stored, finished)
+        if target is not None:
+            # The empty directory that is replaced may have a marker in S3.
+            for change in batch.changes:
+                change.expected = None if change.key == new_prefix else change.expected
         self._unwind(batch)
         if target is not None:
             self._state.nodes.unlink(target)
         self._state.nodes.move(node, new_parent, new_name)
+        self._contents.follow_pending()
         node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
 
     def _plan_subtree(

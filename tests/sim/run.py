@@ -184,9 +184,10 @@ class Simulation:
 def play(seed: int, folder: Path, *, is_verbose: bool = False) -> Simulation:
     """Play one seed in ``folder``. ``simulation.log`` tells what happened. Raises Wrong and what else is broken."""
     simulation = Simulation(seed, folder, is_verbose=is_verbose)
+    folder.mkdir(exist_ok=True)
     random.seed(seed)
     # trio shuffles tasks that could run at the same time: from the seed too.
-    trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
+    trio._core._run._r.seed(seed)
     with small_requests():
         try:
             trio.run(simulation.run, clock=trio.testing.MockClock(autojump_threshold=0))

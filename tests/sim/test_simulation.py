@@ -1,0 +1,70 @@
+"""Seeds of the simulation: each must keep every promise. S3MOUNT_SIM_SEEDS says how many are played.
+
+A failing seed prints the command that plays it again, step by step.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sim.model import File, Tree
+from tests.sim.run import play
+
+SEEDS = int(os.environ.get("S3MOUNT_SIM_SEEDS", "100"))
+PROCESSES = 2
+
+
+@pytest.mark.timeout(60 + 3 * SEEDS)
+def test_no_seed_breaks_a_promise() -> None:
+    root = Path(__file__).parent.parent.parent
+    share = -(-SEEDS // PROCESSES)
+    players = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.sim.run", str(first), str(min(share, SEEDS - first))],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for first in range(0, SEEDS, share)
+    ]
+    outputs = [player.communicate()[0] for player in players]
+    for player, output in zip(players, outputs, strict=True):
+        assert player.returncode == 0, f"{output}\nplay it: python -m tests.sim.run SEED -v"
+    kills = "".join(output for output in outputs)
+    # A run whose kills hit nothing would prove nothing.
+    assert "kills a task's step" in kills
+    assert "journal.record" in kills
+
+
+def test_a_seed_is_played_alike_each_time(tmp_path: Path) -> None:
+    logs = [play(3, tmp_path / name).log for name in ("first", "second")]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) > 10
+
+
+def test_the_model_finds_what_is_missing_changed_or_too_much() -> None:
+    tree = Tree("d")
+    tree.files["d/a"] = File(b"one", b"one")
+    assert tree.differences({"d": None, "d/a": b"one"}) == []
+    assert tree.differences({"d": None}) == ["file d/a is missing"]
+    assert "must be" in tree.differences({"d": None, "d/a": b"two"})[0]
+    assert tree.differences({"d": None, "d/a": b"one", "d/b": b""}) == [
+        "d/b is there but must not be"
+    ]
+
+
+def test_after_a_kill_each_byte_is_of_the_last_close_or_later() -> None:
+    file = File(b"aaaa", b"aaaa")
+    assert not file.may_be(b"bbbb")
+    file.became(b"abba")
+    file.became(b"abbacc")
+    assert file.may_be(b"abaa")
+    assert file.may_be(b"abbacc")
+    assert not file.may_be(b"abca")
+    assert not file.may_be(b"abb")
