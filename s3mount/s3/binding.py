@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import boto3
@@ -15,6 +16,8 @@ from s3mount.errors import S3MountError, WrongRegionError
 from s3mount.s3.mapping import from_boto
 from s3mount.s3.resolve import Address, S3Client, make_client, make_session, resolve
 from s3mount.s3.signing import Anonymous, BotocoreSigner
+
+_log = logging.getLogger(__name__)
 
 
 class Binding(NamedTuple):
@@ -78,11 +81,17 @@ def _in_bucket_region(session: boto3.Session, client: S3Client, config: StoreCon
 
 
 def _bucket_region(client: S3Client, bucket: str) -> str:
-    """The region that HeadBucket names, also when it is refused; empty when it names none."""
+    """The region that HeadBucket names, also when it is refused; empty when it names none.
+
+    Also empty while the network is down: the first request that meets the wrong region asks again.
+    """
     try:
         answer = client.head_bucket(Bucket=bucket)
     except botocore.exceptions.ClientError as error:
         answer = error.response
+    except (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError) as error:
+        _log.info("the bucket's region could not be asked for: %s", error)
+        return ""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return str(headers.get("x-amz-bucket-region", ""))
 

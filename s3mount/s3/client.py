@@ -89,14 +89,15 @@ class S3Store:
         return self
 
     async def _renew(self) -> bool:
-        """Ask boto3 for everything anew, as somebody may have rotated keys or logged in again.
+        """Ask boto3 for everything anew; ``True`` when it is something else than before.
 
-        At most every 30 s, so that wrong credentials are not asked for at every request.
+        Somebody may have rotated keys or logged in again, and a region that could not be found out at
+        the start may be known now. At most every 30 s, so that settings that stay wrong are not asked
+        for at every request.
         """
-        before = self._plane.credentials.current
+        before = self._bound_to
         async with self._renewing:
-            now = self._plane.credentials.current
-            if now != before:
+            if self._bound_to != before:
                 return True
             if trio.current_time() < self._renewed_at_s + RENEW_EVERY_S:
                 return False
@@ -106,17 +107,21 @@ class S3Store:
                 source = CredentialSource(bound.credentials, self._statistics.refreshed)
                 await source.renew()
             except S3MountError as error:
-                _log.warning(
-                    "the store refuses the credentials, and looking again fails: %s", error
-                )
+                _log.warning("the store refuses these settings, and asking again fails: %s", error)
                 return False
             self._plane.rebind(bound.address, source)
             self._control.client = bound.client
-            if source.current == before:
+            if self._bound_to == before:
                 return False
-        _log.info("the store refused the credentials; others were found")
+        _log.info("the store refused the credentials or the region; others were found")
         self._statistics.refreshed()
         return True
+
+    @property
+    def _bound_to(self) -> tuple[object, ...]:
+        """What tells one binding from another."""
+        address = self._plane.address
+        return address.base_url, address.region, self._plane.credentials.current
 
     async def __aexit__(
         self,

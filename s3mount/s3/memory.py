@@ -5,7 +5,6 @@ It needs no threads and no sockets, so that it runs under trio's virtual clock.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from s3mount.clock import SystemClock, WallClock
 from s3mount.config import PART_BYTES_MAX, PART_BYTES_MIN
 from s3mount.errors import (
     NoSuchKeyError,
-    PreconditionFailedError,
     RangeError,
     RejectedError,
     StoreError,
@@ -43,12 +41,10 @@ from s3mount.refs import (
     VersionId,
 )
 from s3mount.s3.headers import (
-    DEFAULT_CONTENT_TYPE,
-    DEFAULT_STORAGE_CLASS,
     check_headers,
     check_key,
-    is_md5_etag,
 )
+from s3mount.s3.memory_bucket import Bucket, Upload, replaced
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 
 PARTS_MAX = 10_000
@@ -83,116 +79,6 @@ class NoFaults:
         """Do nothing; ``before`` has yielded."""
 
 
-class _Version(msgspec.Struct, frozen=True):
-    """One version of one key; ``data`` is ``None`` for a delete marker."""
-
-    info: ObjectInfo
-    data: bytes | None
-
-
-class _Upload(msgspec.Struct):
-    """An unfinished multipart upload."""
-
-    key: Key
-    headers: ObjectHeaders
-    initiated_ns: int
-    parts: dict[int, tuple[PartInfo, bytes]] = {}
-
-
-class _Bucket:
-    """The bucket's state, shared by all stores that look at it. Every method is synchronous and atomic."""
-
-    def __init__(self, versioning: str, clock: WallClock) -> None:
-        self.versioning = versioning
-        self.clock = clock
-        self.versions: dict[Key, list[_Version]] = {}
-        self.names: list[bytes] = []  # present keys, UTF-8, sorted as S3 sorts them
-        self.uploads: dict[str, _Upload] = {}
-        self.serial = 0
-
-    def next_id(self, kind: str) -> str:
-        self.serial += 1
-        return f"{kind}{self.serial:08d}"
-
-    def current(self, key: Key) -> _Version | None:
-        """The version that a plain GET sees; ``None`` if there is none or it is a delete marker."""
-        history = self.versions.get(key)
-        return history[-1] if history and history[-1].data is not None else None
-
-    def version(self, key: Key, version_id: VersionId | None) -> _Version:
-        """The named (or current) version. Raises NoSuchKeyError."""
-        found: _Version | None = None
-        if version_id is None:
-            found = self.current(key)
-        else:
-            for candidate in self.versions.get(key, ()):
-                if (candidate.info.version_id or "null") == version_id:
-                    found = candidate
-        if found is None or found.data is None:
-            what = "version" if version_id else "key"
-            raise NoSuchKeyError(f"no such {what}", key=key, status=404, code="NoSuchKey")
-        return found
-
-    def check(self, key: Key, condition: Condition) -> None:
-        """Raise PreconditionFailedError when ``condition`` does not hold for the current version."""
-        now = self.current(key)
-        if condition.if_absent and now is not None:
-            raise _precondition(key)
-        wanted = condition.if_match
-        if wanted is not None and (now is None or now.info.etag != wanted):
-            raise _precondition(key)
-
-    def store(self, key: Key, data: bytes, etag: ETag, headers: ObjectHeaders) -> PutResult:
-        """Make a new current version."""
-        now_ns = self.clock.now_ns()
-        version_id = {"enabled": self.next_id("v"), "suspended": "null"}.get(self.versioning)
-        headers = _as_stored(headers)
-        info = ObjectInfo(
-            key=key,
-            size=len(data),
-            etag=etag,
-            last_modified_ns=now_ns - now_ns % _MILLISECOND_NS,
-            version_id=version_id,
-            storage_class=headers.storage_class,
-            headers=headers,
-            etag_is_md5=is_md5_etag(etag),
-        )
-        self._push(key, _Version(info, data))
-        return PutResult(etag, version_id, now_ns - now_ns % _SECOND_NS)
-
-    def delete(self, key: Key, version_id: VersionId | None) -> None:
-        """Remove a version for good, or the current one as the bucket's versioning wants it."""
-        if version_id is not None:
-            history = self.versions.get(key, [])
-            kept = [v for v in history if (v.info.version_id or "null") != version_id]
-            self._replace(key, kept)
-        elif self.versioning == "off":
-            self._replace(key, [])
-        else:
-            marker_id = self.next_id("v") if self.versioning == "enabled" else "null"
-            marker = ObjectInfo(key, 0, "", self.clock.now_ns(), marker_id)
-            self._push(key, _Version(marker, None))
-
-    def _push(self, key: Key, version: _Version) -> None:
-        history = self.versions.get(key, [])
-        if self.versioning != "enabled":
-            history = [v for v in history if (v.info.version_id or "null") != "null"]
-        self._replace(key, [*history, version])
-
-    def _replace(self, key: Key, history: list[_Version]) -> None:
-        was = self.current(key) is not None
-        if history:
-            self.versions[key] = history
-        else:
-            self.versions.pop(key, None)
-        present = self.current(key) is not None
-        name = key.encode()
-        if present and not was:
-            bisect.insort(self.names, name)
-        elif was and not present:
-            del self.names[bisect.bisect_left(self.names, name)]
-
-
 class MemoryStore:
     """``Store`` in memory. ``faults`` may be exchanged at any time; ``requests`` counts calls by name.
 
@@ -212,7 +98,7 @@ class MemoryStore:
         self.faults: Faults = faults or NoFaults()
         self.requests: dict[str, int] = {}
         self.part_bytes_min = part_bytes_min
-        self._bucket = _Bucket(versioning, clock or SystemClock())
+        self._bucket = Bucket(versioning, clock or SystemClock())
 
     async def __aenter__(self) -> MemoryStore:
         await trio.lowlevel.checkpoint()
@@ -386,7 +272,7 @@ class MemoryStore:
         await self._begin("list", arguments)
         if prefix:
             check_key(prefix)
-        page = self._list(prefix, delimiter, token, start_after, min(max_keys, 1000))
+        page = self._bucket.list_page(prefix, delimiter, token, start_after, min(max_keys, 1000))
         await self.faults.after("list", arguments)
         return page
 
@@ -397,7 +283,7 @@ class MemoryStore:
         check_key(key)
         check_headers(headers, key)
         upload_id = self._bucket.next_id("u")
-        self._bucket.uploads[upload_id] = _Upload(key, headers, self._bucket.clock.now_ns(), {})
+        self._bucket.uploads[upload_id] = Upload(key, headers, self._bucket.clock.now_ns(), {})
         await self.faults.after("create_multipart", arguments)
         return upload_id
 
@@ -513,7 +399,7 @@ class MemoryStore:
         check_key(key)
         found = self._bucket.version(key, version_id)
         if if_match is not None and found.info.etag != if_match:
-            raise _precondition(key)
+            raise replaced(key)
         data = found.data or b""
         if byte_range is not None:
             if byte_range.start >= len(data):
@@ -524,10 +410,10 @@ class MemoryStore:
     def _source(self, source: ContentRef) -> bytes:
         found = self._bucket.version(source.key, source.version_id)
         if found.info.etag != source.etag:
-            raise _precondition(source.key)
+            raise replaced(source.key)
         return found.data or b""
 
-    def _upload(self, key: Key, upload_id: str) -> _Upload:
+    def _upload(self, key: Key, upload_id: str) -> Upload:
         upload = self._bucket.uploads.get(upload_id)
         if upload is None or upload.key != key:
             raise NoSuchKeyError("no such upload", key=key, status=404, code="NoSuchUpload")
@@ -544,7 +430,7 @@ class MemoryStore:
         return info
 
     def _choose_parts(
-        self, upload: _Upload, parts: Sequence[PartInfo]
+        self, upload: Upload, parts: Sequence[PartInfo]
     ) -> list[tuple[PartInfo, bytes]]:
         if not parts:
             raise RejectedError("an upload needs a part", key=upload.key, code="MalformedXML")
@@ -565,82 +451,11 @@ class MemoryStore:
             chosen.append(stored)
         return chosen
 
-    def _list(
-        self,
-        prefix: str,
-        delimiter: str | None,
-        token: str | None,
-        start_after: str | None,
-        max_keys: int,
-    ) -> ListPage:
-        names = self._bucket.names
-        prefix_bytes = prefix.encode()
-        # A token is the kind and the name of the page's last entry, in hex: opaque to callers.
-        kind, _, name_hex = (token or "").partition(":")
-        after = bytes.fromhex(name_hex) if token else (start_after or "").encode()
-        divider = delimiter.encode() if delimiter else b""
-        skip_group = after if kind == "prefix" else None
-        index = bisect.bisect_left(names, prefix_bytes)
-        if after:
-            index = max(index, bisect.bisect_right(names, after))
-        objects: list[ObjectInfo] = []
-        prefixes: list[bytes] = []
-        last, kind = b"", ""
-        while index < len(names) and names[index].startswith(prefix_bytes):
-            name = names[index]
-            if skip_group is not None and name.startswith(skip_group):
-                index = _behind(names, skip_group, index)
-                continue
-            if len(objects) + len(prefixes) >= max_keys:
-                return _page(objects, prefixes, f"{kind}:{last.hex()}")
-            cut = name.find(divider, len(prefix_bytes)) if divider else -1
-            if cut >= 0:
-                last, kind = name[: cut + len(divider)], "prefix"
-                prefixes.append(last)
-                index = _behind(names, last, index)
-                continue
-            last, kind = name, "key"
-            objects.append(_listed(self._bucket.versions[name.decode()][-1].info))
-            index += 1
-        return _page(objects, prefixes, None)
-
-
-def _page(objects: list[ObjectInfo], prefixes: list[bytes], token: str | None) -> ListPage:
-    return ListPage(tuple(objects), tuple(name.decode() for name in prefixes), token)
-
-
-def _behind(names: list[bytes], group: bytes, start: int) -> int:
-    """Index of the first name behind all that begin with ``group``."""
-    return bisect.bisect_left(names, True, start, key=lambda name: not name.startswith(group))
-
-
-def _listed(info: ObjectInfo) -> ObjectInfo:
-    """An object as LIST tells it: no headers, no version."""
-    return msgspec.structs.replace(info, headers=None, version_id=None, etag_is_md5=None)
-
 
 def _at_header_resolution(info: ObjectInfo) -> ObjectInfo:
     """An object as HEAD and GET tell it: Last-Modified in whole seconds."""
     whole = info.last_modified_ns - info.last_modified_ns % _SECOND_NS
     return msgspec.structs.replace(info, last_modified_ns=whole)
-
-
-def _as_stored(headers: ObjectHeaders) -> ObjectHeaders:
-    """``headers`` as they read back: S3's defaults are told as ``None``."""
-    content_type = headers.content_type
-    storage_class = headers.storage_class
-    return msgspec.structs.replace(
-        headers,
-        metadata=dict(headers.metadata),
-        content_type=None if content_type == DEFAULT_CONTENT_TYPE else content_type,
-        storage_class=None if storage_class == DEFAULT_STORAGE_CLASS else storage_class,
-    )
-
-
-def _precondition(key: Key) -> PreconditionFailedError:
-    return PreconditionFailedError(
-        "somebody else changed the object", key=key, status=412, code="PreconditionFailed"
-    )
 
 
 def _md5(data: bytes) -> str:

@@ -1,4 +1,9 @@
-"""The data plane: requests over the lean wire, each within its deadline, repeated where that helps."""
+"""The data plane: requests over the lean wire, each within its deadline, repeated where that helps.
+
+A GET or PUT of 4 KiB costs 100 to 120 us of CPU over http and 125 to 140 over https, a third of it
+in the kernel; a GiB 0.3 s into a file and 0.25 s from one, over https 0.9 to 1.0 (two busy cores,
+``bench/micro/data_plane.py``).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ from s3mount.errors import (
     RejectedError,
     StoreError,
     ThrottledError,
+    WrongRegionError,
 )
 from s3mount.flow.backoff import Backoff
 from s3mount.flow.timeouts import Allowance, Timeouts
@@ -173,7 +179,8 @@ class Plane:
             try:
                 return await self._through_gate(call, retry)
             except StoreError as error:
-                if error.code in STALE_CODES and await self._renew():
+                stale = error.code in STALE_CODES or isinstance(error, WrongRegionError)
+                if stale and await self._renew():
                     continue
                 retry += 1
                 if error.retryable and not isinstance(error, ThrottledError | ChecksumError):

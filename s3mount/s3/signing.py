@@ -1,8 +1,8 @@
 """Signatures: plain SigV4 by a fast path, everything else by botocore's own signers.
 
 SigV4 is defined in the AWS S3 API reference, "Authenticating Requests: Using the Authorization
-Header". The fast path costs about 6 us a request, botocore's signer 60 to 100, boto3's whole way 170
-(``bench/micro/signing.py``); tests hold both to the same signatures.
+Header". For a PUT with five headers the fast path takes 13 us, botocore's signer 155 on the same
+busy machine (``bench/micro/signing.py``); tests hold both to the same signatures.
 """
 
 from __future__ import annotations

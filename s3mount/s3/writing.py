@@ -169,7 +169,12 @@ class Writer:
         raise ChecksumError("the store has other bytes than were sent", key=call.key)
 
     async def _seal(self, call: Call, plain: Mapping[str, str], use_crc: bool) -> bytes | None:
-        """Put the body's digests into the headers; the MD5 if it was needed."""
+        """Put the body's digests into the headers; the MD5 if it was needed.
+
+        CRC64NVME takes 0.02 s a GiB, MD5 1.3 s, on a thread. The MD5 goes ahead as Content-MD5 rather
+        than being compared afterwards: it costs the same, the store refuses wrong bytes before they
+        can be seen, and with several parts under way it overlaps with the sending of others.
+        """
         body = call.body if call.body is not None else b""
         call.headers = dict(plain)
         md5 = None

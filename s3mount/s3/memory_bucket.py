@@ -1,0 +1,209 @@
+"""The state of a bucket in memory, by S3's rules: versions, delete markers, uploads, listing."""
+
+from __future__ import annotations
+
+import bisect
+
+import msgspec
+
+from s3mount.clock import WallClock
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError
+from s3mount.refs import (
+    Condition,
+    ETag,
+    Key,
+    ListPage,
+    ObjectHeaders,
+    ObjectInfo,
+    PartInfo,
+    PutResult,
+    VersionId,
+)
+from s3mount.s3.headers import DEFAULT_CONTENT_TYPE, DEFAULT_STORAGE_CLASS, is_md5_etag
+
+_SECOND_NS = 1_000_000_000
+_MILLISECOND_NS = 1_000_000
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One version of one key; ``data`` is ``None`` for a delete marker."""
+
+    info: ObjectInfo
+    data: bytes | None
+
+
+class Upload(msgspec.Struct):
+    """An unfinished multipart upload."""
+
+    key: Key
+    headers: ObjectHeaders
+    initiated_ns: int
+    parts: dict[int, tuple[PartInfo, bytes]] = {}
+
+
+class Bucket:
+    """The bucket's state, shared by all stores that look at it. Every method is synchronous and atomic."""
+
+    def __init__(self, versioning: str, clock: WallClock) -> None:
+        self.versioning = versioning
+        self.clock = clock
+        self.versions: dict[Key, list[Version]] = {}
+        self.names: list[bytes] = []  # present keys, UTF-8, sorted as S3 sorts them
+        self.uploads: dict[str, Upload] = {}
+        self.serial = 0
+
+    def next_id(self, kind: str) -> str:
+        """An id that no other version or upload has."""
+        self.serial += 1
+        return f"{kind}{self.serial:08d}"
+
+    def current(self, key: Key) -> Version | None:
+        """The version that a plain GET sees; ``None`` if there is none or it is a delete marker."""
+        history = self.versions.get(key)
+        return history[-1] if history and history[-1].data is not None else None
+
+    def version(self, key: Key, version_id: VersionId | None) -> Version:
+        """The named (or current) version. Raises NoSuchKeyError."""
+        found: Version | None = None
+        if version_id is None:
+            found = self.current(key)
+        else:
+            for candidate in self.versions.get(key, ()):
+                if (candidate.info.version_id or "null") == version_id:
+                    found = candidate
+        if found is None or found.data is None:
+            what = "version" if version_id else "key"
+            raise NoSuchKeyError(f"no such {what}", key=key, status=404, code="NoSuchKey")
+        return found
+
+    def check(self, key: Key, condition: Condition) -> None:
+        """Raise PreconditionFailedError when ``condition`` does not hold for the current version."""
+        now = self.current(key)
+        if condition.if_absent and now is not None:
+            raise replaced(key)
+        wanted = condition.if_match
+        if wanted is not None and (now is None or now.info.etag != wanted):
+            raise replaced(key)
+
+    def store(self, key: Key, data: bytes, etag: ETag, headers: ObjectHeaders) -> PutResult:
+        """Make a new current version."""
+        now_ns = self.clock.now_ns()
+        version_id = {"enabled": self.next_id("v"), "suspended": "null"}.get(self.versioning)
+        headers = _as_stored(headers)
+        info = ObjectInfo(
+            key=key,
+            size=len(data),
+            etag=etag,
+            last_modified_ns=now_ns - now_ns % _MILLISECOND_NS,
+            version_id=version_id,
+            storage_class=headers.storage_class,
+            headers=headers,
+            etag_is_md5=is_md5_etag(etag),
+        )
+        self._push(key, Version(info, data))
+        return PutResult(etag, version_id, now_ns - now_ns % _SECOND_NS)
+
+    def delete(self, key: Key, version_id: VersionId | None) -> None:
+        """Remove a version for good, or the current one as the bucket's versioning wants it."""
+        if version_id is not None:
+            history = self.versions.get(key, [])
+            kept = [v for v in history if (v.info.version_id or "null") != version_id]
+            self._replace(key, kept)
+        elif self.versioning == "off":
+            self._replace(key, [])
+        else:
+            marker_id = self.next_id("v") if self.versioning == "enabled" else "null"
+            marker = ObjectInfo(key, 0, "", self.clock.now_ns(), marker_id)
+            self._push(key, Version(marker, None))
+
+    def _push(self, key: Key, version: Version) -> None:
+        history = self.versions.get(key, [])
+        if self.versioning != "enabled":
+            history = [v for v in history if (v.info.version_id or "null") != "null"]
+        self._replace(key, [*history, version])
+
+    def _replace(self, key: Key, history: list[Version]) -> None:
+        was = self.current(key) is not None
+        if history:
+            self.versions[key] = history
+        else:
+            self.versions.pop(key, None)
+        present = self.current(key) is not None
+        name = key.encode()
+        if present and not was:
+            bisect.insort(self.names, name)
+        elif was and not present:
+            del self.names[bisect.bisect_left(self.names, name)]
+
+    def list_page(
+        self,
+        prefix: str,
+        delimiter: str | None,
+        token: str | None,
+        start_after: str | None,
+        max_keys: int,
+    ) -> ListPage:
+        """One page of the present keys, in the order of UTF-8."""
+        names = self.names
+        prefix_bytes = prefix.encode()
+        # A token is the kind and the name of the page's last entry, in hex: opaque to callers.
+        kind, _, name_hex = (token or "").partition(":")
+        after = bytes.fromhex(name_hex) if token else (start_after or "").encode()
+        divider = delimiter.encode() if delimiter else b""
+        skip_group = after if kind == "prefix" else None
+        index = bisect.bisect_left(names, prefix_bytes)
+        if after:
+            index = max(index, bisect.bisect_right(names, after))
+        objects: list[ObjectInfo] = []
+        prefixes: list[bytes] = []
+        last, kind = b"", ""
+        while index < len(names) and names[index].startswith(prefix_bytes):
+            name = names[index]
+            if skip_group is not None and name.startswith(skip_group):
+                index = _behind(names, skip_group, index)
+                continue
+            if len(objects) + len(prefixes) >= max_keys:
+                return _page(objects, prefixes, f"{kind}:{last.hex()}")
+            cut = name.find(divider, len(prefix_bytes)) if divider else -1
+            if cut >= 0:
+                last, kind = name[: cut + len(divider)], "prefix"
+                prefixes.append(last)
+                index = _behind(names, last, index)
+                continue
+            last, kind = name, "key"
+            objects.append(_listed(self.versions[name.decode()][-1].info))
+            index += 1
+        return _page(objects, prefixes, None)
+
+
+def _page(objects: list[ObjectInfo], prefixes: list[bytes], token: str | None) -> ListPage:
+    return ListPage(tuple(objects), tuple(name.decode() for name in prefixes), token)
+
+
+def _behind(names: list[bytes], group: bytes, start: int) -> int:
+    """Index of the first name behind all that begin with ``group``."""
+    return bisect.bisect_left(names, True, start, key=lambda name: not name.startswith(group))
+
+
+def _listed(info: ObjectInfo) -> ObjectInfo:
+    """An object as LIST tells it: no headers, no version."""
+    return msgspec.structs.replace(info, headers=None, version_id=None, etag_is_md5=None)
+
+
+def _as_stored(headers: ObjectHeaders) -> ObjectHeaders:
+    """``headers`` as they read back: S3's defaults are told as ``None``."""
+    content_type = headers.content_type
+    storage_class = headers.storage_class
+    return msgspec.structs.replace(
+        headers,
+        metadata=dict(headers.metadata),
+        content_type=None if content_type == DEFAULT_CONTENT_TYPE else content_type,
+        storage_class=None if storage_class == DEFAULT_STORAGE_CLASS else storage_class,
+    )
+
+
+def replaced(key: Key) -> PreconditionFailedError:
+    """The error of a condition that does not hold."""
+    return PreconditionFailedError(
+        "somebody else changed the object", key=key, status=412, code="PreconditionFailed"
+    )
