@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from tests.servers import S3Server
 
@@ -24,23 +26,75 @@ ORPHANS_TIMEOUT_S = 10.0
 POLL_S = 0.02
 LOG_TAIL_BYTES = 16_384
 
-_running: set[Mount] = set()
+SWEEPER = Path(__file__).with_name("sweeper.py")
 
 
 class MountFailed(Exception):
     """The mount did not come up, did not go away, or a command on it failed; with its log."""
 
 
+class _Running:
+    """The mounts that are there, told to a sweeper that takes them away should this run be killed."""
+
+    def __init__(self) -> None:
+        self._mounts: dict[Mount, int] = {}
+        self._lock = threading.Lock()
+        self._sweeper: subprocess.Popen[str] | None = None
+
+    def __iter__(self) -> Iterator[Mount]:
+        return iter(list(self._mounts))
+
+    def add(self, mount: Mount) -> None:
+        """``mount`` has a process now."""
+        with self._lock:
+            self._mounts[mount] = mount.pid
+            self._tell(f"+ {mount.pid} {quote(str(mount.path))}")
+
+    def discard(self, mount: Mount) -> None:
+        """``mount`` and its process are gone."""
+        with self._lock:
+            pid = self._mounts.pop(mount, None)
+            if pid is not None:
+                self._tell(f"- {pid}")
+
+    def close(self) -> None:
+        """End the sweeper, which takes away what is still there; repeatable."""
+        with self._lock:
+            sweeper, self._sweeper = self._sweeper, None
+        if sweeper is not None:
+            assert sweeper.stdin is not None
+            sweeper.stdin.close()
+            sweeper.wait()
+
+    def _tell(self, line: str) -> None:
+        if self._sweeper is None:
+            self._sweeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(SWEEPER)],
+                stdin=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        assert self._sweeper.stdin is not None
+        self._sweeper.stdin.write(line + "\n")
+        self._sweeper.stdin.flush()
+
+
+_running = _Running()
+
+
 def kill_all() -> None:
     """Kill every mount process that still runs, which frees whoever waits for one in the kernel."""
-    for mount in list(_running):
+    for mount in _running:
         mount.kill_process()
 
 
 def close_all() -> None:
     """Take away what tests have left, such as one whose deadline came while it cleaned up."""
-    for mount in list(_running):
-        mount.close()
+    try:
+        for mount in _running:
+            mount.close()
+    finally:
+        _running.close()
 
 
 class Mount:
