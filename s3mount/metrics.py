@@ -61,7 +61,9 @@ METRICS: tuple[Metric, ...] = S3_METRICS + ENGINE_METRICS
 def find(name: str) -> Metric:
     """The table's entry for a metric's full name. Raises KeyError for an unknown one."""
     for metric in METRICS:
-        stem = metric.name.removesuffix("*")
-        if name == metric.name or (stem != metric.name and name.startswith(stem)):
+        if name == metric.name:
+            return metric
+    for metric in METRICS:
+        if metric.name.endswith("*") and name.startswith(metric.name[:-1]):
             return metric
     raise KeyError(name)

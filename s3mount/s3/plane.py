@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import trio
 
+from s3mount import __version__
 from s3mount.config import StoreConfig
 from s3mount.errors import (
     ChecksumError,
@@ -42,6 +43,7 @@ from s3mount.s3.wire import BrokenConnectionError, Connection, Head, Sink
 
 _log = logging.getLogger(__name__)
 
+USER_AGENT = f"s3mount/{__version__}"
 ANSWER_BYTES_MAX = 16 << 20
 """Bodies that are kept in memory (list pages, errors, small objects) are never larger."""
 WATCH_EVERY_S = 0.2
@@ -321,7 +323,8 @@ class Plane:
             if call.query
             else (self._target_prefix + path)
         )
-        # Not signed, as botocore does not sign it: it describes the message, not the request.
+        # Not signed, as botocore does not sign these: they describe the message, not the request.
+        headers["user-agent"] = USER_AGENT
         length = call.body_length
         if length is not None:
             headers["content-length"] = str(length)

@@ -278,7 +278,9 @@ class Writer:
             return await settle_copy(self._reader.head, source, key, headers, error)
 
     def _source_headers(self, source: ContentRef) -> dict[str, str]:
-        place = encode_path(f"{self._bucket}/{source.key}")
+        # An access point's objects lie below "object/" (CopyObject, x-amz-copy-source).
+        between = "/object/" if self._bucket.startswith("arn:") else "/"
+        place = encode_path(f"{self._bucket}{between}{source.key}")
         if source.version_id is not None:
             place += "?" + canonical_query([("versionId", source.version_id)])
         return {"x-amz-copy-source": place}

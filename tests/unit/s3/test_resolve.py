@@ -261,6 +261,8 @@ def test_request_payer_and_storage_class_are_sent() -> None:
                 await store.get("key")
             assert server.seen[0].headers["x-amz-storage-class"] == "STANDARD_IA"
             for exchange in server.seen:
+                assert exchange.headers["user-agent"].startswith("s3mount/")
+                assert "user-agent" not in exchange.headers["authorization"]
                 assert exchange.headers["x-amz-request-payer"] == "requester"
                 assert "x-amz-request-payer" in exchange.headers["authorization"]
             nursery.cancel_scope.cancel()
