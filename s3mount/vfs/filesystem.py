@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 TOUCH_PERIOD_S = 1.0
 """Directory times reach their markers at most this often."""
+PROBE_HEAD_START_S = 1.0
+"""Uploads wait this long for what the probe finds: it takes about four round trips."""
 WAIT_PERIOD_S = 0.02
 STUCK_S = 1.0
 """With something refused and nothing on its way for this long, a waiter is told."""
@@ -98,21 +100,30 @@ class Filesystem:
                 task_status.started()
                 if self.config.read_only:
                     await trio.sleep_forever()
-                nursery.start_soon(self._probe_then_upload)
+                probed = trio.Event()
+                nursery.start_soon(self._probe, probed)
+                nursery.start_soon(self._upload, probed)
                 nursery.start_soon(self._store_touched_directories)
         finally:
             self.state.nursery = None
             self.state.memory.close()
 
-    async def _probe_then_upload(self) -> None:
-        """Learn what conditions the store honours before anything is sent by them."""
+    async def _upload(self, probed: trio.Event) -> None:
+        """Upload for ever; while the store's habits are unknown it looks before each conditional write."""
+        with trio.move_on_after(PROBE_HEAD_START_S):
+            await probed.wait()
+        await self.uploader.run()
+
+    async def _probe(self, probed: trio.Event) -> None:
+        """Learn what conditions the store honours."""
         try:
             found = await self._capabilities()
             self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}
             log.warning("what the store honours is unknown: %s", error)
-        await self.uploader.run()
+        finally:
+            probed.set()
 
     async def _capabilities(self) -> Capabilities:
         """What the store honours, as it was seen by an earlier mount or by trying now. Raises StoreError."""
