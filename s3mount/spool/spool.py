@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import trio
 
 from s3mount.refs import Key
@@ -309,6 +310,17 @@ class Spool:
                 seen.add(key)
                 todo.extend(reader for reader in self.readers_of(key) if reader != key)
         return False
+
+    def as_fetched(self, change: Change) -> Change:
+        """The copy ``change`` as one that fetches its content first, so that its source may change. Raises OSError."""
+        assert change.source is not None
+        blob = self.new_blob()
+        blob.base, blob.base_limit = change.source, change.source.size
+        blob.truncate(change.source.size)
+        blob.release()
+        return msgspec.structs.replace(
+            change, op="put", source=None, base=change.source, blob_id=blob.id, detach=True
+        )
 
     # ------------------------------------------------------------------ blobs
 

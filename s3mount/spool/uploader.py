@@ -15,6 +15,7 @@ import trio
 from s3mount.errors import (
     ConflictError,
     EngineError,
+    LocalDiskError,
     NoSuchKeyError,
     PreconditionFailedError,
     S3MountError,
@@ -115,7 +116,7 @@ class Uploader:
         self.multipart = MultipartSender(
             spool, store, hooks, part_bytes=part_bytes, parts_max=uploads_max
         )
-        self.queue = UploadQueue(spool.changes.get, spool.blocker_of, part_bytes)
+        self.queue = UploadQueue(spool.changes.get, self._blocker_of, part_bytes)
         self._wake = trio.Event()
         self._waiters = 0
         self._busy_since = self._last_queued = float("-inf")
@@ -139,6 +140,20 @@ class Uploader:
         self._last_queued = now
         self.queue.push(change, now + delay_s)
         self._wake.set()
+
+    def _blocker_of(self, change: Change) -> Key | None:
+        """What ``change`` waits for. Of changes that wait for each other in a circle one fetches its content."""
+        blocker = self._spool.blocker_of(change)
+        if blocker is None or not self._spool.waits_in_circle(change):
+            return blocker
+        if change.op == "put":
+            change.detach = True
+            return None
+        try:
+            self._spool.record([self._spool.as_fetched(change)])
+        except (OSError, LocalDiskError) as error:
+            log.warning("%r has to wait for room in the spool: %s", change.key, error)
+        return blocker
 
     def _removed(self, key: str) -> None:
         self._push_again(self.queue.freed(key))
@@ -418,6 +433,11 @@ class Uploader:
             await self._fill(change, 0, blob.size)
         except BaseGoneError as error:
             await self._without_base(change, error)
+        base = blob.base
+        if change.headers is None and base is not None:
+            there = await self._head(base.key)
+            if there is not None and there.etag == base.etag:
+                change.headers = there.headers
         blob.detach()
         change.detach = False
         raise TryAgain("its content is here now")

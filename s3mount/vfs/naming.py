@@ -361,19 +361,8 @@ class Naming:
             if change.expected == ABSENT and there is not None:
                 change.expected = there.expected
             if change.op == "copy" and spool.waits_in_circle(change):
-                batch.changes[index] = self._as_fetched_put(change)
+                batch.changes[index] = self._state.spool.as_fetched(change)
         spool.record(batch.changes, batch.removed)
-
-    def _as_fetched_put(self, change: Change) -> Change:
-        assert change.source is not None
-        blob = self._state.spool.new_blob()
-        blob.base = change.source
-        blob.base_limit = change.source.size
-        blob.truncate(change.source.size)
-        blob.release()
-        return msgspec.structs.replace(
-            change, op="put", source=None, base=change.source, blob_id=blob.id, detach=True
-        )
 
     async def _exchange(self, node: Node, target: Node | None) -> tuple[Node, Node | None]:
         if target is None:
@@ -395,7 +384,7 @@ class Naming:
         batch = Batch([each for each in forth.changes + back.changes if each.op != "delete"])
         for index, change in enumerate(batch.changes):
             if change.op == "copy" and not any(each.detach for each in batch.changes):
-                batch.changes[index] = self._as_fetched_put(change)
+                batch.changes[index] = self._state.spool.as_fetched(change)
         self._state.spool.record(batch.changes)
         first_parent, first_name = node.parent, node.name
         self._state.nodes.move(node, target.parent, target.name)

@@ -22,6 +22,7 @@ import trio
 import trio.testing
 
 from tests.sim.faults import PROFILES, SeededFaults
+from tests.sim.foreign import Rivals
 from tests.sim.program import Program, Wrong
 from tests.sim.world import STEPS, Mount, World, small_requests
 
@@ -107,11 +108,12 @@ class Simulation:
             self._also_log()
         world.faults = faults = SeededFaults(profile, random.Random(rng.random()))
         programs = [Program(f"d{n}", random.Random(rng.random()), self.say) for n in range(2)]
+        rivals = Rivals(random.Random(rng.random()), self.say) if rng.random() < 0.5 else None
         lives = rng.randint(1, LIVES_MAX)
         for life in range(lives):
             is_last = life == lives - 1
             self.say(f"life {life + 1} of {lives}, {profile.name}")
-            await self._live(world, faults, programs, is_first=life == 0, is_last=is_last)
+            await self._live(world, faults, programs, rivals, is_first=life == 0, is_last=is_last)
         world.faults = None
         await self._look_from_elsewhere(world, programs)
 
@@ -120,6 +122,7 @@ class Simulation:
         world: World,
         faults: SeededFaults,
         programs: list[Program],
+        rivals: Rivals | None,
         *,
         is_first: bool,
         is_last: bool,
@@ -138,8 +141,13 @@ class Simulation:
                     for program in programs:
                         count = rng.randint(0, OPERATIONS_MAX)
                         nursery.start_soon(program.run, mount, count)
+                    if rivals is not None:
+                        nursery.start_soon(rivals.write_past, world, rng.randint(0, 15))
+                        nursery.start_soon(rivals.write_through, mount, rng.randint(0, 15))
                 if is_last:
                     await self._end(world, mount, faults, programs)
+                    if rivals is not None:
+                        rivals.judge(world)
                 else:
                     mount.kill()
         finally:
