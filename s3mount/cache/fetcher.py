@@ -40,6 +40,10 @@ HASTE_BYTES_MIN = MIB
 """A block that lies further down a request under way is worth a request of its own to whoever jumped
 to it: at 10 MB/s per connection the rest of 8 MiB takes 0.8 s, a request a round trip."""
 
+FINISH_BYTES_MAX = MIB // 2
+"""What is left of a request that nobody needs any more is read to its end if it is not more than this:
+a new connection costs two round trips with TLS, this much a few milliseconds."""
+
 _GONE = (NoSuchKeyError, PreconditionFailedError)
 
 
@@ -183,15 +187,18 @@ class Fetcher:
         self._pump()
         return True
 
-    def forget(self, entry: Entry, owner: object, *, started: bool) -> None:
-        """Drop what the owner wanted ahead and nobody waits for; also what has started, if so asked."""
+    def forget(self, entry: Entry, owner: object | None) -> None:
+        """Drop what the owner (``None``: anybody) wanted of the entry and nobody waits for.
+
+        Requests that are nearly done go on: ending one costs its connection.
+        """
         for fetch in list(entry.fetches):
-            if fetch.owner is not owner or self._awaited(fetch):
+            if (owner is not None and fetch.owner is not owner) or self._awaited(fetch):
                 continue
             if not fetch.started:
-                self._waiting.remove(fetch)
+                (self._waiting if fetch.ahead else self._urgent).remove(fetch)
                 self._end(fetch, None)
-            elif started:
+            elif (fetch.stop - fetch.reached) << entry.map.shift > FINISH_BYTES_MAX:
                 fetch.scope.cancel()
 
     def small(self, entry: Entry) -> Fetch:

@@ -193,12 +193,14 @@ class CacheReader:
     def _forget(self, handle: ReadHandle, entry: Entry, stream: Stream) -> None:
         self._streams.pop(stream, None)
         if entry.holders <= {handle}:
-            self._fetcher.forget(entry, stream, started=True)
+            self._fetcher.forget(entry, stream)
 
     def _close(self, handle: ReadHandle, entry: Entry) -> None:
         entry.holders.discard(handle)
         for stream in handle.window.streams:
-            self._forget(handle, entry, stream)
+            self._streams.pop(stream, None)
+        if not entry.holders:
+            self._fetcher.forget(entry, None)
         self._shelf.let_go(entry)
 
     async def _whole_body(self, entry: Entry) -> bytes:
