@@ -30,6 +30,8 @@ from s3mount.s3.memory import MemoryStore, write_slice
 KIB = 1 << 10
 MIB = 1 << 20
 PIECE_BYTES = 256 * KIB
+METADATA_BYTES = 64 * KIB
+"""What a file system may add to the bytes of a file with holes."""
 T = TypeVar("T")
 P = ParamSpec("P")
 
