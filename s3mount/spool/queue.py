@@ -59,7 +59,8 @@ class UploadQueue:
             if key in self._sending:
                 self._waiting.setdefault(key, set()).add(key)
                 continue
-            blocker = None if change.detach else self._blocker(change)
+            is_fetching = change.detach and change.base is not None
+            blocker = None if is_fetching else self._blocker(change)
             if blocker is not None:
                 self._waiting.setdefault(blocker, set()).add(key)
                 continue

@@ -268,7 +268,7 @@ class Uploader:
 
     async def _perform(self, change: Change) -> Stored | None:
         """One try of ``change`` as it is now."""
-        if change.detach and change.base is not None:
+        if change.detach:
             await self._detach(change)
             return None
         await self._hooks.before_replace(change)
@@ -429,11 +429,12 @@ class Uploader:
     async def _detach(self, change: Change) -> None:
         """Fetch all of the base, so that nothing in S3 has to stay for this change."""
         blob = self._spool.live_blobs[change.blob_id]
-        try:
-            await self._fill(change, 0, blob.size)
-        except BaseGoneError as error:
-            await self._without_base(change, error)
         base = blob.base
+        if base is not None:
+            try:
+                await self._fill(change, 0, blob.size)
+            except BaseGoneError as error:
+                await self._without_base(change, error)
         if change.headers is None and base is not None:
             there = await self._head(base.key)
             if there is not None and there.etag == base.etag:

@@ -110,6 +110,7 @@ class Contents:
         file = self._files.get(node.inode)
         if file is None:
             file = self._files[node.inode] = OpenFile(node)
+        if file.blob is None:
             file.blob = self._pending_blob(node)
         return file
 
@@ -361,6 +362,9 @@ class Contents:
         node = file.node
         if node.content is not None:
             await self._directories.know_headers(node)
+        file.blob = self._pending_blob(node)
+        if file.blob is not None:
+            return
         blob = self._state.spool.new_blob()
         if node.content is not None and node.size:
             blob.base = node.content
@@ -408,7 +412,7 @@ class Contents:
         try:
             if size == 0 and file.blob is None:
                 await self._directories.know_headers(node)
-                file.blob = self._state.spool.new_blob()
+                file.blob = file.blob or self._pending_blob(node) or self._state.spool.new_blob()
             blob = await self.make_writable(file)
             self._state.spool.grew(-blob.truncate(size))
             if size == 0:

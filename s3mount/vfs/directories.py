@@ -475,10 +475,14 @@ class Directories:
         return True
 
     def _apply(self, node: Node, headers: ObjectHeaders) -> None:
+        node.headers = headers
+        if node.attributes_known or self._state.change_of(node) is not None:
+            # What it has now is newer than what is stored.
+            node.attributes_known = True
+            return
         kind = stat.S_IFMT(node.attributes.mode)
         default = self._state.file_attributes(node.last_modified_ns or self._state.mounted_ns, kind)
         node.attributes = codec.decode(headers, default)
-        node.headers = headers
         node.attributes_known = True
 
     async def head(self, node: Node) -> ObjectInfo | None:

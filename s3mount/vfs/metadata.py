@@ -36,11 +36,15 @@ class Metadata:
         """Set some of mode (permission bits), uid, gid, mtime_ns, atime_ns; ctime becomes now."""
         self._contents.fold(node)
         await self._directories.know_attributes_of(node)
+        if node.linked and not node.is_directory and set(fields) - {"atime_ns"}:
+            # Also where a listing is the truth: what is stored must survive the change of one field.
+            await self._directories.know_headers(node)
         if "mode" in fields:
             fields["mode"] = stat.S_IFMT(node.attributes.mode) | stat.S_IMODE(fields["mode"])
         wanted = changed(node.attributes, **fields)
         is_same = wanted == node.attributes
         node.attributes = changed(wanted, ctime_ns=self._state.now_ns())
+        node.attributes_known = True
         stored = {name for name in fields if name != "atime_ns"}
         if node.linked and not is_same and stored:
             await self._store(node)

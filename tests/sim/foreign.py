@@ -43,12 +43,11 @@ class Rivals:
             await trio.sleep(self._rng.choice((0.0, 0.1, 0.5, 2.0)))
             key = self._rng.choice(KEYS)
             data = self._fresh("theirs")
-            there = world.bucket.contents().get(key)
-            if there is not None:
-                self._replaced.add(there)
+            there = world.put_now(key, data)
             self._say(f"foreign put {key} {data[:12]!r} over {(there or b'nothing')[:12]!r}")
             self._written.append(data)
-            await world.foreign_put(key, data)
+            if there is not None:
+                self._replaced.add(there)
 
     # -------------------------------------------------------------- through the mount
 
