@@ -66,7 +66,7 @@ async def _check_bucket(store: Store, config: MountConfig, spool: Spool) -> Buck
     """Ask S3 for the bucket, within bounds. The error tells as well what waits to be sent there."""
     try:
         with trio.move_on_after(CHECK_TIMEOUT_S):
-            return await store.check_bucket()
+            return await store.check_bucket(config.prefix)
         where = config.store.endpoint_url or "AWS"
         raise MountError(f"S3 at {where} did not answer within {CHECK_TIMEOUT_S:g} s")
     except (StoreError, EngineError, MountError) as error:

@@ -126,7 +126,7 @@ async def _list_uploads(store: Store, r: messages.ListUploads, _: Report) -> Rep
 
 
 async def _check_bucket(store: Store, r: messages.CheckBucket, _: Report) -> Reply:
-    return messages.Bucket(r.id, await store.check_bucket())
+    return messages.Bucket(r.id, await store.check_bucket(r.prefix))
 
 
 async def _probe(store: Store, r: messages.Probe, _: Report) -> Reply:

@@ -273,9 +273,10 @@ class EngineClient:
         request = messages.ListUploads(next(self._ids), prefix)
         return (await self._ask(Call(request), messages.Uploads)).uploads
 
-    async def check_bucket(self) -> BucketInfo:
+    async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """See ``Store.check_bucket``."""
-        return (await self._ask(Call(messages.CheckBucket(next(self._ids))), messages.Bucket)).info
+        request = messages.CheckBucket(next(self._ids), prefix)
+        return (await self._ask(Call(request), messages.Bucket)).info
 
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """See ``Store.probe``. Later children are told what was found."""

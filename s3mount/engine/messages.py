@@ -214,6 +214,8 @@ class ListUploads(Request, tag=24, frozen=True, array_like=True, gc=False):
 class CheckBucket(Request, tag=25, frozen=True, array_like=True, gc=False):
     """``Store.check_bucket``."""
 
+    prefix: str = ""
+
 
 class Probe(Request, tag=26, frozen=True, array_like=True, gc=False):
     """``Store.probe``."""

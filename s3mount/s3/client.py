@@ -296,9 +296,13 @@ class S3Store:
         """See ``Store.list_uploads``."""
         return await self._multipart.list_uploads(prefix)
 
-    async def check_bucket(self) -> BucketInfo:
+    async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """See ``Store.check_bucket``: one key is listed, as an answer to HEAD would not say why not."""
-        query = canonical_query([("list-type", "2"), ("max-keys", "1")])
+        wanted = [("list-type", "2"), ("max-keys", "1")]
+        if prefix:
+            # A policy may allow no other prefix to be listed.
+            wanted.append(("prefix", prefix))
+        query = canonical_query(wanted)
         await self._plane.call(Call("check_bucket", "GET", "", query=query))
         versioning = "unknown"
         if self.config.sign_requests:

@@ -367,7 +367,7 @@ class MemoryStore:
         await self.faults.after("list_uploads", arguments)
         return found
 
-    async def check_bucket(self) -> BucketInfo:
+    async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """See ``Store.check_bucket``."""
         await self._begin("check_bucket", {})
         await self.faults.after("check_bucket", {})

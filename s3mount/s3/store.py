@@ -166,8 +166,8 @@ class Store(Protocol):
         """ListMultipartUploads below ``prefix``, all pages."""
         ...
 
-    async def check_bucket(self) -> BucketInfo:
-        """Does the bucket answer these credentials? The error says what to mend."""
+    async def check_bucket(self, prefix: str = "") -> BucketInfo:
+        """Does the bucket answer these credentials, below ``prefix``? The error says what to mend."""
         ...
 
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:

@@ -123,7 +123,7 @@ class Uploader:
         self.counters = {
             "uploads": 0,
             "uploaded_bytes": 0,
-            "retries": 0,
+            "postponed": 0,
             "parked": 0,
             "conflicts": 0,
         }
@@ -501,7 +501,7 @@ class Uploader:
             delay_s = 0.0
         elif error.retryable:
             change.attempts += 1
-            self.counters["retries"] += 1
+            self.counters["postponed"] += 1
             ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
             delay_s = ceiling_s * random.uniform(0.5, 1.0)
         else:

@@ -38,15 +38,27 @@ VERSION_RETRY_S = 0.05
 class OpenFile:
     """One node that somebody has open (or that is gone from the tree but still open).
 
-    ``blob`` is set once it was written; ``reader`` while it is read through the cache.
+    ``blob`` is set once it was written; ``reader`` while it is read through the cache; ``pinned`` once
+    S3 has that version no more, so that the cache must keep it.
     """
 
-    __slots__ = ("blob", "handles", "lock", "node", "reader", "stream_at", "writers", "wrote")
+    __slots__ = (
+        "blob",
+        "handles",
+        "lock",
+        "node",
+        "pinned",
+        "reader",
+        "stream_at",
+        "writers",
+        "wrote",
+    )
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.blob: Blob | None = None
         self.reader: ReadHandle | None = None
+        self.pinned: ContentRef | None = None
         self.handles = 0
         self.writers = 0
         self.wrote = False
@@ -154,6 +166,8 @@ class Contents:
         if file.reader is not None:
             file.reader.close()
             file.reader = None
+        if file.pinned is not None:
+            self._state.reader.unpin(file.pinned)
         blob = file.blob
         if blob is None:
             return
@@ -480,8 +494,12 @@ class Contents:
             if file.blob is not None:
                 await self._fill_for(file, file.blob, 0, file.blob.base_limit)
                 file.blob.detach()
-            else:
+            elif file.pinned is None:
                 await self._state.reader.materialize(content)
+                if self._files.get(node.inode) is file:
+                    file.pinned = content
+                else:
+                    self._state.reader.unpin(content)
 
 
 TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".filepart", "~")
