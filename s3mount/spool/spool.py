@@ -43,7 +43,8 @@ class Spool:
     """All that is written and not yet in S3, for one mount.
 
     ``used_bytes`` counts the bytes in blobs, ``size_bytes_max`` is its limit. ``on_queued`` is called
-    for every change that became ready to be sent, ``on_removed`` for every key whose change ended.
+    for every change that became ready to be sent, ``on_removed`` for every key whose change ended,
+    ``on_unused`` for every blob that lost its change to another (by default it is dropped).
     ``offload`` runs disk flushes, by default in threads.
     """
 
@@ -58,6 +59,7 @@ class Spool:
         self.live_blobs: dict[str, Blob] = {}
         self.on_queued: Callable[[Change], None] = lambda change: None
         self.on_removed: Callable[[Key], None] = lambda key: None
+        self.on_unused: Callable[[Blob], None] = self.drop_blob
         self._below: dict[Key, set[Key]] = {}
         self._implied: dict[Key, dict[Key, int]] = {}
         self._readers: dict[Key, set[Key]] = {}
@@ -170,6 +172,7 @@ class Spool:
             if earlier is not None:
                 _inherit_tries(change, earlier)
         self.journal.record(new, gone)
+        unused = self._losing_blobs(new, gone)
         for key in gone:
             self._unindex(self.changes[key])
         for change in new:
@@ -183,6 +186,15 @@ class Spool:
             self.on_removed(change.key)
             if change.state is State.QUEUED:
                 self.on_queued(change)
+        for blob in unused:
+            self.on_unused(blob)
+
+    def _losing_blobs(self, new: list[Change], gone: list[Key]) -> list[Blob]:
+        """The blobs whose change is about to go and that no new change takes over."""
+        earlier = [self.changes.get(key) for key in [*gone, *(change.key for change in new)]]
+        going = {change.blob_id for change in earlier if change is not None}
+        going -= {change.blob_id for change in new}
+        return [blob for blob_id in going if (blob := self.live_blobs.get(blob_id)) is not None]
 
     def touch(self, change: Change, *, content: bool = True) -> None:
         """The open file changes (its ``content``, or only attributes): the change is open again.

@@ -89,6 +89,12 @@ class Contents:
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
         self.uploader: Uploader | None = None
+        state.spool.on_unused = self._blob_unused
+
+    def _blob_unused(self, blob: Blob) -> None:
+        """No change needs the blob any more; who has it open may still read it."""
+        if not any(file.blob is blob for file in self._files.values()):
+            self._state.spool.drop_blob(blob)
 
     # ------------------------------------------------------------------ handles
 
