@@ -378,12 +378,12 @@ class MultipartSender:
         change.upload_attributes = None
 
     async def _send_missing(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
-        errors: list[S3MountError] = []
+        errors: list[Exception] = []
 
         async def bring(index: int, worker: object) -> None:
             try:
                 await self._bring(change, blob, upload, index)
-            except S3MountError as error:
+            except (S3MountError, OSError) as error:
                 errors.append(error)
                 nursery.cancel_scope.cancel()
             finally:

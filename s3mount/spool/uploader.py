@@ -42,6 +42,8 @@ BUSY_WIDTH = 16
 """For so long such a program gets nearly the whole machine, then uploads go on 16 at a time: with the
 server on the same two cores 2,000 files of 4 KiB were created at 1,600/s without uploads, at 320/s
 with 64 at a time (bench, small files)."""
+AGAIN_S = 0.02
+"""A try that was void begins again so soon."""
 RETRY_DELAY_S_MAX = 60.0
 PARKED_RETRY_S = 300.0
 """How long a refused change rests before it is tried again without being asked."""
@@ -320,6 +322,8 @@ class Uploader:
         there = await self._head(base.key)
         if blob.base != base:
             raise TryAgain("its base has another version now")
+        if there is not None and there.etag == base.etag:
+            raise TryAgain("its base is there after all")
         if there is not None and self._is_ours(there):
             blob.base = there.ref
             raise TryAgain("its base has another version now")
@@ -498,7 +502,7 @@ class Uploader:
             return
         again = isinstance(error, TryAgain)
         if again:
-            delay_s = 0.0
+            delay_s = AGAIN_S
         elif error.retryable:
             change.attempts += 1
             self.counters["postponed"] += 1

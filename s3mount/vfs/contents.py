@@ -201,7 +201,7 @@ class Contents:
         blob = file.blob
         if blob is not None:
             if blob.base is not None and blob.missing(offset, min(offset + length, blob.size)):
-                await self._fill_for(file, blob, offset, offset + length)
+                await self._fill_for(blob, offset, offset + length)
                 blob = file.blob or blob
             return blob.read(offset, length)
         node = file.node
@@ -257,20 +257,25 @@ class Contents:
         finally:
             self.release(number)
 
-    async def _fill_for(self, file: OpenFile, blob: Blob, start: int, stop: int) -> None:
-        """Bring missing bytes of the base into ``blob``. Raises OSError, S3MountError."""
+    async def _fill_for(
+        self, blob: Blob, start: int, stop: int, *, for_upload: bool = False
+    ) -> None:
+        """Bring missing bytes of the base into ``blob``. Raises OSError, S3MountError.
+
+        The uploader itself (``for_upload``) is told at once when the base is gone.
+        """
         stop = min(stop, blob.base_limit)
         for gap_start, gap_stop in blob.missing(start, stop):
             at = gap_start
             while at < gap_stop:
                 length = min(FILL_CHUNK_BYTES, gap_stop - at)
-                data = await self._read_base(file, blob, at, length)
+                data = await self._read_base(blob, at, length, for_upload)
                 if not data:
                     return
                 self._state.spool.grew(blob.fill(at, data))
                 at += len(data)
 
-    async def _read_base(self, file: OpenFile, blob: Blob, offset: int, length: int) -> bytes:
+    async def _read_base(self, blob: Blob, offset: int, length: int, for_upload: bool) -> bytes:
         for _ in range(VERSION_RETRIES):
             base = blob.base
             if base is None or offset >= blob.base_limit:
@@ -279,6 +284,8 @@ class Contents:
             try:
                 return await reader.read(offset, min(length, blob.base_limit - offset))
             except (PreconditionFailedError, NoSuchKeyError):
+                if for_upload:
+                    raise
                 sending = self.uploader is not None and self.uploader.queue.is_sending(base.key)
                 if blob.base == base and not sending:
                     again = await self._found_again(base)
@@ -305,9 +312,7 @@ class Contents:
         blob = self._state.spool.live_blobs.get(change.blob_id)
         if blob is None or not blob.missing(start, stop):
             return
-        node = self._state.find(change.key) or self._state.nodes.root
-        file = self._files.get(node.inode) or OpenFile(node)
-        await self._fill_for(file, blob, start, stop)
+        await self._fill_for(blob, start, stop, for_upload=True)
 
     # ------------------------------------------------------------------ writing
 
@@ -498,7 +503,7 @@ class Contents:
             if change.op == "copy" and change.source == content:
                 continue
             if file.blob is not None:
-                await self._fill_for(file, file.blob, 0, file.blob.base_limit)
+                await self._fill_for(file.blob, 0, file.blob.base_limit)
                 file.blob.detach()
             elif file.pinned is None:
                 await self._state.reader.materialize(content)

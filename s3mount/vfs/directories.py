@@ -393,6 +393,9 @@ class Directories:
         if key in pending or f"{key}/" in pending or {key, f"{key}/"} & finished:
             self._show_pending(directory, prefix)
             return
+        # A listing that began before this answer knows less.
+        self._note_finished(key)
+        self._note_finished(f"{key}/")
         node = directory.directory.children.get(name)
         if name in listing.directories:
             if node is None or not node.is_directory:

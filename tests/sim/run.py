@@ -132,7 +132,7 @@ class Simulation:
         killer = Killer(rng, is_last=is_last)
         trio.lowlevel.add_instrument(killer)
         try:
-            async with world.mounted(on_step=killer.step) as mount:
+            async with world.mounted(on_step=killer.step, is_settled=False) as mount:
                 killer.mount = mount
                 if not is_first:
                     is_sent = rng.random() < 0.5

@@ -151,11 +151,13 @@ class World:
         *,
         spool_bytes_max: int = 1 << 30,
         on_step: Callable[[str], None] | None = None,
+        is_settled: bool = True,
         **settings: Any,
     ) -> AsyncIterator[Mount]:
         """A mount; at its end it stops at once, without sending what is pending.
 
         ``on_step`` is called with its name before and after every step that changes the state folder.
+        With ``is_settled`` the background tasks have all begun.
         """
         # State made by an earlier life must be readable by this one alone.
         config = MountConfig(
@@ -193,6 +195,8 @@ class World:
                 if on_step is not None:
                     _announce_steps(spool, on_step)
                 await nursery.start(fs.run)
+                if is_settled:
+                    await trio.testing.wait_all_tasks_blocked()
                 yield mount
                 nursery.cancel_scope.cancel()
         finally:

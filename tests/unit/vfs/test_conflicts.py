@@ -1,0 +1,245 @@
+"""Somebody else writes the same keys: both versions are kept, and our own lost answers are no conflict."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import trio
+
+from s3mount.errors import NetworkError, S3MountError
+from tests.sim.world import PART_BYTES, World, simulated
+from tests.unit.vfs.scripted import Script
+
+PART = PART_BYTES
+
+
+def lost() -> NetworkError:
+    return NetworkError("the answer was lost")
+
+
+@simulated
+async def test_a_foreign_version_keeps_the_name_and_ours_gets_another(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted() as mount:
+        await mount.write("a", b"base")
+        await mount.sync()
+        await mount.write("a", b"ours")
+        await world.foreign_put("a", b"theirs")
+        await mount.sync()
+        files = world.files()
+        assert files.pop("a") == b"theirs"
+        [(name, data)] = files.items()
+        assert re.fullmatch(r"a\.conflict-[^/]+-\d{8}T\d{6}", name)
+        assert data == b"ours"
+        assert mount.fs.uploader.counters["conflicts"] == 1
+        assert await mount.tree() == {"a": b"theirs", name: b"ours"}
+        assert mount.leftovers() == []
+
+
+@simulated
+async def test_two_conflicts_of_one_name_within_a_second_are_two_files(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted(metadata_ttl_s=0.0) as mount:
+        for number in range(2):
+            await mount.write("a", b"ours %d" % number)
+            await world.foreign_put("a", b"theirs %d" % number)
+            await mount.sync()
+        assert sorted(world.files().values()) == [b"ours 0", b"ours 1", b"theirs 1"]
+
+
+@simulated
+async def test_a_new_file_does_not_overwrite_one_that_appeared_meanwhile(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted() as mount:
+        await mount.write("a", b"ours" * 5 * PART)
+        await world.foreign_put("a", b"theirs")
+        await mount.sync()
+        assert sorted(world.files().values()) == sorted([b"theirs", b"ours" * 5 * PART])
+        assert world.files()["a"] == b"theirs"
+
+
+@simulated
+async def test_who_has_our_version_open_goes_on_reading_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted() as mount:
+        await mount.write("a", b"base")
+        await mount.sync()
+        fd = await mount.open("a", os.O_RDWR)
+        await mount.pwrite(fd, b"ours", 0)
+        await mount.close(fd)
+        fd = await mount.open("a")
+        await world.foreign_put("a", b"theirs")
+        await mount.sync()
+        assert await mount.read_all(fd) == b"ours"
+        await mount.close(fd)
+        assert await mount.read("a") == b"theirs"
+        assert mount.leftovers() == []
+
+
+@pytest.mark.parametrize("size", [10, 3000, 3 * PART])
+def test_a_lost_answer_of_our_own_is_no_conflict_and_is_not_sent_again(
+    tmp_path: Path, size: int
+) -> None:
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path)
+        world.faults = script = Script()
+        for operation in ("put", "complete_multipart"):
+            script.fail(operation, lost, key="a", times=1, is_done=True)
+        async with world.mounted() as mount:
+            await mount.write("a", b"x" * size)
+            await mount.sync()
+            assert world.files() == {"a": b"x" * size}
+            assert mount.fs.uploader.counters["conflicts"] == 0
+            assert world.requests["upload_part"] == (0 if size <= PART else size // PART)
+            assert mount.leftovers() == []
+
+    run()
+
+
+@simulated
+async def test_a_lost_answer_and_then_another_state_is_no_conflict(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    script.fail("put", lost, key="a", times=1, is_done=True)
+    async with world.mounted() as mount:
+        await mount.write("a", b"one")
+        await trio.sleep(0.3)
+        assert world.files() == {"a": b"one"}
+        await mount.write("a", b"two")
+        await mount.sync()
+        assert world.files() == {"a": b"two"}
+
+
+@simulated
+async def test_a_foreign_write_after_a_lost_answer_is_a_conflict(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    script.fail("put", lost, key="a", times=1, is_done=True)
+    async with world.mounted() as mount:
+        await mount.write("a", b"one")
+        await trio.sleep(0.3)
+        await world.foreign_put("a", b"theirs")
+        await mount.sync()
+        assert world.files()["a"] == b"theirs"
+        assert b"one" in world.files().values()
+
+
+@simulated
+async def test_a_lost_answer_before_a_kill_is_no_conflict(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    gate = script.hold("put", "a")
+    async with world.mounted() as mount:
+        await mount.write("a", b"one")
+        await script.waiting.wait()
+        mount.kill()
+    gate.set()
+    async with world.mounted() as mount:
+        await mount.sync()
+        assert world.files() == {"a": b"one"}
+        assert mount.leftovers() == []
+
+
+@simulated
+async def test_a_lost_answer_of_chmod_keeps_the_file_changeable(tmp_path: Path) -> None:
+    """The copy that carries the new mode gives an object of parts another ETag."""
+    world = World(tmp_path)
+    world.faults = script = Script()
+    async with world.mounted() as mount:
+        await mount.write("a", b"x" * 3 * PART)
+        await mount.sync()
+        script.fail("copy", lost, key="a", times=1, is_done=True)
+        await mount.chmod("a", 0o600)
+        await trio.sleep(0.3)
+        await mount.change("a", b"y", 5)
+        await mount.sync()
+        assert world.files()["a"] == b"xxxxxy" + b"x" * (3 * PART - 6)
+        assert (await world.metadata("a"))["mode"] == str(0o100600)
+        assert mount.fs.uploader.counters["conflicts"] == 0
+
+
+@simulated
+async def test_a_deleted_file_whose_lost_upload_arrived_is_deleted_there_too(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    script.fail("put", lost, key="a", times=1, is_done=True)
+    async with world.mounted() as mount:
+        await mount.write("a", b"one")
+        await trio.sleep(0.3)
+        await mount.unlink("a")
+        await mount.sync()
+        assert world.files() == {}
+
+
+@simulated
+async def test_a_change_of_a_version_that_somebody_destroyed_is_kept_and_shown(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("big", b"b" * 4 * PART)
+    async with world.mounted() as mount:
+        await mount.change("big", b"ours", 10)
+        await world.foreign_put("big", b"theirs")
+        with pytest.raises(S3MountError, match="gone"):
+            await mount.sync()
+        assert world.files() == {"big": b"theirs"}
+        assert await mount.read("big") == b"theirs"
+        [key] = [key for key in mount.pending() if "conflict" in key]
+        assert mount.pending()[key] == "put parked"
+
+
+@simulated
+async def test_with_versions_nothing_of_a_changed_file_is_lost(tmp_path: Path) -> None:
+    world = World(tmp_path, versioning="enabled")
+    async with world.mounted() as mount:
+        await mount.write("big", b"b" * 4 * PART)
+        await mount.sync()
+        await mount.change("big", b"ours", 10)
+        await world.foreign_put("big", b"theirs")
+        await mount.sync()
+        expected = b"b" * 10 + b"ours" + b"b" * (4 * PART - 14)
+        assert sorted(world.files().values()) == sorted([b"theirs", expected])
+
+
+@simulated
+async def test_a_foreign_version_is_a_new_inode_and_the_open_one_stays(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("a", b"old" * 3000)
+    async with world.mounted(metadata_ttl_s=1.0) as mount:
+        fd = await mount.open("a")
+        assert await mount.pread(fd, 3, 0) == b"old"
+        first = await mount.stat("a")
+        await world.foreign_put("a", b"new")
+        await trio.sleep(1.1)
+        second = await mount.stat("a")
+        assert second.st_ino != first.st_ino
+        assert await mount.read("a") == b"new"
+        assert mount.size(fd) == 9000
+        # Never a mixture: it is small enough to have been read whole.
+        assert await mount.read_all(fd) == b"old" * 3000
+        await mount.close(fd)
+
+
+@simulated
+async def test_with_versions_an_open_file_reads_on_after_a_foreign_write(tmp_path: Path) -> None:
+    world = World(tmp_path, versioning="enabled")
+    async with world.mounted() as mount:
+        await mount.write("a", b"old" * 3000)
+        await mount.sync()
+        world.cache = tmp_path / "cold"
+        mount.kill()
+    async with world.mounted() as mount:
+        await mount.write("a", b"old!" * 3000)
+        await mount.sync()
+        fd = await mount.open("a")
+        await world.foreign_put("a", b"new")
+        await trio.sleep(2)
+        assert await mount.read("a") == b"new"
+        assert await mount.read_all(fd) == b"old!" * 3000
+        await mount.close(fd)
