@@ -29,6 +29,10 @@ class ForeignWriteError(StoreError):
     """Somebody else wrote the key first."""
 
 
+class NothingLeftError(StoreError):
+    """Somebody else replaced the version whose attributes were to be changed."""
+
+
 class BaseGoneError(S3MountError):
     """The version that a change is laid over cannot be read any more."""
 

@@ -25,7 +25,13 @@ from s3mount.refs import ANY, Body, Condition, ContentRef, Key, ObjectHeaders, O
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.changes import ABSENT, Change, carries
 from s3mount.spool.multipart import MultipartSender
-from s3mount.spool.outcomes import BaseGoneError, ForeignWriteError, Stored, TryAgain
+from s3mount.spool.outcomes import (
+    BaseGoneError,
+    ForeignWriteError,
+    NothingLeftError,
+    Stored,
+    TryAgain,
+)
 from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import Event, State, after
@@ -81,6 +87,10 @@ class Hooks(Protocol):
 
     def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
         """S3 has the bytes of ``change``, not its present attributes; the blob is not needed any more."""
+        ...
+
+    def lost(self, change: Change) -> None:
+        """``change``, no longer pending, was one of attributes of a version that somebody replaced."""
         ...
 
     def conflict(self, change: Change) -> None:
@@ -255,6 +265,8 @@ class Uploader:
             stored = await self._perform(change)
         except ForeignWriteError as error:
             self._conflict(change, seq, error)
+        except NothingLeftError as error:
+            self._given_up(change, seq, error)
         except (StoreError, EngineError) as error:
             self._failed(change, error)
         except S3MountError as error:
@@ -299,18 +311,33 @@ class Uploader:
         written_ns = _ctime_ns(change)
         try:
             result = await self._store.copy(
-                source, change.key, headers, storage_class=change.storage_class
+                source,
+                change.key,
+                headers,
+                condition=self.condition_of(change),
+                storage_class=change.storage_class,
             )
             return Stored(result, source.size)
-        except (PreconditionFailedError, NoSuchKeyError):
+        except (PreconditionFailedError, NoSuchKeyError) as error:
             there = await self._head(source.key)
+            is_there = there is not None and there.etag == source.etag
+            may_be_refused = source.key != change.key and (
+                is_there or source.version_id is not None
+            )
+            if isinstance(error, PreconditionFailedError) and may_be_refused:
+                # Not the source is what was not expected, but what the key holds.
+                return await self._settle(change, written_ns, error)
             if there is None or not self._is_ours(there):
+                if source.key == change.key:
+                    raise NothingLeftError("somebody else replaced it", key=change.key) from error
                 raise
         # Our own earlier copy, whose answer was lost, made it the same bytes under another ETag.
         if headers is not None and source.key == change.key and self._ctime_of(there) == written_ns:
             return _as_stored(there)
         if change.source == source:
             change.source = there.ref
+        if source.key == change.key:
+            change.expected = there.etag
         raise TryAgain("its source has another version now")
 
     async def _without_base(self, change: Change, error: S3MountError) -> Stored:
@@ -540,6 +567,17 @@ class Uploader:
             change.state = after(change.state, Event.RETRY)
             self.queue.push(change, trio.current_time())
             self._wake.set()
+
+    def _given_up(self, change: Change, seq: int, error: NothingLeftError) -> None:
+        """Only attributes of a version were to be changed that is gone: theirs stays as it is."""
+        if self._spool.changes.get(change.key) is not change:
+            return
+        if change.seq != seq:
+            self._failed(change, TryAgain("changed while it was sent"))
+            return
+        log.warning("new attributes of %r come too late: %s", change.key, error)
+        self._spool.finish(change)
+        self._hooks.lost(change)
 
     def _conflict(self, change: Change, seq: int, error: ForeignWriteError) -> None:
         if self._spool.changes.get(change.key) is not change:

@@ -84,9 +84,28 @@ class HeadMemory:
         if len(self._unwritten) >= UNWRITTEN_MAX:
             self.flush()
 
-    def flush(self) -> None:
-        """Write what was remembered since the last time, in one transaction. Repeatable."""
-        if self._database is None or not self._unwritten:
+    def forget(self, key: Key) -> None:
+        """The object has other headers now, which are not known here. Repeatable."""
+        self._unwritten.pop(key, None)
+        if self._database is None:
+            return
+        try:
+            self._database.execute("DELETE FROM head WHERE key = ?", (key,))
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def flush(self, before_ns: int | None = None) -> None:
+        """Write what was remembered since the last time, in one transaction. Repeatable.
+
+        With ``before_ns`` only what was modified before: a newer object may change once more within
+        the second of its LastModified, and a kill must not leave the first of the two on disk.
+        """
+        due = [
+            info
+            for info in self._unwritten.values()
+            if before_ns is None or info.last_modified_ns < before_ns
+        ]
+        if self._database is None or not due:
             return
         rows = [
             (
@@ -95,9 +114,10 @@ class HeadMemory:
                 info.last_modified_ns // 1_000_000_000,
                 self._encode(info.headers),
             )
-            for info in self._unwritten.values()
+            for info in due
         ]
-        self._unwritten.clear()
+        for info in due:
+            del self._unwritten[info.key]
         try:
             self._database.execute("BEGIN")
             self._database.executemany("INSERT OR REPLACE INTO head VALUES (?, ?, ?, ?)", rows)

@@ -90,6 +90,12 @@ class Contents:
         self._next_handle = 1
         self.uploader: Uploader | None = None
         state.spool.on_unused = self._blob_unused
+        state.is_written = self._is_written
+
+    def _is_written(self, node: Node) -> bool:
+        """Has somebody opened the file for writing?"""
+        file = self._files.get(node.inode)
+        return file is not None and file.writers > 0
 
     def _blob_unused(self, blob: Blob) -> None:
         """No change needs the blob any more; who has it open may still read it."""

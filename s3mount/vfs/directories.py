@@ -205,6 +205,9 @@ class Directories:
             if same and content.size == info.size:
                 self._note_date(node, info)
                 return
+            if self._state.is_written(node):
+                # What the writer closes must not get lost: its upload will meet theirs.
+                return
         node = self._state.nodes.add(
             directory, name, self._state.file_attributes(info.last_modified_ns)
         )
@@ -264,7 +267,7 @@ class Directories:
 
     def _is_kept(self, node: Node, prefix: Key, name: str, finished: set[Key]) -> bool:
         if not node.is_directory:
-            return f"{prefix}{name}" in finished
+            return f"{prefix}{name}" in finished or self._state.is_written(node)
         key = f"{prefix}{name}/"
         return self._state.spool.implies(key) or any(each.startswith(key) for each in finished)
 

@@ -29,7 +29,7 @@ from s3mount.tree import attributes as codec
 from s3mount.tree.memory import HeadMemory
 from s3mount.tree.nodes import Node, Nodes
 from s3mount.vfs.contents import Contents
-from s3mount.vfs.directories import Directories
+from s3mount.vfs.directories import OWN_DATE_SLACK_NS, Directories
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.state import OWN_NAME, MountState
@@ -138,7 +138,7 @@ class Filesystem:
         while True:
             await trio.sleep(TOUCH_PERIOD_S)
             self.naming.store_touched()
-            self.state.memory.flush()
+            self.state.memory.flush(self.state.now_ns() - OWN_DATE_SLACK_NS)
 
     # ------------------------------------------------------------------ waiting
 
@@ -314,11 +314,14 @@ class _UploadHooks:
             self._note_stored(node, change, ref, result)
         elif node is not None and node.directory is not None:
             node.directory.marker_etag = result.etag
-        if change.op == "put" or change.replace_headers:
-            modified_ns = result.date_ns or self._state.now_ns()
-            headers = self.headers_of(change)
-            known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)
-            self._state.memory.remember([known])
+        is_ours = change.op == "put" or change.replace_headers
+        headers = self.headers_of(change) if is_ours else change.headers
+        if headers is None:
+            self._state.memory.forget(ref.key)
+            return
+        modified_ns = result.date_ns or self._state.now_ns()
+        known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)
+        self._state.memory.remember([known])
 
     def _note_stored(self, node: Node, change: Change, ref: ContentRef, result: PutResult) -> None:
         node.content = ref
@@ -330,6 +333,11 @@ class _UploadHooks:
         if change.op == "put" or change.replace_headers:
             node.headers = self.headers_of(change)
             node.attributes_known = True
+
+    def lost(self, change: Change) -> None:
+        node = self._state.find(change.key)
+        if node is not None and node.parent is not None and node.parent.directory is not None:
+            node.parent.directory.listed_at = float("-inf")
 
     def conflict(self, change: Change) -> None:
         """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""

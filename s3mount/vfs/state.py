@@ -37,6 +37,7 @@ class MountState:
     nodes: Nodes
     mounted_ns: int
     nursery: trio.Nursery | None = None
+    is_written: Callable[[Node], bool] = lambda node: False
     on_finished: list[Callable[[Key], None]] = field(default_factory=list)
 
     def now_ns(self) -> int:

@@ -243,3 +243,73 @@ async def test_with_versions_an_open_file_reads_on_after_a_foreign_write(tmp_pat
         assert await mount.read("a") == b"new"
         assert await mount.read_all(fd) == b"old!" * 3000
         await mount.close(fd)
+
+
+@simulated
+async def test_a_foreign_version_that_comes_while_ours_is_being_written_loses_neither(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("d/a", b"base")
+    async with world.mounted(metadata_ttl_s=0.5) as mount:
+        fd = await mount.open("d/a", os.O_RDWR)
+        await world.foreign_put("d/a", b"theirs, longer")
+        await trio.sleep(1)
+        await mount.listdir("d")
+        await mount.ftruncate(fd, 0)
+        await mount.pwrite(fd, b"ours", 0)
+        await mount.close(fd)
+        await mount.sync()
+        assert world.files()["d/a"] == b"theirs, longer"
+        assert b"ours" in world.files().values()
+
+
+@simulated
+async def test_a_foreign_deletion_while_ours_is_being_written_does_not_delete_it(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("d/a", b"base")
+    await world.foreign_put("d/other", b"")
+    async with world.mounted(metadata_ttl_s=0.5) as mount:
+        fd = await mount.open("d/a", os.O_RDWR)
+        await world.s3.delete("d/a")
+        await trio.sleep(1)
+        await mount.listdir("d")
+        await mount.ftruncate(fd, 0)
+        await mount.pwrite(fd, b"ours", 0)
+        await mount.close(fd)
+        await mount.sync()
+        assert world.files() == {"d/a": b"ours", "d/other": b""}
+
+
+@pytest.mark.parametrize("versioning", ["off", "enabled"])
+def test_chmod_does_not_bring_back_what_somebody_replaced(tmp_path: Path, versioning: str) -> None:
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path, versioning=versioning)
+        async with world.mounted() as mount:
+            await mount.write("a", b"ours")
+            await mount.sync()
+            await mount.chmod("a", 0o600)
+            await world.foreign_put("a", b"theirs")
+            await mount.sync()
+            assert world.files() == {"a": b"theirs"}
+            assert await mount.read("a") == b"theirs"
+            assert mount.leftovers() == []
+
+    run()
+
+
+@simulated
+async def test_a_rename_does_not_overwrite_a_file_that_appeared_meanwhile(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("a", b"ours" * 1000)
+    async with world.mounted() as mount:
+        await mount.rename("a", "b")
+        await world.foreign_put("b", b"theirs")
+        await mount.sync()
+        files = world.files()
+        assert files.pop("b") == b"theirs"
+        assert list(files.values()) == [b"ours" * 1000]
+        assert mount.leftovers() == []

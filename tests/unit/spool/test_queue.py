@@ -1,0 +1,98 @@
+"""Which change goes next."""
+
+from __future__ import annotations
+
+from s3mount.spool.changes import Change
+from s3mount.spool.queue import Lane, UploadQueue
+from s3mount.spool.states import State
+
+
+class Board:
+    """Changes and what blocks what, without a spool."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, Change] = {}
+        self.blockers: dict[str, str] = {}
+        self.queue = UploadQueue(
+            self.changes.get, lambda change: self.blockers.get(change.key), large_bytes_min=100
+        )
+
+    def add(self, key: str, seq: int, *, at: float = 0.0, size: int = 0) -> Change:
+        change = self.changes[key] = Change(key=key, op="put", seq=seq, size=size)
+        self.queue.push(change, at)
+        return change
+
+    def take(self, now: float = 0.0, lane: Lane = Lane.SMALL) -> str | None:
+        change = self.queue.take(lane, now)
+        return None if change is None else change.key
+
+
+def test_the_oldest_that_is_due_goes_first() -> None:
+    board = Board()
+    board.add("later", 1, at=5.0)
+    board.add("second", 3)
+    board.add("first", 2)
+    assert [board.take() for _ in range(3)] == ["first", "second", None]
+    assert board.queue.next_time(Lane.SMALL) == 5.0
+    assert board.take(5.0) == "later"
+    assert board.queue.next_time(Lane.SMALL) is None
+
+
+def test_large_bodies_have_a_lane_of_their_own() -> None:
+    board = Board()
+    board.add("large", 1, size=100)
+    board.add("small", 2, size=99)
+    assert board.take() == "small"
+    assert board.take() is None
+    assert board.take(lane=Lane.LARGE) == "large"
+
+
+def test_what_was_replaced_or_is_open_again_is_passed_over() -> None:
+    board = Board()
+    board.add("replaced", 1)
+    board.add("replaced", 2)
+    board.add("open", 3).state = State.OPEN
+    board.add("gone", 4)
+    del board.changes["gone"]
+    assert board.take() == "replaced"
+    assert board.take() is None
+
+
+def test_one_key_is_sent_once_at_a_time() -> None:
+    board = Board()
+    board.add("a", 1)
+    assert board.take() == "a"
+    again = board.add("a", 2)
+    assert board.take() is None
+    assert board.queue.is_sending("a")
+    assert board.queue.finished("a") == ["a"]
+    board.queue.push(again, 0.0)
+    assert board.take() == "a"
+
+
+def test_who_waits_for_another_is_told_when_that_ends_or_is_replaced() -> None:
+    board = Board()
+    waiting = board.add("b", 1)
+    board.add("a", 2)
+    board.blockers["b"] = "a"
+    assert board.take() == "a"
+    assert board.take() is None
+    assert board.queue.freed("a") == [], "it is still on its way"
+    assert board.queue.finished("a") == ["b"]
+    board.queue.push(waiting, 0.0)
+    assert board.take() is None
+    assert board.queue.freed("a") == ["b"]
+    del board.blockers["b"]
+    board.queue.push(waiting, 0.0)
+    assert board.take() == "b"
+    assert board.queue.sending_count == 2 - 1
+
+
+def test_a_later_try_does_not_come_early() -> None:
+    board = Board()
+    change = board.add("a", 1)
+    assert board.take() == "a"
+    assert board.queue.finished("a") == []
+    board.queue.push(change, 30.0)
+    assert board.take(29.9) is None
+    assert board.take(30.0) == "a"

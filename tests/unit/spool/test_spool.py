@@ -1,0 +1,185 @@
+"""The spool's books: changes, who reads what, and what outlives the process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s3mount.errors import LocalDiskError
+from s3mount.refs import Attributes, ContentRef
+from s3mount.spool.changes import ABSENT, Change, carries
+from s3mount.spool.spool import Spool
+from s3mount.spool.states import State
+from tests.sim.world import inline, simulated
+
+ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)
+
+
+def opened(folder: Path) -> Spool:
+    folder.mkdir(exist_ok=True)
+    return Spool.open(folder, size_bytes_max=1000, offload=inline)
+
+
+def put(key: str, **fields: object) -> Change:
+    return Change(key=key, op="put", attributes=ATTRIBUTES, **fields)  # type: ignore[arg-type]
+
+
+def copy(source: str, key: str) -> Change:
+    return Change(key=key, op="copy", source=ContentRef(source, "e", 1), attributes=ATTRIBUTES)
+
+
+def test_a_batch_is_recorded_whole_or_not_at_all(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    spool.record([put("a")])
+    spool.journal.close()
+    with pytest.raises(LocalDiskError):
+        spool.record([put("b"), put("c")], ["a"])
+    assert set(spool.changes) == {"a"}
+
+
+def test_a_change_that_replaces_another_keeps_when_it_began_and_what_was_tried(
+    tmp_path: Path,
+) -> None:
+    spool = opened(tmp_path)
+    first = put("a")
+    spool.record([first])
+    first.note_try(11)
+    second = put("a")
+    spool.record([second])
+    assert second.first_seq == first.seq < second.seq
+    assert second.tried == [11]
+    spool.close()
+
+
+def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    blob = spool.new_blob()
+    spool.grew(blob.write(0, b"x" * 50))
+    spool.record([put("a", blob_id=blob.id, expected=ABSENT), copy("s", "b")])
+    spool.record([Change(key="s", op="delete", expected="e")])
+    orphan = spool.new_blob()
+    spool.close()
+    again = opened(tmp_path)
+    assert set(again.changes) == {"a", "b", "s"}
+    assert again.changes["a"].expected == ABSENT
+    assert again.used_bytes == 50
+    assert again.live_blobs[blob.id].read(0, 100) == b"x" * 50
+    assert again.blobs.ids() == {blob.id}, f"{orphan.id} was never closed"
+    assert again.next_seq() > max(change.seq for change in again.changes.values())
+    assert again.readers_of("s") == {"b"}
+    assert 4 in again.changes["a"].tried, "the run before may have sent it"
+    again.close()
+
+
+def test_the_order_of_what_reads_and_what_replaces(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    spool.record([copy("a", "b"), Change(key="a", op="delete")])
+    assert spool.blocker_of(spool.changes["a"]) == "b"
+    assert spool.blocker_of(spool.changes["b"]) is None
+    assert spool.waits_in_circle(copy("b", "a"))
+    assert not spool.waits_in_circle(copy("x", "a"))
+    spool.finish(spool.changes["b"])
+    assert spool.blocker_of(spool.changes["a"]) is None
+    spool.close()
+
+
+@pytest.mark.parametrize("length", [2, 3, 5])
+def test_circles_of_any_length_are_seen(tmp_path: Path, length: int) -> None:
+    spool = opened(tmp_path)
+    spool.record([copy(f"k{n}", f"k{n + 1}") for n in range(length - 1)])
+    last = copy(f"k{length - 1}", "k0")
+    assert spool.waits_in_circle(last)
+    fetched = spool.as_fetched(last)
+    assert (fetched.op, fetched.detach, fetched.base) == ("put", True, last.source)
+    spool.close()
+
+
+def test_a_folders_marker_waits_for_what_is_deleted_below(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    spool.record([Change(key="d/", op="delete"), Change(key="d/a", op="delete"), put("d/b")])
+    assert spool.blocker_of(spool.changes["d/"]) == "d/a"
+    spool.finish(spool.changes["d/a"])
+    assert spool.blocker_of(spool.changes["d/"]) is None
+    assert {change.key for change in spool.below("d/")} == {"d/b"}
+    assert [change.key for change in spool.under("d")] == ["d/", "d/b"]
+    spool.close()
+
+
+def test_a_replaced_changes_blob_is_dropped(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    blob = spool.new_blob()
+    spool.grew(blob.write(0, b"x" * 50))
+    spool.record([put("a", blob_id=blob.id)])
+    spool.record([put("b", blob_id=blob.id)], ["a"])
+    assert spool.used_bytes == 50, "it moved along"
+    spool.record([Change(key="b", op="delete")])
+    assert (spool.used_bytes, spool.blobs.ids()) == (0, set())
+    spool.close()
+
+
+def test_a_file_that_was_cut_or_grew_before_the_kill_is_as_long_as_it_is(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    base = ContentRef("a", "e", 100)
+    for key, size in (("grew", 150), ("cut", 30)):
+        blob = spool.new_blob()
+        blob.base, blob.base_limit = base, 100
+        blob.truncate(100)
+        spool.record([put(key, blob_id=blob.id)])
+        blob.truncate(size)
+    spool.close()
+    again = opened(tmp_path)
+    grew, cut = (again.live_blobs[again.changes[key].blob_id] for key in ("grew", "cut"))
+    assert (grew.size, grew.missing(0, 150)) == (150, [(0, 100)])
+    assert (cut.size, cut.missing(0, 150)) == (30, [(0, 30)])
+    again.close()
+
+
+def test_a_change_whose_blob_is_gone_is_parked(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    blob = spool.new_blob()
+    spool.grew(blob.write(0, b"x"))
+    spool.record([put("a", blob_id=blob.id)])
+    spool.close()
+    blob.path.unlink()
+    again = opened(tmp_path)
+    assert again.changes["a"].state is State.PARKED
+    assert again.changes["a"].size == 1
+    assert "gone" in again.changes["a"].error
+    again.close()
+
+
+@simulated
+async def test_force_flushes_blob_and_journal_together(tmp_path: Path) -> None:
+    flushed: list[str] = []
+    spool = opened(tmp_path)
+    blob = spool.new_blob()
+    original = spool.journal.force
+
+    def force() -> None:
+        flushed.append("journal")
+        original()
+
+    spool.journal.force = force  # type: ignore[method-assign]
+    await spool.force(blob)
+    await spool.force(None)
+    assert flushed == ["journal", "journal"]
+    spool.blobs.remove(blob)
+    await spool.force(blob)
+    spool.close()
+
+
+def test_what_an_upload_carries_is_compared_with_what_the_file_is_now() -> None:
+    def change(begun: Attributes, now: Attributes, *, streamed: bool) -> Change:
+        return Change(
+            key="a", op="put", attributes=now, upload_attributes=begun, upload_streamed=streamed
+        )
+
+    def attributes(mode: int = 0o100644, mtime_ns: int = 10**18) -> Attributes:
+        return Attributes(mode, 1, 2, mtime_ns, 4, 5)
+
+    assert carries(change(attributes(), attributes(), streamed=False))
+    assert not carries(change(attributes(), attributes(mode=0o100600), streamed=True))
+    assert not carries(change(attributes(), attributes(mtime_ns=10**18 + 1), streamed=False))
+    assert carries(change(attributes(), attributes(mtime_ns=10**18 + 1), streamed=True))
+    assert not carries(change(attributes(), attributes(mtime_ns=10**17), streamed=True))
