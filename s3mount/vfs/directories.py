@@ -185,7 +185,9 @@ class Directories:
             if change is not None and change.op == "delete":
                 continue
             node = known.children.get(name)
-            if node is None or not node.is_directory:
+            if (node is None or not node.is_directory) and change is not None:
+                self._add_pending(directory, name, change)
+            elif node is None or not node.is_directory:
                 self._add_directory(directory, name)
             seen.add(name)
         seen |= self._show_pending(directory, prefix)
@@ -482,8 +484,12 @@ class Directories:
 
     def _apply(self, node: Node, headers: ObjectHeaders) -> None:
         node.headers = headers
-        if node.attributes_known or self._state.change_of(node) is not None:
+        if node.attributes_known:
             # What it has now is newer than what is stored.
+            return
+        change = self._state.change_of(node)
+        if change is not None and change.attributes is not None:
+            node.attributes = change.attributes
             node.attributes_known = True
             return
         kind = stat.S_IFMT(node.attributes.mode)

@@ -241,3 +241,21 @@ async def test_without_s3_what_was_listed_is_believed_and_new_files_are_taken(
         world.faults = None
         await mount.sync()
         assert world.files() == {"d/a": b"x", "d/b": b"new"}
+
+
+@simulated
+async def test_a_folder_whose_new_mode_is_pending_shows_it_after_a_kill(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted() as mount:
+        await mount.mkdir("d")
+        await mount.write("d/a", b"x")
+        await mount.sync()
+        await mount.chmod("d", 0o711)
+        mount.kill()
+    world.faults = Script(latency_s=0.2)
+    async with world.mounted() as mount:
+        await mount.listdir()
+        assert stat.S_IMODE((await mount.stat("d")).st_mode) == 0o711
+        await mount.sync()
+        assert stat.S_IMODE((await mount.stat("d")).st_mode) == 0o711
+        assert stat.S_IMODE(int((await world.metadata("d/"))["mode"])) == 0o711
