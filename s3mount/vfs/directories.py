@@ -134,7 +134,8 @@ class Directories:
             known.stores_attributes = is_ours
             known.marker_etag = ""
             return
-        if known.stores_attributes is not None and known.marker_etag == marker.etag:
+        is_known = known.stores_attributes is not None and known.marker_etag == marker.etag
+        if is_known and marker.etag:
             return
         headers = await self._headers_of(marker)
         known.marker_etag = marker.etag

@@ -259,3 +259,22 @@ async def test_a_folder_whose_new_mode_is_pending_shows_it_after_a_kill(tmp_path
         await mount.sync()
         assert stat.S_IMODE((await mount.stat("d")).st_mode) == 0o711
         assert stat.S_IMODE(int((await world.metadata("d/"))["mode"])) == 0o711
+
+
+@simulated
+async def test_a_second_mount_learns_that_the_top_stores_attributes_now(tmp_path: Path) -> None:
+    world, state, cache = World(tmp_path), tmp_path / "state-b", tmp_path / "cache-b"
+    async with world.mounted() as reader:
+        assert await reader.listdir() == []
+        await world.foreign_put(".s3mount/probe", b"")
+        await trio.sleep(2)
+        assert await reader.listdir() == []
+        world.state, world.cache = state, cache
+        async with world.mounted() as writer:
+            await writer.mkdir("d", 0o711)
+            await writer.write("f", b"x", mode=0o600)
+            await writer.sync()
+        await trio.sleep(2)
+        assert await reader.listdir() == ["d", "f"]
+        assert stat.S_IMODE((await reader.stat("d")).st_mode) == 0o711
+        assert stat.S_IMODE((await reader.stat("f")).st_mode) == 0o600
