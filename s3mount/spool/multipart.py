@@ -173,6 +173,10 @@ class MultipartSender:
                 await self._send_part(blob, upload, index)
         except S3MountError as error:
             log.info("part %d of %r is not sent yet: %s", index + 1, upload.key, error)
+        except BaseException:
+            # Also while it waited for a slot: nobody else would take it as not on its way.
+            upload.failed(index)
+            raise
         finally:
             own_slots.release_on_behalf_of(worker)
 
@@ -246,6 +250,10 @@ class MultipartSender:
         """Send one part that ``upload.begin`` was told of."""
         span = self._plan.part_range(index)
         stop = min(span.stop, blob.size)
+        if stop < span.start:
+            # Cut off before its turn came.
+            upload.failed(index)
+            return
         try:
             part = await self._store.upload_part(
                 upload.key, upload.upload_id, index + 1, self.slice_of(blob, span.start, stop)

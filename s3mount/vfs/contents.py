@@ -332,8 +332,7 @@ class Contents:
             await self._wait_for_room(len(data))
         blob = file.blob
         change = self._state.change_of(file.node)
-        is_ready = change is not None and change.state is State.OPEN
-        if blob is None or change is None or not is_ready or change.blob_id != blob.id:
+        if blob is None or change is None or not _is_ready(change, blob):
             blob = await self.make_writable(file)
         try:
             spool.grew(blob.write(offset, data))
@@ -517,6 +516,12 @@ class Contents:
                     file.pinned = content
                 else:
                     self._state.reader.unpin(content)
+
+
+def _is_ready(change: Change, blob: Blob) -> bool:
+    """May ``blob`` be written at once, as the last change of ``change`` was a write to it as well?"""
+    is_of_it = change.state is State.OPEN and change.blob_id == blob.id
+    return is_of_it and change.content_seq == change.seq and not blob.is_being_sent
 
 
 TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".filepart", "~")

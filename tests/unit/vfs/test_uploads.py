@@ -406,3 +406,41 @@ async def test_wait_for_some_paths_does_not_wait_for_others(tmp_path: Path) -> N
         assert "e/good" in world.files()
         with pytest.raises(S3MountError, match="d/bad"):
             await mount.fs.wait_uploaded(["d"])
+
+
+@simulated
+async def test_a_write_after_a_chmod_while_the_file_is_sent_is_not_lost(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    gate = script.hold("put", "a")
+    async with world.mounted() as mount:
+        await mount.write("a", b"1" * 3000)
+        fd = await mount.open("a", os.O_RDWR)
+        await script.waiting.wait()
+        await mount.chmod("a", 0o600)
+        await mount.pwrite(fd, b"2" * 10, 2995)
+        await mount.close(fd)
+        gate.set()
+        await mount.sync()
+        assert world.files() == {"a": b"1" * 2995 + b"2" * 10}
+        assert (await world.metadata("a"))["mode"] == str(0o100600)
+        assert mount.leftovers() == []
+
+
+@simulated
+async def test_a_file_that_is_cut_while_its_parts_leave(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.faults = Script(latency_s=0.2)
+    async with world.mounted(uploads_max=1) as mount:
+        await trio.sleep(1)
+        fd = await mount.create("film.mkv")
+        await mount.pwrite(fd, b"x" * 9 * PART, 0)
+        await trio.sleep(0.5)
+        await mount.ftruncate(fd, 10)
+        await trio.sleep(2)
+        await mount.close(fd)
+        with trio.fail_after(1000):
+            await mount.sync()
+        assert world.files() == {"film.mkv": b"x" * 10}
+        await trio.sleep(1)
+        assert mount.leftovers() == []
