@@ -104,6 +104,10 @@ class Blob:
         before, end = self.extents.total, self.size
         view = memoryview(data)
         at = offset
+        if self.upload is not None and view:
+            # First, so that a kill in between cannot leave a part that counts as sent and is not.
+            # A write behind the end makes the last part longer, by zeros.
+            self.upload.wrote(min(offset, end), offset + len(view))
         try:
             while view:
                 done = os.pwrite(self.fd, view, at)
@@ -113,9 +117,6 @@ class Blob:
             if at > offset:
                 self.extents.add(offset, at)
                 self.size = max(self.size, at)
-                if self.upload is not None:
-                    # A write behind the end makes the last part longer, by zeros.
-                    self.upload.wrote(min(offset, end), at)
         return self.extents.total - before
 
     def fill(self, offset: int, data: bytes) -> int:
@@ -129,14 +130,14 @@ class Blob:
     def truncate(self, size: int) -> int:
         """Set the size; what is cut off is gone, what is added is zero. How many bytes the spool shrank by."""
         before = self.extents.total
+        if self.upload is not None and size < self.size:
+            self.upload.cut(size)
+        elif self.upload is not None and size > self.size:
+            self.upload.wrote(self.size, size)
         os.ftruncate(self.fd, size)
         if size < self.size:
             self.extents.cut(size)
             self.base_limit = min(self.base_limit, size)
-            if self.upload is not None:
-                self.upload.cut(size)
-        elif self.upload is not None and size > self.size:
-            self.upload.wrote(self.size, size)
         self.size = size
         return before - self.extents.total
 

@@ -318,7 +318,7 @@ class MultipartSender:
         changes meanwhile, and S3MountError.
         """
         content_seq = change.content_seq
-        if blob.upload is not None and blob.upload.key != change.key:
+        if blob.upload is not None and not _is_of(blob.upload, change):
             self.abandon(blob.upload)
             blob.upload = None
             change.upload_id = ""
@@ -434,3 +434,8 @@ class MultipartSender:
         blobs = self._spool.live_blobs.values()
         going_on = {blob.upload.upload_id for blob in blobs if blob.upload is not None}
         return going_on | {change.upload_id for change in self._spool.changes.values()}
+
+
+def _is_of(upload: PartsUpload, change: Change) -> bool:
+    """Was it begun for this very change? After a move and back it was for an earlier one of the key."""
+    return upload.key == change.key and upload.upload_id == change.upload_id

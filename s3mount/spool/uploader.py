@@ -397,12 +397,24 @@ class Uploader:
             # Theirs is gone again: ours may have the name.
             change.expected = ABSENT
             raise ConflictError("somebody else removed it just now", key=change.key)
-        if not self._is_ours(there):
+        if not self._is_ours(there) and not await self._looks_copied(change, there):
             raise ForeignWriteError(str(error), key=change.key)
         change.expected = there.etag
         if self._ctime_of(there) == written_ns and change.upload_attributes is None:
             return _as_stored(there)
         raise TryAgain("S3 has an earlier state of it")
+
+    async def _looks_copied(self, change: Change, there: ObjectInfo) -> bool:
+        """Is it what an earlier try of this copy made? S3 gives the copy of an object of parts another ETag."""
+        source = change.source
+        if change.op != "copy" or change.replace_headers or source is None:
+            return False
+        try:
+            original = await self._store.head(source.key, version_id=source.version_id)
+        except NoSuchKeyError:
+            return False
+        is_same = original.etag == source.etag and original.size == there.size
+        return is_same and original.headers == there.headers
 
     async def _put(self, change: Change) -> Stored:
         written_ns = _ctime_ns(change)

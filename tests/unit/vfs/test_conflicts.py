@@ -313,3 +313,19 @@ async def test_a_rename_does_not_overwrite_a_file_that_appeared_meanwhile(tmp_pa
         assert files.pop("b") == b"theirs"
         assert list(files.values()) == [b"ours" * 1000]
         assert mount.leftovers() == []
+
+
+@simulated
+async def test_a_lost_answer_of_a_rename_is_no_conflict(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted() as mount:
+        await mount.write("a", b"x" * 3 * PART)
+        await mount.sync()
+        mount.kill()
+    world.faults = script = Script()
+    script.fail("copy", lost, key="b", times=1, is_done=True)
+    async with world.mounted() as mount:
+        await mount.rename("a", "b")
+        await mount.sync()
+        assert world.files() == {"b": b"x" * 3 * PART}
+        assert mount.fs.uploader.counters["conflicts"] == 0

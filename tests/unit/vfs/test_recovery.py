@@ -239,3 +239,25 @@ async def test_a_rename_over_a_file_that_is_rewritten_before_the_copy_survives_a
         await mount.sync()
         assert world.files() == {"b": b"part"}
         assert mount.leftovers() == []
+
+
+@simulated
+async def test_a_kill_between_a_write_and_its_journal_row_sends_what_the_file_shows(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script(latency_s=1.0)
+
+    def step(name: str) -> None:
+        if name in ("before journal.part_changed", "after journal.part_changed"):
+            mount.kill()
+
+    async with world.mounted(on_step=step) as mount:
+        await mount.write("film.mkv", b"x" * 8 * PART)
+        await trio.sleep(4)
+        await mount.change("film.mkv", b"new", 10)
+    script.latency_s = 0
+    async with world.mounted() as mount:
+        shown = await mount.read("film.mkv")
+        await mount.sync()
+        assert world.files()["film.mkv"] == shown

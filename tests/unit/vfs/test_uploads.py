@@ -444,3 +444,22 @@ async def test_a_file_that_is_cut_while_its_parts_leave(tmp_path: Path) -> None:
         assert world.files() == {"film.mkv": b"x" * 10}
         await trio.sleep(1)
         assert mount.leftovers() == []
+
+
+@simulated
+async def test_there_and_back_while_parts_leave_keeps_the_new_mode(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    async with world.mounted() as mount:
+        await mount.write("a", b"x" * 4 * PART)
+        rule = script.fail("complete_multipart", a_fault)
+        await trio.sleep(0.5)
+        await mount.chmod("a", 0o640)
+        await mount.rename("a", "b")
+        await mount.rename("b", "a")
+        rule.times = 0
+        await mount.sync()
+        assert world.files() == {"a": b"x" * 4 * PART}
+        assert (await world.metadata("a"))["mode"] == str(0o100640)
+        await trio.sleep(1)
+        assert mount.leftovers() == []
