@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import logging
 import logging.handlers
 import os
@@ -26,24 +27,39 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """A rotating file that stack dumps and stray output of C code follow into each new file."""
+    """A rotating file that stack dumps and stray output of C code follow into each new file.
+
+    New files are for their owner alone. What is no ordinary file (/dev/stdout, a named pipe) is
+    written to, but neither rotated nor changed.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8")
+        ordinary = path.is_file() or not path.exists()
+        super().__init__(
+            path,
+            maxBytes=LOG_BYTES_MAX if ordinary else 0,
+            backupCount=LOG_FILES_KEPT,
+            encoding="utf-8",
+        )
         self._follow()
 
     def doRollover(self) -> None:
         super().doRollover()
         self._follow()
 
+    def _open(self) -> io.TextIOWrapper:
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=_open_private)
+
     def _follow(self) -> None:
         assert self.stream is not None
-        opened = self.stream.fileno()
-        os.fchmod(opened, 0o600)
         for descriptor in (1, 2):
-            os.dup2(opened, descriptor)
+            os.dup2(self.stream.fileno(), descriptor)
         # Descriptor 2 follows the file; so do the dumps that are written to it.
         faulthandler.enable(2)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def to_terminal(level: str) -> None:
@@ -68,7 +84,8 @@ def to_file(path: Path, level: str) -> None:
 def dump_stacks_on_sigusr1() -> None:
     """On SIGUSR1 write every thread's Python stack to the log, even while the loop is stuck.
 
-    A handler that is installed already runs after it.
+    The handler that is installed already runs after it; there must be one, as the signal's default
+    is to end the process.
     """
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=True)
 

@@ -9,7 +9,7 @@ import msgspec
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-Phase: TypeAlias = Literal["serving", "draining", "dead", "silent", "unknown"]
+Phase: TypeAlias = Literal["serving", "draining", "dead", "silent", "unknown", "ended", "lost"]
 
 
 class PendingChange(msgspec.Struct, frozen=True):
@@ -37,7 +37,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     ``phase``: ``serving``; ``draining`` after its mount ended, sending what is left; ``dead`` when
     the process is gone and the mount point was left behind; ``silent`` when it does not answer;
-    ``unknown`` when the mount answers, but where its process listens is not known.
+    ``unknown`` when the mount answers, but where its process listens is not known. Without any
+    mount: ``ended`` in good order with changes kept for the next mount, or ``lost``, when the process
+    was killed and nobody has counted what it kept.
     ``kernel`` holds the limits that were set, ``s3`` the requests' counters since the start,
     ``uploads`` and ``cache`` those of the rooms of that name.
     """
@@ -89,6 +91,12 @@ def to_text(snapshot: Snapshot) -> str:
         lines.append(f"  s3mount unmount {snapshot.mountpoint}, or mount it again, to go on")
     elif snapshot.phase == "silent":
         lines.append("  its process does not answer; its log may tell why")
+    elif snapshot.phase == "ended":
+        kept = amount(snapshot.pending.changes, snapshot.pending.bytes)
+        lines.append(f"  not mounted; {kept} kept here and sent at the next mount")
+    elif snapshot.phase == "lost":
+        lines.append("  not mounted; its process was killed: what it had not sent is kept here")
+        lines.append("  and sent at the next mount")
     elif snapshot.phase == "unknown":
         lines.append("  its process cannot be asked (was it started with another S3MOUNT_RUN_DIR?)")
     else:
@@ -147,7 +155,7 @@ def _what(snapshot: Snapshot) -> str:
         parts.append(f"at {snapshot.endpoint_url}")
     if snapshot.read_only:
         parts.append("read-only")
-    if snapshot.phase != "serving":
+    if snapshot.phase in ("draining", "dead", "silent", "unknown"):
         parts.append(snapshot.phase)
     if snapshot.pid is not None:
         parts.append(f"pid {snapshot.pid}")

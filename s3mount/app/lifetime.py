@@ -276,6 +276,7 @@ class Lifetime:
         if self._parts is None:
             return 1
         files, size_bytes = self.pending()
+        self._lock.note("ended", files, size_bytes)
         if not files:
             log.info("unmounted; everything is in S3")
             return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,14 +38,18 @@ def run_mount(config: MountConfig, run: RunConfig, build: Build) -> int:
     """
     reporter = Reporter(run.ready_fd)
     log_path = _log_path(config, run)
+    # A log file takes descriptor 2 along.
+    terminal = os.dup(2)
     try:
         return _run(config, run, build, reporter, log_path)
     except Exception as error:  # noqa: BLE001  the last stop: what reaches it becomes one line
         message, exit_code = logs.explain(error, log_path)
         if not reporter.failed(message, exit_code) and run.foreground:
-            print(f"s3mount: {message}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                os.write(terminal, f"s3mount: {message}\n".encode())
         return exit_code
     finally:
+        os.close(terminal)
         reporter.close()
         logging.shutdown()
 
@@ -58,7 +62,7 @@ def _run(
     reporter.step("looking at the mount point")
     others = config.allow_other or "allow_root" in run.kernel_options
     preflight.check(config, nonempty=run.nonempty, wants_others=others)
-    with take_state(Path(config.state_dir), config.mountpoint) as lock:
+    with take_state(Path(config.state_dir), config.mountpoint, run.source) as lock:
         check_writable("state", Path(config.state_dir))
         check_writable("cache", Path(config.cache_dir))
         if log_path is not None:
@@ -77,14 +81,14 @@ def _run(
         return trio.run(lifetime.run, strict_exception_groups=True)
 
 
-def take_state(folder: Path, mountpoint: str) -> StateLock:
+def take_state(folder: Path, mountpoint: str, source: str) -> StateLock:
     """Become the owner of a state folder.
 
     A process whose mount has ended, and that only sends what is left, is asked to leave that to us.
     Raises StateInUseError and LocalDiskError.
     """
     try:
-        return StateLock(folder, mountpoint)
+        return StateLock(folder, mountpoint, source)
     except StateInUseError:
         owner = read_owner(folder)
         if owner is None or owner.phase != "draining":
@@ -97,7 +101,7 @@ def take_state(folder: Path, mountpoint: str) -> StateLock:
     deadline = time.monotonic() + TAKEOVER_TIMEOUT_S
     while True:
         try:
-            return StateLock(folder, mountpoint)
+            return StateLock(folder, mountpoint, source)
         except StateInUseError:
             if time.monotonic() > deadline:
                 raise

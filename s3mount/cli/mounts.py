@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from s3mount import mountinfo, status
-from s3mount.daemon import client, protocol, registry
+from s3mount.config import default_state_dir
+from s3mount.daemon import client, ownership, protocol, registry
 from s3mount.errors import MountError
 
 log = logging.getLogger(__name__)
@@ -102,6 +104,26 @@ def snapshot_of(mount: Mount) -> status.Snapshot:
         state_dir=record.state_dir if record is not None else "",
         log_path=record.log_path if record is not None else "",
     )
+
+
+def leftovers(shown: Iterable[status.Snapshot]) -> list[status.Snapshot]:
+    """What mounts that are gone have kept in the usual state folder, beside those ``shown`` already."""
+    known = {snapshot.state_dir for snapshot in shown}
+    base = Path(os.environ.get("S3MOUNT_STATE_DIR") or default_state_dir())
+    found = []
+    for folder, note in ownership.leftovers(base):
+        if str(folder) in known:
+            continue
+        found.append(
+            status.Snapshot(
+                mountpoint=note.mountpoint,
+                source=note.source,
+                phase="ended" if note.phase == "ended" else "lost",
+                state_dir=str(folder),
+                pending=status.Pending(note.changes_left, note.bytes_left),
+            )
+        )
+    return found
 
 
 def _phase_from_outside(mount: Mount) -> status.Phase:

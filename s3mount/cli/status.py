@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from s3mount import status as snapshots
-from s3mount.cli.mounts import find_mount, find_mounts, snapshot_of
+from s3mount.cli.mounts import find_mount, find_mounts, leftovers, snapshot_of
 from s3mount.daemon import protocol
 
 
@@ -15,10 +15,13 @@ from s3mount.daemon import protocol
 def status(path: str | None, as_json: bool) -> int:
     """Show all your mounts, one MOUNTPOINT, or what is known of the file at one PATH in a mount.
 
+    Without an argument also what earlier mounts keep for the next one, in the usual state folder.
+
     Exit status 0; 1 when a mount shown does not work any more, or PATH is in no mount.
     """
     if path is None:
         found = [snapshot_of(mount) for mount in find_mounts()]
+        found += leftovers(found)
         if as_json:
             click.echo(snapshots.to_json(found))
         elif not found:

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 import msgspec
 
@@ -15,24 +15,35 @@ from s3mount.errors import LocalDiskError, StateInUseError
 LOCK_NAME = "lock"
 
 
+Phase: TypeAlias = Literal["serving", "draining", "ended"]
+
+
 class OwnerNote(msgspec.Struct, frozen=True):
-    """Who holds a state folder. ``draining``: its mount has ended, it only sends what is left."""
+    """Who holds a state folder, or held it last, and for which bucket (``source``).
+
+    ``draining``: its mount has ended, it only sends what is left. ``ended``: in good order, with so
+    many changes left that S3 does not have.
+    """
 
     pid: int
     mountpoint: str
-    phase: Literal["serving", "draining"] = "serving"
+    source: str = ""
+    phase: Phase = "serving"
+    changes_left: int = 0
+    bytes_left: int = 0
 
 
 class StateLock:
     """The lock on one state folder; held from construction to ``close`` or the process's end."""
 
-    def __init__(self, folder: Path, mountpoint: str) -> None:
+    def __init__(self, folder: Path, mountpoint: str, source: str = "") -> None:
         """Make the folder (mode 0700) if needed and lock it.
 
         Raises StateInUseError naming the holder, and LocalDiskError where it cannot be written.
         """
         self._path = folder / LOCK_NAME
         self._mountpoint = mountpoint
+        self._source = source
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -52,9 +63,12 @@ class StateLock:
             ) from None
         self.note("serving")
 
-    def note(self, phase: Literal["serving", "draining"]) -> None:
+    def note(self, phase: Phase, changes_left: int = 0, bytes_left: int = 0) -> None:
         """Say in the lock file what this process is doing. Raises LocalDiskError."""
-        text = msgspec.json.encode(OwnerNote(os.getpid(), self._mountpoint, phase))
+        note = OwnerNote(
+            os.getpid(), self._mountpoint, self._source, phase, changes_left, bytes_left
+        )
+        text = msgspec.json.encode(note)
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, text, 0)
@@ -85,12 +99,25 @@ def read_owner(folder: Path) -> OwnerNote | None:
         return None
 
 
+def leftovers(base: Path) -> list[tuple[Path, OwnerNote]]:
+    """State folders below ``base`` whose last owner did not end with everything in S3.
+
+    Whether that owner is still at it, the caller must know. No folder is locked or changed.
+    """
+    found = []
+    for path in sorted(base.glob(f"*/{LOCK_NAME}")):
+        note = read_owner(path.parent)
+        if note is not None and (note.phase != "ended" or note.changes_left):
+            found.append((path.parent, note))
+    return found
+
+
 def _in_use(folder: Path, owner: OwnerNote | None) -> str:
     if owner is None:
         return f"the state folder {folder} is in use by another process"
     doing = (
         f"has it mounted at {owner.mountpoint}"
-        if owner.phase == "serving"
+        if owner.phase != "draining"
         else "is still sending what its last mount left"
     )
     return (

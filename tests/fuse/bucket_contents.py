@@ -8,6 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from botocore.exceptions import ClientError
 
+OWN_PREFIX = ".s3mount"
+"""Begins the keys at the top of a bucket that the mount keeps for itself: its marker, its trials."""
+
 
 class Held(NamedTuple):
     """One listed object; ``etag`` without its quotes."""
@@ -47,8 +50,11 @@ class S3Contents:
         self.client = client
         self.bucket = bucket
 
-    def listing(self, prefix: str = "") -> dict[str, Held]:
-        """All objects whose keys begin with ``prefix``."""
+    def listing(self, prefix: str = "", *, with_own: bool = False) -> dict[str, Held]:
+        """All objects whose keys begin with ``prefix``.
+
+        Those that the mount makes for itself (OWN_PREFIX) are left out unless asked for.
+        """
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
         )
@@ -56,6 +62,7 @@ class S3Contents:
             found["Key"]: Held(found["Size"], found["ETag"].strip('"'))
             for page in pages
             for found in page.get("Contents", [])
+            if with_own or not found["Key"].startswith(OWN_PREFIX)
         }
 
     def read(self, key: str) -> bytes:

@@ -65,7 +65,15 @@ class SharedMount:
         if mount is not None:
             mount.close()
             if self._server.lasting:
+                self._remove_what_xml_cannot_name(mount.bucket)
                 self._server.remove_bucket(mount.bucket)
+
+    def _remove_what_xml_cannot_name(self, bucket: str) -> None:
+        """boto3's DeleteObjects writes control characters into its XML as they are."""
+        client = self._server.boto3_client()
+        for key in S3Contents(client, bucket).listing():
+            if any(letter < " " for letter in key):
+                client.delete_object(Bucket=bucket, Key=key)
 
 
 def _answers(path: Path) -> bool:

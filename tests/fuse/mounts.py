@@ -61,6 +61,17 @@ def status_of(mount: Mount) -> dict[str, Any]:
     return told
 
 
+def pending_of(mount: Mount) -> dict[str, Any]:
+    """What the status tells of changes that S3 does not have."""
+    pending: dict[str, Any] = status_of(mount)["pending"]
+    return pending
+
+
+def parked_in(mount: Mount) -> list[dict[str, Any]]:
+    """The changes that S3 refused and that wait for a person or their next try."""
+    return [change for change in pending_of(mount)["list"] if change["state"] == "parked"]
+
+
 def status_of_file(mount: Mount, name: str) -> dict[str, Any]:
     """``s3mount status PATH --json`` of one file in the mount."""
     done = mount.command("status", str(mount.path / name), "--json")
@@ -70,7 +81,7 @@ def status_of_file(mount: Mount, name: str) -> dict[str, Any]:
 
 
 def counter(mount: Mount, name: str) -> float:
-    """One of the status's counters, wherever it stands among them; 0 when it was never counted."""
+    """One of the status's numbers, wherever it stands; 0 when it was never counted."""
 
     def find(value: object) -> float | None:
         if not isinstance(value, dict):
@@ -79,7 +90,7 @@ def counter(mount: Mount, name: str) -> float:
             return float(value[name])
         return next((found for part in value.values() if (found := find(part)) is not None), None)
 
-    return find(status_of(mount)["counters"]) or 0.0
+    return find(status_of(mount)) or 0.0
 
 
 def engines_of(mount: Mount) -> list[psutil.Process]:

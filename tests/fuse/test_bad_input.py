@@ -400,6 +400,12 @@ def test_a_log_that_cannot_be_written(attempt: Attempt) -> None:
     assert f"the log {place} cannot be written" in said
 
 
+def test_errors_are_told_beside_a_log_file_of_ones_own(at_server: Attempt) -> None:
+    said = at_server.fails("no-such-bucket", "--log-file", str(at_server.folder / "log"))
+    assert "does not exist" in said
+    assert "does not exist" in (at_server.folder / "log").read_text()
+
+
 def test_a_state_folder_in_use(mount_factory: MountFactory, bucket: str, tmp_path: Path) -> None:
     mount = mount_factory(bucket)
     (tmp_path / "second").mkdir()

@@ -355,7 +355,10 @@ def test_pending_work_is_sent_by_the_next_mount_after_kill_9(person: Person) -> 
     shown = person.run("status", "mnt")
     assert shown.returncode == 1
     assert "its process is gone" in shown.stdout
-    person.does(person.bucket, "mnt")  # over what the dead one left
+    assert person.run("unmount", "mnt").returncode == 1
+    kept = json.loads(person.run("status", "--json").stdout)
+    assert ("lost", person.bucket) in [(each["phase"], each["source"]) for each in kept]
+    person.does(person.bucket, "mnt")
     person.does("wait", "mnt")
     assert person.keys() == {"kept"}
     person.does("unmount", "mnt")

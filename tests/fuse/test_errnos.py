@@ -233,7 +233,7 @@ MUTATIONS: list[tuple[str, Call]] = [
 
 
 @pytest.fixture
-def read_only(mount_factory: Callable[..., Mount], bucket: str, s3_server: S3Server) -> Path:
+def read_only(bucket: str, mount_factory: Callable[..., Mount], s3_server: S3Server) -> Path:
     """A mount with ``--read-only`` of a bucket that has a file and an empty folder."""
     client = s3_server.boto3_client()
     client.put_object(Bucket=bucket, Key="file", Body=b"content")

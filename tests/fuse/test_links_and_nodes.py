@@ -161,7 +161,13 @@ def test_set_id_bits_give_no_rights(place: Place) -> None:
     program.write_bytes(Path("/usr/bin/id").read_bytes())
     program.chmod(0o4755)
     shown = subprocess.run(
-        [program, "-u"], user=54321, group=54321, capture_output=True, check=True, timeout=60
+        ["./id", "-u"],
+        cwd=place.path,
+        user=54321,
+        group=54321,
+        capture_output=True,
+        check=True,
+        timeout=60,
     )
     assert shown.stdout.strip() == b"54321"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.bucket_contents import S3Contents, wait_until
-from tests.fuse.mounts import counter, engines_of, kill_engines, status_of
+from tests.fuse.mounts import counter, engines_of, kill_engines, parked_in, pending_of, status_of
 from tests.fuse.outcomes import outcome
 from tests.fuse.places import Place
 from tests.mounting import Mount
 from tests.servers import S3Server
-from tests.servers.counting import Answer, Fault, Relay, Request
+from tests.servers.counting import WRITING, Answer, Fault, Relay, Request
 
 pytestmark = pytest.mark.needs_s3
 MIB = 1 << 20
@@ -34,7 +35,7 @@ def relay(s3_server: S3Server) -> Iterator[Relay]:
 
 @pytest.fixture
 def behind(
-    mount_factory: Callable[..., Mount], bucket: str, s3_server: S3Server, relay: Relay
+    bucket: str, relay: Relay, mount_factory: Callable[..., Mount], s3_server: S3Server
 ) -> tuple[Mount, S3Contents]:
     """A mount that reaches the server through the relay, and the bucket without it."""
     mount = mount_factory(bucket, endpoint_url=relay.url)
@@ -56,7 +57,7 @@ def test_what_was_closed_survives_a_kill(
     for name, content in wanted.items():
         (root / name).write_bytes(content)
     mount.wait()
-    with relay.holding():
+    with relay.holding(*WRITING):
         for number in range(40):
             (root / f"new{number}").write_bytes(b"new %d" % number)
             wanted[f"new{number}"] = b"new %d" % number
@@ -86,7 +87,8 @@ def test_what_was_closed_survives_a_kill(
         os.fsync(synced)
         wanted["synced"] = b"synced, never closed"
         mount.kill9()
-        os.close(synced)
+        with contextlib.suppress(OSError):
+            os.close(synced)
         assert {key for key in contents.listing() if key.startswith(("new", "big", "folder"))} == (
             set()
         )
@@ -95,7 +97,7 @@ def test_what_was_closed_survives_a_kill(
         if name != "link":
             assert (root / name).read_bytes() == content
     assert sorted(os.listdir(root / "folder")) == ["empty", "file"]
-    wait_until(lambda: status_of(mount)["pending_files"] == 0, "it uploads itself", timeout_s=60)
+    wait_until(lambda: pending_of(mount)["changes"] == 0, "it uploads itself", timeout_s=60)
     assert held(contents) == wanted
     assert "folder/empty/" in contents.listing()
 
@@ -166,22 +168,23 @@ def test_status_and_wait_tell_what_is_pending(
 ) -> None:
     """Counted while it waits, readable meanwhile, nothing left after ``s3mount wait``."""
     mount, contents = behind
-    assert status_of(mount)["pending_files"] == 0
-    with relay.holding():
+    assert pending_of(mount)["changes"] == 0
+    with relay.holding(*WRITING):
         for number in range(5):
             (mount.path / f"file{number}").write_bytes(b"x" * 1000)
-        told = status_of(mount)
-        assert told["pending_files"] == 5
-        assert told["pending_bytes"] == 5000
-        assert told["phase"] == "serving"
+        assert status_of(mount)["phase"] == "serving"
+        told = pending_of(mount)
+        assert {change["key"] for change in told["list"]} >= {f"file{n}" for n in range(5)}
+        assert told["changes"] in (5, 6)
+        assert told["bytes"] == 5000
         impatient = mount.command("wait", str(mount.path), "--timeout", "1")
         assert impatient.returncode == 1
         assert "Traceback" not in impatient.stderr
         assert (mount.path / "file3").read_bytes() == b"x" * 1000
         assert contents.listing() == {}
     mount.wait()
-    told = status_of(mount)
-    assert (told["pending_files"], told["pending_bytes"], told["uploading"]) == (0, 0, 0)
+    told = pending_of(mount)
+    assert (told["changes"], told["bytes"], told["list"]) == (0, 0, [])
     assert sorted(contents.listing()) == [f"file{number}" for number in range(5)]
 
 
@@ -222,7 +225,7 @@ def test_server_down_and_up_again(behind: tuple[Mount, S3Contents], relay: Relay
     for name, content in wanted.items():
         if name != "after":
             assert (mount.path / name).read_bytes() == content
-    assert status_of(mount)["pending_files"] >= 101
+    assert pending_of(mount)["changes"] >= 101
     time.sleep(2)
     relay.start()
     mount.wait()
@@ -310,7 +313,7 @@ def test_changed_while_it_uploads(behind: tuple[Mount, S3Contents], relay: Relay
     """A PUT is on its way while the file is written again: the last state is what stays."""
     mount, contents = behind
     for number in range(5):
-        with relay.holding():
+        with relay.holding(*WRITING):
             (mount.path / "file").write_bytes(b"first %d" % number)
             relay.forget()
             wait_until(lambda: bool(relay.requests("PUT", path_part="file")), "a PUT is on its way")
@@ -325,7 +328,7 @@ def test_removed_and_renamed_while_it_uploads(
 ) -> None:
     """The upload that was under way leaves nothing behind under the old name."""
     mount, contents = behind
-    with relay.holding():
+    with relay.holding(*WRITING):
         (mount.path / "removed").write_bytes(b"removed")
         (mount.path / "renamed").write_bytes(b"renamed")
         wait_until(lambda: len(relay.requests("PUT")) >= 2, "both are on their way")
@@ -398,9 +401,8 @@ def test_refused_writes_stay_in_the_spool(behind: tuple[Mount, S3Contents], rela
     mount, contents = behind
     relay.decide = _deny("PUT")
     (mount.path / "file").write_bytes(b"precious")
-    wait_until(lambda: bool(status_of(mount)["parked"]), "it is parked")
-    parked = status_of(mount)["parked"][0]
-    assert "file" in parked["path"]
+    wait_until(lambda: bool(parked_in(mount)), "it is parked")
+    parked = next(change for change in parked_in(mount) if change["key"] == "file")
     assert "403" in parked["error"] or "denied" in parked["error"].lower()
     assert mount.command("wait", str(mount.path), "--timeout", "3").returncode == 1
     assert (mount.path / "file").read_bytes() == b"precious"
@@ -438,7 +440,7 @@ def test_policy_of_a_real_server(ceph: S3Server, tmp_path_factory: pytest.TempPa
         assert outcome((mount.path / "unreadable/file").read_bytes) == "EACCES"
         (mount.path / "unwritable").mkdir()
         (mount.path / "unwritable/file").write_bytes(b"kept")
-        wait_until(lambda: bool(status_of(mount)["parked"]), "it is parked")
+        wait_until(lambda: bool(parked_in(mount)), "it is parked")
         assert (mount.path / "unwritable/file").read_bytes() == b"kept"
         contents.client.delete_bucket_policy(Bucket=bucket)
         mount.unmount()
@@ -473,14 +475,14 @@ def test_throttling_is_a_delay(behind: tuple[Mount, S3Contents], relay: Relay) -
 
 
 def test_full_spool(
-    mount_factory: Callable[..., Mount], bucket: str, s3_server: S3Server, relay: Relay
+    bucket: str, relay: Relay, mount_factory: Callable[..., Mount], s3_server: S3Server
 ) -> None:
     """Writers are slowed, then told ENOSPC by write or close; what was accepted arrives later."""
     contents = S3Contents(s3_server.boto3_client(), bucket)
     mount = mount_factory(bucket, "--spool-size", "24M", endpoint_url=relay.url)
     accepted: dict[str, bytes] = {}
     refusal = ""
-    relay.stop()
+    relay.hold(*WRITING)
     for number in range(10):
         content = random.Random(number).randbytes(6 * MIB)
         refusal = outcome(lambda n=number, c=content: (mount.path / f"f{n}").write_bytes(c))  # type: ignore[misc]
@@ -490,7 +492,7 @@ def test_full_spool(
     assert refusal == "ENOSPC"
     assert 2 <= len(accepted) <= 5
     (mount.path / f"f{len(accepted)}").unlink()
-    relay.start()
+    relay.release()
     mount.wait()
     assert held(contents) == accepted
     (mount.path / "later").write_bytes(b"x" * 6 * MIB)
@@ -499,7 +501,7 @@ def test_full_spool(
 
 
 def test_larger_than_the_spool(
-    mount_factory: Callable[..., Mount], bucket: str, s3_server: S3Server
+    bucket: str, mount_factory: Callable[..., Mount], s3_server: S3Server
 ) -> None:
     """Files that together exceed the spool's size pass through it, since what is sent makes room."""
     contents = S3Contents(s3_server.boto3_client(), bucket)

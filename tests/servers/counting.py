@@ -50,6 +50,9 @@ class Request(NamedTuple):
     at_s: float
 
 
+WRITING = ("PUT", "POST", "DELETE")
+"""The methods that change a bucket."""
+
 Decision = Fault | Answer | None
 Decide = Callable[[Request], Decision]
 
@@ -78,6 +81,7 @@ class Relay:
         self._connections: set[_Connection] = set()
         self._open_gate = threading.Event()
         self._open_gate.set()
+        self._held_methods: tuple[str, ...] = ()
         self._listener: socket.socket | None = None
         self._port = 0
         self._closed = False
@@ -122,8 +126,9 @@ class Relay:
         self.stop()
         self._open_gate.set()
 
-    def hold(self) -> None:
-        """Let requests come in, and hand none of them on until ``release``."""
+    def hold(self, *methods: str) -> None:
+        """Let requests come in, and hand none of them (with these methods) on until ``release``."""
+        self._held_methods = methods
         self._open_gate.clear()
 
     def release(self) -> None:
@@ -131,9 +136,9 @@ class Relay:
         self._open_gate.set()
 
     @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self, *methods: str) -> Iterator[None]:
         """``hold`` for the time of a with block."""
-        self.hold()
+        self.hold(*methods)
         try:
             yield
         finally:
@@ -188,7 +193,9 @@ class Relay:
                 self._faulted.append(request)
         return decision
 
-    def _wait_for_gate(self, connection: _Connection) -> None:
+    def _wait_for_gate(self, connection: _Connection, request: Request) -> None:
+        if self._held_methods and request.method not in self._held_methods:
+            return
         while not self._open_gate.wait(HOLD_POLL_S):
             if connection.ended:
                 raise ConnectionEndedError
@@ -256,7 +263,7 @@ class _Connection:
             self._hang()
         self._swallow = decision is Fault.HANG_AFTER
         self._answer_bytes_left = INSIDE_BYTES if decision is Fault.HANG_INSIDE else None
-        self._relay._wait_for_gate(self)
+        self._relay._wait_for_gate(self, request)
         server.sendall(head)
         for piece in self._body_pieces(length, chunked):
             server.sendall(piece)

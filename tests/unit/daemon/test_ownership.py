@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from s3mount.daemon.ownership import LOCK_NAME, StateLock, read_owner
+from s3mount.daemon.ownership import LOCK_NAME, StateLock, leftovers, read_owner
 from s3mount.errors import LocalDiskError, StateInUseError
 
 
@@ -63,6 +63,19 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LocalDiskError, match=r"file/state cannot be used: Not a directory"):
         StateLock(tmp_path / "file" / "state", "/mnt/x")
+
+
+def test_what_is_left_is_remembered(tmp_path: Path) -> None:
+    for name, phase, left in (("a", "ended", 2), ("b", "ended", 0), ("c", "serving", 0)):
+        with StateLock(tmp_path / name, f"/mnt/{name}", f"bucket-{name}") as lock:
+            lock.note(phase, left, 10 * left)  # type: ignore[arg-type]
+    (tmp_path / "d").mkdir()
+    found = leftovers(tmp_path)
+    assert [(folder.name, note.source, note.changes_left) for folder, note in found] == [
+        ("a", "bucket-a", 2),
+        ("c", "bucket-c", 0),
+    ]
+    assert leftovers(tmp_path / "none") == []
 
 
 def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""A snapshot in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from s3mount import status
+from s3mount.status import Pending, PendingChange, Snapshot
+
+
+def snapshot(**settings: object) -> Snapshot:
+    values = {"mountpoint": "/mnt/x", "source": "data", "phase": "serving", "pid": 7}
+    return Snapshot(**(values | settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (5 << 30, "5.0 GiB"),
+        (3 << 60, "3072.0 PiB"),
+    ],
+)
+def test_sizes_in_words(size_bytes: int, text: str) -> None:
+    assert status.size_text(size_bytes) == text
+
+
+def test_nothing_pending() -> None:
+    text = status.to_text(snapshot(state_dir="/s", cache_dir="/c", log_path="/l"))
+    assert text == "/mnt/x: data (pid 7)\n  everything is in S3\n  state /s\n  cache /c\n  log   /l"
+
+
+def test_what_is_pending_and_why() -> None:
+    changes = (
+        PendingChange("a/b", "put", "parked", 5, 3, "403 AccessDenied"),
+        PendingChange("c", "put", "queued", 1),
+    )
+    pending = Pending(2, 6, {"queued": 1, "parked": 1, "sending": 0}, changes)
+    text = status.to_text(snapshot(pending=pending, endpoint_url="http://x", read_only=True))
+    assert text.splitlines() == [
+        "/mnt/x: data (at http://x, read-only, pid 7)",
+        "  not in S3 yet: 2 changes (6 B): 1 queued, 1 parked",
+        "  parked after 3 tries: a/b: 403 AccessDenied",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        ("dead", "its process is gone"),
+        ("silent", "does not answer"),
+        ("unknown", "cannot be asked"),
+        ("draining", "everything is in S3"),
+    ],
+)
+def test_every_phase_has_its_words(phase: str, said: str) -> None:
+    text = status.to_text(snapshot(phase=phase))
+    assert text.startswith(f"/mnt/x: data ({phase}, pid 7)")
+    assert said in text
+
+
+def test_what_is_kept_without_a_mount() -> None:
+    ended = status.to_text(snapshot(phase="ended", pid=None, state_dir="/s", pending=Pending(2, 9)))
+    assert ended.splitlines() == [
+        "/mnt/x: data",
+        "  not mounted; 2 changes (9 B) kept here and sent at the next mount",
+        "  state /s",
+    ]
+    assert "its process was killed" in status.to_text(snapshot(phase="lost", pid=None))
+
+
+def test_json_holds_everything() -> None:
+    found = json.loads(status.to_json([snapshot(s3={"requests": 3.0})]))
+    assert found[0]["mountpoint"] == "/mnt/x"
+    assert found[0]["pending"] == {"changes": 0, "bytes": 0, "states": {}, "list": []}
+    assert found[0]["s3"] == {"requests": 3.0}
+
+
+def test_a_file_in_words() -> None:
+    text = status.file_to_text({"key": "a/b", "etag": None, "version_id": "v1", "size": 3})
+    assert text == "key         a/b\nversion id  v1\nsize        3"
