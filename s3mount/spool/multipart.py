@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import trio
 
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError, StoreError
 from s3mount.flow.parts import PartPlan
-from s3mount.refs import ByteRange, Condition, FileSlice, Key, ObjectHeaders, PartInfo, PutResult
+from s3mount.refs import ByteRange, Condition, FileSlice, Key, PartInfo, PutResult
 from s3mount.s3.checksums import multipart_etag
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
+from s3mount.spool.hooks import Hooks
 from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
@@ -31,22 +31,6 @@ NO_SUCH_UPLOAD = "NoSuchUpload"
 """S3's code when the upload, not the key, is what it does not know."""
 LEFTOVER_PERIOD_S = 60.0
 """How often uploads that could not be aborted at once are looked for."""
-
-
-class Hooks(Protocol):
-    """The part of ``uploader.Hooks`` that sending in parts needs."""
-
-    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
-        """See ``uploader.Hooks.headers_of``."""
-        ...
-
-    def written_at_ns(self, headers: ObjectHeaders) -> int | None:
-        """See ``uploader.Hooks.written_at_ns``."""
-        ...
-
-    async def fill(self, change: Change, start: int, stop: int) -> None:
-        """See ``uploader.Hooks.fill``."""
-        ...
 
 
 class MultipartSender:

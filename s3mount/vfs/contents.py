@@ -308,7 +308,7 @@ class Contents:
 
         Raises PreconditionFailedError when somebody else replaced them, NoSuchKeyError when they are gone.
         """
-        again = None if self.uploader is None else await self.uploader.found_again(content)
+        again = None if self.uploader is None else await self.uploader.sender.found_again(content)
         if again is None:
             raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
         return again

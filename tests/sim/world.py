@@ -62,7 +62,7 @@ def small_requests() -> Iterator[None]:
     with (
         mock.patch("s3mount.config.PART_BYTES_MIN", 1),
         mock.patch("s3mount.flow.parts.PART_BYTES_MIN", 1),
-        mock.patch("s3mount.spool.uploader.INLINE_BODY_BYTES_MAX", INLINE_BYTES_MAX),
+        mock.patch("s3mount.spool.sender.INLINE_BODY_BYTES_MAX", INLINE_BYTES_MAX),
     ):
         yield
 

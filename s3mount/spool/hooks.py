@@ -1,0 +1,54 @@
+"""What the rooms above do for the spool's uploader, and are told by it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from s3mount.refs import ContentRef, ObjectHeaders, PutResult
+from s3mount.spool.changes import Change
+
+
+class Hooks(Protocol):
+    """What the uploader needs of the rooms above; vfs implements it."""
+
+    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
+        """What to store with the object of ``change``; without times while it is still written."""
+        ...
+
+    def written_at_ns(self, headers: ObjectHeaders) -> int | None:
+        """The ctime that ``headers_of`` stored with an object, ``None`` where there is none."""
+        ...
+
+    async def fill(self, change: Change, start: int, stop: int) -> None:
+        """Bring the bytes of the base missing in ``[start, stop)`` into the blob.
+
+        Raises S3MountError: PreconditionFailedError or NoSuchKeyError when the base is gone.
+        """
+        ...
+
+    async def before_replace(self, change: Change) -> None:
+        """``change`` is about to destroy what S3 holds under its key. Raises S3MountError."""
+        ...
+
+    def uploaded(self, change: Change, result: PutResult | None) -> None:
+        """S3 has exactly ``change``, which is no longer pending; ``None`` for a deletion."""
+        ...
+
+    def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
+        """S3 has an earlier state of ``change``, which stays pending; ``None``: nothing."""
+        ...
+
+    def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
+        """S3 has the bytes of ``change``, not its present attributes; the blob is not needed any more."""
+        ...
+
+    def lost(self, change: Change) -> None:
+        """``change``, no longer pending, was one of attributes of a version that somebody replaced."""
+        ...
+
+    def conflict(self, change: Change) -> None:
+        """Somebody else wrote the key of ``change`` first; afterwards it must not be pending as it was.
+
+        Raises LocalDiskError.
+        """
+        ...

@@ -1,0 +1,263 @@
+"""One try to bring S3 to what a change says: put, copy or delete, under the condition that is due.
+
+What S3 refuses is looked at here: whether an earlier try of our own made what is there, or
+somebody else. What follows from the outcome is the uploader's business.
+"""
+
+from __future__ import annotations
+
+from s3mount.errors import (
+    ConflictError,
+    NoSuchKeyError,
+    PreconditionFailedError,
+    S3MountError,
+)
+from s3mount.refs import ANY, Body, Condition, ContentRef, Key, ObjectInfo, PutResult
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.hooks import Hooks
+from s3mount.spool.multipart import MultipartSender
+from s3mount.spool.outcomes import (
+    BaseGoneError,
+    ForeignWriteError,
+    NothingLeftError,
+    Stored,
+    TryAgain,
+)
+from s3mount.spool.spool import Spool
+
+
+class Sender:
+    """Sends single changes of ``spool`` to ``store``; bodies of more than ``part_bytes`` by ``multipart``."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        hooks: Hooks,
+        multipart: MultipartSender,
+        *,
+        part_bytes: int,
+    ) -> None:
+        self._spool = spool
+        self._store = store
+        self._hooks = hooks
+        self._part_bytes = part_bytes
+        self.multipart = multipart
+
+    async def perform(self, change: Change) -> Stored | None:
+        """One try of ``change`` as it is now: what S3 has then, ``None`` after a deletion.
+
+        Raises ForeignWriteError, NothingLeftError, TryAgain, and other S3MountError or OSError.
+        """
+        if change.detach:
+            await self._detach(change)
+            return None
+        await self._hooks.before_replace(change)
+        if change.op == "delete":
+            await self._store.delete(change.key)
+            return None
+        if change.op == "copy":
+            return await self._copy(change)
+        try:
+            return await self._put(change)
+        except BaseGoneError as error:
+            return await self._without_base(change, error)
+
+    async def _copy(self, change: Change) -> Stored:
+        assert change.source is not None
+        source = change.source
+        headers = None
+        if change.replace_headers:
+            headers = self._hooks.headers_of(change)
+            change.note_try(_ctime_ns(change))
+        else:
+            change.note_try(source.etag)
+            stored_ns = self._hooks.written_at_ns(change.headers) if change.headers else None
+            if stored_ns is not None:
+                change.note_try(stored_ns)
+        written_ns = _ctime_ns(change)
+        try:
+            result = await self._store.copy(
+                source,
+                change.key,
+                headers,
+                condition=self.condition_of(change),
+                storage_class=change.storage_class,
+            )
+            return Stored(result, source.size)
+        except (PreconditionFailedError, NoSuchKeyError) as error:
+            there = await self._head(source.key)
+            is_there = there is not None and there.etag == source.etag
+            may_be_refused = source.key != change.key and (
+                is_there or source.version_id is not None
+            )
+            if isinstance(error, PreconditionFailedError) and may_be_refused:
+                # Not the source is what was not expected, but what the key holds.
+                return await self._settle(change, written_ns, error)
+            if there is None or not self._is_ours(there):
+                if source.key == change.key:
+                    raise NothingLeftError("somebody else replaced it", key=change.key) from error
+                raise
+        # Our own earlier copy, whose answer was lost, made it the same bytes under another ETag.
+        if headers is not None and source.key == change.key and self._ctime_of(there) == written_ns:
+            return _as_stored(there)
+        if change.source == source:
+            change.source = there.ref
+        if source.key == change.key:
+            change.expected = there.etag
+        raise TryAgain("its source has another version now")
+
+    async def _without_base(self, change: Change, error: S3MountError) -> Stored:
+        """The version below a change is gone: by our own hand, or by somebody else's. Raises S3MountError."""
+        blob = self._spool.live_blobs.get(change.blob_id)
+        base = blob.base if blob is not None else None
+        if blob is None or base is None:
+            raise TryAgain("it needs no base any more")
+        there = await self._head(base.key)
+        if blob.base != base:
+            raise TryAgain("its base has another version now")
+        if there is not None and there.etag == base.etag:
+            raise TryAgain("its base is there after all")
+        if there is not None and self._is_ours(there):
+            blob.base = there.ref
+            raise TryAgain("its base has another version now")
+        if there is not None and base.key == change.key:
+            raise ForeignWriteError("somebody else replaced what it changes", key=change.key)
+        raise error
+
+    async def found_again(self, content: ContentRef) -> ContentRef | None:
+        """``content`` is gone under its ETag: the same bytes as a write of our own left them there, if one did.
+
+        Such a write is one whose answer was lost, while the key is still pending. Raises StoreError.
+        """
+        there = await self._head(content.key)
+        return there.ref if there is not None and self._is_ours(there) else None
+
+    async def _head(self, key: Key) -> ObjectInfo | None:
+        try:
+            return await self._store.head(key)
+        except NoSuchKeyError:
+            return None
+
+    def _ctime_of(self, there: ObjectInfo) -> int | None:
+        return None if there.headers is None else self._hooks.written_at_ns(there.headers)
+
+    def _is_ours(self, there: ObjectInfo) -> bool:
+        """Is it what a write of ours made, of which nothing was heard?"""
+        change = self._spool.changes.get(there.key)
+        if change is None:
+            return False
+        return self._ctime_of(there) in change.tried or there.etag in change.tried
+
+    async def _settle(
+        self, change: Change, written_ns: int, error: PreconditionFailedError
+    ) -> Stored:
+        """S3 holds something else than expected: what our own earlier try made, or another's.
+
+        Returns our own try's result when it was the same state. Raises ForeignWriteError, or what
+        leads to another try.
+        """
+        if change.expected is None:
+            raise error
+        there = await self._head(change.key)
+        if there is None:
+            # Theirs is gone again: ours may have the name.
+            change.expected = ABSENT
+            raise ConflictError("somebody else removed it just now", key=change.key)
+        if not self._is_ours(there) and not await self._looks_copied(change, there):
+            raise ForeignWriteError(str(error), key=change.key)
+        change.expected = there.etag
+        if self._ctime_of(there) == written_ns and change.upload_attributes is None:
+            return _as_stored(there)
+        raise TryAgain("S3 has an earlier state of it")
+
+    async def _looks_copied(self, change: Change, there: ObjectInfo) -> bool:
+        """Is it what an earlier try of this copy made? S3 gives the copy of an object of parts another ETag."""
+        source = change.source
+        if change.op != "copy" or change.replace_headers or source is None:
+            return False
+        try:
+            original = await self._store.head(source.key, version_id=source.version_id)
+        except NoSuchKeyError:
+            return False
+        is_same = original.etag == source.etag and original.size == there.size
+        return is_same and original.headers == there.headers
+
+    async def _put(self, change: Change) -> Stored:
+        written_ns = _ctime_ns(change)
+        try:
+            return await self._put_if_expected(change)
+        except PreconditionFailedError as error:
+            return await self._settle(change, written_ns, error)
+
+    async def _put_if_expected(self, change: Change) -> Stored:
+        condition = self.condition_of(change)
+        change.upload_attributes = change.upload_attributes if change.upload_id else None
+        blob = self._spool.live_blobs.get(change.blob_id)
+        if blob is None:
+            return await self._put_body(change, b"", condition)
+        self.multipart.drop_unused(change, blob)
+        if blob.upload is not None or blob.size > self._part_bytes:
+            return Stored(*await self.multipart.send(change, blob, condition))
+        seq = change.seq
+        await self._fill(change, 0, blob.size)
+        if change.seq != seq:
+            raise TryAgain("changed while it was completed")
+        if blob.size <= INLINE_BODY_BYTES_MAX:
+            # Read at once, so that a write meanwhile cannot mix two states.
+            return await self._put_body(change, blob.read(0, blob.size), condition)
+        # A write meanwhile goes to a copy, for the same reason.
+        blob.is_being_sent = True
+        try:
+            body = self.multipart.slice_of(blob, 0, blob.size)
+            return await self._put_body(change, body, condition)
+        finally:
+            blob.is_being_sent = False
+            if blob.is_replaced:
+                self._spool.drop_blob(blob)
+
+    async def _put_body(self, change: Change, body: Body, condition: Condition) -> Stored:
+        change.note_try(_ctime_ns(change))
+        headers = self._hooks.headers_of(change)
+        size = len(body) if isinstance(body, bytes) else body.length
+        return Stored(await self._store.put(change.key, body, headers, condition=condition), size)
+
+    async def _fill(self, change: Change, start: int, stop: int) -> None:
+        try:
+            await self._hooks.fill(change, start, stop)
+        except (PreconditionFailedError, NoSuchKeyError) as error:
+            raise BaseGoneError(f"the version that it changes is gone: {error}") from error
+
+    def condition_of(self, change: Change) -> Condition:
+        """What the upload of ``change`` demands of the key."""
+        if change.expected is None or change.key.endswith("/"):
+            return ANY
+        if change.expected == ABSENT:
+            return Condition(if_absent=True)
+        return Condition(if_match=change.expected)
+
+    async def _detach(self, change: Change) -> None:
+        """Fetch all of the base, so that nothing in S3 has to stay for this change."""
+        blob = self._spool.live_blobs[change.blob_id]
+        base = blob.base
+        if base is not None:
+            try:
+                await self._fill(change, 0, blob.size)
+            except BaseGoneError as error:
+                await self._without_base(change, error)
+        if change.headers is None and base is not None:
+            there = await self._head(base.key)
+            if there is not None and there.etag == base.etag:
+                change.headers = there.headers
+        blob.detach()
+        change.detach = False
+        raise TryAgain("its content is here now")
+
+
+def _as_stored(there: ObjectInfo) -> Stored:
+    return Stored(PutResult(there.etag, there.version_id, there.last_modified_ns), there.size)
+
+
+def _ctime_ns(change: Change) -> int:
+    return change.attributes.ctime_ns if change.attributes is not None else 0
