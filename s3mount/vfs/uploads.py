@@ -1,0 +1,158 @@
+"""What uploads mean for the file system: nodes, cache and remembered attributes follow what S3 has."""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import socket
+import time
+
+import msgspec
+
+from s3mount.refs import ContentRef, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.states import State
+from s3mount.tree import attributes as codec
+from s3mount.tree.nodes import Node
+from s3mount.vfs.contents import Contents
+from s3mount.vfs.state import MountState
+
+log = logging.getLogger(__name__)
+
+
+class UploadHooks:
+    """``spool.hooks.Hooks`` for one mount."""
+
+    def __init__(self, state: MountState, contents: Contents) -> None:
+        self._state = state
+        self._contents = contents
+
+    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
+        """See ``Hooks.headers_of``."""
+        assert change.attributes is not None
+        guessed, encoding = mimetypes.guess_type(change.key)
+        content_type = guessed if guessed and encoding is None else "application/octet-stream"
+        headers = codec.encode(
+            change.attributes, change.headers, content_type=content_type, with_times=with_times
+        )
+        storage_class = change.storage_class or self._state.config.storage_class
+        if storage_class is None or storage_class == headers.storage_class:
+            return headers
+        return msgspec.structs.replace(headers, storage_class=storage_class)
+
+    def written_at_ns(self, headers: ObjectHeaders) -> int | None:
+        """See ``Hooks.written_at_ns``."""
+        return codec.written_at_ns(headers)
+
+    async def fill(self, change: Change, start: int, stop: int) -> None:
+        """See ``Hooks.fill``."""
+        await self._contents.fill(change, start, stop)
+
+    async def before_replace(self, change: Change) -> None:
+        """See ``Hooks.before_replace``."""
+        await self._contents.keep_readable(change)
+
+    def uploaded(self, change: Change, result: PutResult | None) -> None:
+        """See ``Hooks.uploaded``."""
+        for finished in self._state.on_finished:
+            finished(change.key)
+        if result is None:
+            return
+        self._stored(change, result)
+
+    def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
+        """See ``Hooks.uploaded_earlier``."""
+        for finished in self._state.on_finished:
+            finished(change.key)
+        blob = self._state.spool.live_blobs.get(change.blob_id)
+        own_base = blob is not None and blob.base is not None and blob.base.key == change.key
+        if blob is not None and own_base and content is not None:
+            # What is not here is in the new version at the same place.
+            blob.base = content
+
+    def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
+        """See ``Hooks.content_uploaded``."""
+        for finished in self._state.on_finished:
+            finished(change.key)
+        node = self._state.find(change.key)
+        self._place_blob(node, blob_id, content)
+        if node is not None and not node.is_directory:
+            node.content = content
+
+    def _place_blob(self, node: Node | None, blob_id: str, content: ContentRef) -> None:
+        """S3 has what is in the blob: it stays with who has it open, else becomes cache."""
+        blob = self._state.spool.live_blobs.get(blob_id)
+        if blob is None:
+            return
+        file = self._contents.open_file(node) if node is not None else None
+        if file is not None and file.blob is blob:
+            if blob.base is not None:
+                blob.base = content
+        elif blob.base is None:
+            self._contents.to_cache(blob, content)
+        else:
+            self._state.spool.drop_blob(blob)
+
+    def _stored(self, change: Change, result: PutResult) -> None:
+        size = change.source.size if change.op == "copy" and change.source else change.size
+        ref = ContentRef(change.key, result.etag, size, result.version_id)
+        if change.op == "copy" and change.source is not None:
+            self._state.reader.relabel(change.source, ref)
+        node = self._state.find(change.key)
+        self._place_blob(node, change.blob_id, ref)
+        if node is not None and not node.is_directory:
+            self._note_stored(node, change, ref, result)
+        elif node is not None and node.directory is not None:
+            node.directory.marker_etag = result.etag
+        is_ours = change.op == "put" or change.replace_headers
+        headers = self.headers_of(change) if is_ours else change.headers
+        if headers is None:
+            self._state.memory.forget(ref.key)
+            return
+        modified_ns = result.date_ns or self._state.now_ns()
+        known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)
+        self._state.memory.remember([known])
+
+    def _note_stored(self, node: Node, change: Change, ref: ContentRef, result: PutResult) -> None:
+        node.content = ref
+        node.last_modified_ns = result.date_ns or self._state.now_ns()
+        file = self._contents.open_file(node)
+        if file is not None and file.reader is not None and change.op == "put":
+            file.reader.close()
+            file.reader = None
+        if change.op == "put" or change.replace_headers:
+            node.headers = self.headers_of(change)
+            node.attributes_known = True
+
+    def lost(self, change: Change) -> None:
+        """See ``Hooks.lost``."""
+        node = self._state.find(change.key)
+        if node is not None and node.parent is not None and node.parent.directory is not None:
+            node.parent.directory.listed_at = float("-inf")
+
+    def conflict(self, change: Change) -> None:
+        """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""
+        spool = self._state.spool
+        node = self._state.find(change.key)
+        old_key = change.key
+        new_key = self._conflict_key(old_key)
+        log.warning("both versions of %r are kept: yours is %r now", old_key, new_key)
+        moved = Change(**{name: getattr(change, name) for name in change.__struct_fields__})
+        moved.key, moved.expected, moved.state, moved.upload_id = new_key, ABSENT, State.QUEUED, ""
+        moved.tried, moved.attempts, moved.error = [], 0, ""
+        spool.record([moved], [old_key])
+        if node is not None and node.parent is not None:
+            parent = node.parent
+            self._state.nodes.move(node, parent, new_key.rsplit("/", 1)[-1])
+            if parent.directory is not None:
+                parent.directory.listed_at = float("-inf")
+
+    def _conflict_key(self, key: str) -> str:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._state.now_ns() / 1e9))
+        host = socket.gethostname().split(".")[0] or "host"
+        candidate = f"{key}.conflict-{host}-{stamp}"
+        number = 1
+        while candidate in self._state.spool.changes:
+            number += 1
+            candidate = f"{key}.conflict-{host}-{stamp}-{number}"
+        return candidate
