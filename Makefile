@@ -19,7 +19,7 @@ demo: .venv/.run .venv-demo/.done
 	@$(BIN)/python -m s3mount demo
 
 test: .venv/.dev .venv-demo/.done | system-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: check-format check-lint check-types check-imports
 

@@ -179,8 +179,12 @@ def _deadline_s(item: pytest.Item) -> float:
     return float(item.config.getini("timeout"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the servers that S3MOUNT_TEST_SERVERS leaves out, on purpose only."""
+    """Skip the servers that S3MOUNT_TEST_SERVERS leaves out, and keep a server's tests together.
+
+    Workers that share out the tests (``--dist loadgroup``) then start one server each.
+    """
     chosen = os.environ.get("S3MOUNT_TEST_SERVERS", ",".join(SERVERS)).split(",")
     unknown = set(chosen) - set(SERVERS)
     if unknown:
@@ -188,7 +192,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         asked = set(getattr(item, "fixturenames", ())) & set(SERVERS)
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        asked |= {value for name, value in parameters.items() if name == "s3_server"}
+        # A parameter that names a server, or a way to reach one: "ceph", "ceph-https".
+        told = {str(value).partition("-")[0] for value in parameters.values()}
+        asked |= told & set(SERVERS)
+        if asked:
+            item.add_marker(pytest.mark.xdist_group(min(asked)))
         for name in asked - set(chosen):
             item.add_marker(pytest.mark.skip(reason=f"S3MOUNT_TEST_SERVERS leaves out {name}"))
 
