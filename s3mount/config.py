@@ -63,6 +63,9 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     part_bytes: int = 8 * MIB
     uploads_max: int = 16
     upload_delay_s: float = 0.25
+    on_conflict: Literal["keep-both", "overwrite", "hold"] = "keep-both"
+    fsync: Literal["local", "s3"] = "local"
+    write_through: bool = False
     fast_loop: bool = True
 
     def __post_init__(self) -> None:

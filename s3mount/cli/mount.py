@@ -71,6 +71,19 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     "--upload-delay", type=seconds, default=0.25, help="Calm before an upload.  [default: 0.25s]"
 )
 @option(
+    "--on-conflict",
+    type=click.Choice(["keep-both", "overwrite", "hold"]),
+    default="keep-both",
+    help="When somebody else wrote a file first.  [default: keep-both]",
+)
+@option(
+    "--fsync",
+    type=click.Choice(["local", "s3"]),
+    default="local",
+    help="Where fsync() waits for the bytes to be.  [default: local]",
+)
+@option("--write-through", is_flag=True, help="close() waits until S3 has the file.")
+@option(
     "--metadata-ttl",
     type=seconds,
     default=1.0,
@@ -160,6 +173,9 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         part_bytes=values["part_size"],
         uploads_max=values["uploads"],
         upload_delay_s=values["upload_delay"],
+        on_conflict=values["on_conflict"],
+        fsync=values["fsync"],
+        write_through=values["write_through"],
         fast_loop=not values["no_fast_loop"],
         cache_dir=_absolute(values["cache_dir"]) or str(default_cache_dir()),
     )

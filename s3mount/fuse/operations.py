@@ -318,7 +318,7 @@ class Operations(pyfuse3.Operations):
         node = await self._fs.naming.create(
             self._node(parent_inode), name_of(name), mode, self._creator(ctx)
         )
-        number = self._fs.contents.open(node, flags)
+        number = self._fs.contents.open(node, flags, ctx.pid)
         node.lookups += 1
         return self._file_info(number), self._entry(node)
 
@@ -334,7 +334,7 @@ class Operations(pyfuse3.Operations):
             self._must_be_writable()
         if flags & os.O_TRUNC:
             await self._fs.contents.truncate(node, 0)
-        return self._file_info(self._fs.contents.open(node, flags))
+        return self._file_info(self._fs.contents.open(node, flags, ctx.pid))
 
     @answered
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
@@ -348,7 +348,9 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:
-        self._fs.contents.flush(self._fs.contents.handle(fh))
+        handle = self._fs.contents.handle(fh)
+        self._fs.contents.flush(handle)
+        await self._fs.contents.wait_closed(handle)
 
     @answered
     async def release(self, fh: pyfuse3.FileHandleT) -> None:

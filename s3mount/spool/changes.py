@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
+from s3mount.errors import S3MountError, StoreError
 from s3mount.refs import Attributes, ContentRef, ETag, Key, ObjectHeaders
 from s3mount.spool.states import State
+
+ConflictPolicy: TypeAlias = Literal["keep-both", "overwrite", "hold"]
+"""What happens when somebody else wrote a key first: theirs keeps the name and ours gets another, ours
+replaces theirs, or ours waits until a person decides."""
 
 ABSENT = ""
 """``Change.expected`` when S3 is known to hold nothing under the key."""
@@ -28,6 +33,10 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     fetched before anything else, because changes wait for each other in a circle.
     ``tried`` tells of writes of this key that were begun and never heard of again: the ctimes that they
     carry (int), or the ETags of what they copy (str). An object with one of them is our own.
+    ``attempts`` counts failed tries since S3 last took something of it, ``refusals`` those that S3 refused
+    since somebody last asked for another; ``error`` is the last one for people, ``error_kind`` the name of
+    its class. ``held``: a conflict that waits for a person. ``on_conflict``, where set, is what that person
+    decided for this change.
     """
 
     key: Key
@@ -53,7 +62,11 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     detach: bool = False
     tried: list[int | ETag] = []
     attempts: int = 0
+    refusals: int = 0
     error: str = ""
+    error_kind: str = ""
+    held: bool = False
+    on_conflict: ConflictPolicy | None = None
 
     @property
     def reads(self) -> Key | None:
@@ -63,6 +76,19 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.op == "put" and self.base is not None:
             return self.base.key
         return None
+
+    def note_failure(self, error: S3MountError) -> None:
+        """A try failed, in a way that people should hear of."""
+        self.attempts += 1
+        self.error = error.describe() if isinstance(error, StoreError) else str(error)
+        self.error_kind = type(error).__name__
+
+    def forget_failures(self) -> None:
+        """What went wrong before means nothing any more."""
+        self.attempts = self.refusals = 0
+        self.error = self.error_kind = ""
+        self.held = False
+        self.on_conflict = None
 
     def note_try(self, mark: int | ETag) -> None:
         """A write that can be known by its ctime or ETag is about to be sent; whether it arrives is open."""

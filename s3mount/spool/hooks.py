@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
-from s3mount.refs import ContentRef, ObjectHeaders, PutResult
+from s3mount.refs import ContentRef, Key, ObjectHeaders, PutResult
 from s3mount.spool.changes import Change
+
+ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held"]
 
 
 class Hooks(Protocol):
@@ -46,9 +48,13 @@ class Hooks(Protocol):
         """``change``, no longer pending, was one of attributes of a version that somebody replaced."""
         ...
 
-    def conflict(self, change: Change) -> None:
-        """Somebody else wrote the key of ``change`` first; afterwards it must not be pending as it was.
+    def keep_both(self, change: Change) -> Key:
+        """Somebody else wrote the key of ``change`` first: move ours to a free key, which is returned.
 
         Raises LocalDiskError.
         """
+        ...
+
+    def conflicted(self, key: Key, outcome: ConflictOutcome, kept_as: Key = "") -> None:
+        """Tell people of a conflict: ``kept_as`` is the key that ours has now, where that is another."""
         ...

@@ -86,6 +86,8 @@ class Sender:
                 storage_class=change.storage_class,
             )
             return Stored(result, source.size)
+        except ConflictError as error:
+            return await self._look_again(change, written_ns, error)
         except (PreconditionFailedError, NoSuchKeyError) as error:
             there = await self._head(source.key)
             is_there = there is not None and there.etag == source.etag
@@ -151,7 +153,7 @@ class Sender:
         return self._ctime_of(there) in change.tried or there.etag in change.tried
 
     async def _settle(
-        self, change: Change, written_ns: int, error: PreconditionFailedError
+        self, change: Change, written_ns: int, error: PreconditionFailedError | ConflictError
     ) -> Stored:
         """S3 holds something else than expected: what our own earlier try made, or another's.
 
@@ -166,7 +168,13 @@ class Sender:
             change.expected = ABSENT
             raise ConflictError("somebody else removed it just now", key=change.key)
         if not self._is_ours(there) and not await self._looks_copied(change, there):
-            raise ForeignWriteError(str(error), key=change.key)
+            raise ForeignWriteError(
+                str(error),
+                key=change.key,
+                status=error.status,
+                code=error.code,
+                request_id=error.request_id,
+            )
         change.expected = there.etag
         if self._ctime_of(there) == written_ns and change.upload_attributes is None:
             return _as_stored(there)
@@ -190,6 +198,19 @@ class Sender:
             return await self._put_if_expected(change)
         except PreconditionFailedError as error:
             return await self._settle(change, written_ns, error)
+        except ConflictError as error:
+            return await self._look_again(change, written_ns, error)
+
+    async def _look_again(self, change: Change, written_ns: int, error: ConflictError) -> Stored:
+        """409: another write of the key was under way. What it made is looked at before the next try.
+
+        Raises ``error``, which leads to that try, where the key still holds what is expected.
+        """
+        if change.expected is not None:
+            there = await self._head(change.key)
+            if (ABSENT if there is None else there.etag) != change.expected:
+                return await self._settle(change, written_ns, error)
+        raise error
 
     async def _put_if_expected(self, change: Change) -> Stored:
         condition = self.condition_of(change)

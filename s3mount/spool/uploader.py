@@ -11,10 +11,16 @@ import random
 
 import trio
 
-from s3mount.errors import LocalDiskError, S3MountError, StoreError
+from s3mount.errors import (
+    AccessDeniedError,
+    LocalDiskError,
+    NoCredentialsError,
+    NoSuchBucketError,
+    S3MountError,
+)
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
-from s3mount.spool.changes import ABSENT, Change, carries
+from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import ForeignWriteError, NothingLeftError, Stored, TryAgain
@@ -39,7 +45,12 @@ AGAIN_S = 0.02
 """A try that was void begins again so soon."""
 RETRY_DELAY_S_MAX = 60.0
 PARKED_RETRY_S = 300.0
-"""How long a refused change rests before it is tried again without being asked."""
+"""How often refused changes are tried again without being asked."""
+REFUSED_AGAIN_S = 0.5
+REFUSALS_MAX = 3
+MAY_PASS = (AccessDeniedError, NoCredentialsError, NoSuchBucketError)
+"""Refusals that are known to pass sometimes (keys that are just being exchanged, a policy or a bucket
+that is just being made): a change is parked only after ``REFUSALS_MAX`` of them."""
 
 
 class Uploader:
@@ -58,8 +69,10 @@ class Uploader:
         part_bytes: int,
         uploads_max: int,
         delay_s: float,
+        on_conflict: ConflictPolicy = "keep-both",
     ) -> None:
         self._spool = spool
+        self._on_conflict = on_conflict
         self._hooks = hooks
         self._delay_s = delay_s
         self._small_slots = trio.CapacityLimiter(SMALL_REQUESTS_MAX)
@@ -78,7 +91,9 @@ class Uploader:
             "postponed": 0,
             "parked": 0,
             "conflicts": 0,
+            "overwritten": 0,
         }
+        self._news = trio.Event()
         spool.on_queued = self._queued
         spool.on_removed = self._removed
 
@@ -129,11 +144,29 @@ class Uploader:
         self._waiters += 1
         now = trio.current_time()
         for change in self._spool.changes.values():
-            if change.state is State.PARKED:
-                change.state = after(change.state, Event.RETRY)
-            if change.state is State.QUEUED:
-                self.queue.push(change, now)
+            self._line_up(change, now)
         self._wake.set()
+
+    def _line_up(self, change: Change, now: float) -> None:
+        """Let ``change`` go now if it can: also a refused one, unless it is a person's to decide."""
+        if change.state is State.PARKED and not change.held:
+            change.state = after(change.state, Event.RETRY)
+        if change.state is State.QUEUED:
+            self.queue.push(change, now)
+
+    def send_now(self, change: Change) -> None:
+        """Somebody waits for this one: send it without the usual delay, also while its file is open.
+
+        What is written to the file meanwhile is sent later. Raises LocalDiskError.
+        """
+        self.closed(change)
+        if change.state is State.QUEUED:
+            self.queue.push(change, trio.current_time())
+            self._wake.set()
+
+    async def wait_for_news(self) -> None:
+        """Return when a try ended, however."""
+        await self._news.wait()
 
     def relax(self) -> None:
         """One of those who wait is done."""
@@ -145,14 +178,21 @@ class Uploader:
         """Send for ever; cancel to stop. What is on its way then stays pending."""
         now = trio.current_time()
         for change in self._spool.changes.values():
-            if change.state is State.PARKED:
-                change.state = after(change.state, Event.RETRY)
-            if change.state is State.QUEUED:
-                self.queue.push(change, now)
+            self._line_up(change, now)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.multipart.run)
+            nursery.start_soon(self._retry_parked)
             nursery.start_soon(self._serve, Lane.SMALL, self._small_slots, nursery)
             nursery.start_soon(self._serve, Lane.LARGE, self._large_slots, nursery)
+
+    async def _retry_parked(self) -> None:
+        while True:
+            await trio.sleep(PARKED_RETRY_S)
+            now = trio.current_time()
+            for change in self._spool.changes.values():
+                if change.state is State.PARKED:
+                    self._line_up(change, now)
+            self._wake.set()
 
     async def _serve(self, lane: Lane, slots: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
         while True:
@@ -191,12 +231,15 @@ class Uploader:
             is_still_due = self._spool.changes.get(change.key) is change
             if is_still_due and change.state is State.QUEUED:
                 change.state = after(change.state, Event.START)
+                change.held = False
                 await self._try(change)
         finally:
             slots.release_on_behalf_of(worker)
             if change.state is State.SENDING:
                 change.state = State.QUEUED
             self._push_again(self.queue.finished(change.key))
+            self._news.set()
+            self._news = trio.Event()
 
     async def _try(self, change: Change) -> None:
         seq = change.seq
@@ -232,8 +275,7 @@ class Uploader:
                 current.expected = etag
                 self._spool.save(current)
             return
-        change.attempts = 0
-        change.error = ""
+        change.forget_failures()
         change.expected = etag
         if stored is not None and change.content_seq <= seq and not self._carried(change, seq):
             self._only_attributes_left(change, stored.ref(key))
@@ -271,44 +313,42 @@ class Uploader:
     def _failed(self, change: Change, error: S3MountError) -> None:
         if self._spool.changes.get(change.key) is not change:
             return
-        again = isinstance(error, TryAgain)
-        if again:
-            delay_s = AGAIN_S
-        elif error.retryable:
-            change.attempts += 1
-            self.counters["postponed"] += 1
-            ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
-            delay_s = ceiling_s * random.uniform(0.5, 1.0)
-        else:
-            change.attempts += 1
-            delay_s = PARKED_RETRY_S
-        if not again:
-            change.error = error.describe() if isinstance(error, StoreError) else str(error)
+        delay_s = AGAIN_S
+        event = Event.FAIL
+        if not isinstance(error, TryAgain):
+            change.note_failure(error)
             log.warning("%s of %r is not done yet: %s", change.op, change.key, change.error)
-        event = Event.FAIL if error.retryable or again else Event.REFUSE
+            if error.retryable:
+                self.counters["postponed"] += 1
+                ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
+                delay_s = ceiling_s * random.uniform(0.5, 1.0)
+            else:
+                change.refusals += 1
+                delay_s = REFUSED_AGAIN_S * change.refusals
+                if not isinstance(error, MAY_PASS) or change.refusals >= REFUSALS_MAX:
+                    event = Event.REFUSE
         change.state = after(change.state, event)
         self._spool.save(change)
         if change.state is State.PARKED:
             self.counters["parked"] += 1
-            self._park(change)
         elif change.state is State.QUEUED:
             self.queue.push(change, trio.current_time() + delay_s)
             self._wake.set()
 
-    def _park(self, change: Change) -> None:
-        key, seq = change.key, change.seq
+    def retry(self, change: Change, *, overwrite: bool = False) -> None:
+        """A person asks for another try of a change that waits, now.
 
-        async def wake_later() -> None:
-            await trio.sleep(PARKED_RETRY_S)
-            if self._spool.changes.get(key) is change and change.seq == seq:
-                self.retry(change)
-
-        self.multipart.start_soon(wake_later)
-
-    def retry(self, change: Change) -> None:
-        """Try a parked change now."""
+        If it meets somebody else's version this time, both are kept, or, with ``overwrite``, ours
+        replaces theirs, whatever the mount's policy. Raises LocalDiskError.
+        """
         if change.state is State.PARKED:
             change.state = after(change.state, Event.RETRY)
+        change.refusals = 0
+        if change.held or overwrite:
+            change.on_conflict = "overwrite" if overwrite else "keep-both"
+        change.held = False
+        self._spool.save(change)
+        if change.state is State.QUEUED:
             self.queue.push(change, trio.current_time())
             self._wake.set()
 
@@ -330,6 +370,21 @@ class Uploader:
             # Written again meanwhile: its next try will see the same.
             self._failed(change, TryAgain("changed while it was sent"))
             return
+        policy = change.on_conflict or self._on_conflict
         self.counters["conflicts"] += 1
-        log.warning("somebody else changed %r first: %s", change.key, error)
-        self._hooks.conflict(change)
+        log.warning("somebody else changed %r first: %s", change.key, error.describe())
+        if policy == "keep-both":
+            kept_as = self._hooks.keep_both(change)
+            log.warning("both versions of %r are kept: yours is %r now", change.key, kept_as)
+            self._hooks.conflicted(change.key, "kept-both", kept_as)
+        elif policy == "overwrite" and change.expected is not None:
+            log.warning("%r: yours replaces theirs, as was asked for", change.key)
+            self.counters["overwritten"] += 1
+            self._hooks.conflicted(change.key, "overwritten")
+            change.expected = None
+            self._failed(change, TryAgain("whatever is there is replaced"))
+        else:
+            # Also where ours is to replace theirs, but a part of it went away with what they replaced.
+            change.held = True
+            self._hooks.conflicted(change.key, "held")
+            self._failed(change, error)

@@ -21,6 +21,7 @@ from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.nodes import Node
+from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState, changed
 
@@ -68,10 +69,11 @@ class OpenFile:
 
 @dataclass(slots=True)
 class Handle:
-    """One open(): ``flags`` as the kernel gave them."""
+    """One open(): ``flags`` as the kernel gave them, ``pid`` who it was (0: unknown)."""
 
     file: OpenFile
     flags: int
+    pid: int = 0
 
     @property
     def writes(self) -> bool:
@@ -80,7 +82,7 @@ class Handle:
 
 
 class Contents:
-    """The bytes of files. ``uploader`` is set once it exists."""
+    """The bytes of files. ``uploader`` and ``barrier`` are set once they exist."""
 
     def __init__(self, state: MountState, directories: Directories) -> None:
         self._state = state
@@ -89,6 +91,7 @@ class Contents:
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
         self.uploader: Uploader | None = None
+        self.barrier: UploadBarrier | None = None
         state.spool.on_unused = self._blob_unused
         state.is_written = self._is_written
 
@@ -119,10 +122,10 @@ class Contents:
         """All open files."""
         return list(self._files.values())
 
-    def open(self, node: Node, flags: int) -> int:
+    def open(self, node: Node, flags: int, pid: int = 0) -> int:
         """A new handle for ``node``; its number."""
         file = self._hold(node)
-        handle = Handle(file, flags)
+        handle = Handle(file, flags, pid)
         file.handles += 1
         file.writers += handle.writes
         number = self._next_handle
@@ -491,9 +494,19 @@ class Contents:
             self.commit(file)
 
     async def fsync(self, handle: Handle) -> None:
-        """Journal it and force it to disk: it survives a power cut from here on. Raises OSError."""
+        """Journal it and force it to disk: it survives a power cut from here on. Raises OSError.
+
+        With ``--fsync s3`` it returns when S3 has it, or with the error of the try to send it.
+        """
         self.commit(handle.file)
         await self._state.spool.force(handle.file.blob)
+        if self._state.config.fsync == "s3" and self.barrier is not None:
+            await self.barrier.wait(handle.file.node, handle.pid)
+
+    async def wait_closed(self, handle: Handle) -> None:
+        """With ``--write-through``: return when S3 has what was written, as for ``fsync``. Raises OSError."""
+        if self._state.config.write_through and handle.writes and self.barrier is not None:
+            await self.barrier.wait(handle.file.node, handle.pid)
 
     # ------------------------------------------------------- versions that go away
 

@@ -24,6 +24,7 @@ from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.memory import HeadMemory
 from s3mount.tree.nodes import Nodes
+from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import OWN_DATE_SLACK_NS, Directories
 from s3mount.vfs.metadata import Metadata
@@ -76,15 +77,18 @@ class Filesystem:
         self.contents = Contents(state, self.directories)
         self.naming = Naming(state, self.directories, self.contents)
         self.metadata = Metadata(state, self.directories, self.contents, self.naming)
+        self.hooks = UploadHooks(state, self.contents)
         self.uploader = Uploader(
             spool,
             store,
-            UploadHooks(state, self.contents),
+            self.hooks,
             part_bytes=config.part_bytes,
             uploads_max=config.uploads_max,
             delay_s=config.upload_delay_s,
+            on_conflict=config.on_conflict,
         )
         self.contents.uploader = self.uploader
+        self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
         self.capabilities: dict[str, Any] = {}
 
     # --------------------------------------------------------------- background
@@ -173,6 +177,10 @@ class Filesystem:
         finally:
             self.uploader.relax()
 
+    def release_waiters(self) -> None:
+        """The mount is about to end: programs whose fsync or close waits for S3 are told so. Repeatable."""
+        self.barrier.release()
+
     def pending(self) -> tuple[int, int]:
         """How many changes S3 does not have, and how many bytes they are."""
         changes = self.state.spool.changes.values()
@@ -205,6 +213,7 @@ class Filesystem:
                 "max_bytes": self.state.spool.size_bytes_max,
             },
             "uploads": dict(self.uploader.counters),
+            "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
             "store_honours": self.capabilities,
             "cache": self.state.reader.statistics(),
             "inodes": len(self.state.nodes),
@@ -241,6 +250,7 @@ def _describe_change(change: Change) -> dict[str, Any]:
         "size": change.size,
         "attempts": change.attempts,
         "error": change.error or None,
+        "conflict": change.held,
     }
 
 

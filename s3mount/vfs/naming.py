@@ -309,7 +309,11 @@ class Naming:
                 tried=[],
                 content_seq=0,
                 attempts=0,
+                refusals=0,
                 error="",
+                error_kind="",
+                held=False,
+                on_conflict=None,
                 extents=list(change.extents),
                 state=_state_after_move(change, file),
             )

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import mimetypes
 import socket
 import time
+from collections import deque
+from typing import NamedTuple
 
 import msgspec
 
-from s3mount.refs import ContentRef, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.hooks import ConflictOutcome
 from s3mount.spool.states import State
 from s3mount.tree import attributes as codec
 from s3mount.tree.nodes import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.state import MountState
 
-log = logging.getLogger(__name__)
+CONFLICTS_SHOWN_MAX = 20
+"""So many of the last conflicts are told by status."""
+
+
+class Conflict(NamedTuple):
+    """Somebody else wrote a key first, at ``at_ns`` of our clock, and what became of ours."""
+
+    at_ns: int
+    key: Key
+    outcome: ConflictOutcome
+    kept_as: Key
 
 
 class UploadHooks:
-    """``spool.hooks.Hooks`` for one mount."""
+    """``spool.hooks.Hooks`` for one mount. ``conflicts`` are the last ones, oldest first."""
 
     def __init__(self, state: MountState, contents: Contents) -> None:
         self._state = state
         self._contents = contents
+        self.conflicts: deque[Conflict] = deque(maxlen=CONFLICTS_SHOWN_MAX)
 
     def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
         """See ``Hooks.headers_of``."""
@@ -130,22 +143,27 @@ class UploadHooks:
         if node is not None and node.parent is not None and node.parent.directory is not None:
             node.parent.directory.listed_at = float("-inf")
 
-    def conflict(self, change: Change) -> None:
+    def conflicted(self, key: Key, outcome: ConflictOutcome, kept_as: Key = "") -> None:
+        """See ``Hooks.conflicted``."""
+        self.conflicts.append(Conflict(self._state.now_ns(), key, outcome, kept_as))
+
+    def keep_both(self, change: Change) -> Key:
         """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""
         spool = self._state.spool
         node = self._state.find(change.key)
         old_key = change.key
         new_key = self._conflict_key(old_key)
-        log.warning("both versions of %r are kept: yours is %r now", old_key, new_key)
         moved = Change(**{name: getattr(change, name) for name in change.__struct_fields__})
         moved.key, moved.expected, moved.state, moved.upload_id = new_key, ABSENT, State.QUEUED, ""
-        moved.tried, moved.attempts, moved.error = [], 0, ""
+        moved.tried = []
+        moved.forget_failures()
         spool.record([moved], [old_key])
         if node is not None and node.parent is not None:
             parent = node.parent
             self._state.nodes.move(node, parent, new_key.rsplit("/", 1)[-1])
             if parent.directory is not None:
                 parent.directory.listed_at = float("-inf")
+        return new_key
 
     def _conflict_key(self, key: str) -> str:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._state.now_ns() / 1e9))

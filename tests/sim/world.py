@@ -485,6 +485,7 @@ class Mount:
         inode = handle.file.node.inode
         try:
             self.fs.contents.flush(handle)
+            await self.fs.contents.wait_closed(handle)
         finally:
             self.fs.contents.release(fd)
             self.fs.state.nodes.forget(inode, 1)

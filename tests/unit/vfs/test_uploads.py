@@ -15,6 +15,7 @@ from s3mount.errors import (
     ServerFaultError,
     ThrottledError,
 )
+from s3mount.spool.uploader import REFUSALS_MAX
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 
@@ -315,7 +316,7 @@ async def test_a_refused_file_is_parked_readable_named_and_sent_when_it_may(tmp_
 async def test_a_parked_file_is_tried_again_by_itself(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.faults = script = Script()
-    script.fail("put", lambda: AccessDeniedError("no", status=403), key="a", times=1)
+    script.fail("put", lambda: AccessDeniedError("no", status=403), key="a", times=REFUSALS_MAX)
     async with world.mounted() as mount:
         await mount.write("a", b"mine")
         await trio.sleep(10)

@@ -1,0 +1,76 @@
+"""Waiting until S3 has a file: ``--fsync s3`` and ``--write-through``."""
+
+from __future__ import annotations
+
+import errno
+
+import trio
+
+from s3mount.errors import StoreError, store_error_named
+from s3mount.spool.changes import Change
+from s3mount.spool.states import State
+from s3mount.spool.uploader import Uploader
+from s3mount.tree.nodes import Node
+from s3mount.vfs.callers import is_told_to_stop
+from s3mount.vfs.errnos import errno_of
+from s3mount.vfs.state import MountState
+
+LOOK_S = 0.1
+"""How often a waiter looks whether the program that it answers is being stopped."""
+
+
+class UploadBarrier:
+    """Waits for single files. After ``release`` nobody waits any more."""
+
+    def __init__(self, state: MountState, uploader: Uploader) -> None:
+        self._state = state
+        self._uploader = uploader
+        self._is_released = False
+
+    def release(self) -> None:
+        """The mount is about to end: who waits, now or later, is told that S3 has it not. Repeatable."""
+        self._is_released = True
+
+    async def wait(self, node: Node, pid: int) -> None:
+        """Return when S3 has what is pending for ``node``, or a later state of it.
+
+        Raises OSError: the errno of the error that a try to send it met (it stays pending, and the next
+        call tries again), at once where it is parked already; EINTR when process ``pid`` is being stopped.
+        """
+        change = self._state.change_of(node)
+        if change is None:
+            return
+        mark, failed_before = change.seq, change.attempts
+        is_lined_up = False
+        while change is not None and change.first_seq <= mark:
+            failed_before = min(failed_before, change.attempts)
+            if change.state is State.PARKED or change.attempts > failed_before:
+                raise _failure(change)
+            self._must_not_be_stuck(change)
+            if not is_lined_up or change.state is State.OPEN:
+                # Open again: somebody else wrote to the file meanwhile.
+                self._uploader.send_now(change)
+                is_lined_up = True
+            if self._is_released:
+                raise OSError(errno.EIO, "the mount ends; it is sent after the next start")
+            if is_told_to_stop(pid):
+                raise OSError(errno.EINTR, "interrupted")
+            with trio.move_on_after(LOOK_S):
+                await self._uploader.wait_for_news()
+            change = self._state.change_of(node)
+
+    def _must_not_be_stuck(self, change: Change) -> None:
+        """Raise the error of the change that ``change`` has to wait for, if that one is parked."""
+        blocker = self._state.spool.blocker_of(change)
+        blocking = None if blocker is None else self._state.spool.changes.get(blocker)
+        if blocking is not None and blocking.state is State.PARKED:
+            raise _failure(blocking)
+
+
+def _failure(change: Change) -> OSError:
+    """What a program is told of the last failed try."""
+    try:
+        error: StoreError = store_error_named(change.error_kind)(change.error)
+    except KeyError:
+        return OSError(errno.EIO, change.error)
+    return OSError(errno_of(error), change.error)
