@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 
 STATISTICS_TIMEOUT_S = 2.0
 
+STOP_MARGIN_S = 30
+"""While it drains, the supervisor is asked again and again to wait so much longer. Unmounting takes up to
+20 s when somebody stays in the mount."""
+
 LAST_DRAIN_S = 2.0
 """After a signal's drain used up its time, what came in while unmounting gets this long."""
 
@@ -48,6 +52,10 @@ class Served(Protocol):
 
     async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
         """Until all changes made so far, or those to ``paths``, are in S3. Raises S3MountError."""
+        ...
+
+    def release_waiters(self) -> None:
+        """The mount is about to end: requests that wait for S3 are answered with an error. Repeatable."""
         ...
 
     def pending(self) -> tuple[int, int]:
@@ -251,7 +259,7 @@ class Lifetime:
 
     async def _drain_last(self) -> None:
         """The mount has ended; send what is left, within bounds."""
-        supervisor.notify("STOPPING=1", "STATUS=unmounted, sending what is left")
+        supervisor.notify("STOPPING=1")
         self._phase = "draining"
         self._lock.note("draining")
         allowed_s = self._run.drain_timeout_s
@@ -264,12 +272,25 @@ class Lifetime:
 
     async def _drain(self, allowed_s: float) -> None:
         with trio.move_on_after(0 if self._leave_rest else allowed_s) as self._draining:
-            try:
-                await self.wait_uploaded()
-            except S3MountError as error:
-                log.warning("not everything could be sent: %s", error)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ask_for_time)
+                try:
+                    await self.wait_uploaded()
+                except S3MountError as error:
+                    log.warning("not everything could be sent: %s", error)
+                nursery.cancel_scope.cancel()
         if self._draining.cancelled_caught and not self._leave_rest:
             log.warning("not everything was sent within %g s", allowed_s)
+
+    async def _ask_for_time(self) -> None:
+        """While it drains, let the supervisor know how far it is and that it still has to wait."""
+        while True:
+            left = status.amount(*self.pending())
+            supervisor.notify(
+                f"STATUS=sending what is left: {left}",
+                f"EXTEND_TIMEOUT_USEC={STOP_MARGIN_S * 1_000_000}",
+            )
+            await trio.sleep(STOP_MARGIN_S / 3)
 
     def _account(self) -> int:
         """Say what stays behind; the exit status."""
@@ -279,10 +300,13 @@ class Lifetime:
         self._lock.note("ended", files, size_bytes)
         if not files:
             log.info("unmounted; everything is in S3")
+            supervisor.notify("STATUS=everything is in S3")
             return 0
+        left = status.amount(files, size_bytes)
+        supervisor.notify(f"STATUS={left} not in S3 yet, kept in {self._config.state_dir}")
         log.warning(
             "%s not in S3 yet: kept in %s and sent at the next mount of %s",
-            status.amount(files, size_bytes),
+            left,
             self._config.state_dir,
             self._run.source,
         )
@@ -309,9 +333,12 @@ class Lifetime:
 
     async def _stop(self) -> None:
         """Drain while the mount is still served, then unmount it, by force if somebody stays in it."""
+        supervisor.notify("STOPPING=1")
         assert self._session is not None
+        assert self._parts is not None
         self._drain_ends = trio.current_time() + self._run.drain_timeout_s
         await self._drain(self._run.drain_timeout_s)
+        self._parts.filesystem.release_waiters()
         if self._unmounted.is_set():
             return
         reason = await fuse_session.unmount(self._config.mountpoint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +172,64 @@ def test_a_signal_drains_unmounts_and_ends_with_0(mount: LivingMount, number: in
     assert mount.write("meanwhile").read_bytes() == b"x" * 1024, "it is served while it drains"
     assert mount.ended() == 0
     assert not mounted_at(mount.path)
+
+
+class Supervisor:
+    """A socket as systemd's, on which a service of Type=notify tells how it fares."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.setblocking(False)
+        self.lines: list[str] = []
+
+    def heard(self, start: str) -> bool:
+        """Has a line that begins so arrived by now?"""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.lines += self._socket.recv(4096).decode().splitlines()
+        return any(line.startswith(start) for line in self.lines)
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        self._socket.close()
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    """What a mount that is started now takes for systemd."""
+    listening = Supervisor(tmp_path)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(listening.path))
+    yield listening
+    listening.close()
+
+
+def test_systemd_is_told_how_it_fares(mount: LivingMount, supervisor: Supervisor) -> None:
+    mount.start("--stuck", "--drain-s", "1")
+    until(lambda: supervisor.heard("READY=1"))
+    assert mount.process is not None
+    assert supervisor.heard(f"MAINPID={mount.process.pid}")
+    assert not supervisor.heard("STOPPING=1")
+    mount.write()
+    mount.signal(signal.SIGTERM)
+    until(lambda: supervisor.heard("STOPPING=1"))
+    assert mount.ended() == 1
+    assert supervisor.heard("STATUS=sending what is left: 1 change (1.0 KiB)")
+    assert supervisor.heard("EXTEND_TIMEOUT_USEC=30000000")
+    assert supervisor.heard(f"STATUS=1 change (1.0 KiB) not in S3 yet, kept in {mount.state}")
+
+
+def test_systemd_is_told_when_it_is_unmounted_from_outside(
+    mount: LivingMount, supervisor: Supervisor
+) -> None:
+    mount.start("--send-s", "0.3")
+    mount.write()
+    subprocess.run(["fusermount3", "-u", str(mount.path)], check=True, timeout=10)
+    assert mount.ended() == 0
+    assert supervisor.heard("STOPPING=1")
+    assert supervisor.heard("EXTEND_TIMEOUT_USEC=")
+    assert supervisor.heard("STATUS=everything is in S3")
 
 
 def test_a_signal_leaves_what_cannot_be_sent_in_time(mount: LivingMount) -> None:
