@@ -30,6 +30,7 @@ from s3mount.errors import LocalDiskError, MountError, S3MountError
 from s3mount.fuse import session as fuse_session
 from s3mount.fuse.session import Session
 from s3mount.logs import dump_stacks_on_sigusr1
+from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +226,7 @@ class Lifetime:
                 await self._unmounted.wait()
                 session.close()
                 await self._drain_last()
+                reach("drain: ended")
                 await server.end(*parts.filesystem.pending())
                 orderly = True
                 nursery.cancel_scope.cancel()

@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, str] = {
 HELPER_NAMES = frozenset(("mount.s3mount", "mount.fuse.s3mount"))
 """Names under which mount(8) starts its helpers."""
 
-OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON"))
+OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON", "S3MOUNT_CRASH_AT"))
 """Variables of ours that mirror no option."""
 
 

@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 import trio
 
+from s3mount import steps
 from s3mount.config import StoreConfig
 from s3mount.engine import messages
 from s3mount.engine.answers import answer
@@ -29,6 +30,7 @@ from s3mount.engine.messages import ErrorRecord, Failed, Reply, Request, ToChild
 from s3mount.engine.signals import leave_signals_to_parent
 from s3mount.errors import S3MountError, ServerFaultError
 from s3mount.s3.store import Store
+from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,10 @@ class Server:
             def report(done: int) -> None:
                 self._progress.report(request.id, done)
 
-            return await answer(self._store, request, report)
+            reach("engine: request received")
+            reply = await answer(self._store, request, report)
+            reach("engine: request done")
+            return reply
         except S3MountError as error:
             return Failed(request.id, record_of(error))
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
@@ -267,6 +272,7 @@ def main(arguments: Sequence[str], open_store: OpenStore | None = None) -> int:
     sock = socket.socket(fileno=parser.parse_args(arguments).fd)
     sock.set_inheritable(False)
     leave_signals_to_parent()
+    steps.arm()
     _die_with_parent()
     _offer_to_the_oom_killer()
     faulthandler.enable()

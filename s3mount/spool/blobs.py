@@ -11,6 +11,7 @@ from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef
 from s3mount.spool.extents import Extents
 from s3mount.spool.parts import PartsUpload
+from s3mount.steps import reach
 
 COPY_CHUNK_BYTES = 8 << 20
 
@@ -113,6 +114,7 @@ class Blob:
                 done = os.pwrite(self.fd, view, at)
                 at += done
                 view = view[done:]
+            reach("blob: written")
         finally:
             if at > offset:
                 self.extents.add(offset, at)
@@ -135,6 +137,7 @@ class Blob:
         elif self.upload is not None and size > self.size:
             self.upload.wrote(self.size, size)
         os.ftruncate(self.fd, size)
+        reach("blob: truncated")
         if size < self.size:
             self.extents.cut(size)
             self.base_limit = min(self.base_limit, size)
@@ -165,6 +168,7 @@ class BlobFolder:
         path = self._folder / blob_id
         blob = Blob(blob_id, path)
         blob.hold(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        reach("blob: created")
         return blob
 
     def path_of(self, blob_id: str) -> Path:
@@ -179,11 +183,14 @@ class BlobFolder:
         copy.truncate(blob.size)
         copy.base, copy.base_limit = blob.base, blob.base_limit
         copy.extents = Extents(blob.extents)
+        reach("blob: cloned")
         return copy
 
     def remove(self, blob: Blob) -> None:
         """Take the file away; an open descriptor keeps its bytes readable. Repeatable."""
+        reach("blob: before removal")
         self._unlink(blob.path)
+        reach("blob: removed")
 
     def _unlink(self, path: Path) -> None:
         try:

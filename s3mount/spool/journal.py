@@ -17,6 +17,7 @@ from s3mount import db
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Key, PartInfo
 from s3mount.spool.changes import Change
+from s3mount.steps import reach
 
 MIGRATIONS = (
     """
@@ -57,7 +58,9 @@ class Journal:
             except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
+            reach("journal: before commit")
             self._database.execute("COMMIT")
+            reach("journal: committed")
         except sqlite3.Error as error:
             raise LocalDiskError(f"cannot write the journal {self._path}: {error}") from error
 
@@ -87,10 +90,12 @@ class Journal:
 
     def _single(self, rows: list[tuple[Key, int, bytes]], gone: list[tuple[Key]]) -> None:
         try:
+            reach("journal: before commit")
             if rows:
                 self._database.execute("INSERT OR REPLACE INTO change VALUES (?, ?, ?)", rows[0])
             else:
                 self._database.execute("DELETE FROM change WHERE key = ?", gone[0])
+            reach("journal: committed")
         except sqlite3.Error as error:
             raise LocalDiskError(f"cannot write the journal {self._path}: {error}") from error
 
@@ -110,6 +115,7 @@ class Journal:
         with self._transaction() as database:
             database.execute("DELETE FROM part WHERE upload_id = ?", (upload_id,))
             database.execute("DELETE FROM upload WHERE upload_id = ?", (upload_id,))
+        reach("upload: forgotten")
 
     def uploads(self) -> list[tuple[str, Key]]:
         """Unfinished multipart uploads as (upload id, key)."""
@@ -122,6 +128,7 @@ class Journal:
                 "INSERT OR REPLACE INTO part VALUES (?, ?, ?)",
                 (upload_id, part.number, self._encode(part)),
             )
+        reach("part: noted")
 
     def part_changed(self, upload_id: str, number: int) -> None:
         """Forget a part whose bytes are about to change."""
@@ -129,6 +136,7 @@ class Journal:
             database.execute(
                 "DELETE FROM part WHERE upload_id = ? AND number = ?", (upload_id, number)
             )
+        reach("part: taken back")
 
     def parts(self, upload_id: str) -> dict[int, PartInfo]:
         """The remembered parts of an upload, by index (number - 1)."""

@@ -18,6 +18,7 @@ from s3mount.spool.hooks import Hooks
 from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
+from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +184,7 @@ class MultipartSender:
         begun = change.attributes
         headers = self._hooks.headers_of(change, with_times=not streamed)
         upload.upload_id = await self._store.create_multipart(upload.key, headers)
+        reach("upload: created")
         if not self._is_current(change, blob):
             self._spool.journal.upload_begun(upload.upload_id, upload.key, None)
             self.abandon(upload)
@@ -192,6 +194,7 @@ class MultipartSender:
         if begun is not None:
             change.note_try(begun.ctime_ns)
         self._spool.journal.upload_begun(upload.upload_id, upload.key, change)
+        reach("upload: noted")
         blob.upload = upload
 
     def _is_current(self, change: Change, blob: Blob) -> bool:
@@ -229,6 +232,7 @@ class MultipartSender:
             if confirmed.get(index) != part.etag:
                 del upload.sent[index]
         upload.is_confirmed = True
+        reach("recovery: parts confirmed")
 
     async def _send_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Send one part that ``upload.begin`` was told of."""
@@ -245,6 +249,7 @@ class MultipartSender:
         except BaseException:
             upload.failed(index)
             raise
+        reach("part: sent")
         if stop != min(span.stop, blob.size):
             upload.failed(index)
         else:
@@ -266,6 +271,7 @@ class MultipartSender:
             blob.base,
             ByteRange(span.start, stop - span.start),
         )
+        reach("part: copied")
         self._arrived(blob, upload, index, part)
 
     async def _bring(self, change: Change, blob: Blob, upload: PartsUpload, index: int) -> None:
@@ -320,9 +326,11 @@ class MultipartSender:
                     break
                 await self._send_missing(change, blob, upload)
             upload.completing = parts
+            reach("complete: before")
             result = await self._store.complete_multipart(
                 upload.key, upload.upload_id, parts, condition=condition
             )
+            reach("complete: answered")
         except NoSuchKeyError as error:
             if error.code != NO_SUCH_UPLOAD or upload is None:
                 raise
@@ -406,6 +414,7 @@ class MultipartSender:
         except StoreError as error:
             log.info("multipart upload %s of %r is left for later: %s", upload_id, key, error)
             return
+        reach("abort: answered")
         self._spool.journal.upload_ended(upload_id)
 
     async def _abort_leftovers(self) -> None:

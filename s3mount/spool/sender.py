@@ -25,6 +25,7 @@ from s3mount.spool.outcomes import (
     TryAgain,
 )
 from s3mount.spool.spool import Spool
+from s3mount.steps import reach
 
 
 class Sender:
@@ -54,8 +55,10 @@ class Sender:
             await self._detach(change)
             return None
         await self._hooks.before_replace(change)
+        reach("send: before")
         if change.op == "delete":
             await self._store.delete(change.key)
+            reach("delete: answered")
             return None
         if change.op == "copy":
             return await self._copy(change)
@@ -85,6 +88,7 @@ class Sender:
                 condition=self.condition_of(change),
                 storage_class=change.storage_class,
             )
+            reach("copy: answered")
             return Stored(result, source.size)
         except ConflictError as error:
             return await self._look_again(change, written_ns, error)
@@ -242,7 +246,9 @@ class Sender:
         change.note_try(_ctime_ns(change))
         headers = self._hooks.headers_of(change)
         size = len(body) if isinstance(body, bytes) else body.length
-        return Stored(await self._store.put(change.key, body, headers, condition=condition), size)
+        result = await self._store.put(change.key, body, headers, condition=condition)
+        reach("put: answered")
+        return Stored(result, size)
 
     async def _fill(self, change: Change, start: int, stop: int) -> None:
         try:

@@ -20,6 +20,7 @@ from s3mount.spool.changes import Change, parent_of
 from s3mount.spool.extents import Extents
 from s3mount.spool.journal import Journal
 from s3mount.spool.states import Event, State, after
+from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Spool:
             for blob_id in spool.blobs.ids() - wanted:
                 log.warning("blob %s belongs to no change (never closed): removed", blob_id)
                 spool.blobs.remove(Blob(blob_id, spool.blobs.path_of(blob_id)))
+                reach("recovery: blob removed")
         return spool
 
     def _recover(self, change: Change) -> None:
@@ -123,6 +125,7 @@ class Spool:
             self.live_blobs[blob.id] = blob
             self.used_bytes += blob.extents.total
         self._index(change)
+        reach("recovery: change taken over")
 
     @staticmethod
     def _follow_disk(change: Change, blob: Blob, on_disk_bytes: int) -> None:
@@ -172,6 +175,7 @@ class Spool:
             if earlier is not None:
                 _inherit_tries(change, earlier)
         self.journal.record(new, gone)
+        reach("spool: recorded")
         unused = self._losing_blobs(new, gone)
         for key in gone:
             self._unindex(self.changes[key])
@@ -228,10 +232,12 @@ class Spool:
         self._unindex(change)
         self._index(change)
         self.journal.record([change])
+        reach("spool: saved")
 
     def finish(self, change: Change) -> None:
         """S3 has ``change``: forget it. Raises LocalDiskError."""
         self.journal.record([], [change.key])
+        reach("change: finished")
         self._unindex(change)
         change.state = State.DONE
         self.on_removed(change.key)
@@ -387,6 +393,7 @@ class Spool:
                 await self._offload(lambda: _sync_file(descriptor, folder))
             finally:
                 os.close(descriptor)
+            reach("fsync: blob forced")
         self._force_wanted += 1
         ticket = self._force_wanted
         async with self._force_lock:
@@ -394,6 +401,7 @@ class Spool:
                 covered = self._force_wanted
                 await self._offload(self.journal.force)
                 self._force_done = covered
+        reach("fsync: journal forced")
 
 
 def _sync_file(descriptor: int, folder: str) -> None:

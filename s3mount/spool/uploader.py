@@ -28,6 +28,7 @@ from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.sender import Sender
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import Event, State, after
+from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ class Uploader:
         if self._spool.changes.get(change.key) is change and change.state is State.OPEN:
             change.state = after(change.state, Event.CLOSE)
             self._spool.save(change)
+            reach("close: journalled")
             self._queued(change)
 
     def hurry(self) -> None:
@@ -270,6 +272,7 @@ class Uploader:
         result = None if stored is None else stored.result
         etag = ABSENT if result is None else result.etag
         if current is not change:
+            reach("change: superseded")
             # Superseded by a deletion, a rename or a new file while it was on its way.
             if current is not None:
                 current.expected = etag
@@ -284,6 +287,7 @@ class Uploader:
             self._spool.finish(change)
             self._hooks.uploaded(change, result)
             return
+        reach("change: earlier state is in S3")
         change.first_seq = seq + 1
         if change.state is State.SENDING:
             change.state = State.QUEUED
@@ -300,6 +304,7 @@ class Uploader:
 
     def _only_attributes_left(self, change: Change, content: ContentRef) -> None:
         """Do not send the bytes again: what is stored beside them is changed inside S3."""
+        reach("change: content is in S3")
         blob_id = change.blob_id
         change.become_copy_of(content)
         change.upload_attributes = None

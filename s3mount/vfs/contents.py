@@ -20,6 +20,7 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
+from s3mount.steps import reach
 from s3mount.tree.nodes import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
@@ -200,6 +201,7 @@ class Contents:
     def to_cache(self, blob: Blob, content: ContentRef) -> None:
         """A blob that S3 has becomes the cache's copy of it, by rename where possible."""
         is_moved = blob.complete and self._state.reader.adopt(content, blob.path)
+        reach("cache: adopted")
         self._state.spool.drop_blob(blob, keep_file=is_moved)
 
     # ------------------------------------------------------------------ reading

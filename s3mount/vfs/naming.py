@@ -13,6 +13,7 @@ from s3mount.refs import Attributes, ContentRef, Key, ObjectInfo
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
+from s3mount.steps import reach
 from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
 from s3mount.tree.nodes import Node
@@ -161,6 +162,7 @@ class Naming:
         blob = self._blob_of(node)
         self._plan_removal(node, batch)
         self._state.spool.record(batch.changes, batch.removed)
+        reach("unlink: recorded")
         self._drop_blob(node, blob)
         self._state.nodes.unlink(node)
         self.touch(parent)
@@ -281,6 +283,7 @@ class Naming:
         replaced_blob = self._blob_of(target) if target is not None else None
         self._plan_move(node, old_key, new_key, expected, batch)
         self._unwind(batch)
+        reach("rename: file recorded")
         if target is not None:
             self._drop_blob(target, replaced_blob)
             self._state.nodes.unlink(target)
@@ -390,6 +393,7 @@ class Naming:
             if change.op == "copy" and not any(each.detach for each in batch.changes):
                 batch.changes[index] = self._state.spool.as_fetched(change)
         self._state.spool.record(batch.changes)
+        reach("rename: exchange recorded")
         first_parent, first_name = node.parent, node.name
         self._state.nodes.move(node, target.parent, target.name)
         self._state.nodes.move(target, first_parent, first_name)
@@ -420,6 +424,7 @@ class Naming:
             for change in batch.changes:
                 change.expected = None if change.key == new_prefix else change.expected
         self._unwind(batch)
+        reach("rename: directory recorded")
         if target is not None:
             self._state.nodes.unlink(target)
         self._state.nodes.move(node, new_parent, new_name)
