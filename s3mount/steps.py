@@ -27,6 +27,7 @@ STEPS = (
     "blob: cloned",
     "journal: before commit",
     "journal: committed",
+    "spool: labelled",
     "spool: recorded",
     "spool: saved",
     "close: journalled",

@@ -66,6 +66,11 @@ class Blob:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
 
+    @property
+    def place(self) -> int | Path:
+        """The descriptor, if it is open, else the path: for calls that take either."""
+        return self._fd if self._fd >= 0 else self.path
+
     def hold(self, fd: int) -> None:
         """Take over an already open descriptor."""
         self._fd = fd

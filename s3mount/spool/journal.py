@@ -7,9 +7,10 @@ kill -9. ``force`` makes it survive a power cut too.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,6 +34,19 @@ MIGRATIONS = (
     CREATE TABLE upload (upload_id TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
     """,
 )
+
+
+class DamagedRow(NamedTuple):
+    """A row that cannot be read: its key as stored, its body, and why."""
+
+    raw_key: bytes
+    body: bytes
+    why: str
+
+    @property
+    def key(self) -> Key:
+        """The key, as far as it is one."""
+        return self.raw_key.decode("utf-8", "replace")
 
 
 class Journal:
@@ -64,16 +78,37 @@ class Journal:
         except sqlite3.Error as error:
             raise LocalDiskError(f"cannot write the journal {self._path}: {error}") from error
 
-    def load(self) -> tuple[list[Change], list[tuple[Key, str]]]:
-        """All pending changes in order of their seq, and rows that cannot be read, as (key, why)."""
+    def load(self) -> tuple[list[Change], list[DamagedRow]]:
+        """All pending changes in order of their seq, and rows that cannot be read. Raises LocalDiskError."""
         changes: list[Change] = []
-        damaged: list[tuple[Key, str]] = []
-        for key, body in self._database.execute("SELECT key, body FROM change ORDER BY seq"):
-            try:
-                changes.append(self._decode(body))
-            except msgspec.MsgspecError as error:
-                damaged.append((key, str(error)))
+        damaged: list[DamagedRow] = []
+        try:
+            # As bytes: what is damaged need not be text.
+            rows = self._database.execute(
+                "SELECT CAST(key AS BLOB), CAST(body AS BLOB) FROM change ORDER BY seq"
+            )
+            for key, body in rows:
+                try:
+                    change = self._decode(body)
+                except (msgspec.MsgspecError, ValueError) as error:
+                    damaged.append(DamagedRow(key, body, str(error)))
+                    continue
+                if change.key.encode() == key:
+                    changes.append(change)
+                else:
+                    damaged.append(DamagedRow(key, body, "it is another key's"))
+        except sqlite3.Error as error:
+            raise LocalDiskError(f"cannot read the journal {self._path}: {error}") from error
         return changes, damaged
+
+    def remove_damaged(self, rows: Sequence[DamagedRow]) -> None:
+        """Forget rows that cannot be read. Repeatable. Raises LocalDiskError."""
+        if not rows:
+            return
+        with self._transaction() as database:
+            database.executemany(
+                "DELETE FROM change WHERE CAST(key AS BLOB) = ?", [(row.raw_key,) for row in rows]
+            )
 
     def record(self, changes: Iterable[Change], removed: Iterable[Key] = ()) -> None:
         """Write ``changes`` and take the rows of ``removed`` away, all or nothing. Raises LocalDiskError."""

@@ -14,11 +14,15 @@ from pathlib import Path
 import msgspec
 import trio
 
+from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
+from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.changes import Change, parent_of
 from s3mount.spool.extents import Extents
 from s3mount.spool.journal import Journal
+from s3mount.spool.labels import Labels
+from s3mount.spool.salvage import Damage
 from s3mount.spool.states import Event, State, after
 from s3mount.steps import reach
 
@@ -46,6 +50,7 @@ class Spool:
     ``used_bytes`` counts the bytes in blobs, ``size_bytes_max`` is its limit. ``on_queued`` is called
     for every change that became ready to be sent, ``on_removed`` for every key whose change ended,
     ``on_unused`` for every blob that lost its change to another (by default it is dropped).
+    ``damages`` are the reports of all that was ever found damaged here and still lies in the folder.
     ``offload`` runs disk flushes, by default in threads.
     """
 
@@ -58,6 +63,8 @@ class Spool:
         self.used_bytes = 0
         self.changes: dict[Key, Change] = {}
         self.live_blobs: dict[str, Blob] = {}
+        self.damages: list[Damage] = []
+        self._labels = Labels()
         self.on_queued: Callable[[Change], None] = lambda change: None
         self.on_removed: Callable[[Key], None] = lambda key: None
         self.on_unused: Callable[[Blob], None] = self.drop_blob
@@ -76,23 +83,35 @@ class Spool:
     def open(cls, folder: Path, *, size_bytes_max: int, offload: Offload | None = None) -> Spool:
         """Open or make the spool in ``folder`` and take over what an earlier run left.
 
-        Blobs without a change (never closed, never synced) are taken away; a change whose blob is
-        gone is reported and parked. Raises LocalDiskError.
+        A damaged journal, or damaged rows of it, are set aside (``salvage``). Blobs without a change are
+        adopted or taken away (``recovery``); a change whose blob is gone is reported and parked. Raises
+        LocalDiskError.
         """
+        salvage.heal(folder)
         spool = cls(folder, size_bytes_max=size_bytes_max, offload=offload)
         changes, damaged = spool.journal.load()
-        for key, why in damaged:
-            log.error("the journal's row of %r cannot be read and is left alone: %s", key, why)
-        wanted = set()
         for change in changes:
             spool._recover(change)
-            wanted.add(change.blob_id)
-        if not damaged:
-            for blob_id in spool.blobs.ids() - wanted:
-                log.warning("blob %s belongs to no change (never closed): removed", blob_id)
-                spool.blobs.remove(Blob(blob_id, spool.blobs.path_of(blob_id)))
-                reach("recovery: blob removed")
+        orphans = spool.blobs.ids() - {change.blob_id for change in changes}
+        paths = [spool.blobs.path_of(blob_id) for blob_id in orphans]
+        try:
+            recovery.look_after(folder, damaged, spool.changes, paths, spool._adopt)
+        except OSError as error:
+            raise LocalDiskError(f"cannot set damage aside in {folder}: {error}") from error
+        spool.journal.remove_damaged([row for row in damaged if row.key not in spool.changes])
+        spool.damages = salvage.damages(folder)
         return spool
+
+    def _adopt(self, change: Change) -> None:
+        """Take over a change that only its blob's label tells of, in place of an earlier one of the key."""
+        earlier = self.changes.get(change.key)
+        if earlier is not None:
+            self._unindex(earlier)
+        self._recover(change)
+        self.journal.record([change])
+        blob = self.live_blobs.get(earlier.blob_id) if earlier is not None else None
+        if blob is not None:
+            self.drop_blob(blob)
 
     def _recover(self, change: Change) -> None:
         self._seq = max(self._seq, change.seq)
@@ -174,9 +193,10 @@ class Spool:
                 change.first_seq = earlier.first_seq if earlier else change.seq
             if earlier is not None:
                 _inherit_tries(change, earlier)
+        unused = self._losing_blobs(new, gone)
+        self._label(new, unused)
         self.journal.record(new, gone)
         reach("spool: recorded")
-        unused = self._losing_blobs(new, gone)
         for key in gone:
             self._unindex(self.changes[key])
         for change in new:
@@ -231,16 +251,34 @@ class Spool:
             self._describe_blob(change)
         self._unindex(change)
         self._index(change)
+        self._label([change], [])
         self.journal.record([change])
         reach("spool: saved")
 
+    def _label(self, changes: Iterable[Change], unused: Iterable[Blob]) -> None:
+        """Before the journal, so that a kill in between leaves labels that its rows overrule."""
+        for change in changes:
+            blob = self.live_blobs.get(change.blob_id)
+            if blob is not None:
+                self._labels.write(blob, change)
+        for blob in unused:
+            self._labels.clear(blob)
+        reach("spool: labelled")
+
     def finish(self, change: Change) -> None:
         """S3 has ``change``: forget it. Raises LocalDiskError."""
+        self.disown(change.blob_id)
         self.journal.record([], [change.key])
         reach("change: finished")
         self._unindex(change)
         change.state = State.DONE
         self.on_removed(change.key)
+
+    def disown(self, blob_id: str) -> None:
+        """S3 has what the blob holds, if there is one: should the journal be lost, it is not sent again."""
+        blob = self.live_blobs.get(blob_id)
+        if blob is not None:
+            self._labels.clear(blob)
 
     def _describe_blob(self, change: Change) -> None:
         blob = self.live_blobs[change.blob_id]

@@ -306,6 +306,7 @@ class Uploader:
         """Do not send the bytes again: what is stored beside them is changed inside S3."""
         reach("change: content is in S3")
         blob_id = change.blob_id
+        self._spool.disown(blob_id)
         change.become_copy_of(content)
         change.upload_attributes = None
         if change.state is State.SENDING:

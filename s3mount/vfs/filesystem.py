@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from s3mount.cache.reader import CacheReader
@@ -214,6 +215,7 @@ class Filesystem:
             },
             "uploads": dict(self.uploader.counters),
             "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
+            "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities,
             "cache": self.state.reader.statistics(),
             "inodes": len(self.state.nodes),

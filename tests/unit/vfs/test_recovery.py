@@ -200,8 +200,10 @@ async def test_a_damaged_journal_row_leaves_the_others_alone(tmp_path: Path) -> 
         mount.kill()
     async with world.mounted() as mount:
         await mount.sync()
-        assert world.files() == {"b": b"2"}
-        assert len(mount.spool.blobs.ids()) == 1, "the blob of the damaged row is kept"
+        assert world.files() == {"a": b"1", "b": b"2"}, "its blob's label told the same"
+        [damage] = mount.spool.damages
+        assert (damage.lost_rows, damage.adopted) == (("a",), ("a",))
+        assert mount.leftovers() == []
 
 
 @simulated
