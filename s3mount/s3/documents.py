@@ -47,6 +47,25 @@ def restored(text: str) -> str:
     return text.translate(_RESTORED) if not text.isascii() else text
 
 
+_ROOT = re.compile(rb"\s*(?:<\?[^>]*\?>\s*|<!--.*?-->\s*)*<([A-Za-z_][\w.:-]*)", re.DOTALL)
+
+
+def is_cut_off(body: bytes) -> bool:
+    """Does a document lack its end? Never said of what does not begin as XML, such as a proxy's HTML.
+
+    >>> is_cut_off(b"<Error><Code>NoSuchUpl"), is_cut_off(b"<Error><Code>SlowDown</Code></Error>")
+    (True, False)
+    """
+    body = body.strip()
+    if not body.startswith(b"<") or body[:9].lower().startswith((b"<!doctype", b"<html")):
+        return False
+    root = _ROOT.match(body)
+    if root is None:
+        return True
+    is_alone = b"<" not in body[root.end() :] and body.endswith(b"/>")
+    return not is_alone and not body.endswith(b"</" + root[1] + b">")
+
+
 def parse_xml(body: bytes) -> ElementTree.Element:
     """The root of a document, mended where it must be. Raises ServerFaultError when it is no XML."""
     body = body.strip()

@@ -22,6 +22,7 @@ from s3mount.errors import (
     DeadlineError,
     NetworkError,
     RejectedError,
+    ServerFaultError,
     StoreError,
     ThrottledError,
     WrongRegionError,
@@ -31,6 +32,7 @@ from s3mount.flow.timeouts import Allowance, Timeouts
 from s3mount.flow.window import Window
 from s3mount.refs import FileSlice
 from s3mount.s3.credentials import STALE_CODES, CredentialSource, Renew
+from s3mount.s3.documents import is_cut_off
 from s3mount.s3.gate import Gate
 from s3mount.s3.headers import http_date_ns
 from s3mount.s3.mapping import Refusal
@@ -51,6 +53,13 @@ WATCH_EVERY_S = 0.2
 WATCH_BYTES_MIN = 256 * 1024
 """Smaller bodies come and go at once; their progress is not watched."""
 READ_KINDS = frozenset(("head", "get", "fetch", "list", "check_bucket"))
+DOCUMENT_KINDS = frozenset(
+    (
+        *("list", "copy", "create_multipart", "complete_multipart", "upload_part_copy"),
+        *("list_parts", "list_uploads"),
+    )
+)
+"""Requests whose answer is XML. One that lacks its end is a failed try, as what it says may be wrong."""
 SKEW_S_MIN = 60.0
 
 
@@ -297,6 +306,8 @@ class Plane:
                 pool.give_back(connection, ended_s)
             else:
                 connection.close()
+        if answer.status >= 300 or call.kind in DOCUMENT_KINDS:
+            _must_be_whole(call, answer)
         if answer.status >= 300 or answer.refusal is not None:
             self._refuse(call, answer)
         if watch.sent_at_s:
@@ -389,6 +400,13 @@ class Plane:
         self._skew_s = skew_s
         _log.warning("this machine's clock is %.0f s off the store's; signing by theirs", skew_s)
         return True
+
+
+def _must_be_whole(call: Call, answer: Answer) -> None:
+    """Raises ServerFaultError when the answer's document lacks its end, or is missing where S3 sends one."""
+    is_missing = answer.status < 300 and not answer.body.strip()
+    if is_missing or is_cut_off(answer.body):
+        raise ServerFaultError("the answer ends too early", key=call.key, status=answer.status)
 
 
 async def _early_answer(

@@ -75,7 +75,7 @@ class Reader:
             query=_version_query(version_id),
             headers=headers,
             size_bytes=min(byte_range.length if byte_range else 65536, INLINE_BODY_BYTES_MAX),
-            on_head=lambda head: _refuse_large(head, key),
+            on_head=lambda head: _check_head(head, key),
         )
         for left in reversed(range(DAMAGED_TRIES)):
             answer = await self._plane.call(call)
@@ -128,14 +128,15 @@ class Reader:
             transfer = _Fetch(key, byte_range, sink, fd, version_id, if_match, on_progress)
             for left in reversed(range(DAMAGED_TRIES)):
                 await self._plane.call(transfer.call)
-                if transfer.intact:
+                if transfer.complete and transfer.intact:
                     break
                 self._plane.statistics.checksum_errors += 1
                 if not left:
                     raise ChecksumError(
                         "the store sent other bytes than its checksum says", key=key
                     )
-                transfer.restart()
+                if transfer.complete:
+                    transfer.restart()
         finally:
             os.close(fd)
         return transfer.info
@@ -208,6 +209,11 @@ class _Fetch:
         )
 
     @property
+    def complete(self) -> bool:
+        """Did the whole range arrive?"""
+        return self._done == self._range.length
+
+    @property
     def intact(self) -> bool:
         """Do the bytes have the checksum that the store promised, if it did?"""
         return self._checksum is None or self._checksum.matches
@@ -235,20 +241,31 @@ class _Fetch:
             raise RangeError("the object ends inside the range", key=self._key, status=416)
         if (got, stop) != (start, self._range.stop):
             raise ServerFaultError("the store sent another range than was asked for", key=self._key)
+        if head.length not in (None, stop - start):
+            # What is announced for the range does not come, or comes and more.
+            raise ServerFaultError("the answer's length is not the range's", key=self._key)
         self.info = object_info(self._key, head.headers, size)
         if self._pin is not None and self.info.etag != self._pin:
             raise PreconditionFailedError("the object was replaced", key=self._key, status=412)
         self._pin = self.info.etag or None
         if not self._done and size == self._range.length:
             self._checksum = promised(head.headers)
-        write = file_sink(self._fd, self._sink.offset + self._done, self._sink.path, self._on_bytes)
+        into_file = file_sink(
+            self._fd, self._sink.offset + self._done, self._sink.path, self._on_bytes
+        )
         checksum = self._checksum
+
+        def write(piece: memoryview) -> None:
+            if self._done + len(piece) > self._range.length:
+                raise ServerFaultError("more bytes came than were asked for", key=self._key)
+            into_file(piece)
+
         if checksum is None:
             return write
 
         def write_and_check(piece: memoryview) -> None:
-            checksum.update(piece)
             write(piece)
+            checksum.update(piece)
 
         return write_and_check
 
@@ -270,10 +287,17 @@ def _length(answer: Answer) -> int:
         raise ServerFaultError("an answer to HEAD without a size") from None
 
 
-def _refuse_large(head: Head, key: Key) -> None:
+def _check_head(head: Head, key: Key) -> None:
+    """Before a body is received into memory: is it small, and as long as its range?"""
     length = head.length
-    if length is not None and length > INLINE_BODY_BYTES_MAX:
+    if length is None:
+        return
+    if length > INLINE_BODY_BYTES_MAX:
         raise RejectedError(f"{length} bytes are too many to get into memory", key=key)
+    if head.status == 206:
+        start, stop, _ = _content_range(head.headers.get("content-range", ""), key)
+        if length != stop - start:
+            raise ServerFaultError("the answer's length is not the range's", key=key)
 
 
 def _content_range(value: str, key: Key) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from s3mount.errors import ServerFaultError
 from s3mount.refs import ListPage, ObjectInfo, PartInfo, UploadInfo
 from s3mount.s3.documents import (
+    is_cut_off,
     parse_complete,
     parse_copy,
     parse_create,
@@ -144,3 +145,27 @@ def test_multipart_documents() -> None:
     assert found == [UploadInfo("k\x01", "i", 1795222923000000000)]
     assert more == [("key-marker", "k\x01"), ("upload-id-marker", "m")]
     assert parse_uploads(uploads.replace("true", "false").encode())[1] == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'<?xml version="1.0"?>\n<Error><Code>SlowDown</Code></Error>\n',
+        b"\n \n<a:Result xmlns:a='x'><a:b/></a:Result>",
+        b"<!-- why --><Result></Result>",
+        b'<?xml version="1.0"?><Result/>',
+        b'<Result a="b"/>',
+    ],
+)
+def test_a_document_without_its_end_is_seen(document: bytes) -> None:
+    assert not is_cut_off(document)
+    whole = len(document.rstrip())
+    begun = len(document) - len(document.lstrip()) + 1
+    assert all(is_cut_off(document[:stop]) for stop in range(begun, whole))
+
+
+@pytest.mark.parametrize(
+    "page", [b"", b"busy", b"<!DOCTYPE html><html><body>", b"<html><body>Bad gateway</body>"]
+)
+def test_what_is_no_document_is_not_called_cut_off(page: bytes) -> None:
+    assert not is_cut_off(page)

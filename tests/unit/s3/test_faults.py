@@ -155,6 +155,88 @@ def test_a_fetch_that_breaks_off_goes_on_where_it_ended(tmp_path: Path, fault: B
     assert progress[-1] == 200_000
 
 
+def shortened(exchange: Exchange) -> tuple[int, bytes, dict[str, str]]:
+    """Half of the body under a head that announces just that."""
+    status, body, headers = exchange.read()
+    return status, body[: len(body) // 2], headers
+
+
+async def announced_short(exchange: Exchange) -> None:
+    await exchange.answer(*shortened(exchange))
+
+
+async def chunked_short(exchange: Exchange) -> None:
+    status, body, headers = shortened(exchange)
+    head = exchange.start(status, 0, headers).replace(
+        b"Content-Length: 0", b"Transfer-Encoding: chunked"
+    )
+    await exchange.stream.send_all(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+
+
+async def announced_long(exchange: Exchange) -> None:
+    status, body, headers = exchange.read()
+    await exchange.answer(status, body + b"and more", headers)
+
+
+@pytest.mark.parametrize("fault", [announced_short, chunked_short, announced_long])
+def test_a_body_of_another_length_than_its_range_is_not_handed_out(
+    tmp_path: Path, fault: Behaviour
+) -> None:
+    sink = tmp_path / "sink"
+    sink.write_bytes(bytes(1100))
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT
+        server.then(fault)
+        await store.fetch("key", ByteRange(100, 1000), FileSlice(str(sink), 50, 1000))
+        assert len(server.seen) == 2
+
+    run(body)
+    assert sink.read_bytes() == bytes(50) + CONTENT[100:1100] + bytes(50)
+
+
+def test_a_short_range_in_memory_is_asked_for_again() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT
+        server.then(announced_short)
+        _, got = await store.get("key", byte_range=ByteRange(100, 1000))
+        assert got == CONTENT[100:1100]
+
+    run(body)
+
+
+def test_a_list_that_lacks_its_end_is_asked_for_again() -> None:
+    whole = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+
+    async def cut_off(exchange: Exchange) -> None:
+        await exchange.answer(200, whole[:40])
+
+    async def empty(exchange: Exchange) -> None:
+        await exchange.answer(200, b"")
+
+    async def complete(exchange: Exchange) -> None:
+        await exchange.answer(200, whole)
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(cut_off, empty, complete)
+        assert (await store.list_page("")).objects == ()
+        assert len(server.seen) == 3
+
+    run(body)
+
+
+def test_a_refusal_that_lacks_its_end_is_not_believed() -> None:
+    async def cut_off(exchange: Exchange) -> None:
+        await exchange.answer(404, b"<Error><Code>NoSuchBuc")
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"content"
+        server.then(cut_off)
+        assert (await store.get("key"))[1] == b"content"
+
+    run(body)
+
+
 def test_a_fetch_never_continues_with_another_version(tmp_path: Path) -> None:
     sink = tmp_path / "sink"
     sink.write_bytes(bytes(100))
