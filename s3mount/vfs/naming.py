@@ -467,7 +467,9 @@ class Naming:
             self._plan_pending_move(change, new_prefix + key[len(old_prefix) :], batch)
         if all(change.key != new_prefix for change in batch.changes):
             batch.changes.append(self._fresh_marker(node, new_prefix))
-        if all(change.key != old_prefix for change in batch.changes):
+        if old_prefix not in batch.removed and all(
+            change.key != old_prefix for change in batch.changes
+        ):
             batch.changes.append(self._delete(old_prefix, None))
         return batch
 
