@@ -27,13 +27,13 @@ class Blob:
 
     __slots__ = (
         "_fd",
+        "_folder",
         "base",
         "base_limit",
         "extents",
         "id",
         "is_being_sent",
         "is_replaced",
-        "path",
         "size",
         "upload",
     )
@@ -41,7 +41,7 @@ class Blob:
     def __init__(
         self,
         blob_id: str,
-        path: Path,
+        folder: str,
         *,
         size: int = 0,
         base: ContentRef | None = None,
@@ -49,7 +49,7 @@ class Blob:
         extents: Extents | None = None,
     ) -> None:
         self.id = blob_id
-        self.path = path
+        self._folder = folder
         self.size = size
         self.base = base
         self.base_limit = base_limit if base else 0
@@ -60,10 +60,20 @@ class Blob:
         self._fd = -1
 
     @property
+    def location(self) -> str:
+        """The path of its file."""
+        return f"{self._folder}/{self.id}"
+
+    @property
+    def path(self) -> Path:
+        """The path of its file, as a Path. Made when asked for: 100,000 of them would take 40 MiB."""
+        return Path(self._folder, self.id)
+
+    @property
     def fd(self) -> int:
         """An open descriptor for reading and writing. Raises OSError."""
         if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._fd = os.open(self.location, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
 
     @property
@@ -159,7 +169,7 @@ class BlobFolder:
     """The folder that holds the blobs of one spool."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = str(folder)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -170,15 +180,24 @@ class BlobFolder:
     def create(self) -> Blob:
         """A new, empty blob. Raises OSError."""
         blob_id = secrets.token_hex(10)
-        path = self._folder / blob_id
-        blob = Blob(blob_id, path)
-        blob.hold(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        blob = Blob(blob_id, self._folder)
+        blob.hold(os.open(blob.location, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         reach("blob: created")
         return blob
 
-    def path_of(self, blob_id: str) -> Path:
-        """Where the blob with this id lies."""
-        return self._folder / blob_id
+    def described(
+        self,
+        blob_id: str,
+        *,
+        size: int = 0,
+        base: ContentRef | None = None,
+        base_limit: int = 0,
+        extents: Extents | None = None,
+    ) -> Blob:
+        """The blob with this id, as the journal describes it; its file is not looked at."""
+        return Blob(
+            blob_id, self._folder, size=size, base=base, base_limit=base_limit, extents=extents
+        )
 
     def clone(self, blob: Blob) -> Blob:
         """A copy of ``blob`` that can change while the original is being sent. Raises OSError."""
@@ -194,18 +213,34 @@ class BlobFolder:
     def remove(self, blob: Blob) -> None:
         """Take the file away; an open descriptor keeps its bytes readable. Repeatable."""
         reach("blob: before removal")
-        self._unlink(blob.path)
+        self._unlink(blob.location)
         reach("blob: removed")
 
-    def _unlink(self, path: Path) -> None:
+    def _unlink(self, path: str) -> None:
         try:
             os.unlink(path)
         except FileNotFoundError:
             return
 
     def ids(self) -> set[str]:
-        """The ids of all blobs in the folder."""
-        return {entry.name for entry in os.scandir(self._folder) if entry.is_file()}
+        """The ids of all blobs in the folder. Raises OSError."""
+        return set(self.sizes())
+
+    def path_of(self, blob_id: str) -> Path:
+        """Where the blob with this id lies."""
+        return Path(self._folder, blob_id)
+
+    def size_of(self, blob_id: str) -> int | None:
+        """The size in bytes of one blob's file, ``None`` when it is gone. Raises OSError."""
+        try:
+            return os.stat(f"{self._folder}/{blob_id}").st_size
+        except FileNotFoundError:
+            return None
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes in bytes of all blobs in the folder, by id. Raises OSError."""
+        with os.scandir(self._folder) as entries:
+            return {each.name: each.stat().st_size for each in entries if each.is_file()}
 
 
 def _copy_range(source_fd: int, target_fd: int, offset: int, length: int) -> None:

@@ -69,7 +69,7 @@ class MultipartSender:
     @staticmethod
     def slice_of(blob: Blob, start: int, stop: int) -> FileSlice:
         """The bytes of ``blob`` from ``start`` to ``stop``, as a body."""
-        return FileSlice(str(blob.path), start, stop - start)
+        return FileSlice(blob.location, start, stop - start)
 
     # ----------------------------------------------------------------- streaming
 

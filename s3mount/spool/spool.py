@@ -90,9 +90,10 @@ class Spool:
         salvage.heal(folder)
         spool = cls(folder, size_bytes_max=size_bytes_max, offload=offload)
         changes, damaged = spool.journal.load()
+        on_disk = spool.blobs.sizes()
         for change in changes:
-            spool._recover(change)
-        orphans = spool.blobs.ids() - {change.blob_id for change in changes}
+            spool._recover(change, on_disk.get(change.blob_id))
+        orphans = on_disk.keys() - {change.blob_id for change in changes}
         paths = [spool.blobs.path_of(blob_id) for blob_id in orphans]
         try:
             recovery.look_after(folder, damaged, spool.changes, paths, spool._adopt)
@@ -107,13 +108,14 @@ class Spool:
         earlier = self.changes.get(change.key)
         if earlier is not None:
             self._unindex(earlier)
-        self._recover(change)
+        self._recover(change, self.blobs.size_of(change.blob_id))
         self.journal.record([change])
         blob = self.live_blobs.get(earlier.blob_id) if earlier is not None else None
         if blob is not None:
             self.drop_blob(blob)
 
-    def _recover(self, change: Change) -> None:
+    def _recover(self, change: Change, on_disk_bytes: int | None) -> None:
+        """Take over a change. ``on_disk_bytes`` is the size of its blob's file, ``None`` when that is gone."""
         self._seq = max(self._seq, change.seq)
         if change.state in (State.SENDING, State.OPEN):
             change.state = State.QUEUED
@@ -124,23 +126,19 @@ class Spool:
         if change.source is not None:
             change.note_try(change.source.etag)
         if change.blob_id:
-            path = self.blobs.path_of(change.blob_id)
-            try:
-                on_disk_bytes = path.stat().st_size
-            except FileNotFoundError:
-                log.error("the blob of pending %r is gone: %s", change.key, path)
-                change.state = State.PARKED
-                change.error = f"its content {path} is gone from the spool"
-                on_disk_bytes = change.size
-            blob = Blob(
+            blob = self.blobs.described(
                 change.blob_id,
-                path,
                 size=change.size,
                 base=change.base,
                 base_limit=change.base_limit,
                 extents=Extents(change.extents),
             )
-            self._follow_disk(change, blob, on_disk_bytes)
+            if on_disk_bytes is None:
+                log.error("the blob of pending %r is gone: %s", change.key, blob.location)
+                change.state = State.PARKED
+                change.error = f"its content {blob.location} is gone from the spool"
+            elif on_disk_bytes != blob.size:
+                self._follow_disk(change, blob, on_disk_bytes)
             self.live_blobs[blob.id] = blob
             self.used_bytes += blob.extents.total
         self._index(change)
@@ -424,7 +422,7 @@ class Spool:
         Calls that come together share one flush of the journal. Raises OSError and LocalDiskError.
         """
         if blob is not None:
-            folder = str(blob.path.parent)
+            folder = os.path.dirname(blob.location)
             # A descriptor of its own: the file may be closed, or have lost its name, meanwhile.
             descriptor = os.dup(blob.fd)
             try:
