@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn, Self
 from urllib.parse import unquote, urlsplit
 
 CHUNK_BYTES = 1 << 16
@@ -53,7 +53,8 @@ class Request(NamedTuple):
 WRITING = ("PUT", "POST", "DELETE")
 """The methods that change a bucket."""
 
-Decision = Fault | Answer | None
+Decision = enum.Enum | Answer | None
+"""A member of ``Fault``, or of what a relay of another kind knows, or an answer; ``None``: nothing."""
 Decide = Callable[[Request], Decision]
 
 
@@ -78,7 +79,7 @@ class Relay:
         self._lock = threading.Lock()
         self._requests: list[Request] = []
         self._faulted: list[Request] = []
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._open_gate = threading.Event()
         self._open_gate.set()
         self._held_methods: tuple[str, ...] = ()
@@ -86,7 +87,7 @@ class Relay:
         self._port = 0
         self._closed = False
 
-    def __enter__(self) -> Relay:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -173,14 +174,17 @@ class Relay:
             except OSError:
                 self._slots.release()
                 return
-            connection = _Connection(self, client)
+            connection = self._connection(client)
             with self._lock:
                 self._connections.add(connection)
             if self._listener is not listener:
                 connection.cut()
             threading.Thread(target=connection.serve, daemon=True).start()
 
-    def _left(self, connection: _Connection) -> None:
+    def _connection(self, client: socket.socket) -> Connection:
+        return Connection(self, client)
+
+    def _left(self, connection: Connection) -> None:
         with self._lock:
             self._connections.discard(connection)
         self._slots.release()
@@ -193,7 +197,7 @@ class Relay:
                 self._faulted.append(request)
         return decision
 
-    def _wait_for_gate(self, connection: _Connection, request: Request) -> None:
+    def _wait_for_gate(self, connection: Connection, request: Request) -> None:
         if self._held_methods and request.method not in self._held_methods:
             return
         while not self._open_gate.wait(HOLD_POLL_S):
@@ -203,7 +207,7 @@ class Relay:
             raise ConnectionEndedError
 
 
-class _Connection:
+class Connection:
     """One client connection and its own connection to the upstream server."""
 
     def __init__(self, relay: Relay, client: socket.socket) -> None:
@@ -246,14 +250,12 @@ class _Connection:
 
     def _relay_request(self, server: socket.socket) -> None:
         head = self._read_head()
-        request, length, chunked, expects_continue = _parse_head(head)
+        request, length, chunked, expects_continue = parse_head(head)
         decision = self._relay._passing(request)
         if decision is Fault.RESET:
-            linger_none = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_none)
-            raise ConnectionEndedError
+            self._reset()
         if isinstance(decision, Answer):
-            self._client.sendall(_error_answer(decision, request))
+            self._client.sendall(error_answer(decision, request))
             if expects_continue:
                 raise ConnectionEndedError
             for _ in self._body_pieces(length, chunked):
@@ -270,7 +272,13 @@ class _Connection:
         if decision is not None:
             self._hang()
 
-    def _hang(self) -> None:
+    def _reset(self) -> NoReturn:
+        """End the connection so that the client sees a reset."""
+        linger_none = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_none)
+        raise ConnectionEndedError
+
+    def _hang(self) -> NoReturn:
         """Take whatever the client still sends, until it gives up."""
         while self._client.recv(CHUNK_BYTES):
             continue
@@ -339,7 +347,8 @@ class _Connection:
         return line + b"\r\n"
 
 
-def _parse_head(head: bytes) -> tuple[Request, int, bool, bool]:
+def parse_head(head: bytes) -> tuple[Request, int, bool, bool]:
+    """The request, the length of its body, whether that is chunked, whether 100 Continue is awaited."""
     try:
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ", 2)
@@ -359,7 +368,8 @@ def _parse_head(head: bytes) -> tuple[Request, int, bool, bool]:
     return request, length, chunked, expects_continue
 
 
-def _error_answer(answer: Answer, request: Request) -> bytes:
+def error_answer(answer: Answer, request: Request) -> bytes:
+    """The bytes of ``answer``."""
     body = (
         f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{answer.code}</Code>'
         f"<Message>the relay answers {answer.status}</Message><RequestId>relay</RequestId></Error>"

@@ -1,0 +1,124 @@
+"""Counted requests: what must not cost more than it has to."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.conftest import Behind
+from tests.faults.load import held
+from tests.fuse.bucket_contents import S3Contents
+from tests.mounting import Mount
+from tests.servers import S3Server
+from tests.servers.counting import Request
+from tests.servers.faulty import FaultyRelay
+
+FILES = 1000
+PUTS_MAX = 1010
+
+
+def of_the_test(requests: list[Request]) -> list[Request]:
+    """Without what the mount asks for its own sake, once."""
+    return [request for request in requests if "/.s3mount" not in request.path]
+
+
+def about(name: str, relay: FaultyRelay, *, but: tuple[str, ...] = ()) -> list[Request]:
+    """The requests for keys that contain ``name``, without those of the methods ``but``."""
+    return [each for each in relay.requests(path_part=name) if each.method not in but]
+
+
+def kinds(requests: list[Request]) -> Counter[str]:
+    """How many of each method, copies apart."""
+    return Counter(request.method for request in of_the_test(requests))
+
+
+def test_a_thousand_new_files_cost_a_thousand_puts(behind: Behind, relay: FaultyRelay) -> None:
+    """1,000 files of 4 KiB: at most 1,010 PUTs, and HEADs and LISTs for directories only."""
+    mount, contents = behind
+    wanted = {f"folder/file{n}": b"%4d" % n * 1024 for n in range(FILES)}
+    relay.forget()
+    (mount.path / "folder").mkdir()
+    for name, content in wanted.items():
+        (mount.path / name).write_bytes(content)
+    mount.wait()
+    cost = kinds(relay.requests())
+    lists = [request for request in relay.requests("GET") if "list-type" in request.query]
+    assert cost["PUT"] <= PUTS_MAX
+    assert cost["POST"] == cost["DELETE"] == 0
+    assert cost["HEAD"] <= 10
+    assert cost["GET"] == len(lists) <= 30
+    assert held(contents) == wanted
+
+
+@pytest.fixture
+def patient(
+    bucket: str, relay: FaultyRelay, mount_factory: Callable[..., Mount], s3_server: S3Server
+) -> Behind:
+    """A mount that begins no upload until somebody waits for it."""
+    mount = mount_factory(bucket, "--upload-delay", "1h", endpoint_url=relay.url)
+    (mount.path / "first").write_bytes(b"what comes once is sent")
+    mount.wait()
+    return mount, S3Contents(s3_server.boto3_client(), bucket)
+
+
+def test_ten_rewrites_are_one_upload(patient: Behind, relay: FaultyRelay) -> None:
+    """Only the last state travels, by one PUT."""
+    mount, contents = patient
+    relay.forget()
+    for number in range(10):
+        (mount.path / "file").write_bytes(b"%d" % number * 1000)
+    mount.wait()
+    assert [request.method for request in about("file", relay)] == ["PUT"]
+    assert contents.read("file") == b"9" * 1000
+
+
+def test_what_is_gone_before_its_upload_costs_nothing(patient: Behind, relay: FaultyRelay) -> None:
+    """Files and a folder, small and large, made and removed: S3 never hears their names."""
+    mount, contents = patient
+    relay.forget()
+    (mount.path / "doomed").write_bytes(b"doomed")
+    (mount.path / "doomed-folder").mkdir()
+    (mount.path / "doomed-folder/file").write_bytes(b"x" * 3_000_000)
+    (mount.path / "doomed-folder/link").symlink_to("file")
+    (mount.path / "doomed").unlink()
+    shutil.rmtree(mount.path / "doomed-folder")
+    mount.wait()
+    assert about("doomed", relay, but=("GET",)) == []
+    assert sorted(contents.listing()) == ["first"]
+
+
+def test_rename_of_what_is_pending_is_no_copy(patient: Behind, relay: FaultyRelay) -> None:
+    """One PUT under the last name, whatever it was called before; the same for a whole folder."""
+    mount, contents = patient
+    relay.forget()
+    (mount.path / "draft").write_bytes(b"content")
+    (mount.path / "draft").rename(mount.path / "draft2")
+    (mount.path / "draft2").rename(mount.path / "final")
+    (mount.path / "draft-folder").mkdir()
+    for number in range(5):
+        (mount.path / f"draft-folder/file{number}").write_bytes(b"%d" % number)
+    (mount.path / "draft-folder").rename(mount.path / "final-folder")
+    mount.wait()
+    assert about("draft", relay, but=("GET",)) == []
+    sent = about("final", relay, but=("GET",))
+    assert {request.method for request in sent} == {"PUT"}
+    assert len({request.path for request in sent}) == len(sent)
+    wanted = {f"final-folder/file{n}": b"%d" % n for n in range(5)}
+    assert held(contents) == wanted | {"final": b"content", "first": contents.read("first")}
+
+
+def test_cost_of_removing_many(behind: Behind, relay: FaultyRelay) -> None:
+    """``rm -rf`` of 300 uploaded files: at most one request a file, and a few for the folder."""
+    mount, contents = behind
+    (mount.path / "folder").mkdir()
+    for number in range(300):
+        (mount.path / f"folder/file{number}").write_bytes(b"%d" % number)
+    mount.wait()
+    relay.forget()
+    shutil.rmtree(mount.path / "folder")
+    mount.wait()
+    assert contents.listing() == {}
+    assert sum(kinds(relay.requests()).values()) <= 320
