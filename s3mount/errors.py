@@ -83,6 +83,10 @@ class AccessDeniedError(StoreError):
     """401/403: these credentials may not do this (or are wrong or expired)."""
 
 
+class ExpiredCredentialsError(AccessDeniedError):
+    """The session token has expired: passes when somebody logs in again, or boto3 finds a fresh one."""
+
+
 class NoCredentialsError(StoreError):
     """boto3 found no credentials at all."""
 

@@ -13,6 +13,7 @@ import trio
 
 from s3mount.errors import (
     AccessDeniedError,
+    ExpiredCredentialsError,
     LocalDiskError,
     NoCredentialsError,
     NoSuchBucketError,
@@ -324,7 +325,7 @@ class Uploader:
         if not isinstance(error, TryAgain):
             change.note_failure(error)
             log.warning("%s of %r is not done yet: %s", change.op, change.key, change.error)
-            if error.retryable:
+            if error.retryable or isinstance(error, ExpiredCredentialsError):
                 self.counters["postponed"] += 1
                 ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
                 delay_s = ceiling_s * random.uniform(0.5, 1.0)
