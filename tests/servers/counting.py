@@ -41,13 +41,14 @@ class Answer(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One request as it passed: ``path`` is decoded, ``at_s`` is the monotonic clock."""
+    """One request as it passed: ``path`` is decoded, ``at_s`` is the monotonic clock, ``access_key`` signed it."""
 
     method: str
     path: str
     query: str
     length: int
     at_s: float
+    access_key: str = ""
 
 
 WRITING = ("PUT", "POST", "DELETE")
@@ -354,7 +355,7 @@ def parse_head(head: bytes) -> tuple[Request, int, bool, bool]:
         method, target, _ = first.split(" ", 2)
     except ValueError:
         raise ConnectionEndedError from None
-    length, chunked, expects_continue = 0, False, False
+    length, chunked, expects_continue, access_key = 0, False, False, ""
     for line in lines:
         name, _, value = line.partition(":")
         if name.lower() == "content-length":
@@ -363,8 +364,10 @@ def parse_head(head: bytes) -> tuple[Request, int, bool, bool]:
             chunked = "chunked" in value.lower()
         elif name.lower() == "expect":
             expects_continue = True
+        elif name.lower() == "authorization":
+            access_key = value.partition("Credential=")[2].partition("/")[0]
     path, _, query = target.partition("?")
-    request = Request(method, unquote(path), query, length, time.monotonic())
+    request = Request(method, unquote(path), query, length, time.monotonic(), access_key)
     return request, length, chunked, expects_continue
 
 
