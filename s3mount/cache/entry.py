@@ -9,7 +9,7 @@ import trio
 
 from s3mount.cache.blocks import BlockMap, shift_for
 from s3mount.errors import S3MountError
-from s3mount.refs import ContentRef, ETag, ObjectInfo
+from s3mount.refs import ContentRef, ETag, ObjectInfo, VersionId
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Entry:
     are held whole or not at all: as ``body``, as a file, or both. ``descriptor`` is -1 when no
     file is open; it holds the shared lock. ``held_bytes`` counts present and coming blocks and
     ``slack_bytes``, what else the file takes; ``recorded_bytes`` is what the catalog counts for it.
-    ``seen`` is the first answer for a content whose ETag is not known.
+    ``seen`` is the first answer for a content whose ETag is not known. ``told_version`` is the version
+    id that an answer gave where the listing had none; requests name it once the key holds another
+    version (``replaced``).
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class Entry:
         "punching",
         "recorded_bytes",
         "ref",
+        "replaced",
         "revision",
         "row_digest",
         "saving",
@@ -85,6 +88,7 @@ class Entry:
         "slack_bytes",
         "small",
         "small_fetch",
+        "told_version",
         "unsaved",
         "waiters",
         "whole",
@@ -108,6 +112,8 @@ class Entry:
         self.recorded_bytes = 0
         self.slack_bytes = 0
         self.seen: ObjectInfo | None = None
+        self.told_version: VersionId | None = None
+        self.replaced = False
         self.dirty = False
         self.saving = False
         self.punching: trio.Event | None = None
@@ -126,6 +132,21 @@ class Entry:
     def if_match(self) -> ETag | None:
         """The ETag to demand: the content's own, or else that of the first answer."""
         return self.ref.etag or (self.seen.etag if self.seen else "") or None
+
+    @property
+    def version_id(self) -> VersionId | None:
+        """The version to ask for; ``None``: whatever the key holds, as long as the ETag is right."""
+        return self.ref.version_id or (self.told_version if self.replaced else None)
+
+    def note_replaced(self) -> None:
+        """The key holds another version now, or none: ask for the content by its own, where that is known."""
+        self.replaced = self.told_version is not None
+
+    def relabel(self, ref: ContentRef) -> None:
+        """The same bytes are to be had as ``ref``."""
+        self.ref = ref
+        self.told_version = None
+        self.replaced = False
 
     @property
     def idle(self) -> bool:

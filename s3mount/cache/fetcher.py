@@ -367,20 +367,21 @@ class Fetcher:
                 self._shelf.fill(entry, before, reached)
 
         while True:
-            ref = entry.ref
+            ref, version_id = entry.ref, entry.version_id
             self.requests += 1
             try:
                 info = await self._store.fetch(
                     ref.key,
                     ByteRange(start, length),
                     FileSlice(path, start, length),
-                    version_id=ref.version_id,
+                    version_id=version_id,
                     if_match=entry.if_match,
                     on_progress=on_progress if entry.pinned_version else None,
                 )
                 _check_version(entry, ref, info)
             except _GONE:
-                if entry.ref == ref:
+                entry.note_replaced()
+                if (entry.ref, entry.version_id) == (ref, version_id):
                     raise
                 counted = 0
             else:
@@ -389,18 +390,19 @@ class Fetcher:
 
     async def _get(self, entry: Entry, byte_range: ByteRange | None) -> bytes:
         while True:
-            ref = entry.ref
+            ref, version_id = entry.ref, entry.version_id
             self.requests += 1
             try:
                 info, body = await self._store.get(
                     ref.key,
                     byte_range=byte_range,
-                    version_id=ref.version_id,
+                    version_id=version_id,
                     if_match=entry.if_match,
                 )
                 _check_version(entry, ref, info)
             except _GONE:
-                if entry.ref == ref:
+                entry.note_replaced()
+                if (entry.ref, entry.version_id) == (ref, version_id):
                     raise
                 continue
             wanted = ref.size if byte_range is None else byte_range.length
@@ -424,3 +426,5 @@ def _check_version(entry: Entry, ref: ContentRef, info: ObjectInfo) -> None:
         same = same and info.etag == seen.etag and info.last_modified_ns == seen.last_modified_ns
     if not same:
         raise _OtherVersionError("the object changed while it was read", key=ref.key)
+    if entry.ref == ref:
+        entry.told_version = info.version_id

@@ -533,11 +533,11 @@ class Shelf:
             return
         for entry in self.private:
             if entry.ref == old:
-                entry.ref = new
+                entry.relabel(new)
         if not old.etag:
             return
         entry = self.find(old)
-        entry.ref = new
+        entry.relabel(new)
         if not new.etag or digest_of(self.namespace, new) in self.entries:
             self.make_private(entry)
         else:

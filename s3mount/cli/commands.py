@@ -28,10 +28,12 @@ COMMANDS: Mapping[str, str] = {
 HELPER_NAMES = frozenset(("mount.s3mount", "mount.fuse.s3mount"))
 """Names under which mount(8) starts its helpers."""
 
-OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON", "S3MOUNT_CRASH_AT"))
+OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON"))
 """Variables of ours that mirror no option."""
 
 
+TEST_PREFIXES = ("S3MOUNT_TEST_", "S3MOUNT_SIM_", "S3MOUNT_CRASH_", "S3MOUNT_PROPERTY_")
+"""Begin the variables of the test suites."""
 COMPLETION_VARIABLE = "_S3MOUNT_COMPLETE"
 """By which a shell asks for its completion script, and for completions."""
 
@@ -113,7 +115,11 @@ def with_command(given: list[str]) -> list[str]:
 
 def warn_of_unknown_variables() -> None:
     """Name S3MOUNT_ variables that mean nothing: a misspelt one would be ignored silently."""
-    present = {name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)}
+    present = {
+        name
+        for name in os.environ
+        if name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(TEST_PREFIXES)
+    }
     if not present - OTHER_VARIABLES:
         return
     for name in sorted(present - known_variables()):

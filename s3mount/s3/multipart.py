@@ -70,13 +70,14 @@ class Multipart:
     ) -> PutResult:
         """See ``Store.complete_multipart``."""
         check_key(key)
-        if not self._traits.complete_condition:
+        is_honoured = bool(self._traits.complete_condition)
+        if not is_honoured:
             await self._writer.look_before(key, condition)
 
         async def send(wanted: dict[str, str]) -> PutResult:
             return await self._complete(key, upload_id, parts, wanted)
 
-        return await self._writer.conditionally(key, condition, send)
+        return await self._writer.conditionally(key, condition, send, is_honoured=is_honoured)
 
     async def _complete(
         self, key: Key, upload_id: str, parts: Sequence[PartInfo], wanted: dict[str, str]

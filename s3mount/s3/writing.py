@@ -87,7 +87,7 @@ class Writer:
             return result
 
         try:
-            return await self.conditionally(key, condition, send)
+            return await self.conditionally(key, condition, send, is_honoured=bool(honoured))
         except PreconditionFailedError:
             if call.in_doubt:
                 found = await self._find_ours(key, body, headers)
@@ -102,12 +102,15 @@ class Writer:
         key: Key,
         condition: Condition,
         send: Callable[[dict[str, str]], Awaitable[PutResult]],
+        *,
+        is_honoured: bool,
     ) -> PutResult:
         """Send a write with its condition, in the spelling of If-Match that the store understands.
 
         While that is unknown, a refusal of the quoted spelling is only believed when the bare one
         is refused as well, and a look at the key agrees. A key that is gone fails If-Match like
-        one that was replaced.
+        one that was replaced. The success of a write whose condition the store is not known to
+        honour (``is_honoured``) does not show that it understands the quotes.
         """
         etag = condition.if_match
         traits = self._traits
@@ -128,7 +131,8 @@ class Writer:
                     raise
                 raise _gone(error) from error
             else:
-                traits.if_match_quoted, traits.if_match_works = quoted, True
+                if is_honoured or not quoted:
+                    traits.if_match_quoted, traits.if_match_works = quoted, True
                 return result
         await self.look_before(key, condition)
         result = await send({})
@@ -254,7 +258,8 @@ class Writer:
         check_key(key)
         if headers is not None:
             check_headers(headers, key)
-        if condition != ANY and not self._traits.copy_condition:
+        is_honoured = bool(self._traits.copy_condition)
+        if not is_honoured:
             await self.look_before(key, condition)
         guards = await self._guard_source(source)
         base = self._source_headers(source) | guards
@@ -271,7 +276,7 @@ class Writer:
             return await self.with_version(key, _put_result(answer, etag))
 
         try:
-            return await self.conditionally(key, condition, send)
+            return await self.conditionally(key, condition, send, is_honoured=is_honoured)
         except PreconditionFailedError as error:
             if not call.in_doubt:
                 raise

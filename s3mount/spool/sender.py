@@ -171,6 +171,9 @@ class Sender:
             # Theirs is gone again: ours may have the name.
             change.expected = ABSENT
             raise ConflictError("somebody else removed it just now", key=change.key)
+        if there.etag == change.expected:
+            # Refused though it holds: nobody wrote, and another try finds out what the store understands.
+            raise ConflictError(f"refused, though nothing changed: {error}", key=change.key)
         if not self._is_ours(there) and not await self._looks_copied(change, there):
             raise ForeignWriteError(
                 str(error),

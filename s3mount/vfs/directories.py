@@ -128,8 +128,9 @@ class Directories:
             if key.rstrip("/") not in listing.directories:
                 known.stores_attributes = is_ours or bool(known.stores_attributes)
                 return
-            if not known.stores_attributes:
-                marker = ObjectInfo(key, 0, "", 0)
+            if known.stores_attributes:
+                return
+            marker = ObjectInfo(key, 0, "", 0)
         if marker is None:
             known.stores_attributes = is_ours
             known.marker_etag = ""

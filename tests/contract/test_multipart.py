@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, RangeError, RejectedError
-from s3mount.refs import ByteRange, Condition, ContentRef, FileSlice, ObjectHeaders, PartInfo
+from s3mount.refs import (
+    ByteRange,
+    Capabilities,
+    Condition,
+    ContentRef,
+    FileSlice,
+    ObjectHeaders,
+    PartInfo,
+)
 from s3mount.s3.checksums import multipart_etag
 from s3mount.s3.store import Store
 from tests.contract.subjects import Subject
@@ -186,3 +194,28 @@ def test_an_upload_may_have_one_empty_part(subject: Subject) -> None:
         assert (data, info.headers) == (b"", HEADERS)
 
     subject.run(body)
+
+
+def test_a_condition_on_completing_does_not_mislead_later_puts(subject: Subject) -> None:
+    """A store that ignores it there need not understand the same spelling of it on a PUT."""
+    found: list[Capabilities] = []
+
+    async def ask(store: Store) -> None:
+        found.append(await store.probe(".probe"))
+
+    async def write(store: Store) -> None:
+        await store.probe(".probe", known=found[0])
+        first = await store.put("key", b"first", PLAIN)
+        before = await store.put("large", b"before", PLAIN)
+        upload_id = await store.create_multipart("large", PLAIN)
+        part = await store.upload_part("large", upload_id, 1, noise(1000))
+        condition = Condition(if_match=before.etag)
+        await store.complete_multipart("large", upload_id, [part], condition=condition)
+        now = Condition(if_match=first.etag)
+        await store.put("key", b"second", PLAIN, condition=now)
+        with pytest.raises(PreconditionFailedError):
+            await store.put("key", b"third", PLAIN, condition=now)
+        assert (await store.get("key"))[1] == b"second"
+
+    subject.run(ask)
+    subject.run(write)

@@ -214,10 +214,8 @@ def test_a_port_where_nobody_listens(attempt: Attempt) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        began = time.monotonic()
         said = attempt.fails("data", "--endpoint-url", f"http://127.0.0.1:{port}", "--path-style")
     assert f"cannot connect to 127.0.0.1:{port}" in said
-    assert time.monotonic() - began < 60
 
 
 def test_a_name_that_nobody_has(attempt: Attempt) -> None:
@@ -230,10 +228,8 @@ def test_a_server_that_never_answers(attempt: Attempt) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        began = time.monotonic()
         said = attempt.fails("data", "--endpoint-url", url, "--path-style", ways=("",))
     assert f"S3 at {url} did not answer" in said
-    assert time.monotonic() - began < 40
 
 
 def test_a_certificate_that_is_not_trusted(attempt: Attempt, ceph: S3Server) -> None:

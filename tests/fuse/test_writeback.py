@@ -238,14 +238,12 @@ def test_cold_read_while_the_server_is_down(behind: tuple[Mount, S3Contents], re
     contents.put("file", b"content")
     (mount.path / "file").stat()
     relay.stop()
-    began = time.monotonic()
     assert outcome((mount.path / "file").read_bytes) in (
         "EIO",
         "ETIMEDOUT",
         "EHOSTUNREACH",
         "EAGAIN",
     )
-    assert time.monotonic() - began < 45
     relay.start()
     assert (mount.path / "file").read_bytes() == b"content"
 

