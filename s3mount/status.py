@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -13,7 +14,10 @@ Phase: TypeAlias = Literal["serving", "draining", "dead", "silent", "unknown", "
 
 
 class PendingChange(msgspec.Struct, frozen=True):
-    """One change that is not in S3 yet. ``error`` says why the last try failed."""
+    """One change that is not in S3 yet. ``error`` says why the last try failed.
+
+    ``conflict``: somebody else wrote it first, and it waits for a person to decide.
+    """
 
     key: str
     op: str = ""
@@ -21,6 +25,31 @@ class PendingChange(msgspec.Struct, frozen=True):
     size: int = 0
     attempts: int = 0
     error: str | None = None
+    conflict: bool = False
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Somebody else wrote a key first, at ``at_ns``.
+
+    ``outcome``: ``kept-both`` (ours is ``kept_as`` now), ``overwritten`` (ours replaced theirs) or ``held``.
+    """
+
+    at_ns: int
+    key: str
+    outcome: str
+    kept_as: str = ""
+
+
+class Damaged(msgspec.Struct, frozen=True):
+    """Something in the state folder was damaged, and set aside in ``folder``."""
+
+    folder: str
+    at_ns: int
+    why: str
+    saved: int = 0
+    adopted: tuple[str, ...] = ()
+    lost_rows: tuple[str, ...] = ()
+    kept_blobs: tuple[dict[str, Any], ...] = ()
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -40,6 +69,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     ``unknown`` when the mount answers, but where its process listens is not known. Without any
     mount: ``ended`` in good order with changes kept for the next mount, or ``lost``, when the process
     was killed and nobody has counted what it kept.
+    ``conflicts`` are the last ones, oldest first. ``store_honours`` is what the store was seen to honour.
     ``kernel`` holds the limits that were set, ``s3`` the requests' counters since the start,
     ``uploads`` and ``cache`` those of the rooms of that name.
     """
@@ -66,6 +96,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     spool: dict[str, Any] = {}
     uploads: dict[str, Any] = {}
     cache: dict[str, Any] = {}
+    conflicts: tuple[Conflict, ...] = ()
+    damaged: tuple[Damaged, ...] = ()
     store_honours: dict[str, Any] = {}
     kernel: dict[str, Any] = {}
     s3: dict[str, float] = {}
@@ -101,10 +133,11 @@ def to_text(snapshot: Snapshot) -> str:
         lines.append("  its process cannot be asked (was it started with another S3MOUNT_RUN_DIR?)")
     else:
         lines.append(f"  {describe_pending(snapshot)}")
-    lines.extend(
-        f"  {change.state} after {change.attempts} tries: {change.key}: {change.error}"
-        for change in snapshot.troubled
-    )
+    lines.extend(_trouble(snapshot))
+    lines.extend(map(_conflict, snapshot.conflicts))
+    lines.extend(map(_damaged, snapshot.damaged))
+    if snapshot.store_honours:
+        lines.append(f"  {describe_honours(snapshot.store_honours)}")
     if snapshot.state_dir:
         lines.append(f"  state {snapshot.state_dir}")
     if snapshot.cache_dir:
@@ -112,6 +145,60 @@ def to_text(snapshot: Snapshot) -> str:
     if snapshot.log_path:
         lines.append(f"  log   {snapshot.log_path}")
     return "\n".join(lines)
+
+
+def _trouble(snapshot: Snapshot) -> list[str]:
+    lines = []
+    for change in snapshot.troubled:
+        state = "conflict" if change.conflict else change.state
+        tries = "1 try" if change.attempts == 1 else f"{change.attempts} tries"
+        lines.append(f"  {state} after {tries}: {change.key}: {change.error}")
+    if any(change.conflict for change in snapshot.troubled):
+        lines.append("  to decide a conflict: s3mount retry [--overwrite], or discard")
+    elif any(change.state == "parked" for change in snapshot.troubled):
+        lines.append("  once the reason is gone: s3mount retry; a copy of it: s3mount export")
+    return lines
+
+
+def _conflict(conflict: Conflict) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(conflict.at_ns / 1e9))
+    became = {
+        "kept-both": f"theirs has the name, yours is {conflict.kept_as}",
+        "overwritten": "yours replaced theirs",
+        "held": "yours waits for you to decide",
+    }
+    outcome = became.get(conflict.outcome, conflict.outcome)
+    return f"  conflict at {at}: {conflict.key}: {outcome}"
+
+
+def _damaged(damage: Damaged) -> str:
+    parts = [f"  damaged: {damage.why}; set aside in {damage.folder}"]
+    if damage.kept_blobs:
+        parts.append(f"with {len(damage.kept_blobs)} files that nobody claims")
+    return ", ".join(parts)
+
+
+HONOURS = {
+    "if_absent": "If-None-Match on PUT",
+    "if_match": "If-Match on PUT",
+    "complete_condition": "conditions on CompleteMultipartUpload",
+    "copy_condition": "conditions on COPY",
+    "copy_source_condition": "conditions on a COPY's source",
+}
+
+
+def describe_honours(honours: dict[str, Any]) -> str:
+    """What the store was seen to honour, and what not, in words."""
+    said = []
+    for value, what in ((True, "honours"), (False, "does not honour"), (None, "was not tried for")):
+        names = [name for field, name in HONOURS.items() if honours.get(field) is value]
+        if names:
+            said.append(f"{what} {', '.join(names)}")
+    if honours.get("checksum"):
+        said.append(f"verifies {honours['checksum']}")
+    if honours.get("reason"):
+        said.append(str(honours["reason"]))
+    return f"S3 {'; '.join(said)}"
 
 
 def file_to_text(described: dict[str, Any]) -> str:

@@ -55,6 +55,14 @@ class Served(Protocol):
         """Until all changes made so far, or those to ``paths``, are in S3. Raises S3MountError."""
         ...
 
+    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        """Try refused changes again now; their keys. Raises S3MountError."""
+        ...
+
+    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+        """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
+        ...
+
     def release_waiters(self) -> None:
         """The mount is about to end: requests that wait for S3 are answered with an error. Repeatable."""
         ...
@@ -175,6 +183,16 @@ class Lifetime:
         """Until the changes made so far are in S3. Raises S3MountError naming what is stuck."""
         assert self._parts is not None
         await self._parts.filesystem.wait_uploaded(paths)
+
+    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        """Try refused changes again now; their keys. Raises S3MountError."""
+        assert self._parts is not None
+        return self._parts.filesystem.retry(paths, overwrite=overwrite)
+
+    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+        """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
+        assert self._parts is not None
+        return self._parts.filesystem.discard(paths, is_rehearsal=is_rehearsal)
 
     def pending(self) -> tuple[int, int]:
         """Files and bytes that are not in S3 yet."""

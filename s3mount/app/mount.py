@@ -16,6 +16,7 @@ from typing import TypeAlias
 import trio
 
 from s3mount import logs, steps
+from s3mount.app import settings
 from s3mount.app.lifetime import Lifetime, Parts
 from s3mount.config import MountConfig, RunConfig
 from s3mount.daemon import client, protocol, registry
@@ -66,6 +67,7 @@ def _run(
     with take_state(Path(config.state_dir), config.mountpoint, run.source) as lock:
         check_writable("state", Path(config.state_dir))
         check_writable("cache", Path(config.cache_dir))
+        settings.remember(config)
         if log_path is not None:
             logs.to_file(log_path, run.log_level)
         lifetime = Lifetime(

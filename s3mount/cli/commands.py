@@ -21,6 +21,10 @@ COMMANDS: Mapping[str, str] = {
     "unmount": "s3mount.cli.unmount:unmount",
     "status": "s3mount.cli.status:status",
     "wait": "s3mount.cli.wait:wait",
+    "retry": "s3mount.cli.retry:retry",
+    "discard": "s3mount.cli.discard:discard",
+    "export": "s3mount.cli.export:export",
+    "recover": "s3mount.cli.recover:recover",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.helper:helper",
 }

@@ -99,6 +99,23 @@ def read_owner(folder: Path) -> OwnerNote | None:
         return None
 
 
+def is_held(folder: Path) -> bool:
+    """Does a live process own the state folder? Nothing is changed; the folder need not be there."""
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def leftovers(base: Path) -> list[tuple[Path, OwnerNote]]:
     """State folders below ``base`` whose last owner did not end with everything in S3.
 

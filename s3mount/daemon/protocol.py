@@ -33,6 +33,23 @@ class Wait(msgspec.Struct, frozen=True, tag="wait"):
     paths: tuple[str, ...] = ()
 
 
+class Retry(msgspec.Struct, frozen=True, tag="retry"):
+    """Try again now what S3 refused at or below ``paths`` (everywhere without); ``Done.result`` has ``keys``.
+
+    ``overwrite``: held conflicts replace what others wrote, else both versions are kept.
+    """
+
+    paths: tuple[str, ...] = ()
+    overwrite: bool = False
+
+
+class Discard(msgspec.Struct, frozen=True, tag="discard"):
+    """Give up what is pending at or below ``paths``, or only tell (``is_rehearsal``); ``Done.result`` has ``keys``."""
+
+    paths: tuple[str, ...]
+    is_rehearsal: bool = False
+
+
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """As ``Wait`` for everything; then stays connected until the process has ended."""
 
@@ -41,7 +58,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """A process that only sends what is left after its mount has ended: keep the rest and exit now."""
 
 
-Request: TypeAlias = Status | StatusOf | Wait | Leave | Stop
+Request: TypeAlias = Status | StatusOf | Wait | Retry | Discard | Leave | Stop
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

@@ -43,6 +43,14 @@ class Mounted(Protocol):
         """Until all, or those paths', changes made so far are in S3. Raises S3MountError."""
         ...
 
+    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        """Try refused changes again now; their keys. Raises S3MountError."""
+        ...
+
+    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+        """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
+        ...
+
     def pending(self) -> tuple[int, int]:
         """Files and bytes that are not in S3 yet."""
         ...
@@ -150,8 +158,18 @@ class ControlServer:
             await _send(stream, protocol.Failed(str(error), error.exit_code))
 
     async def _answer(
-        self, request: protocol.Status | protocol.StatusOf | protocol.Stop
+        self,
+        request: protocol.Status
+        | protocol.StatusOf
+        | protocol.Retry
+        | protocol.Discard
+        | protocol.Stop,
     ) -> dict[str, Any]:
+        if isinstance(request, protocol.Retry):
+            return {"keys": self._mounted.retry(request.paths, overwrite=request.overwrite)}
+        if isinstance(request, protocol.Discard):
+            rehearsal = request.is_rehearsal
+            return {"keys": self._mounted.discard(request.paths, is_rehearsal=rehearsal)}
         if isinstance(request, protocol.StatusOf):
             return await self._mounted.snapshot_of(request.path)
         if isinstance(request, protocol.Stop):

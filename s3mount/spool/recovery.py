@@ -35,11 +35,13 @@ def look_after(
     found = sorted((judge(path, changes) for path in orphans), key=lambda orphan: orphan.blob_id)
     damage = next((each for each in salvage.damages(folder) if each.is_open), None)
     damage = _keep_rows(folder, damage, rows)
-    claimed = sum(orphan.change is not None for orphan in found)
+    adopted = claims(found, changes)
     # A kill between a label and its row leaves one.
-    if damage is None and (claimed > 1 or any(orphan.is_torn for orphan in found)):
+    if damage is None and (len(adopted) > 1 or any(orphan.is_torn for orphan in found)):
         damage = salvage.open_damage(folder, "rows of the journal are lost")
-    adopted = _adopt(found, changes, adopt)
+    for change in adopted.values():
+        log.warning("%r is taken from its blob's label: the journal has no row of it", change.key)
+        adopt(change)
     if damage is None:
         for orphan in found:
             if orphan.blob_id not in adopted:
@@ -57,7 +59,7 @@ def look_after(
     damage = msgspec.structs.replace(
         damage,
         is_open=False,
-        adopted=(*damage.adopted, *adopted.values()),
+        adopted=(*damage.adopted, *(change.key for change in adopted.values())),
         kept_blobs=(*damage.kept_blobs, *(KeptBlob(o.blob_id, o.size, o.key, o.why) for o in kept)),
     )
     salvage.write_report(damage)
@@ -78,21 +80,17 @@ def _keep_rows(folder: Path, damage: Damage | None, rows: list[DamagedRow]) -> D
     return damage
 
 
-def _adopt(
-    found: list[Orphan], changes: Mapping[Key, Change], adopt: Callable[[Change], None]
-) -> dict[str, Key]:
-    """Adopt what can be; of several blobs of one key the one of the latest change. Key by blob id."""
-    adopted: dict[str, Key] = {}
-    latest_first = sorted(
-        (orphan for orphan in found if orphan.change is not None),
-        key=lambda orphan: -(orphan.change.seq if orphan.change is not None else 0),
-    )
-    for orphan in latest_first:
+def claims(found: list[Orphan], changes: Mapping[Key, Change]) -> dict[str, Change]:
+    """The changes that labels of blobs tell of and that are not in ``changes``, by blob id.
+
+    Of several blobs of one key it is that of the latest change.
+    """
+    latest: dict[Key, Change] = {}
+    for orphan in found:
         change = orphan.change
-        there = None if change is None else changes.get(change.key)
-        if change is None or (there is not None and there.seq >= change.seq):
+        if change is None:
             continue
-        adopt(change)
-        log.warning("%r is taken from its blob's label: the journal has no row of it", change.key)
-        adopted[orphan.blob_id] = change.key
-    return adopted
+        known = latest.get(change.key) or changes.get(change.key)
+        if known is None or known.seq < change.seq:
+            latest[change.key] = change
+    return {change.blob_id: change for change in latest.values()}

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -179,7 +180,7 @@ def _examine(folder: Path, newer_too: bool) -> str | None:
     if not journal.exists() or not journal.stat().st_size:
         return _missing(folder, journal)
     try:
-        connection = sqlite3.connect(f"file:{_quoted(journal)}?mode=rw", uri=True)
+        connection = sqlite3.connect(uri(journal, "rw"), uri=True)
         try:
             return _examine_open(connection, journal, newer_too)
         finally:
@@ -306,8 +307,9 @@ def _readable_table(
     return list(rows.values()), problem
 
 
-def _quoted(path: Path) -> str:
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+def uri(path: Path, mode: str) -> str:
+    """The database at ``path`` for SQLite, to be opened only if it is there."""
+    return f"file:{quote(str(path))}?mode={mode}"
 
 
 def _sync(path: Path) -> None:

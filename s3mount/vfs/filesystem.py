@@ -20,6 +20,7 @@ from s3mount.errors import S3MountError
 from s3mount.refs import Capabilities
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
+from s3mount.spool.selecting import select
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
@@ -27,6 +28,7 @@ from s3mount.tree.memory import HeadMemory
 from s3mount.tree.nodes import Nodes
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
+from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.directories import OWN_DATE_SLACK_NS, Directories
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
@@ -89,6 +91,7 @@ class Filesystem:
             on_conflict=config.on_conflict,
         )
         self.contents.uploader = self.uploader
+        self.decisions = Decisions(state, self.naming, self.uploader)
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
         self.capabilities: dict[str, Any] = {}
 
@@ -152,17 +155,16 @@ class Filesystem:
         """
         self.naming.store_touched()
         mark = self.state.spool.last_seq
-        prefixes = tuple(self.config.prefix + path.strip("/") for path in paths)
         self.uploader.hurry()
         last_moved = trio.current_time()
         try:
             while True:
                 left = [
                     change
-                    for change in self.state.spool.changes.values()
-                    if change.first_seq <= mark
-                    and change.state is not State.OPEN
-                    and (not prefixes or _is_below(change.key, prefixes))
+                    for change in select(
+                        self.state.spool.changes.values(), self.config.prefix, paths
+                    )
+                    if change.first_seq <= mark and change.state is not State.OPEN
                 ]
                 if not left:
                     return
@@ -181,6 +183,14 @@ class Filesystem:
     def release_waiters(self) -> None:
         """The mount is about to end: programs whose fsync or close waits for S3 are told so. Repeatable."""
         self.barrier.release()
+
+    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        """See ``Decisions.retry``."""
+        return self.decisions.retry(paths, overwrite=overwrite)
+
+    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+        """See ``Decisions.discard``."""
+        return self.decisions.discard(paths, is_rehearsal=is_rehearsal)
 
     def pending(self) -> tuple[int, int]:
         """How many changes S3 does not have, and how many bytes they are."""
@@ -254,7 +264,3 @@ def _describe_change(change: Change) -> dict[str, Any]:
         "error": change.error or None,
         "conflict": change.held,
     }
-
-
-def _is_below(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(key == prefix or key.startswith(prefix + "/") or not prefix for prefix in prefixes)

@@ -518,7 +518,11 @@ class Naming:
                     tried=[],
                     content_seq=0,
                     attempts=0,
+                    refusals=0,
                     error="",
+                    error_kind="",
+                    held=False,
+                    on_conflict=None,
                     extents=list(change.extents),
                     state=_state_after_move(change, file),
                 )
@@ -529,6 +533,10 @@ class Naming:
                 batch.removed.append(key)
 
     # ------------------------------------------------------------------ touching
+
+    def forget_touch(self, directory: Node) -> None:
+        """What changed in ``directory`` was given up: its times are not to be stored. Repeatable."""
+        self._touched.pop(directory.inode, None)
 
     def touch(self, directory: Node) -> None:
         """An entry came or went: the directory's times are now, and attributes are stored below it."""

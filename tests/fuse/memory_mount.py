@@ -155,6 +155,12 @@ class PretendedUploads:
                 raise S3MountError("S3 refuses 1 of the pending changes")
             await trio.sleep(0.01)
 
+    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        return []
+
+    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+        return []
+
     def release_waiters(self) -> None:
         pass
 

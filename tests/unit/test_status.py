@@ -7,7 +7,7 @@ import json
 import pytest
 
 from s3mount import status
-from s3mount.status import Pending, PendingChange, Snapshot
+from s3mount.status import Conflict, Damaged, Pending, PendingChange, Snapshot
 
 
 def snapshot(**settings: object) -> Snapshot:
@@ -46,7 +46,36 @@ def test_what_is_pending_and_why() -> None:
         "/mnt/x: data (at http://x, read-only, pid 7)",
         "  not in S3 yet: 2 changes (6 B): 1 queued, 1 parked",
         "  parked after 3 tries: a/b: 403 AccessDenied",
+        "  once the reason is gone: s3mount retry; a copy of it: s3mount export",
     ]
+
+
+def test_conflicts_damage_and_what_the_store_honours() -> None:
+    held = PendingChange("a", "put", "parked", 5, 1, "somebody else changed the object", True)
+    text = status.to_text(
+        snapshot(
+            pending=Pending(1, 5, {"parked": 1}, (held,)),
+            conflicts=(
+                Conflict(0, "b", "kept-both", "b.conflict-h-1"),
+                Conflict(0, "c", "overwritten"),
+            ),
+            damaged=(Damaged("/s/damaged/1", 0, "the journal is gone", kept_blobs=({}, {})),),
+            store_honours={"if_match": True, "if_absent": False, "checksum": "crc64nvme"},
+        )
+    )
+    told = [line for line in text.splitlines() if "conflict at" not in line]
+    assert told[2:] == [
+        "  conflict after 1 try: a: somebody else changed the object",
+        "  to decide a conflict: s3mount retry [--overwrite], or discard",
+        "  damaged: the journal is gone; set aside in /s/damaged/1, with 2 files that nobody claims",
+        (
+            "  S3 honours If-Match on PUT; does not honour If-None-Match on PUT; was not tried for "
+            "conditions on CompleteMultipartUpload, conditions on COPY, conditions on a COPY's source; "
+            "verifies crc64nvme"
+        ),
+    ]
+    assert ": b: theirs has the name, yours is b.conflict-h-1" in text
+    assert ": c: yours replaced theirs" in text
 
 
 @pytest.mark.parametrize(

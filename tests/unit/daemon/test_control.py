@@ -48,6 +48,14 @@ class Pretended:
                 raise S3MountError(self.refused)
             await trio.sleep(0.01)
 
+    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        if "nothing" in paths:
+            raise S3MountError("nothing at nothing waits for another try")
+        return [f"{path} overwrite={overwrite}" for path in paths]
+
+    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+        return [f"{path} rehearsal={is_rehearsal}" for path in paths]
+
     def pending(self) -> tuple[int, int]:
         return self.left, 10 * self.left
 

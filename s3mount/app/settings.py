@@ -1,0 +1,38 @@
+"""The settings of a mount beside its state, so that what is pending can be sent without the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from s3mount.config import MountConfig
+from s3mount.errors import LocalDiskError
+
+NAME = "mount.json"
+
+
+def remember(config: MountConfig) -> None:
+    """Write ``config`` into its state folder; it holds no credentials. Raises LocalDiskError."""
+    path = Path(config.state_dir) / NAME
+    fresh = path.with_suffix(".new")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(config)))
+        fresh.rename(path)
+    except OSError as error:
+        raise LocalDiskError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def recall(folder: Path) -> MountConfig:
+    """The settings of the last mount of this state folder, for this very place. Raises LocalDiskError."""
+    path = folder / NAME
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=MountConfig)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LocalDiskError(
+            f"{folder} does not tell which bucket it belongs to ({error}); mount the bucket again instead"
+        ) from error
+    return msgspec.structs.replace(config, state_dir=str(folder))

@@ -1,0 +1,108 @@
+"""Looking into a state folder without changing anything in it, whether or not it is in use."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from s3mount.errors import LocalDiskError
+from s3mount.refs import Key
+from s3mount.spool import recovery, salvage
+from s3mount.spool.changes import Change
+from s3mount.spool.orphans import Orphan, judge
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in a state folder.
+
+    ``changes`` are those that go on at the next start, also those that only a blob's label tells of
+    (``adopted``). ``orphans``: other blobs. ``missing``: keys whose blob is gone. ``problem``: why the
+    journal cannot be used as it is. ``damages``: what was set aside before.
+    """
+
+    changes: list[Change]
+    adopted: list[Key]
+    orphans: list[Orphan]
+    missing: list[Key]
+    unreadable: list[Key]
+    problem: str | None
+    damages: list[salvage.Damage]
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes are to be sent, as far as they are here."""
+        return sum(change.size for change in self.changes if change.op == "put")
+
+
+def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
+    """Look into the state folder; ``is_in_use``: a process owns it and may be writing. Raises LocalDiskError."""
+    journal = folder / salvage.JOURNAL
+    try:
+        rows, problem = _read_live(journal) if is_in_use else _read_copy(journal)
+        changes: dict[Key, Change] = {}
+        unreadable = []
+        for key, body in rows:
+            try:
+                change = msgspec.msgpack.decode(body, type=Change)
+                changes[change.key] = change
+            except (msgspec.MsgspecError, TypeError):
+                unreadable.append(str(key))
+        blobs = {path.name: path for path in _blobs(folder)}
+        orphans: list[Orphan] = []
+        adopted: list[Key] = []
+        if not is_in_use:
+            # In use, a file that is just being rewritten has a blob before it has a row.
+            taken = {change.blob_id for change in changes.values()}
+            found = [judge(path, changes) for name, path in blobs.items() if name not in taken]
+            claims = recovery.claims(found, changes)
+            adopted = [change.key for change in claims.values()]
+            changes |= {change.key: change for change in claims.values()}
+            orphans = [orphan for orphan in found if orphan.blob_id not in claims]
+    except OSError as error:
+        raise LocalDiskError(f"{folder} cannot be read: {error.strerror}") from error
+    ordered = sorted(changes.values(), key=lambda change: change.seq)
+    return Inspection(
+        changes=ordered,
+        adopted=adopted,
+        orphans=orphans,
+        missing=[c.key for c in ordered if c.blob_id and c.blob_id not in blobs],
+        unreadable=[key for key in unreadable if key not in adopted],
+        problem=problem,
+        damages=salvage.damages(folder),
+    )
+
+
+def blob_path(folder: Path, change: Change) -> Path:
+    """Where the content of ``change`` lies in the state folder."""
+    return folder / salvage.BLOBS / change.blob_id
+
+
+def _blobs(folder: Path) -> list[Path]:
+    place = folder / salvage.BLOBS
+    return [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+
+
+def _read_copy(journal: Path) -> tuple[list[tuple[object, bytes]], str | None]:
+    with salvage.copied(journal) as copy:
+        if not copy.exists() or not copy.stat().st_size:
+            return [], None
+        tables, problem = salvage.readable(copy)
+    return [(row[0], _as_bytes(row[2])) for row in tables["change"]], problem
+
+
+def _read_live(journal: Path) -> tuple[list[tuple[object, bytes]], str | None]:
+    try:
+        connection = sqlite3.connect(salvage.uri(journal, "ro"), uri=True)
+        try:
+            rows = connection.execute("SELECT key, body FROM change ORDER BY seq").fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise LocalDiskError(f"cannot read the journal {journal}: {error}") from error
+    return [(key, _as_bytes(body)) for key, body in rows], None
+
+
+def _as_bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -1,0 +1,57 @@
+"""Which pending changes a person means by a path, and which others go with those that are given up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from s3mount.refs import Key
+from s3mount.spool.changes import Change, parent_of
+
+
+def at_or_below(path: Key, key: Key) -> bool:
+    """Is ``key`` that of ``path`` (without a ``/`` at its end), its marker, or below it? All are below the empty path.
+
+    >>> [at_or_below("a", key) for key in ("a", "a/", "a/b", "ab")]
+    [True, True, True, False]
+    """
+    return not path or key == path or key.startswith(f"{path}/")
+
+
+def select(changes: Iterable[Change], prefix: Key, paths: Iterable[str]) -> list[Change]:
+    """The changes at or below any of ``paths``, which are relative to ``prefix``; all without paths."""
+    wanted = [(prefix + path.strip("/")).rstrip("/") for path in paths]
+    return [
+        change
+        for change in changes
+        if not wanted or any(at_or_below(path, change.key) for path in wanted)
+    ]
+
+
+def given_up_with(changes: Mapping[Key, Change], selected: Iterable[Key]) -> list[Key]:
+    """``selected``, and the deletions that must be given up with them so that nothing is lost by it.
+
+    A file that was moved is a copy and the deletion of its source. Without the copy the deletion must
+    not happen, nor that of the directories which the source lies in.
+    """
+    wanted = list(dict.fromkeys(selected))
+    seen = set(wanted)
+
+    def add_deletion(key: Key) -> None:
+        change = changes.get(key)
+        if key not in seen and change is not None and change.op == "delete":
+            seen.add(key)
+            wanted.append(key)
+
+    # The list grows while it is walked through.
+    for key in wanted:
+        change = changes.get(key)
+        if change is None:
+            continue
+        if change.op != "delete" and change.reads is not None and change.reads != key:
+            add_deletion(change.reads)
+        if change.op == "delete":
+            above = parent_of(key)
+            while above:
+                add_deletion(above)
+                above = parent_of(above)
+    return wanted
