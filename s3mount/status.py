@@ -126,9 +126,10 @@ def to_text(snapshot: Snapshot) -> str:
     elif snapshot.phase == "ended":
         kept = amount(snapshot.pending.changes, snapshot.pending.bytes)
         lines.append(f"  not mounted; {kept} kept here and sent at the next mount")
+        lines.append(f"  or by s3mount recover {snapshot.state_dir}")
     elif snapshot.phase == "lost":
         lines.append("  not mounted; its process was killed: what it had not sent is kept here")
-        lines.append("  and sent at the next mount")
+        lines.append(f"  and sent at the next mount, or by s3mount recover {snapshot.state_dir}")
     elif snapshot.phase == "unknown":
         lines.append("  its process cannot be asked (was it started with another S3MOUNT_RUN_DIR?)")
     else:

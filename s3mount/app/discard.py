@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def discard_in(
     with contextlib.suppress(LocalDiskError):
         prefix = recall(folder).prefix
     with StateLock(folder, mountpoint, source) as lock:
-        spool = Spool.open(folder, size_bytes_max=os.statvfs(folder).f_blocks * 4096)
+        spool = Spool.open(folder, size_bytes_max=sys.maxsize)
         try:
             found = select(list(spool.changes.values()), prefix, paths)
             keys = given_up_with(spool.changes, [change.key for change in found])

@@ -198,7 +198,10 @@ class Naming:
         """Plan that the key of ``node`` goes away: by a DELETE, or by nothing where S3 has nothing."""
         key = self._state.change_key(node)
         change = self._state.spool.changes.get(key)
-        if self._is_in_store(node, key, change):
+        if change is not None and change.held:
+            # What S3 has there is somebody else's, and was never shown: it stays.
+            batch.removed.append(key)
+        elif self._is_in_store(node, key, change):
             batch.changes.append(self._delete(key, self._contents.expected_of(node, change)))
         else:
             batch.removed.append(key)

@@ -98,6 +98,7 @@ def test_what_is_kept_without_a_mount() -> None:
     assert ended.splitlines() == [
         "/mnt/x: data",
         "  not mounted; 2 changes (9 B) kept here and sent at the next mount",
+        "  or by s3mount recover /s",
         "  state /s",
     ]
     assert "its process was killed" in status.to_text(snapshot(phase="lost", pid=None))

@@ -136,6 +136,27 @@ async def test_a_write_to_a_held_file_is_held_again(tmp_path: Path) -> None:
         assert await mount.read("a") == b"ours, newer"
 
 
+@pytest.mark.parametrize("how", ["moved", "removed"])
+def test_a_held_file_that_goes_leaves_theirs(tmp_path: Path, how: str) -> None:
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path)
+        async with world.mounted(on_conflict="hold") as mount:
+            await a_conflict(world, mount)
+            await trio.sleep(10)
+            if how == "moved":
+                await mount.rename("a", "b")
+            else:
+                await mount.unlink("a")
+            await mount.sync()
+            ours = {"b": b"ours"} if how == "moved" else {}
+            assert world.files() == {"a": b"theirs", **ours}
+            await trio.sleep(5)
+            assert await mount.tree() == {"a": b"theirs", **ours}
+
+    run()
+
+
 @simulated
 async def test_a_409_is_looked_at_and_tried_again(tmp_path: Path) -> None:
     world = World(tmp_path)
