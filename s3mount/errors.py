@@ -113,6 +113,10 @@ class RejectedError(StoreError):
     """Any other 4xx: the request can never succeed as it is (key too long, too large, KMS, quota...)."""
 
 
+class DamagedBodyError(StoreError):
+    """The local bytes to send are not those that were written: the disk changed them. Nothing was sent."""
+
+
 class ArchivedError(StoreError):
     """403 InvalidObjectState: the object is archived and must be restored before it can be read."""
 

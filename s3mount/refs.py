@@ -21,6 +21,10 @@ VersionId: TypeAlias = str
 """A version id, opaque. ``None`` stands for "the store keeps no versions"; ``"null"`` is S3's own."""
 
 
+Checksum: TypeAlias = str
+"""A CRC64NVME in base64, as S3 writes it."""
+
+
 class ByteRange(msgspec.Struct, frozen=True):
     """The half-open range of bytes ``[start, start + length)``; ``length`` is at least 1."""
 
@@ -47,11 +51,15 @@ class ContentRef(msgspec.Struct, frozen=True):
 
 
 class FileSlice(msgspec.Struct, frozen=True):
-    """``length`` bytes at ``offset`` of the local file ``path``: a body to send or a place to fill."""
+    """``length`` bytes at ``offset`` of the local file ``path``: a body to send or a place to fill.
+
+    ``expected``, where it is known, is the CRC64NVME that a body to send must have.
+    """
 
     path: str
     offset: int
     length: int
+    expected: Checksum | None = None
 
 
 Body: TypeAlias = bytes | FileSlice

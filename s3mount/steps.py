@@ -22,6 +22,7 @@ Listener = Callable[[str], None]
 STEPS = (
     # Writing: a blob, then its row, then the answer to the program.
     "blob: created",
+    "blob: unsettled",
     "blob: written",
     "blob: truncated",
     "blob: cloned",

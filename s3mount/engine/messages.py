@@ -19,6 +19,7 @@ from s3mount.refs import (
     BucketInfo,
     ByteRange,
     Capabilities,
+    Checksum,
     Condition,
     ContentRef,
     ETag,
@@ -39,6 +40,7 @@ class Slice(msgspec.Struct, frozen=True, array_like=True):
     path: bytes
     offset: int
     length: int
+    expected: Checksum | None = None
 
 
 WireBody: TypeAlias = bytes | Slice

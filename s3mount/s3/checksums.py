@@ -16,8 +16,8 @@ from typing import TypeVar
 import trio
 from awscrt import checksums as crt
 
-from s3mount.errors import RejectedError
-from s3mount.refs import Body, FileSlice, PartInfo
+from s3mount.errors import DamagedBodyError, RejectedError
+from s3mount.refs import Body, Checksum, FileSlice, PartInfo
 from s3mount.s3.headers import is_md5_etag
 
 _T = TypeVar("_T")
@@ -103,8 +103,8 @@ def _pieces(body: FileSlice, use: Callable[[memoryview], None]) -> None:
         os.close(fd)
 
 
-def crc64nvme(body: Body) -> str:
-    """CRC64NVME of a body, base64 as S3 writes it. Blocks."""
+def crc64nvme(body: Body) -> Checksum:
+    """CRC64NVME of a body, base64 as S3 writes it. Blocks. Raises DamagedBodyError unless it is as expected."""
     value = 0
 
     def use(piece: memoryview) -> None:
@@ -115,16 +115,33 @@ def crc64nvme(body: Body) -> str:
         value = crt.crc64nvme(body)
     else:
         _pieces(body, use)
-    return _base64(value, 8)
+    return _as_expected(body, _base64(value, 8))
+
+
+def _as_expected(body: Body, found: Checksum) -> Checksum:
+    if isinstance(body, FileSlice) and body.expected not in (None, found):
+        raise DamagedBodyError(
+            f"{body.path} has other bytes at {body.offset} than were written; nothing was sent"
+        )
+    return found
 
 
 def md5(body: Body) -> bytes:
-    """MD5 of a body. Blocks."""
+    """MD5 of a body. Blocks. Raises DamagedBodyError unless the body is as expected."""
     digest = hashlib.md5(usedforsecurity=False)
+    value = 0
+
+    def use(piece: memoryview) -> None:
+        nonlocal value
+        digest.update(piece)
+        value = crt.crc64nvme(piece, value)
+
     if isinstance(body, bytes):
         digest.update(body)
     else:
-        _pieces(body, digest.update)
+        _pieces(body, digest.update if body.expected is None else use)
+        if body.expected is not None:
+            _as_expected(body, _base64(value, 8))
     return digest.digest()
 
 

@@ -16,6 +16,7 @@ import trio
 from s3mount.clock import SystemClock, WallClock
 from s3mount.config import PART_BYTES_MAX, PART_BYTES_MIN
 from s3mount.errors import (
+    DamagedBodyError,
     NoSuchKeyError,
     RangeError,
     RejectedError,
@@ -40,6 +41,7 @@ from s3mount.refs import (
     UploadInfo,
     VersionId,
 )
+from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.headers import (
     check_headers,
     check_key,
@@ -476,6 +478,8 @@ def read_body(body: Body) -> bytes:
         os.close(fd)
     if len(data) != body.length:
         raise RejectedError(f"{body.path} ends inside the part to send")
+    if body.expected is not None and crc64nvme(data) != body.expected:
+        raise DamagedBodyError(f"{body.path} has other bytes at {body.offset} than were written")
     return data
 
 

@@ -8,12 +8,17 @@ import secrets
 from pathlib import Path
 
 from s3mount.errors import LocalDiskError
-from s3mount.refs import ContentRef
+from s3mount.refs import ContentRef, FileSlice
+from s3mount.s3.checksums import crc64nvme
 from s3mount.spool.extents import Extents
 from s3mount.spool.parts import PartsUpload
+from s3mount.spool.sums import BLOCK_BYTES, BlockSums
 from s3mount.steps import reach
 
 COPY_CHUNK_BYTES = 8 << 20
+
+_buffer = memoryview(bytearray(BLOCK_BYTES))
+"""Blocks are read into it to be checked: one at a time, in one thread."""
 
 
 class Blob:
@@ -23,6 +28,7 @@ class Blob:
     bytes at or above it are zero. ``size`` is the content's size. The descriptor is opened when
     needed and closed by ``release``, so that many pending files cost no open descriptors.
     While it ``is_being_sent`` whole, nobody writes to it: who wants to clones it, and then it ``is_replaced``.
+    ``sums`` tells what the file must hold.
     """
 
     __slots__ = (
@@ -35,6 +41,7 @@ class Blob:
         "is_being_sent",
         "is_replaced",
         "size",
+        "sums",
         "upload",
     )
 
@@ -54,6 +61,7 @@ class Blob:
         self.base = base
         self.base_limit = base_limit if base else 0
         self.extents = Extents() if extents is None else extents
+        self.sums = BlockSums()
         self.upload: PartsUpload | None = None
         self.is_being_sent = False
         self.is_replaced = False
@@ -124,25 +132,44 @@ class Blob:
             # First, so that a kill in between cannot leave a part that counts as sent and is not.
             # A write behind the end makes the last part longer, by zeros.
             self.upload.wrote(min(offset, end), offset + len(view))
+        sums = self.sums.prepare(offset, view, self.size, self._pread) if view else []
         try:
             while view:
                 done = os.pwrite(self.fd, view, at)
                 at += done
                 view = view[done:]
+            self.sums.commit(offset, sums)
             reach("blob: written")
         finally:
+            if view:
+                self.sums.lose(offset, at + len(view))
             if at > offset:
                 self.extents.add(offset, at)
                 self.size = max(self.size, at)
         return self.extents.total - before
 
+    def _pread(self, offset: int, length: int) -> memoryview:
+        """Up to a block of the file, in a buffer that the next call overwrites."""
+        return _buffer[: os.preadv(self.fd, [_buffer[:length]], offset)]
+
     def fill(self, offset: int, data: bytes) -> int:
         """Put bytes of the base where nothing newer is; how many bytes the spool grew by. Raises OSError."""
         before = self.extents.total
         for start, stop in self.missing(offset, offset + len(data)):
-            os.pwrite(self.fd, data[start - offset : stop - offset], start)
+            self._put_base(start, memoryview(data)[start - offset : stop - offset])
             self.extents.add(start, stop)
         return self.extents.total - before
+
+    def _put_base(self, start: int, piece: memoryview) -> None:
+        sums = self.sums.prepare(start, piece, self.size, self._pread)
+        try:
+            done = 0
+            while done < len(piece):
+                done += os.pwrite(self.fd, piece[done:], start + done)
+        except OSError:
+            self.sums.lose(start, start + len(piece))
+            raise
+        self.sums.commit(start, sums)
 
     def truncate(self, size: int) -> int:
         """Set the size; what is cut off is gone, what is added is zero. How many bytes the spool shrank by."""
@@ -151,6 +178,8 @@ class Blob:
             self.upload.cut(size)
         elif self.upload is not None and size > self.size:
             self.upload.wrote(self.size, size)
+        if size < self.size:
+            self.sums.cut(size, self._pread)
         os.ftruncate(self.fd, size)
         reach("blob: truncated")
         if size < self.size:
@@ -158,6 +187,25 @@ class Blob:
             self.base_limit = min(self.base_limit, size)
         self.size = size
         return before - self.extents.total
+
+    def body(self, start: int, stop: int) -> FileSlice:
+        """The bytes from ``start`` to ``stop`` as a body to send, with the checksum that they must have.
+
+        Raises DamagedBlockError where a part of a block had to be read, and OSError.
+        """
+        expected = self.sums.of_range(start, stop, self._pread) if stop > start else None
+        return FileSlice(self.location, start, stop - start, expected)
+
+    def read_checked(self) -> bytes:
+        """The whole content, for small ones. Raises DamagedBlockError when the disk altered it, OSError."""
+        data = self.read(0, self.size)
+        if data and self.sums.of_range(0, self.size, self._pread) not in (None, crc64nvme(data)):
+            self.check(0, self.size)
+        return data
+
+    def check(self, start: int, stop: int) -> None:
+        """Read a range. Raises DamagedBlockError when it is not what was written, and OSError."""
+        self.sums.check(start, min(stop, self.size), self._pread)
 
     def detach(self) -> None:
         """Forget the base: every byte is here now, or holes are meant to be zero."""
@@ -205,6 +253,7 @@ class BlobFolder:
         for start, stop in blob.extents:
             _copy_range(blob.fd, copy.fd, start, stop - start)
         copy.truncate(blob.size)
+        copy.sums = blob.sums.copy()
         copy.base, copy.base_limit = blob.base, blob.base_limit
         copy.extents = Extents(blob.extents)
         reach("blob: cloned")

@@ -22,7 +22,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The desired state of one key, as long as S3 does not have it. One row of the journal.
 
     ``put``: the content of blob ``blob_id``; where ``base`` is set, bytes below ``base_limit`` that are
-    not in ``extents`` are those of ``base``. ``copy``: exactly ``source``, copied inside S3.
+    not in ``extents`` are those of ``base``; ``sums`` are its blocks' checksums, where they fit.
+    ``copy``: exactly ``source``, copied inside S3.
     ``delete``: nothing. ``seq`` is the number of the last change, ``first_seq`` of the first one
     that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under the key: ``None``
     unknown, ``ABSENT`` nothing. With ``replace_headers`` unset a copy keeps all stored with its source;
@@ -51,6 +52,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     base: ContentRef | None = None
     base_limit: int = 0
     extents: list[tuple[int, int]] = []
+    sums: bytes = b""
     source: ContentRef | None = None
     headers: ObjectHeaders | None = None
     replace_headers: bool = True
@@ -104,6 +106,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.base = None
         self.base_limit = 0
         self.extents = []
+        self.sums = b""
         self.upload_id = ""
         self.detach = False
 

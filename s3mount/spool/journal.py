@@ -33,7 +33,20 @@ MIGRATIONS = (
     -- Multipart uploads begun and neither completed nor aborted, so that none is left to be paid for.
     CREATE TABLE upload (upload_id TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    -- Checksums of the blocks of blobs above 64 MiB, so many in a row; smaller ones have theirs in the change.
+    CREATE TABLE sums (
+        blob_id TEXT NOT NULL, chunk INTEGER NOT NULL, body BLOB NOT NULL,
+        PRIMARY KEY (blob_id, chunk)
+    ) WITHOUT ROWID;
+    -- Blobs of which blocks with a stored checksum may have changed since: theirs say nothing.
+    CREATE TABLE unsettled (blob_id TEXT PRIMARY KEY) WITHOUT ROWID;
+    """,
 )
+
+
+SumsRow = tuple[str, int, bytes]
+"""Blob id, chunk number, and the chunk's checksums."""
 
 
 class DamagedRow(NamedTuple):
@@ -110,18 +123,55 @@ class Journal:
                 "DELETE FROM change WHERE CAST(key AS BLOB) = ?", [(row.raw_key,) for row in rows]
             )
 
-    def record(self, changes: Iterable[Change], removed: Iterable[Key] = ()) -> None:
-        """Write ``changes`` and take the rows of ``removed`` away, all or nothing. Raises LocalDiskError."""
+    def record(
+        self,
+        changes: Iterable[Change],
+        removed: Iterable[Key] = (),
+        *,
+        sums: Sequence[SumsRow] = (),
+        settled: Sequence[str] = (),
+    ) -> None:
+        """Write ``changes`` and ``sums``, take the rows of ``removed`` away, all or nothing.
+
+        The blobs in ``settled`` are known to have the checksums that are stored then. Raises LocalDiskError.
+        """
         encode = self._encode
         rows = [(change.key, change.seq, encode(change)) for change in changes]
         gone = [(key,) for key in removed]
-        if len(rows) + len(gone) == 1:
+        if len(rows) + len(gone) == 1 and not sums and not settled:
             # One statement is its own transaction: half the time of BEGIN, INSERT, COMMIT.
             self._single(rows, gone)
             return
         with self._transaction() as database:
             database.executemany("DELETE FROM change WHERE key = ?", gone)
             database.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?)", rows)
+            database.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", sums)
+            database.executemany("DELETE FROM unsettled WHERE blob_id = ?", [(b,) for b in settled])
+
+    def unsettle(self, blob_id: str) -> None:
+        """The blob's checksums are not to be trusted until they are recorded again. Raises LocalDiskError."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO unsettled VALUES (?)", (blob_id,))
+
+    def unsettled(self) -> set[str]:
+        """The blobs whose checksums are not to be trusted."""
+        return {blob_id for (blob_id,) in self._database.execute("SELECT blob_id FROM unsettled")}
+
+    def sums(self, blob_id: str) -> dict[int, bytes]:
+        """The checksums of a large blob, by chunk."""
+        found = self._database.execute("SELECT chunk, body FROM sums WHERE blob_id = ?", (blob_id,))
+        return dict(found.fetchall())
+
+    def blobs_with_sums(self) -> set[str]:
+        """The blobs that have rows of checksums."""
+        return {found for (found,) in self._database.execute("SELECT DISTINCT blob_id FROM sums")}
+
+    def forget_sums(self, blob_ids: Iterable[str]) -> None:
+        """Forget the checksums of blobs that are gone. Repeatable. Raises LocalDiskError."""
+        gone = [(blob_id,) for blob_id in blob_ids]
+        with self._transaction() as database:
+            database.executemany("DELETE FROM sums WHERE blob_id = ?", gone)
+            database.executemany("DELETE FROM unsettled WHERE blob_id = ?", gone)
 
     def _single(self, rows: list[tuple[Key, int, bytes]], gone: list[tuple[Key]]) -> None:
         try:

@@ -36,7 +36,8 @@ class Labels:
         """Let ``blob`` say that it is for ``change``. Best effort: never raises."""
         if not self._is_possible:
             return
-        label = self._encode(change)
+        # Without checksums: who reads it cannot know whether the bytes changed since.
+        label = self._encode(msgspec.structs.replace(change, sums=b""))
         if len(label) > SIZE_BYTES_MAX:
             self.clear(blob)
             return

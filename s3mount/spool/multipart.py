@@ -7,17 +7,24 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError, StoreError
+from s3mount.errors import (
+    DamagedBodyError,
+    NoSuchKeyError,
+    PreconditionFailedError,
+    S3MountError,
+    StoreError,
+)
 from s3mount.flow.parts import PartPlan
-from s3mount.refs import ByteRange, Condition, FileSlice, Key, PartInfo, PutResult
+from s3mount.refs import ByteRange, Condition, Key, PartInfo, PutResult
 from s3mount.s3.checksums import multipart_etag
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.hooks import Hooks
-from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain
+from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain, damage_of
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
+from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -65,11 +72,6 @@ class MultipartSender:
         """Run ``task`` in the background until the sender stops; it must not raise."""
         if self._nursery is not None:
             self._nursery.start_soon(task)
-
-    @staticmethod
-    def slice_of(blob: Blob, start: int, stop: int) -> FileSlice:
-        """The bytes of ``blob`` from ``start`` to ``stop``, as a body."""
-        return FileSlice(blob.location, start, stop - start)
 
     # ----------------------------------------------------------------- streaming
 
@@ -243,9 +245,11 @@ class MultipartSender:
             upload.failed(index)
             return
         try:
-            part = await self._store.upload_part(
-                upload.key, upload.upload_id, index + 1, self.slice_of(blob, span.start, stop)
-            )
+            body = blob.body(span.start, stop)
+            part = await self._store.upload_part(upload.key, upload.upload_id, index + 1, body)
+        except (DamagedBodyError, DamagedBlockError) as error:
+            upload.failed(index)
+            raise damage_of(blob, span.start, stop, error) from error
         except BaseException:
             upload.failed(index)
             raise

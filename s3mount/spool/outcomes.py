@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from s3mount.errors import S3MountError, StoreError
 from s3mount.refs import ContentRef, Key, PutResult
+from s3mount.spool.blobs import Blob
+from s3mount.spool.sums import DamagedBlockError
+
+log = logging.getLogger(__name__)
 
 
 class Stored(NamedTuple):
@@ -35,6 +40,26 @@ class NothingLeftError(StoreError):
 
 class BaseGoneError(S3MountError):
     """The version that a change is laid over cannot be read any more."""
+
+
+class DamagedBlobError(S3MountError):
+    """The disk altered what was written to the spool: it must not be sent, and waits for a person."""
+
+
+def damage_of(blob: Blob, start: int, stop: int, error: Exception) -> S3MountError:
+    """What it means that a body from ``start`` to ``stop`` was not as expected.
+
+    The file may have been written while it was read: then it is as it should be now. Raises OSError.
+    """
+    try:
+        blob.check(start, stop)
+    except DamagedBlockError as found:
+        return DamagedBlobError(
+            f"its bytes at {found.offset} in {blob.location} are not those that were written (a failing "
+            "disk?), so it is not sent: write the file again, or discard it"
+        )
+    log.info("%s was written while it was read: %s", blob.location, error)
+    return TryAgain("written while it was read")
 
 
 class StaleUploadError(StoreError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from s3mount.errors import (
     ConflictError,
+    DamagedBodyError,
     NoSuchKeyError,
     PreconditionFailedError,
     S3MountError,
@@ -23,8 +24,10 @@ from s3mount.spool.outcomes import (
     NothingLeftError,
     Stored,
     TryAgain,
+    damage_of,
 )
 from s3mount.spool.spool import Spool
+from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
 
 
@@ -234,12 +237,17 @@ class Sender:
             raise TryAgain("changed while it was completed")
         if blob.size <= INLINE_BODY_BYTES_MAX:
             # Read at once, so that a write meanwhile cannot mix two states.
-            return await self._put_body(change, blob.read(0, blob.size), condition)
+            try:
+                body: Body = blob.read_checked()
+            except DamagedBlockError as error:
+                raise damage_of(blob, 0, blob.size, error) from error
+            return await self._put_body(change, body, condition)
         # A write meanwhile goes to a copy, for the same reason.
         blob.is_being_sent = True
         try:
-            body = self.multipart.slice_of(blob, 0, blob.size)
-            return await self._put_body(change, body, condition)
+            return await self._put_body(change, blob.body(0, blob.size), condition)
+        except (DamagedBodyError, DamagedBlockError) as error:
+            raise damage_of(blob, 0, blob.size, error) from error
         finally:
             blob.is_being_sent = False
             if blob.is_replaced:

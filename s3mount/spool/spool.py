@@ -91,8 +91,9 @@ class Spool:
         spool = cls(folder, size_bytes_max=size_bytes_max, offload=offload)
         changes, damaged = spool.journal.load()
         on_disk = spool.blobs.sizes()
+        unsettled = spool.journal.unsettled()
         for change in changes:
-            spool._recover(change, on_disk.get(change.blob_id))
+            spool._recover(change, on_disk.get(change.blob_id), unsettled)
         orphans = on_disk.keys() - {change.blob_id for change in changes}
         paths = [spool.blobs.path_of(blob_id) for blob_id in orphans]
         try:
@@ -101,20 +102,35 @@ class Spool:
             raise LocalDiskError(f"cannot set damage aside in {folder}: {error}") from error
         spool.journal.remove_damaged([row for row in damaged if row.key not in spool.changes])
         spool.damages = salvage.damages(folder)
+        leftovers = (spool.journal.blobs_with_sums() | unsettled) - spool.live_blobs.keys()
+        if leftovers:
+            spool.journal.forget_sums(leftovers)
+        spool._report_unsummed()
         return spool
+
+    def _report_unsummed(self) -> None:
+        unsummed = sum(blob.sums.has_unknown for blob in self.live_blobs.values())
+        if unsummed:
+            log.warning(
+                "%d pending files were being written when s3mount ended, or are from an older release: "
+                "checksums are computed from what the disk has of them now",
+                unsummed,
+            )
 
     def _adopt(self, change: Change) -> None:
         """Take over a change that only its blob's label tells of, in place of an earlier one of the key."""
         earlier = self.changes.get(change.key)
         if earlier is not None:
             self._unindex(earlier)
-        self._recover(change, self.blobs.size_of(change.blob_id))
-        self.journal.record([change])
+        self._recover(change, self.blobs.size_of(change.blob_id), set())
+        if change.blob_id:
+            self._describe_blob(change)
+        self._journal([change])
         blob = self.live_blobs.get(earlier.blob_id) if earlier is not None else None
         if blob is not None:
             self.drop_blob(blob)
 
-    def _recover(self, change: Change, on_disk_bytes: int | None) -> None:
+    def _recover(self, change: Change, on_disk_bytes: int | None, unsettled: set[str]) -> None:
         """Take over a change. ``on_disk_bytes`` is the size of its blob's file, ``None`` when that is gone."""
         self._seq = max(self._seq, change.seq)
         if change.state in (State.SENDING, State.OPEN):
@@ -137,9 +153,16 @@ class Spool:
                 log.error("the blob of pending %r is gone: %s", change.key, blob.location)
                 change.state = State.PARKED
                 change.error = f"its content {blob.location} is gone from the spool"
-            elif on_disk_bytes != blob.size:
+            blob.sums.is_unsettled = blob.id in unsettled
+            if not blob.sums.is_unsettled:
+                rows = {0: change.sums} if change.sums else {}
+                if change.size and not rows:
+                    rows = self.journal.sums(blob.id)
+                blob.sums.recover(rows, change.size)
+            if on_disk_bytes not in (None, blob.size):
                 self._follow_disk(change, blob, on_disk_bytes)
-            self.live_blobs[blob.id] = blob
+            blob.sums.mark_unknown(blob.extents)
+            self._take_in(blob)
             self.used_bytes += blob.extents.total
         self._index(change)
         reach("recovery: change taken over")
@@ -149,6 +172,10 @@ class Spool:
         """Kill -9 came after writes or a truncate that were not journalled yet: the file is as they left it."""
         if on_disk_bytes > blob.size:
             blob.extents.add(blob.size, on_disk_bytes)
+        elif on_disk_bytes < blob.size and blob.sums.is_settled:
+            # Not by us: it keeps its size, is found to be damaged when it is its turn, and waits for a person.
+            log.error("%r is shorter on disk than it was written: %s", change.key, blob.path)
+            return
         elif on_disk_bytes < blob.size:
             log.warning("%r was cut to %d bytes and not closed", change.key, on_disk_bytes)
             blob.extents.cut(on_disk_bytes)
@@ -193,7 +220,7 @@ class Spool:
                 _inherit_tries(change, earlier)
         unused = self._losing_blobs(new, gone)
         self._label(new, unused)
-        self.journal.record(new, gone)
+        self._journal(new, gone)
         reach("spool: recorded")
         for key in gone:
             self._unindex(self.changes[key])
@@ -250,7 +277,7 @@ class Spool:
         self._unindex(change)
         self._index(change)
         self._label([change], [])
-        self.journal.record([change])
+        self._journal([change])
         reach("spool: saved")
 
     def _label(self, changes: Iterable[Change], unused: Iterable[Blob]) -> None:
@@ -262,6 +289,18 @@ class Spool:
         for blob in unused:
             self._labels.clear(blob)
         reach("spool: labelled")
+
+    def _journal(self, changes: list[Change], removed: Iterable[Key] = ()) -> None:
+        """Write changes and what is known of their blobs' bytes. Raises LocalDiskError."""
+        blobs = [self.live_blobs[change.blob_id] for change in changes if change.blob_id]
+        sums = [
+            (blob.id, number, body) for blob in blobs for number, body in blob.sums.dirty_rows()
+        ]
+        settled = [blob.id for blob in blobs if blob.sums.is_unsettled]
+        self.journal.record(changes, removed, sums=sums, settled=settled)
+        for change in changes:
+            if change.blob_id:
+                self.live_blobs[change.blob_id].sums.settled(change.size, change.sums)
 
     def finish(self, change: Change) -> None:
         """S3 has ``change``: forget it. Raises LocalDiskError."""
@@ -281,6 +320,7 @@ class Spool:
     def _describe_blob(self, change: Change) -> None:
         blob = self.live_blobs[change.blob_id]
         change.size = blob.size
+        change.sums = blob.sums.row()
         change.base = blob.base
         change.base_limit = blob.base_limit
         change.extents = list(blob.extents) if blob.base is not None else [(0, blob.size)]
@@ -381,13 +421,21 @@ class Spool:
     def new_blob(self) -> Blob:
         """A new, empty blob. Raises OSError."""
         blob = self.blobs.create()
-        self.live_blobs[blob.id] = blob
+        self._take_in(blob)
         return blob
+
+    def _take_in(self, blob: Blob) -> None:
+        self.live_blobs[blob.id] = blob
+        blob.sums.blob_id, blob.sums.on_unsettled = blob.id, self._unsettle
+
+    def _unsettle(self, blob_id: str) -> None:
+        self.journal.unsettle(blob_id)
+        reach("blob: unsettled")
 
     def clone_blob(self, blob: Blob) -> Blob:
         """A copy of ``blob`` to go on writing in. Raises OSError."""
         copy = self.blobs.clone(blob)
-        self.live_blobs[copy.id] = copy
+        self._take_in(copy)
         self.grew(copy.extents.total)
         return copy
 
@@ -398,6 +446,11 @@ class Spool:
         self.grew(-blob.extents.total)
         if not keep_file:
             self.blobs.remove(blob)
+        if blob.sums.has_rows:
+            try:
+                self.journal.forget_sums([blob.id])
+            except LocalDiskError as error:
+                log.info("checksums of a blob that is gone stay until the next start: %s", error)
 
     def grew(self, size_bytes: int) -> None:
         """Blobs take ``size_bytes`` more (or less); wakes writers that wait for room."""

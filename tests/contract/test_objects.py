@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from s3mount.errors import (
+    DamagedBodyError,
     NoSuchKeyError,
     PreconditionFailedError,
     RangeError,
@@ -16,6 +17,7 @@ from s3mount.errors import (
     StoreError,
 )
 from s3mount.refs import ByteRange, Condition, ContentRef, FileSlice, ObjectHeaders
+from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from tests.contract.subjects import Subject
 
@@ -453,5 +455,29 @@ def test_storage_class_and_defaults_read_back_alike(subject: Subject) -> None:
         assert msgspec.structs.replace(listed, last_modified_ns=0) == msgspec.structs.replace(
             expected, last_modified_ns=0
         )
+
+    subject.run(body)
+
+
+def test_a_body_that_is_not_as_expected_is_not_sent(subject: Subject, tmp_path: Path) -> None:
+    """The checksum travels with the place of the bytes, whoever reads them."""
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 2_000_000)
+    right = FileSlice(str(source), 100, 1_500_000, crc64nvme(b"x" * 1_500_000))
+
+    async def body(store: Store) -> None:
+        await store.put("key", right, PLAIN)
+        upload_id = await store.create_multipart("key", PLAIN)
+        await store.upload_part("key", upload_id, 1, right)
+        with source.open("r+b") as file:
+            file.seek(1_000_000)
+            file.write(b"y")
+        with pytest.raises(DamagedBodyError):
+            await store.put("key", right, PLAIN)
+        with pytest.raises(DamagedBodyError):
+            await store.upload_part("key", upload_id, 2, right)
+        assert [part.number for part in await store.list_parts("key", upload_id)] == [1]
+        await store.abort_multipart("key", upload_id)
+        assert (await store.get("key", byte_range=ByteRange(999_900, 1)))[1] == b"x"
 
     subject.run(body)
