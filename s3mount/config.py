@@ -67,6 +67,7 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     fsync: Literal["local", "s3"] = "local"
     write_through: bool = False
     fast_loop: bool = True
+    dedupe: bool = True
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work together."""

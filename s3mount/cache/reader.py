@@ -121,6 +121,18 @@ class CacheReader:
             self._shelf.let_go(entry)
             raise
 
+    def is_whole(self, ref: ContentRef) -> bool:
+        """Is every byte of it on the disk, or in memory? Asks S3 for nothing."""
+        if ref.size == 0:
+            return True
+        entry = self._shelf.find(ref)
+        try:
+            if entry.small:
+                return entry.body is not None or self._shelf.load_body(entry) is not None
+            return entry.whole
+        finally:
+            self._shelf.let_go(entry)
+
     def unpin(self, ref: ContentRef) -> None:
         """Undo one ``materialize`` of this content. No effect when it is not pinned."""
         entry = self._shelf.active(ref)

@@ -113,6 +113,11 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     default=60.0,
     help="Time to send what is left when told to stop.  [default: 60s]",
 )
+@option(
+    "--dedupe/--no-dedupe",
+    default=True,
+    help="Let S3 copy what it has already.  [default: dedupe]",
+)
 @option("--no-fast-loop", is_flag=True, help="Never poll for the next request.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is mounted.")
 @click.option("--ready-fd", type=int, hidden=True)
@@ -177,6 +182,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         fsync=values["fsync"],
         write_through=values["write_through"],
         fast_loop=not values["no_fast_loop"],
+        dedupe=values["dedupe"],
         cache_dir=_absolute(values["cache_dir"]) or str(default_cache_dir()),
     )
     base = _absolute(values["state_dir"]) or str(default_state_dir())

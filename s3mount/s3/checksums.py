@@ -23,6 +23,9 @@ from s3mount.s3.headers import is_md5_etag
 _T = TypeVar("_T")
 
 CRC_HEADER = "x-amz-checksum-crc64nvme"
+BLOCK_SHIFT = 17
+BLOCK_BYTES = 1 << BLOCK_SHIFT
+"""Contents are known by the CRC64NVME of each 128 KiB."""
 READ_BYTES = 1 << 20
 INLINE_BYTES_MAX = 256 * 1024
 """Files up to this size are digested in the loop: a thread costs 124 us, this 10 to 40."""

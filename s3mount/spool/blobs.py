@@ -9,10 +9,10 @@ from pathlib import Path
 
 from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef, FileSlice
-from s3mount.s3.checksums import crc64nvme
+from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
 from s3mount.spool.extents import Extents
 from s3mount.spool.parts import PartsUpload
-from s3mount.spool.sums import BLOCK_BYTES, BlockSums
+from s3mount.spool.sums import BlockSums
 from s3mount.steps import reach
 
 COPY_CHUNK_BYTES = 8 << 20

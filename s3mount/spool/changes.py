@@ -26,7 +26,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     ``copy``: exactly ``source``, copied inside S3.
     ``delete``: nothing. ``seq`` is the number of the last change, ``first_seq`` of the first one
     that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under the key: ``None``
-    unknown, ``ABSENT`` nothing. With ``replace_headers`` unset a copy keeps all stored with its source;
+    unknown, ``ABSENT`` nothing; ``expected_size`` is that object's, negative when unknown.
+    With ``replace_headers`` unset a copy keeps all stored with its source;
     ``headers`` are those known of the object that is replaced, so that foreign metadata survive.
     ``content_seq`` is the seq of the last change of the bytes (later ones changed attributes only).
     ``upload_id`` names an unfinished multipart upload of the blob, begun with ``upload_attributes``
@@ -58,6 +59,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     replace_headers: bool = True
     storage_class: str | None = None
     expected: ETag | None = None
+    expected_size: int = -1
     upload_id: str = ""
     upload_attributes: Attributes | None = None
     upload_streamed: bool = False

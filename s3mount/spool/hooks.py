@@ -32,6 +32,17 @@ class Hooks(Protocol):
         """``change`` is about to destroy what S3 holds under its key. Raises S3MountError."""
         ...
 
+    async def find_in_s3(self, change: Change) -> ContentRef | None:
+        """A version in S3 that was proven to have exactly the bytes of ``change``'s blob, if one is known.
+
+        Raises S3MountError and OSError when the blob cannot be read.
+        """
+        ...
+
+    def not_in_s3(self, key: Key) -> None:
+        """What ``find_in_s3`` said of ``key`` does not hold (any more)."""
+        ...
+
     def uploaded(self, change: Change, result: PutResult | None) -> None:
         """S3 has exactly ``change``, which is no longer pending; ``None`` for a deletion."""
         ...

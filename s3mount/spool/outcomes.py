@@ -14,10 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class Stored(NamedTuple):
-    """What S3 has now: the answer, and how many bytes that were."""
+    """What S3 has now: the answer, and how many bytes that were. ``is_copied``: it had them already."""
 
     result: PutResult
     size: int
+    is_copied: bool = False
 
     def ref(self, key: Key) -> ContentRef:
         """The bytes, under ``key``."""

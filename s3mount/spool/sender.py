@@ -6,15 +6,22 @@ somebody else. What follows from the outcome is the uploader's business.
 
 from __future__ import annotations
 
+import logging
+
 from s3mount.errors import (
+    AccessDeniedError,
+    ArchivedError,
     ConflictError,
     DamagedBodyError,
     NoSuchKeyError,
     PreconditionFailedError,
+    RejectedError,
     S3MountError,
 )
 from s3mount.refs import ANY, Body, Condition, ContentRef, Key, ObjectInfo, PutResult
+from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.multipart import MultipartSender
@@ -29,10 +36,16 @@ from s3mount.spool.outcomes import (
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
+from s3mount.transfer.digest import etag_if_put
+
+log = logging.getLogger(__name__)
 
 
 class Sender:
-    """Sends single changes of ``spool`` to ``store``; bodies of more than ``part_bytes`` by ``multipart``."""
+    """Sends single changes of ``spool`` to ``store``; bodies of more than ``part_bytes`` by ``multipart``.
+
+    ``is_source_guarded``: the store is known to refuse a copy whose source is another version by now.
+    """
 
     def __init__(
         self,
@@ -48,6 +61,7 @@ class Sender:
         self._hooks = hooks
         self._part_bytes = part_bytes
         self.multipart = multipart
+        self.is_source_guarded = False
 
     async def perform(self, change: Change) -> Stored | None:
         """One try of ``change`` as it is now: what S3 has then, ``None`` after a deletion.
@@ -229,6 +243,9 @@ class Sender:
         if blob is None:
             return await self._put_body(change, b"", condition)
         self.multipart.drop_unused(change, blob)
+        stored = await self._copy_known(change, blob, condition)
+        if stored is not None:
+            return stored
         if blob.upload is not None or blob.size > self._part_bytes:
             return Stored(*await self.multipart.send(change, blob, condition))
         seq = change.seq
@@ -252,6 +269,54 @@ class Sender:
             blob.is_being_sent = False
             if blob.is_replaced:
                 self._spool.drop_blob(blob)
+
+    async def _copy_known(self, change: Change, blob: Blob, condition: Condition) -> Stored | None:
+        """Let S3 copy the content of ``change`` from where it has it already; ``None``: it has to be sent.
+
+        Raises TryAgain when the content changes meanwhile, and S3MountError.
+        """
+        if blob.upload is not None:
+            return None
+        content_seq = change.content_seq
+        source = await self._hooks.find_in_s3(change)
+        if change.content_seq != content_seq or change.blob_id != blob.id:
+            raise TryAgain("changed while it was compared")
+        if source is None:
+            return None
+        change.note_try(_ctime_ns(change))
+        headers = self._hooks.headers_of(change)
+        try:
+            result = await self._store.copy(source, change.key, headers, condition=condition)
+            reach("copy: answered")
+            if await self._is_copy_of(blob, source, result):
+                return Stored(result, blob.size, is_copied=True)
+            # The store heeds no condition on the source, and somebody replaced it at this very moment.
+            change.expected = result.etag
+        except (
+            PreconditionFailedError,
+            NoSuchKeyError,
+            RejectedError,
+            AccessDeniedError,
+            ArchivedError,
+        ) as error:
+            log.info(
+                "%r is sent, as S3 does not copy it from %r: %s", change.key, source.key, error
+            )
+        self._hooks.not_in_s3(source.key)
+        if change.content_seq != content_seq:
+            raise TryAgain("changed while it was copied")
+        if change.expected is not None and condition != self.condition_of(change):
+            raise TryAgain("it was copied from something else")
+        return None
+
+    async def _is_copy_of(self, blob: Blob, source: ContentRef, result: PutResult) -> bool:
+        """Was it ``source``, and not what replaced it just then, that was copied? Raises S3MountError."""
+        if self.is_source_guarded or result.etag == source.etag or source.version_id is not None:
+            return True
+        if is_md5_etag(result.etag) and await etag_if_put(blob.location, blob.size) == result.etag:
+            return True
+        there = await self._head(source.key)
+        return there is not None and there.etag == source.etag
 
     async def _put_body(self, change: Change, body: Body, condition: Condition) -> Stored:
         change.note_try(_ctime_ns(change))

@@ -16,9 +16,8 @@ from typing import NamedTuple
 from awscrt import checksums as crt
 
 from s3mount.refs import Checksum
+from s3mount.s3.checksums import BLOCK_BYTES, BLOCK_SHIFT
 
-BLOCK_SHIFT = 17
-BLOCK_BYTES = 1 << BLOCK_SHIFT
 CHUNK_BLOCKS = 512
 CHUNK_BYTES = CHUNK_BLOCKS * BLOCK_BYTES
 """What one journal row tells of: 64 MiB of a blob in 8 KiB."""
@@ -209,6 +208,11 @@ class BlockSums:
                 crc = crt.crc64nvme(_ZEROS[: b - length], crc)
             total = crt.combine_crc64nvme(total, crc, b)
         return as_checksum(total)
+
+    def crc_of_block(self, block: int) -> int | None:
+        """The CRC64NVME of a block that is written to its end; ``None`` where it is unknown."""
+        crc, length = self.get(block)
+        return crc if length == BLOCK_BYTES else None
 
     def blocks(self, size: int) -> Iterator[int | None]:
         """The CRC64NVME of each block of a file of ``size`` bytes, ``None`` where it is unknown."""

@@ -90,6 +90,8 @@ class Uploader:
         self.counters = {
             "uploads": 0,
             "uploaded_bytes": 0,
+            "deduplicated": 0,
+            "saved_bytes": 0,
             "postponed": 0,
             "parked": 0,
             "conflicts": 0,
@@ -268,7 +270,11 @@ class Uploader:
 
     def _succeeded(self, change: Change, key: str, seq: int, stored: Stored | None) -> None:
         self.counters["uploads"] += 1
-        self.counters["uploaded_bytes"] += change.size if change.op == "put" else 0
+        if stored is not None and stored.is_copied:
+            self.counters["deduplicated"] += 1
+            self.counters["saved_bytes"] += stored.size
+        else:
+            self.counters["uploaded_bytes"] += change.size if change.op == "put" else 0
         current = self._spool.changes.get(key)
         result = None if stored is None else stored.result
         etag = ABSENT if result is None else result.etag
@@ -281,6 +287,7 @@ class Uploader:
             return
         change.forget_failures()
         change.expected = etag
+        change.expected_size = -1 if stored is None else stored.size
         if stored is not None and change.content_seq <= seq and not self._carried(change, seq):
             self._only_attributes_left(change, stored.ref(key))
             return

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import trio
 
 from s3mount.cache.reader import ReadHandle
+from s3mount.dedupe.follower import Follower
+from s3mount.dedupe.reading import Track
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError
 from s3mount.refs import ContentRef
 from s3mount.spool.blobs import Blob
@@ -46,12 +48,14 @@ class OpenFile:
 
     __slots__ = (
         "blob",
+        "follower",
         "handles",
         "lock",
         "node",
         "pinned",
         "reader",
         "stream_at",
+        "track",
         "writers",
         "wrote",
     )
@@ -65,6 +69,8 @@ class OpenFile:
         self.writers = 0
         self.wrote = False
         self.stream_at = 0
+        self.track: tuple[ContentRef, Track | None] | None = None
+        self.follower: tuple[str, Follower | None] | None = None
         self.lock = trio.Lock()
 
 
@@ -220,9 +226,21 @@ class Contents:
             return b""
         reader = self._reader_of(file, node.content)
         data = reader.read_now(offset, length)
-        if data is not None:
-            return data
-        return await self._read_pinned(file, offset, length)
+        if data is None:
+            data = await self._read_pinned(file, offset, length)
+        self._follow_reading(file, offset, data)
+        return data
+
+    def _follow_reading(self, file: OpenFile, offset: int, data: bytes) -> None:
+        """Learn what the content is, in case it is written elsewhere."""
+        content = file.node.content
+        if content is None:
+            return
+        if file.track is None or file.track[0] != content:
+            file.track = (content, self._state.known.track(content))
+        track = file.track[1]
+        if track is not None and self._state.known.saw(track, offset, data):
+            file.track = (content, None)
 
     def _reader_of(self, file: OpenFile, content: ContentRef) -> ReadHandle:
         if file.reader is None:
@@ -356,8 +374,18 @@ class Contents:
         if change is None or self.uploader is None or looks_temporary(file.node.name):
             return
         multipart = self.uploader.multipart
-        if multipart.is_worth_streaming(blob):
+        if multipart.is_worth_streaming(blob) and not self._is_known_so_far(file, blob):
             multipart.grown(change, blob)
+
+    def _is_known_so_far(self, file: OpenFile, blob: Blob) -> bool:
+        """Does it go like a content that S3 has? Then it may turn out that nothing is to be sent."""
+        if blob.upload is not None:
+            return False
+        known = self._state.known
+        if file.follower is None or file.follower[0] != blob.id:
+            file.follower = (blob.id, known.follower(blob))
+        follower = file.follower[1]
+        return follower is not None and known.goes_on(follower, blob)
 
     async def _wait_for_room(self, size_bytes: int) -> None:
         """Slow a writer down while the spool is full. Raises OSError (ENOSPC) when nothing moves."""
@@ -423,9 +451,15 @@ class Contents:
                 headers=node.headers,
                 storage_class=node.storage_class,
                 expected=self.expected_of(node, earlier),
+                expected_size=self._expected_size(node, earlier),
                 first_seq=earlier.first_seq if earlier else 0,
             )
         )
+
+    def _expected_size(self, node: Node, change: Change | None) -> int:
+        if change is not None:
+            return change.expected_size
+        return node.content.size if node.content is not None else -1
 
     def expected_of(self, node: Node, change: Change | None) -> str | None:
         """What S3 is believed to hold under the key of ``node``."""

@@ -16,6 +16,7 @@ import trio
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
+from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import S3MountError
 from s3mount.refs import Capabilities
 from s3mount.s3.store import Store
@@ -30,6 +31,7 @@ from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.directories import OWN_DATE_SLACK_NS, Directories
+from s3mount.vfs.known import KnownContent
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.state import OWN_NAME, MountState
@@ -63,14 +65,17 @@ class Filesystem:
     ) -> None:
         clock = clock or SystemClock()
         mounted_ns = clock.now_ns()
+        memory_path = memory_path or Path(config.cache_dir) / "attributes.sqlite"
+        index = ContentIndex(memory_path.with_name("contents.sqlite")) if config.dedupe else None
         state = MountState(
             config=config,
             store=store,
             spool=spool,
             reader=reader,
-            memory=HeadMemory(memory_path or Path(config.cache_dir) / "attributes.sqlite"),
+            memory=HeadMemory(memory_path),
             clock=clock,
             nodes=None,  # type: ignore[arg-type]
+            known=KnownContent(spool, reader, index, part_bytes=config.part_bytes),
             mounted_ns=mounted_ns,
         )
         state.nodes = Nodes(config.prefix, state.file_attributes(mounted_ns, stat.S_IFDIR))
@@ -112,6 +117,7 @@ class Filesystem:
         finally:
             self.state.nursery = None
             self.state.memory.close()
+            self.state.known.close()
 
     async def _upload(self, probed: trio.Event) -> None:
         """Upload for ever; while the store's habits are unknown it looks before each conditional write."""
@@ -123,6 +129,7 @@ class Filesystem:
         """Learn what conditions the store honours."""
         try:
             found = await self._capabilities()
+            self.uploader.sender.is_source_guarded = found.copy_source_condition is True
             self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}

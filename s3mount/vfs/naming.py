@@ -285,6 +285,10 @@ class Naming:
         batch = Batch()
         replaced_blob = self._blob_of(target) if target is not None else None
         self._plan_move(node, old_key, new_key, expected, batch)
+        if target is not None and target.content is not None:
+            for change in batch.changes:
+                if change.key == new_key:
+                    change.expected_size = target.content.size
         self._unwind(batch)
         reach("rename: file recorded")
         if target is not None:
@@ -311,6 +315,7 @@ class Naming:
                 change,
                 key=new_key,
                 expected=expected,
+                expected_size=-1,
                 upload_id="",
                 tried=[],
                 content_seq=0,

@@ -18,6 +18,7 @@ from s3mount.spool.changes import Change
 from s3mount.spool.spool import Spool
 from s3mount.tree.memory import HeadMemory
 from s3mount.tree.nodes import Node, Nodes
+from s3mount.vfs.known import KnownContent
 
 OWN_NAME = ".s3mount"
 """The one name at the mount's top that is s3mount's own and not shown. The bucket's top has no key that
@@ -35,6 +36,7 @@ class MountState:
     memory: HeadMemory
     clock: WallClock
     nodes: Nodes
+    known: KnownContent
     mounted_ns: int
     nursery: trio.Nursery | None = None
     is_written: Callable[[Node], bool] = lambda node: False

@@ -66,11 +66,20 @@ class UploadHooks:
         """See ``Hooks.before_replace``."""
         await self._contents.keep_readable(change)
 
+    async def find_in_s3(self, change: Change) -> ContentRef | None:
+        """See ``Hooks.find_in_s3``."""
+        return await self._state.known.find(change)
+
+    def not_in_s3(self, key: Key) -> None:
+        """See ``Hooks.not_in_s3``."""
+        self._state.known.gone(key)
+
     def uploaded(self, change: Change, result: PutResult | None) -> None:
         """See ``Hooks.uploaded``."""
         for finished in self._state.on_finished:
             finished(change.key)
         if result is None:
+            self._state.known.gone(change.key)
             return
         self._stored(change, result)
 
@@ -78,6 +87,7 @@ class UploadHooks:
         """See ``Hooks.uploaded_earlier``."""
         for finished in self._state.on_finished:
             finished(change.key)
+        self._state.known.gone(change.key)
         blob = self._state.spool.live_blobs.get(change.blob_id)
         own_base = blob is not None and blob.base is not None and blob.base.key == change.key
         if blob is not None and own_base and content is not None:
@@ -89,6 +99,7 @@ class UploadHooks:
         for finished in self._state.on_finished:
             finished(change.key)
         node = self._state.find(change.key)
+        self._state.known.stored(content, self._state.spool.live_blobs.get(blob_id))
         self._place_blob(node, blob_id, content)
         if node is not None and not node.is_directory:
             node.content = content
@@ -112,6 +123,9 @@ class UploadHooks:
         ref = ContentRef(change.key, result.etag, size, result.version_id)
         if change.op == "copy" and change.source is not None:
             self._state.reader.relabel(change.source, ref)
+            self._state.known.copied(change.source, ref)
+        else:
+            self._state.known.stored(ref, self._state.spool.live_blobs.get(change.blob_id))
         node = self._state.find(change.key)
         self._place_blob(node, change.blob_id, ref)
         if node is not None and not node.is_directory:

@@ -12,10 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from s3mount.s3.checksums import BLOCK_BYTES
 from s3mount.spool import sums
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.extents import Extents
-from s3mount.spool.sums import BLOCK_BYTES, DamagedBlockError, as_checksum
+from s3mount.spool.sums import DamagedBlockError, as_checksum
 
 CHUNK_BLOCKS = 4
 FAR = 6 * BLOCK_BYTES

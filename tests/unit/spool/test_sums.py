@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from s3mount.refs import Attributes
-from s3mount.s3.checksums import crc64nvme
+from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.spool import Spool
-from s3mount.spool.sums import BLOCK_BYTES, CHUNK_BYTES, DamagedBlockError
+from s3mount.spool.sums import CHUNK_BYTES, DamagedBlockError
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)
