@@ -134,6 +134,9 @@ def to_text(snapshot: Snapshot) -> str:
         lines.append("  its process cannot be asked (was it started with another S3MOUNT_RUN_DIR?)")
     else:
         lines.append(f"  {describe_pending(snapshot)}")
+    if snapshot.uploads.get("saved_bytes"):
+        saved = size_text(snapshot.uploads["saved_bytes"])
+        lines.append(f"  {saved} were not sent, as S3 had them already")
     lines.extend(_trouble(snapshot))
     lines.extend(map(_conflict, snapshot.conflicts))
     lines.extend(map(_damaged, snapshot.damaged))

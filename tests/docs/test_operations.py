@@ -26,7 +26,7 @@ def real_options() -> set[str]:
         name
         for parameter in mount.params
         if isinstance(parameter, click.Option) and not parameter.hidden
-        for name in parameter.opts
+        for name in (*parameter.opts, *parameter.secondary_opts)
     }
 
 

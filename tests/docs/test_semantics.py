@@ -20,7 +20,8 @@ def test_every_test_that_a_promise_names_exists() -> None:
             missing.append(path)
         elif function:
             tree = ast.parse(where.read_text())
-            names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            functions = ast.FunctionDef | ast.AsyncFunctionDef
+            names = {node.name for node in ast.walk(tree) if isinstance(node, functions)}
             if function not in names:
                 missing.append(f"{path}::{function}")
     assert not missing

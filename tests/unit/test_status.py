@@ -35,6 +35,12 @@ def test_nothing_pending() -> None:
     assert text == "/mnt/x: data (pid 7)\n  everything is in S3\n  state /s\n  cache /c\n  log   /l"
 
 
+def test_what_was_not_sent() -> None:
+    text = status.to_text(snapshot(uploads={"saved_bytes": 3 << 20, "deduplicated": 2}))
+    assert "3.0 MiB were not sent, as S3 had them already" in text
+    assert "not sent" not in status.to_text(snapshot(uploads={"saved_bytes": 0}))
+
+
 def test_what_is_pending_and_why() -> None:
     changes = (
         PendingChange("a/b", "put", "parked", 5, 3, "403 AccessDenied"),

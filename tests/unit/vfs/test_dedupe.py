@@ -47,7 +47,7 @@ def test_the_same_bytes_again_are_not_sent_again(tmp_path: Path, size: int) -> N
                 await mount.write("a", content)
                 await mount.sync()
             assert (sent.total, asked["copy"]) == (0, 1)
-            assert (await world.metadata("a"))["mtime"] > first["mtime"]
+            assert (await world.metadata("a"))["mtime"] > first.get("mtime", "")
             counters = mount.fs.uploader.counters
             assert (counters["deduplicated"], counters["saved_bytes"]) == (1, size)
             assert world.files() == {"a": content}
