@@ -36,6 +36,8 @@ def judge(path: Path, changes: Mapping[Key, Change]) -> Orphan:
     change = read_label(path)
     if change is None:
         return Orphan(path.name, path, size, "", None, NOBODYS)
+    # The bytes may have changed since it was written; only the journal would know.
+    change.sums = b""
     why = ""
     there = changes.get(change.key)
     if change.blob_id != path.name or change.op != "put":

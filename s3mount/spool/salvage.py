@@ -7,6 +7,7 @@ goes on. What the lost rows were about is then told by the labels of the blobs (
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -229,7 +230,11 @@ def _rebuild(folder: Path, stamp: str) -> int:
     fresh = folder / _REBUILDING
     fresh.unlink(missing_ok=True)
     with copied(folder / JOURNAL) as copy:
-        tables, _ = readable(copy)
+        tables, problem = readable(copy)
+    if problem is not None:
+        # Which checksums are void may be among what is lost: none of them counts.
+        tables["sums"] = []
+        tables["unsettled"] = [(blob_id,) for blob_id in _blob_ids(tables["change"])]
     connection = sqlite3.connect(fresh, isolation_level=None)
     try:
         for number, script in enumerate(MIGRATIONS, 1):
@@ -248,6 +253,23 @@ def _rebuild(folder: Path, stamp: str) -> int:
     fresh.rename(folder / f"{_REBUILT}{stamp}")
     _sync(folder)
     return len(tables["change"])
+
+
+def _blob_ids(rows: list[tuple[object, ...]]) -> set[str]:
+    """The blobs that rows of changes name, as far as they can be read."""
+    found = set()
+    for row in rows:
+        body = row[-1]
+        if isinstance(body, bytes):
+            with contextlib.suppress(msgspec.MsgspecError):
+                found.add(msgspec.msgpack.decode(body, type=_BlobOf).blob_id)
+    return found - {""}
+
+
+class _BlobOf(msgspec.Struct):
+    """The one field of a change that is asked for."""
+
+    blob_id: str = ""
 
 
 def _finish(folder: Path) -> None:
