@@ -62,6 +62,7 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefetch_bytes_max: int = 256 * MIB
     part_bytes: int = 8 * MIB
     uploads_max: int = 16
+    room_wait_s: float = 30.0
     upload_delay_s: float = 0.25
     on_conflict: Literal["keep-both", "overwrite", "hold"] = "keep-both"
     fsync: Literal["local", "s3"] = "local"

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from s3mount.errors import LocalDiskError
+from s3mount.errors import DiskFullError, LocalDiskError
 
 
 def open_database(
@@ -44,6 +44,13 @@ def open_database(
     except sqlite3.Error as error:
         raise LocalDiskError(f"cannot use the database {path}: {error}") from error
     return connection
+
+
+def disk_error(what: str, error: sqlite3.Error) -> LocalDiskError:
+    """What a failed statement means, a full disk told from other trouble."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kind = DiskFullError if code == sqlite3.SQLITE_FULL else LocalDiskError
+    return kind(f"{what}: {error}")
 
 
 def force_to_disk(path: Path) -> None:

@@ -35,6 +35,10 @@ class LocalDiskError(S3MountError):
     """The spool, the journal or the cache cannot be used: unwritable, damaged or full."""
 
 
+class DiskFullError(LocalDiskError):
+    """The disk below the spool, the journal or the cache has no room left."""
+
+
 class EngineError(S3MountError):
     """The engine process cannot be started or keeps dying."""
 

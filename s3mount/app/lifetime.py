@@ -24,7 +24,7 @@ from s3mount import __version__, status
 from s3mount.config import MountConfig, RunConfig
 from s3mount.daemon import registry, supervisor
 from s3mount.daemon.launch import Reporter
-from s3mount.daemon.ownership import StateLock
+from s3mount.daemon.ownership import Phase, StateLock
 from s3mount.daemon.server import ControlServer
 from s3mount.errors import LocalDiskError, MountError, S3MountError
 from s3mount.fuse import session as fuse_session
@@ -281,7 +281,7 @@ class Lifetime:
         """The mount has ended; send what is left, within bounds."""
         supervisor.notify("STOPPING=1")
         self._phase = "draining"
-        self._lock.note("draining")
+        self._note("draining")
         allowed_s = self._run.drain_timeout_s
         if self._drain_ends is not None:
             allowed_s = max(LAST_DRAIN_S, self._drain_ends - trio.current_time())
@@ -317,7 +317,7 @@ class Lifetime:
         if self._parts is None:
             return 1
         files, size_bytes = self.pending()
-        self._lock.note("ended", files, size_bytes)
+        self._note("ended", files, size_bytes)
         if not files:
             log.info("unmounted; everything is in S3")
             supervisor.notify("STATUS=everything is in S3")
@@ -331,6 +331,13 @@ class Lifetime:
             self._run.source,
         )
         return 1
+
+    def _note(self, phase: Phase, files: int = 0, size_bytes: int = 0) -> None:
+        try:
+            self._lock.note(phase, files, size_bytes)
+        except LocalDiskError as error:
+            # The journal is what counts; status only knows less of this mount.
+            log.warning("%s", error)
 
     # Signals.
 

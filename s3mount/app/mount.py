@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import tempfile
@@ -112,13 +113,18 @@ def take_state(folder: Path, mountpoint: str, source: str) -> StateLock:
 
 
 def check_writable(name: str, folder: Path) -> None:
-    """Make a folder (mode 0700) if needed and write to it. Raises LocalDiskError saying why not."""
+    """Make a folder (mode 0700) if needed and write to it. Raises LocalDiskError saying why not.
+
+    A full disk is no reason: what an earlier mount left there is what makes room, once it is sent.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"s3mount")
             file.flush()
     except OSError as error:
+        if error.errno == errno.ENOSPC and folder.is_dir():
+            return
         raise LocalDiskError(
             f"the {name} folder {folder} is not writable: {error.strerror}; "
             f"choose another with --{name}-dir"

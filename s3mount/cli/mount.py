@@ -64,6 +64,12 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @option("--cache-size", type=size, default=10 * GIB, help="Its limit.  [default: 10G]")
 @option("--state-dir", type=click.Path(), help="Where to keep what is not in S3 yet.")
 @option("--spool-size", type=size, default=100 * GIB, help="Its limit.  [default: 100G]")
+@option(
+    "--spool-wait",
+    type=seconds,
+    default=30.0,
+    help="How long a writer waits for room in it before ENOSPC.  [default: 30s]",
+)
 @option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
 @option("--prefetch-size", type=size, default=256 * MIB, help="Read ahead in all.  [default: 256M]")
 @option("--uploads", type=int, default=16, help="Uploads at once.  [default: 16]")
@@ -174,6 +180,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         storage_class=values["storage_class"],
         cache_bytes_max=values["cache_size"],
         spool_bytes_max=values["spool_size"],
+        room_wait_s=values["spool_wait"],
         prefetch_bytes_max=values["prefetch_size"],
         part_bytes=values["part_size"],
         uploads_max=values["uploads"],

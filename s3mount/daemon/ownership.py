@@ -70,8 +70,9 @@ class StateLock:
         )
         text = msgspec.json.encode(note)
         try:
-            os.ftruncate(self._fd, 0)
+            # In place: a full disk has no room for what is cut off first.
             os.pwrite(self._fd, text, 0)
+            os.ftruncate(self._fd, len(text))
         except OSError as error:
             raise LocalDiskError(f"{self._path} cannot be written: {error.strerror}") from None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from s3mount.errors import LocalDiskError
@@ -120,6 +122,16 @@ class Blob:
             data += bytes(length - len(data))
         return data
 
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """What is read to be sent leaves no descriptor open that was not."""
+        was_open = self._fd >= 0
+        try:
+            yield
+        finally:
+            if not was_open:
+                self.release()
+
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Put ``data`` at ``offset``; how many bytes the spool grew by. Raises OSError (ENOSPC...).
 
@@ -193,19 +205,25 @@ class Blob:
 
         Raises DamagedBlockError where a part of a block had to be read, and OSError.
         """
-        expected = self.sums.of_range(start, stop, self._pread) if stop > start else None
+        with self._as_it_was():
+            expected = self.sums.of_range(start, stop, self._pread) if stop > start else None
         return FileSlice(self.location, start, stop - start, expected)
 
     def read_checked(self) -> bytes:
         """The whole content, for small ones. Raises DamagedBlockError when the disk altered it, OSError."""
-        data = self.read(0, self.size)
-        if data and self.sums.of_range(0, self.size, self._pread) not in (None, crc64nvme(data)):
-            self.check(0, self.size)
+        with self._as_it_was():
+            data = self.read(0, self.size)
+            if data and self.sums.of_range(0, self.size, self._pread) not in (
+                None,
+                crc64nvme(data),
+            ):
+                self.check(0, self.size)
         return data
 
     def check(self, start: int, stop: int) -> None:
         """Read a range. Raises DamagedBlockError when it is not what was written, and OSError."""
-        self.sums.check(start, min(stop, self.size), self._pread)
+        with self._as_it_was():
+            self.sums.check(start, min(stop, self.size), self._pread)
 
     def detach(self) -> None:
         """Forget the base: every byte is here now, or holes are meant to be zero."""

@@ -6,6 +6,7 @@ kill -9. ``force`` makes it survive a power cut too.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ from typing import NamedTuple
 import msgspec
 
 from s3mount import db
-from s3mount.errors import LocalDiskError
+from s3mount.errors import DiskFullError, LocalDiskError
 from s3mount.refs import Key, PartInfo
 from s3mount.spool.changes import Change
+from s3mount.spool.reserve import Reserve
 from s3mount.steps import reach
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS = (
     """
@@ -68,6 +72,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database = db.open_database(path, MIGRATIONS)
+        self._reserve = Reserve(path.with_name("reserve"))
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Change).decode
         self._decode_part = msgspec.msgpack.Decoder(PartInfo).decode
@@ -82,14 +87,41 @@ class Journal:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
+                reach("journal: before commit")
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                # A full disk may have rolled it back already.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
                 raise
-            reach("journal: before commit")
-            self._database.execute("COMMIT")
             reach("journal: committed")
         except sqlite3.Error as error:
-            raise LocalDiskError(f"cannot write the journal {self._path}: {error}") from error
+            raise db.disk_error(f"cannot write the journal {self._path}", error) from error
+
+    def _remove(self, statements: Sequence[tuple[str, Sequence[tuple[str, ...]]]]) -> None:
+        """Take rows away in one transaction; on a full disk with the help of the reserve."""
+        try:
+            self._run(statements)
+        except DiskFullError:
+            self._reserve.spend()
+            self._rewind()
+            self._run(statements)
+        self._reserve.fill()
+
+    def _rewind(self) -> None:
+        """Let the write-ahead log begin anew where it began: what it has on the disk then suffices for long."""
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        except sqlite3.Error as error:
+            log.debug("the journal's log cannot be rewound: %s", error)
+
+    def _run(self, statements: Sequence[tuple[str, Sequence[tuple[str, ...]]]]) -> None:
+        if len(statements) == 1 and len(statements[0][1]) == 1:
+            self._single(statements[0][0], statements[0][1][0])
+            return
+        with self._transaction() as database:
+            for statement, rows in statements:
+                database.executemany(statement, rows)
 
     def load(self) -> tuple[list[Change], list[DamagedRow]]:
         """All pending changes in order of their seq, and rows that cannot be read. Raises LocalDiskError."""
@@ -136,11 +168,14 @@ class Journal:
         The blobs in ``settled`` are known to have the checksums that are stored then. Raises LocalDiskError.
         """
         encode = self._encode
-        rows = [(change.key, change.seq, encode(change)) for change in changes]
         gone = [(key,) for key in removed]
-        if len(rows) + len(gone) == 1 and not sums and not settled:
+        rows = [(change.key, change.seq, encode(change)) for change in changes]
+        if not rows and not sums and not settled:
+            self._remove([("DELETE FROM change WHERE key = ?", gone)])
+            return
+        if len(rows) == 1 and not (gone or sums or settled):
             # One statement is its own transaction: half the time of BEGIN, INSERT, COMMIT.
-            self._single(rows, gone)
+            self._single("INSERT OR REPLACE INTO change VALUES (?, ?, ?)", rows[0])
             return
         with self._transaction() as database:
             database.executemany("DELETE FROM change WHERE key = ?", gone)
@@ -169,20 +204,16 @@ class Journal:
     def forget_sums(self, blob_ids: Iterable[str]) -> None:
         """Forget the checksums of blobs that are gone. Repeatable. Raises LocalDiskError."""
         gone = [(blob_id,) for blob_id in blob_ids]
-        with self._transaction() as database:
-            database.executemany("DELETE FROM sums WHERE blob_id = ?", gone)
-            database.executemany("DELETE FROM unsettled WHERE blob_id = ?", gone)
+        tables = ("sums", "unsettled")
+        self._remove([(f"DELETE FROM {table} WHERE blob_id = ?", gone) for table in tables])
 
-    def _single(self, rows: list[tuple[Key, int, bytes]], gone: list[tuple[Key]]) -> None:
+    def _single(self, statement: str, row: tuple[str | int | bytes, ...]) -> None:
         try:
             reach("journal: before commit")
-            if rows:
-                self._database.execute("INSERT OR REPLACE INTO change VALUES (?, ?, ?)", rows[0])
-            else:
-                self._database.execute("DELETE FROM change WHERE key = ?", gone[0])
+            self._database.execute(statement, row)
             reach("journal: committed")
         except sqlite3.Error as error:
-            raise LocalDiskError(f"cannot write the journal {self._path}: {error}") from error
+            raise db.disk_error(f"cannot write the journal {self._path}", error) from error
 
     def upload_begun(self, upload_id: str, key: Key, change: Change | None) -> None:
         """Remember a multipart upload of ``key``, and that ``change`` goes on by it."""
@@ -197,9 +228,8 @@ class Journal:
 
     def upload_ended(self, upload_id: str) -> None:
         """Forget a multipart upload that was completed or aborted. Repeatable."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM part WHERE upload_id = ?", (upload_id,))
-            database.execute("DELETE FROM upload WHERE upload_id = ?", (upload_id,))
+        tables = ("part", "upload")
+        self._remove([(f"DELETE FROM {t} WHERE upload_id = ?", [(upload_id,)]) for t in tables])
         reach("upload: forgotten")
 
     def uploads(self) -> list[tuple[str, Key]]:

@@ -440,9 +440,13 @@ class Spool:
         return copy
 
     def drop_blob(self, blob: Blob, *, keep_file: bool = False) -> None:
-        """The spool needs ``blob`` no more: its room is free again, its file gone unless moved away."""
+        """The spool needs ``blob`` no more: its room is free again, its file gone unless moved away.
+
+        Nobody may have it open: its descriptor would keep the room on the disk.
+        """
         if self.live_blobs.pop(blob.id, None) is None:
             return
+        blob.release()
         self.grew(-blob.extents.total)
         if not keep_file:
             self.blobs.remove(blob)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -43,6 +45,8 @@ BUSY_WIDTH = 16
 """For so long such a program gets nearly the whole machine, then uploads go on 16 at a time: with the
 server on the same two cores 2,000 files of 4 KiB were created at 1,600/s without uploads, at 320/s
 with 64 at a time (bench, small files)."""
+JOURNAL_AGAIN_S = 0.5
+"""With no room on the disk, the journal is tried again so often."""
 AGAIN_S = 0.02
 """A try that was void begins again so soon."""
 RETRY_DELAY_S_MAX = 60.0
@@ -140,7 +144,12 @@ class Uploader:
         """The last writer closed the file of ``change``: line it up. Raises LocalDiskError."""
         if self._spool.changes.get(change.key) is change and change.state is State.OPEN:
             change.state = after(change.state, Event.CLOSE)
-            self._spool.save(change)
+            try:
+                self._spool.save(change)
+            except LocalDiskError:
+                # The program is told that the disk is full; what is sent all the same makes room.
+                self._queued(change)
+                raise
             reach("close: journalled")
             self._queued(change)
 
@@ -252,29 +261,48 @@ class Uploader:
         try:
             stored = await self.sender.perform(change)
         except ForeignWriteError as error:
-            self._conflict(change, seq, error)
+            await self._conclude(key, partial(self._conflict, change, seq, error))
         except NothingLeftError as error:
-            self._given_up(change, seq, error)
+            await self._conclude(key, partial(self._given_up, change, seq, error))
         except S3MountError as error:
             self._failed(change, error)
         except OSError as error:
-            self._failed(change, S3MountError(f"the spool cannot be read: {error.strerror}"))
+            self._failed(change, S3MountError(f"the spool cannot be used: {error.strerror}"))
         except Exception as error:
             # One file's trouble must not stop the others': it is parked, readable and listed.
             log.exception("internal error while sending %r", key)
             self._failed(change, S3MountError(f"internal error: {error!r}"))
         else:
-            self._succeeded(change, key, seq, stored)
+            self._count(change, stored)
+            await self._conclude(key, partial(self._succeeded, change, key, seq, stored))
+
+    async def _conclude(self, key: Key, draw: Callable[[], None]) -> None:
+        """Draw the consequences of a try; while the disk has no room to journal them, again and again.
+
+        Till then the key counts as being sent, so that S3 is not asked for the same a second time.
+        """
+        is_told = False
+        while True:
+            try:
+                draw()
+                return
+            except LocalDiskError as error:
+                level = logging.DEBUG if is_told else logging.INFO
+                log.log(level, "what became of %r cannot be journalled yet: %s", key, error)
+                is_told = True
+            await trio.sleep(JOURNAL_AGAIN_S)
 
     # ------------------------------------------------------------------ outcomes
 
-    def _succeeded(self, change: Change, key: str, seq: int, stored: Stored | None) -> None:
+    def _count(self, change: Change, stored: Stored | None) -> None:
         self.counters["uploads"] += 1
         if stored is not None and stored.is_copied:
             self.counters["deduplicated"] += 1
             self.counters["saved_bytes"] += stored.size
         else:
             self.counters["uploaded_bytes"] += change.size if change.op == "put" else 0
+
+    def _succeeded(self, change: Change, key: str, seq: int, stored: Stored | None) -> None:
         current = self._spool.changes.get(key)
         result = None if stored is None else stored.result
         etag = ABSENT if result is None else result.etag
@@ -342,7 +370,11 @@ class Uploader:
                 if not isinstance(error, MAY_PASS) or change.refusals >= REFUSALS_MAX:
                     event = Event.REFUSE
         change.state = after(change.state, event)
-        self._spool.save(change)
+        try:
+            self._spool.save(change)
+        except LocalDiskError as disk_error:
+            # What went wrong is known here till the end; the change itself is in the journal.
+            log.warning("the failure of %r is not journalled: %s", change.key, disk_error)
         if change.state is State.PARKED:
             self.counters["parked"] += 1
         elif change.state is State.QUEUED:

@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 FILE_BYTES_MAX = 5 << 40
 """S3's greatest object."""
 FILL_CHUNK_BYTES = 8 << 20
-ROOM_WAIT_S = 30.0
-"""A writer waits this long for uploads to make room in a full spool before it gets ENOSPC."""
 VERSION_RETRIES = 20
 VERSION_RETRY_S = 0.05
 
@@ -341,7 +339,11 @@ class Contents:
         blob = self._state.spool.live_blobs.get(change.blob_id)
         if blob is None or not blob.missing(start, stop):
             return
-        await self._fill_for(blob, start, stop, for_upload=True)
+        try:
+            await self._fill_for(blob, start, stop, for_upload=True)
+        finally:
+            if not any(file.blob is blob for file in self._files.values()):
+                blob.release()
 
     # ------------------------------------------------------------------ writing
 
@@ -357,9 +359,11 @@ class Contents:
         change = self._state.change_of(file.node)
         if blob is None or change is None or not _is_ready(change, blob):
             blob = await self.make_writable(file)
+        before_bytes = blob.extents.total
         try:
-            spool.grew(blob.write(offset, data))
+            blob.write(offset, data)
         finally:
+            spool.grew(blob.extents.total - before_bytes)
             file.node.size = blob.size
             file.wrote = True
         if blob.size >= file.stream_at:
@@ -395,7 +399,7 @@ class Contents:
         self.uploader.hurry()
         try:
             while not spool.has_room(size_bytes):
-                with trio.move_on_after(ROOM_WAIT_S) as waited:
+                with trio.move_on_after(self._state.config.room_wait_s) as waited:
                     await spool.wait_for_room()
                 if waited.cancelled_caught:
                     raise OSError(errno.ENOSPC, "the spool is full and uploads make no room")

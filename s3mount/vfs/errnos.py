@@ -24,6 +24,7 @@ TABLE: tuple[tuple[type[Exception], int], ...] = (
     (errors.NetworkError, errno.EIO),
     (errors.DeadlineError, errno.ETIMEDOUT),
     (errors.StoreError, errno.EIO),
+    (errors.DiskFullError, errno.ENOSPC),
     (errors.LocalDiskError, errno.EIO),
     (errors.S3MountError, errno.EIO),
 )

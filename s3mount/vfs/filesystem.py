@@ -17,7 +17,7 @@ from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
 from s3mount.dedupe.index import ContentIndex
-from s3mount.errors import S3MountError
+from s3mount.errors import LocalDiskError, S3MountError
 from s3mount.refs import Capabilities
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
@@ -149,7 +149,10 @@ class Filesystem:
     async def _store_touched_directories(self) -> None:
         while True:
             await trio.sleep(TOUCH_PERIOD_S)
-            self.naming.store_touched()
+            try:
+                self.naming.store_touched()
+            except LocalDiskError as error:
+                log.warning("the times of folders are not stored yet: %s", error)
             self.state.memory.flush(self.state.now_ns() - OWN_DATE_SLACK_NS)
 
     # ------------------------------------------------------------------ waiting

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef, Key, ObjectInfo
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
@@ -56,13 +57,14 @@ class Naming:
         """A new, empty regular file (state OPEN until somebody closes it)."""
         await self._must_be_free(parent, name)
         node = self._new_node(parent, name, stat.S_IFREG | stat.S_IMODE(mode), creator)
+        blob: Blob | None = None
         try:
             blob = self._state.spool.new_blob()
             change = self._put(node, State.OPEN)
             change.blob_id = blob.id
             self._state.spool.record([change])
-        except BaseException:
-            self._state.nodes.unlink(node)
+        except (OSError, LocalDiskError):
+            self._forget_new(node, blob)
             raise
         self.touch(parent)
         return node
@@ -98,11 +100,16 @@ class Naming:
             raise OSError(errno.ENAMETOOLONG, "link target is too long")
         await self._must_be_free(parent, name)
         node = self._new_node(parent, name, stat.S_IFLNK | 0o777, creator)
-        blob = self._state.spool.new_blob()
-        self._state.spool.grew(blob.write(0, target))
-        blob.release()
+        blob: Blob | None = None
+        try:
+            blob = self._state.spool.new_blob()
+            self._state.spool.grew(blob.write(0, target))
+            blob.release()
+        except OSError:
+            self._forget_new(node, blob)
+            raise
         node.size = len(target)
-        self._record_new(node, blob.id)
+        self._record_new(node, blob)
         return node
 
     async def _must_be_free(self, parent: Node, name: str) -> None:
@@ -126,16 +133,23 @@ class Naming:
         )
         return self._state.nodes.add(parent, name, attributes)
 
-    def _record_new(self, node: Node, blob_id: str = "") -> None:
+    def _record_new(self, node: Node, blob: Blob | None = None) -> None:
         try:
             change = self._put(node, State.QUEUED)
-            change.blob_id = blob_id
+            change.blob_id = "" if blob is None else blob.id
             self._state.spool.record([change])
-        except BaseException:
-            self._state.nodes.unlink(node)
+        except LocalDiskError:
+            self._forget_new(node, blob)
             raise
         assert node.parent is not None
         self.touch(node.parent)
+
+    def _forget_new(self, node: Node, blob: Blob | None) -> None:
+        """The disk has no room for a new entry: as if it had never been tried."""
+        self._state.nodes.unlink(node)
+        if blob is not None:
+            blob.release()
+            self._state.spool.drop_blob(blob)
 
     def _put(self, node: Node, state: State) -> Change:
         key = self._state.change_key(node)
@@ -556,7 +570,11 @@ class Naming:
             self._touched[directory.inode] = directory
             return
         known.stores_attributes = True
-        self.store_attributes(directory)
+        try:
+            self.store_attributes(directory)
+        except LocalDiskError:
+            # What was to be done is done; the directory's times wait until the disk has room.
+            self._touched[directory.inode] = directory
 
     def store_attributes(self, directory: Node) -> None:
         """Let the marker of ``directory`` carry its attributes. Raises LocalDiskError."""
@@ -584,9 +602,16 @@ class Naming:
         )
 
     def store_touched(self) -> None:
-        """Bring the times of directories that changed since the last call into their markers."""
-        for directory in list(self._touched.values()):
-            self.store_attributes(directory)
+        """Bring the times of directories that changed since the last call into their markers.
+
+        Raises LocalDiskError; what could not be journalled is tried again by the next call.
+        """
+        for inode, directory in list(self._touched.items()):
+            try:
+                self.store_attributes(directory)
+            except LocalDiskError:
+                self._touched[inode] = directory
+                raise
         self._touched.clear()
 
 

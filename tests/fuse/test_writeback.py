@@ -477,7 +477,8 @@ def test_full_spool(
 ) -> None:
     """Writers are slowed, then told ENOSPC by write or close; what was accepted arrives later."""
     contents = S3Contents(s3_server.boto3_client(), bucket)
-    mount = mount_factory(bucket, "--spool-size", "24M", endpoint_url=relay.url)
+    options = ("--spool-size", "24M", "--spool-wait", "2s")
+    mount = mount_factory(bucket, *options, endpoint_url=relay.url)
     accepted: dict[str, bytes] = {}
     refusal = ""
     relay.hold(*WRITING)

@@ -1,0 +1,187 @@
+"""The disk below the spool or the cache is full: programs are told, what was accepted arrives, and it goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import held
+from tests.fuse.bucket_contents import S3Contents, wait_until
+from tests.fuse.mounts import pending_of
+from tests.fuse.outcomes import outcome
+from tests.mounting import Mount
+from tests.servers import S3Server
+from tests.servers.counting import WRITING
+from tests.servers.faulty import FaultyRelay
+
+MIB = 1 << 20
+DISK_MIB = 16
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+pytestmark = needs_root
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    size = f"size={DISK_MIB}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", path], check=True)
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+class Ballast:
+    """A file that takes all the room of a disk, or gives it back."""
+
+    def __init__(self, disk: Path) -> None:
+        self._path = disk / "ballast"
+
+    def take_all(self) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            for size in (MIB, 4096):
+                while True:
+                    told = outcome(lambda n=size: file.write(bytes(n)))  # type: ignore[misc]
+                    if told != "done":
+                        assert told == "ENOSPC"
+                        break
+
+    def give_back(self) -> None:
+        self._path.unlink()
+
+
+def content_of(number: int) -> bytes:
+    return random.Random(number).randbytes(number * 7919 % 300_000 + 1)
+
+
+@pytest.fixture
+def on_disk(
+    bucket: str,
+    disk: Path,
+    relay: FaultyRelay,
+    mount_factory: Callable[..., Mount],
+    s3_server: S3Server,
+) -> Iterator[tuple[Mount, S3Contents]]:
+    """A mount whose state folder is on the small disk."""
+    mount = mount_factory(bucket, endpoint_url=relay.url, mounted=False)
+    mount.state_dir = disk / "state"
+    mount.mount()
+    yield mount, S3Contents(s3_server.boto3_client(), bucket)
+    mount.close()
+
+
+def fill(mount: Mount) -> dict[str, bytes]:
+    """Write files until one is refused for want of room; what was accepted."""
+    accepted: dict[str, bytes] = {}
+    for number in range(1000):
+        content = content_of(number)
+        told = outcome(lambda n=number, c=content: (mount.path / f"f{n}").write_bytes(c))  # type: ignore[misc]
+        if told != "done":
+            assert told == "ENOSPC"
+            return accepted
+        accepted[f"f{number}"] = content
+    raise AssertionError("the disk took everything")
+
+
+def is_accepted_whole(contents: S3Contents, accepted: dict[str, bytes], refused: set[str]) -> bool:
+    """Did all that was accepted arrive, and nothing else but what was refused half way?"""
+    there = held(contents)
+    return {name: there.get(name) for name in accepted} == accepted and (
+        set(there) - set(accepted) <= refused
+    )
+
+
+def test_state_on_a_full_disk(
+    on_disk: tuple[Mount, S3Contents], disk: Path, relay: FaultyRelay
+) -> None:
+    """Filled by what cannot be sent: ENOSPC; everything accepted is readable, and arrives later."""
+    mount, contents = on_disk
+    with relay.holding(*WRITING):
+        accepted = fill(mount)
+        assert len(accepted) > 20
+        refused = {f"f{len(accepted)}"}
+        for name, content in accepted.items():
+            assert (mount.path / name).read_bytes() == content
+    mount.wait()
+    assert is_accepted_whole(contents, accepted, refused)
+    (mount.path / "later").write_bytes(b"x" * 6 * MIB)
+    mount.wait()
+    assert contents.read("later") == b"x" * 6 * MIB
+
+
+def test_state_on_a_full_disk_and_killed(
+    on_disk: tuple[Mount, S3Contents], disk: Path, relay: FaultyRelay
+) -> None:
+    """Killed while it is full: the next start sends what was accepted, with no more room than before."""
+    mount, contents = on_disk
+    with relay.holding(*WRITING):
+        accepted = fill(mount)
+        mount.kill9()
+    mount.mount()
+    for name, content in accepted.items():
+        assert (mount.path / name).read_bytes() == content
+    mount.wait()
+    assert is_accepted_whole(contents, accepted, {f"f{len(accepted)}"})
+
+
+def test_not_a_byte_left(on_disk: tuple[Mount, S3Contents], disk: Path, relay: FaultyRelay) -> None:
+    """Somebody else takes all the room while uploads are under way: no step of the mount dies of it."""
+    mount, contents = on_disk
+    ballast = Ballast(disk)
+    wanted = {f"f{number}": content_of(number) for number in range(30)}
+    with relay.holding(*WRITING):
+        for name, content in wanted.items():
+            (mount.path / name).write_bytes(content)
+        descriptor = os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY)
+        os.write(descriptor, b"begun")
+        ballast.take_all()
+        os.write(descriptor, b"x" * MIB)
+        assert outcome(lambda: os.fsync(descriptor)) == "ENOSPC"
+        assert outcome((mount.path / "folder").mkdir) == "ENOSPC"
+        assert outcome(lambda: (mount.path / "new").write_bytes(b"new")) == "ENOSPC"
+        assert outcome(lambda: (mount.path / "link").symlink_to("f1")) == "ENOSPC"
+        assert outcome(lambda: os.close(descriptor)) in ("ENOSPC", "done")
+        assert sorted(name for name in os.listdir(mount.path) if name != "open") == sorted(wanted)
+    wait_until(lambda: set(wanted) <= set(contents.listing()), "what was accepted is sent")
+    for name, content in wanted.items():
+        assert (mount.path / name).read_bytes() == content
+    ballast.give_back()
+    (mount.path / "folder").mkdir()
+    (mount.path / "folder/later").write_bytes(b"later")
+    mount.wait()
+    assert pending_of(mount)["changes"] == 0
+    there = held(contents)
+    there.pop("open", None)
+    assert there == wanted | {"folder/later": b"later"}
+
+
+def test_cache_on_a_full_disk(
+    bucket: str, disk: Path, mount_factory: Callable[..., Mount], s3_server: S3Server
+) -> None:
+    """Nothing can be kept of what is read: it is read all the same."""
+    contents = S3Contents(s3_server.boto3_client(), bucket)
+    wanted = {f"f{number}": content_of(number) for number in range(20)}
+    wanted["large"] = random.Random(1).randbytes(20 * MIB)
+    for name, content in wanted.items():
+        contents.put(name, content)
+    mount = mount_factory(bucket, mounted=False)
+    mount.cache_dir = disk / "cache"
+    mount.mount()
+    ballast = Ballast(disk)
+    ballast.take_all()
+    for _ in range(2):
+        for name, content in wanted.items():
+            assert (mount.path / name).read_bytes() == content
+    (mount.path / "new").write_bytes(b"new")
+    mount.wait()
+    assert contents.read("new") == b"new"
+    ballast.give_back()
+    for name, content in wanted.items():
+        assert (mount.path / name).read_bytes() == content
+    mount.close()
