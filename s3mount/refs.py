@@ -186,7 +186,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """What the store was seen to honour, by trying; ``None`` where it could not be tried.
 
     ``if_match`` / ``if_absent``: conditional PutObject is refused with 412 when it must be; so are
-    CompleteMultipartUpload, CopyObject, and CopyObject of a source with another ETag, in the others.
+    CompleteMultipartUpload, CopyObject, CopyObject of a source with another ETag, and DeleteObject, in the others.
     ``checksum``: the strongest ``x-amz-checksum-*`` it verifies (``crc64nvme``, ``crc32c``, ``crc32``), else ``None``.
     ``reason``: why something was not tried, for people.
     """
@@ -198,3 +198,4 @@ class Capabilities(msgspec.Struct, frozen=True):
     reason: str = ""
     copy_condition: bool | None = None
     copy_source_condition: bool | None = None
+    delete_condition: bool | None = None

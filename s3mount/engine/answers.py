@@ -73,7 +73,7 @@ async def _copy(store: Store, r: messages.Copy, _: Report) -> Reply:
 
 
 async def _delete(store: Store, r: messages.Delete, _: Report) -> Reply:
-    await store.delete(r.key, version_id=r.version_id)
+    await store.delete(r.key, version_id=r.version_id, if_match=r.if_match)
     return messages.Done(r.id)
 
 

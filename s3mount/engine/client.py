@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -190,10 +191,20 @@ class EngineClient:
                 raise
             return await settle_copy(self.head, source, key, headers, error)
 
-    async def delete(self, key: Key, *, version_id: VersionId | None = None) -> None:
+    async def delete(
+        self, key: Key, *, version_id: VersionId | None = None, if_match: ETag | None = None
+    ) -> None:
         """See ``Store.delete``."""
-        request = messages.Delete(next(self._ids), key, version_id)
-        await self._ask(Call(request), messages.Done)
+        call = Call(messages.Delete(next(self._ids), key, version_id, if_match))
+        try:
+            await self._ask(call, messages.Done)
+        except PreconditionFailedError:
+            if not call.resends:
+                raise
+            # A child that died may have deleted it; what is there now is for the caller to judge.
+            with contextlib.suppress(NoSuchKeyError):
+                await self.head(key)
+                raise
 
     async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
         """See ``Store.delete_many``."""

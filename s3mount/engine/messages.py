@@ -140,6 +140,7 @@ class Delete(Request, tag=15, frozen=True, array_like=True, gc=False):
 
     key: Key
     version_id: VersionId | None
+    if_match: ETag | None
 
 
 class DeleteMany(Request, tag=16, frozen=True, array_like=True, gc=False):

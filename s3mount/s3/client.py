@@ -216,9 +216,11 @@ class S3Store:
             except StoreError as error:
                 _log.warning("an unfinished upload stays behind: %s", error.describe())
 
-    async def delete(self, key: Key, *, version_id: VersionId | None = None) -> None:
+    async def delete(
+        self, key: Key, *, version_id: VersionId | None = None, if_match: ETag | None = None
+    ) -> None:
         """See ``Store.delete``."""
-        await self._writer.delete(key, version_id)
+        await self._writer.delete(key, version_id, if_match)
 
     async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
         """See ``Store.delete_many``. Keys that XML cannot hold are deleted one by one."""
@@ -311,6 +313,7 @@ class S3Store:
             except StoreError as error:
                 _log.info("whether the bucket keeps versions is unknown: %s", error.describe())
         self.traits.versioned |= versioning in ("enabled", "suspended")
+        self.traits.keeps_deleted = versioning == "enabled"
         address = self._plane.address
         return BucketInfo(self.config.bucket, address.region, address.base_url, versioning)
 

@@ -228,11 +228,16 @@ class MemoryStore:
         await self.faults.after("copy", arguments)
         return result
 
-    async def delete(self, key: Key, *, version_id: VersionId | None = None) -> None:
+    async def delete(
+        self, key: Key, *, version_id: VersionId | None = None, if_match: ETag | None = None
+    ) -> None:
         """See ``Store.delete``."""
-        arguments = {"key": key, "version_id": version_id}
+        arguments = {"key": key, "version_id": version_id, "if_match": if_match}
         await self._begin("delete", arguments)
         check_key(key)
+        keeps_deleted = self._bucket.versioning == "enabled"
+        if if_match is not None and not keeps_deleted and self._bucket.current(key) is not None:
+            self._bucket.check(key, Condition(if_match=if_match))
         self._bucket.delete(key, version_id)
         await self.faults.after("delete", arguments)
 
@@ -379,7 +384,7 @@ class MemoryStore:
         """See ``Store.probe``: everything is honoured here."""
         await self._begin("probe", {"temporary_key": temporary_key})
         await self.faults.after("probe", {"temporary_key": temporary_key})
-        return Capabilities(True, True, True, "crc64nvme", "", True, True)
+        return Capabilities(True, True, True, "crc64nvme", "", True, True, True)
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``: ``requests`` and ``requests_<operation>``."""

@@ -71,6 +71,7 @@ class Prober:
             "complete": self._try_complete,
             "copy": self._try_copy,
             "copy-source": self._try_copy_source,
+            "delete": self._try_delete,
             "checksum": self._try_checksums,
         }
         try:
@@ -91,6 +92,7 @@ class Prober:
             reason="; ".join(dict.fromkeys(self._reasons.values())),
             copy_condition=traits.copy_condition,
             copy_source_condition=traits.copy_source_condition,
+            delete_condition=traits.delete_condition,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:
@@ -176,6 +178,19 @@ class Prober:
         source = ContentRef(key, made.etag, len(_BODY))
         guard = {"x-amz-copy-source-if-match": f'"{NO_ETAG}"'}
         self._traits.copy_source_condition = await self._refused(self._copy(source, key, guard))
+
+    async def _try_delete(self, key: Key) -> None:
+        made = await self._put(key)
+        honoured = await self._refused(self._delete(key, NO_ETAG))
+        if honoured:
+            # One that refuses the true ETag as well is of no use.
+            honoured = not await self._refused(self._delete(key, made.etag))
+        self._traits.delete_condition = honoured
+
+    async def _delete(self, key: Key, etag: str) -> None:
+        version_id = await self._writer.delete_bare(key, f'"{etag}"')
+        if version_id is not None:
+            self._written.append((key, version_id))
 
     async def _copy(self, source: ContentRef, key: Key, headers: dict[str, str]) -> None:
         made = await self._writer.copy_bare(source, key, headers)

@@ -109,8 +109,15 @@ class Store(Protocol):
         """
         ...
 
-    async def delete(self, key: Key, *, version_id: VersionId | None = None) -> None:
-        """DeleteObject; no error when there was nothing."""
+    async def delete(
+        self, key: Key, *, version_id: VersionId | None = None, if_match: ETag | None = None
+    ) -> None:
+        """DeleteObject; no error when there was nothing.
+
+        With ``if_match`` what is there must have that ETag, else PreconditionFailedError. In a bucket
+        that keeps versions the condition is left out, as nothing is destroyed there; where the store
+        does not honour it, a HEAD looks just before.
+        """
         ...
 
     async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:

@@ -17,6 +17,7 @@ class Traits(msgspec.Struct):
     every quoted one.
     ``if_match_works``: ``False`` where even the true ETag is refused (Ceph 16 with versions).
     ``versioned``: answers were seen that name a version.
+    ``keeps_deleted``: versioning is enabled, so that a deletion destroys nothing.
     The rest: whether the condition is refused with 412 when it does not hold.
     """
 
@@ -30,6 +31,8 @@ class Traits(msgspec.Struct):
     complete_condition: bool | None = None
     copy_condition: bool | None = None
     copy_source_condition: bool | None = None
+    delete_condition: bool | None = None
+    keeps_deleted: bool = False
 
     def adopt(self, known: Capabilities) -> None:
         """Take over what an earlier probe of the same bucket found."""
@@ -38,5 +41,6 @@ class Traits(msgspec.Struct):
         self.complete_condition = known.complete_condition
         self.copy_condition = known.copy_condition
         self.copy_source_condition = known.copy_source_condition
+        self.delete_condition = known.delete_condition
         if known.if_match is not None:
             self.echoes_checksums = known.checksum == "crc64nvme"

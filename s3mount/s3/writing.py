@@ -21,6 +21,7 @@ from s3mount.refs import (
     ByteRange,
     Condition,
     ContentRef,
+    ETag,
     Key,
     ObjectHeaders,
     PartInfo,
@@ -359,14 +360,40 @@ class Writer:
         etag, checksum = parse_copy(answer.body, "CopyPartResult")
         return PartInfo(number, etag, byte_range.length, checksum)
 
-    async def delete(self, key: Key, version_id: VersionId | None) -> None:
+    async def delete(
+        self, key: Key, version_id: VersionId | None, if_match: ETag | None = None
+    ) -> None:
         """See ``Store.delete``."""
         check_key(key)
         query = canonical_query([("versionId", version_id)]) if version_id else ""
+        call = Call("delete", "DELETE", key, query=query)
         try:
-            await self._plane.call(Call("delete", "DELETE", key, query=query))
+            if if_match is not None and not self._traits.keeps_deleted:
+                if self._traits.delete_condition:
+                    call.headers = {"if-match": f'"{if_match}"'}
+                else:
+                    await self.look_before(key, Condition(if_match=if_match))
+            await self._plane.call(call)
         except NoSuchKeyError:
             return
+        except PreconditionFailedError as error:
+            # It is gone: before, or by a try of ours whose answer was lost.
+            if error.status == 404 or (call.in_doubt and await self._is_gone(key)):
+                return
+            raise
+
+    async def _is_gone(self, key: Key) -> bool:
+        try:
+            await self._reader.head(key)
+        except NoSuchKeyError:
+            return True
+        return False
+
+    async def delete_bare(self, key: Key, if_match: str) -> VersionId | None:
+        """DeleteObject with this very header; the version that it made, such as a delete marker's."""
+        call = Call("delete", "DELETE", key, headers={"if-match": if_match})
+        answer = await self._plane.call(call)
+        return answer.headers.get("x-amz-version-id")
 
     async def copy_bare(self, source: ContentRef, key: Key, headers: dict[str, str]) -> PutResult:
         """CopyObject with just these conditions, looking at nothing before or after."""

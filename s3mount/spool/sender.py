@@ -6,6 +6,7 @@ somebody else. What follows from the outcome is the uploader's business.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from s3mount.errors import (
@@ -74,7 +75,7 @@ class Sender:
         await self._hooks.before_replace(change)
         reach("send: before")
         if change.op == "delete":
-            await self._store.delete(change.key)
+            await self._delete(change)
             reach("delete: answered")
             return None
         if change.op == "copy":
@@ -83,6 +84,24 @@ class Sender:
             return await self._put(change)
         except BaseGoneError as error:
             return await self._without_base(change, error)
+
+    async def _delete(self, change: Change) -> None:
+        """Delete what was known here, or what a write of our own made since, and nobody else's version."""
+        if change.key.endswith("/") or change.expected is None:
+            await self._store.delete(change.key)
+            return
+        if change.expected != ABSENT:
+            # A refusal tells less than a look at what is there.
+            with contextlib.suppress(PreconditionFailedError):
+                await self._store.delete(change.key, if_match=change.expected)
+                return
+        there = await self._head(change.key)
+        if there is None:
+            return
+        if not self._is_ours(there):
+            raise ForeignWriteError("somebody else wrote what was to be deleted", key=change.key)
+        change.expected = there.etag
+        raise TryAgain("S3 has a later state of what was to be deleted")
 
     async def _copy(self, change: Change) -> Stored:
         assert change.source is not None

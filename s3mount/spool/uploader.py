@@ -419,7 +419,12 @@ class Uploader:
         policy = change.on_conflict or self._on_conflict
         self.counters["conflicts"] += 1
         log.warning("somebody else changed %r first: %s", change.key, error.describe())
-        if policy == "keep-both":
+        if policy == "keep-both" and change.op == "delete":
+            # Of ours nothing is left to be kept: theirs stays and is shown again.
+            self._spool.finish(change)
+            self._hooks.lost(change)
+            self._hooks.conflicted(change.key, "not-deleted")
+        elif policy == "keep-both":
             kept_as = self._hooks.keep_both(change)
             log.warning("both versions of %r are kept: yours is %r now", change.key, kept_as)
             self._hooks.conflicted(change.key, "kept-both", kept_as)

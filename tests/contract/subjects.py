@@ -42,9 +42,11 @@ class Subject:
 
     def able(self, versioned: bool) -> Capabilities:
         if self.name.startswith("ceph"):
-            return Capabilities(not versioned, not versioned, False, None, "", False, False)
+            return Capabilities(not versioned, not versioned, False, None, "", False, False, False)
         # LocalStack's CopyObject knows no If-None-Match.
-        return Capabilities(True, True, True, "crc64nvme", "", not self.is_real, True)
+        return Capabilities(
+            True, True, True, "crc64nvme", "", not self.is_real, True, not self.is_real
+        )
 
     def config(self, bucket: str) -> StoreConfig:
         assert self.server is not None

@@ -371,6 +371,21 @@ def test_conditional_copies(subject: Subject) -> None:
     subject.run(body)
 
 
+def test_a_deletion_may_demand_what_is_there(subject: Subject) -> None:
+    async def body(store: Store) -> None:
+        first = await store.put("key", b"first", PLAIN)
+        second = await store.put("key", b"second", PLAIN)
+        with pytest.raises(PreconditionFailedError):
+            await store.delete("key", if_match=first.etag)
+        assert (await store.get("key"))[1] == b"second"
+        await store.delete("key", if_match=second.etag)
+        with pytest.raises(NoSuchKeyError):
+            await store.head("key")
+        await store.delete("key", if_match=second.etag)
+
+    subject.run(body)
+
+
 def test_deleting_may_be_repeated(subject: Subject) -> None:
     async def body(store: Store) -> None:
         await store.put("a", b"", PLAIN)
