@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from pathlib import Path
 
@@ -10,11 +12,16 @@ import msgspec
 from s3mount.config import MountConfig
 from s3mount.errors import LocalDiskError
 
+log = logging.getLogger(__name__)
+
 NAME = "mount.json"
 
 
 def remember(config: MountConfig) -> None:
-    """Write ``config`` into its state folder; it holds no credentials. Raises LocalDiskError."""
+    """Write ``config`` into its state folder; it holds no credentials. Raises LocalDiskError.
+
+    On a full disk what an earlier mount wrote stays: what is pending there must be sent to make room.
+    """
     path = Path(config.state_dir) / NAME
     fresh = path.with_suffix(".new")
     try:
@@ -23,6 +30,10 @@ def remember(config: MountConfig) -> None:
             file.write(msgspec.json.format(msgspec.json.encode(config)))
         fresh.rename(path)
     except OSError as error:
+        if error.errno == errno.ENOSPC and path.exists():
+            fresh.unlink(missing_ok=True)
+            log.warning("the settings of this mount are not remembered: %s", error.strerror)
+            return
         raise LocalDiskError(f"{path} cannot be written: {error.strerror}") from error
 
 
