@@ -100,6 +100,11 @@ class Program:
         size = max(0, around + self._rng.choice((-1, 0, 0, 1, self._rng.randrange(-500, 500))))
         return self._fresh(size)
 
+    def _copied(self) -> bytes:
+        """What some file holds now, which S3 may have already."""
+        path = self._a_file()
+        return self._data() if path is None else self.tree.files[path].now
+
     def _fresh(self, size: int) -> bytes:
         self._byte = self._byte % 255 + 1
         return bytes([self._byte]) * size
@@ -183,7 +188,7 @@ class Program:
         path = self._a_place()
         if path in self.tree.folders:
             return
-        data = self._note(self._data())
+        data = self._note(self._copied() if self._rng.random() < 0.3 else self._data())
         file = self.tree.files.get(path)
         if file is not None and file.is_link:
             return

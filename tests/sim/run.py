@@ -25,7 +25,7 @@ import trio.testing
 from tests.sim.faults import PROFILES, SeededFaults
 from tests.sim.foreign import Rivals
 from tests.sim.program import Program, Wrong
-from tests.sim.world import STEPS, Mount, World, small_requests
+from tests.sim.world import STEPS, Mount, World, small_blocks, small_requests
 
 LIVES_MAX = 4
 OPERATIONS_MAX = 60
@@ -197,7 +197,8 @@ def play(seed: int, folder: Path, *, is_verbose: bool = False) -> Simulation:
     random.seed(seed)
     # trio shuffles tasks that could run at the same time: from the seed too, and from one order.
     trio._core._run._r.seed(seed)
-    with small_requests(), mock.patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True):
+    scheduling = mock.patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
+    with small_requests(), small_blocks(), scheduling:
         try:
             trio.run(simulation.run, clock=trio.testing.MockClock(autojump_threshold=0))
         except BaseException as error:

@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from unittest import mock
@@ -64,6 +64,18 @@ def small_requests() -> Iterator[None]:
         mock.patch("s3mount.flow.parts.PART_BYTES_MIN", 1),
         mock.patch("s3mount.spool.sender.INLINE_BODY_BYTES_MAX", INLINE_BYTES_MAX),
     ):
+        yield
+
+
+@contextmanager
+def small_blocks() -> Iterator[None]:
+    """Checksums of blocks of a KiB, and contents known from the first byte on: files of 20 KiB have many."""
+    with ExitStack() as stack:
+        for module in ("spool.sums", "dedupe.reading", "vfs.known"):
+            stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_SHIFT", 10))
+            stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_BYTES", KIB))
+        stack.enter_context(mock.patch("s3mount.spool.sums.CHUNK_BLOCKS", 4))
+        stack.enter_context(mock.patch("s3mount.vfs.known.KNOWN_BYTES_MIN", 1))
         yield
 
 
