@@ -117,7 +117,7 @@ class Life:
                 )
                 async with mount:
                     # What a kill left is swept, 256 small jobs.
-                    await trio.sleep(60)
+                    await trio.sleep(10)
                     while position < len(steps):
                         name, argument = steps[position]
                         position += 1
