@@ -285,7 +285,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         self._must_be_writable()
-        await self._fs.naming.rename(
+        await self._fs.renaming.rename(
             self._node(parent_inode_old),
             name_of(name_old),
             self._node(parent_inode_new),

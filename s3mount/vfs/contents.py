@@ -9,13 +9,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from dataclasses import dataclass
 
 import trio
 
 from s3mount.cache.reader import ReadHandle
-from s3mount.dedupe.follower import Follower
-from s3mount.dedupe.reading import Track
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError
 from s3mount.refs import ContentRef
 from s3mount.spool.blobs import Blob
@@ -26,68 +23,18 @@ from s3mount.steps import reach
 from s3mount.tree.nodes import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BaseFiller
+from s3mount.vfs.openfiles import Handle, OpenFile
 from s3mount.vfs.state import MountState, changed
 
 log = logging.getLogger(__name__)
 
 FILE_BYTES_MAX = 5 << 40
 """S3's greatest object."""
-FILL_CHUNK_BYTES = 8 << 20
-VERSION_RETRIES = 20
-VERSION_RETRY_S = 0.05
-
-
-class OpenFile:
-    """One node that somebody has open (or that is gone from the tree but still open).
-
-    ``blob`` is set once it was written; ``reader`` while it is read through the cache; ``pinned`` once
-    S3 has that version no more, so that the cache must keep it.
-    """
-
-    __slots__ = (
-        "blob",
-        "follower",
-        "handles",
-        "lock",
-        "node",
-        "pinned",
-        "reader",
-        "stream_at",
-        "track",
-        "writers",
-        "wrote",
-    )
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.blob: Blob | None = None
-        self.reader: ReadHandle | None = None
-        self.pinned: ContentRef | None = None
-        self.handles = 0
-        self.writers = 0
-        self.wrote = False
-        self.stream_at = 0
-        self.track: tuple[ContentRef, Track | None] | None = None
-        self.follower: tuple[str, Follower | None] | None = None
-        self.lock = trio.Lock()
-
-
-@dataclass(slots=True)
-class Handle:
-    """One open(): ``flags`` as the kernel gave them, ``pid`` who it was (0: unknown)."""
-
-    file: OpenFile
-    flags: int
-    pid: int = 0
-
-    @property
-    def writes(self) -> bool:
-        """Was it opened for writing?"""
-        return (self.flags & os.O_ACCMODE) != os.O_RDONLY
 
 
 class Contents:
-    """The bytes of files. ``uploader`` and ``barrier`` are set once they exist."""
+    """The bytes of files. ``barrier`` is set once it exists, the uploader by ``connect``."""
 
     def __init__(self, state: MountState, directories: Directories) -> None:
         self._state = state
@@ -96,9 +43,14 @@ class Contents:
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
         self.uploader: Uploader | None = None
+        self._filler = BaseFiller(state)
         self.barrier: UploadBarrier | None = None
         state.spool.on_unused = self._blob_unused
         state.is_written = self._is_written
+
+    def connect(self, uploader: Uploader) -> None:
+        """From now on there is somebody who sends what is closed."""
+        self.uploader = self._filler.uploader = uploader
 
     def _is_written(self, node: Node) -> bool:
         """Has somebody opened the file for writing?"""
@@ -216,7 +168,7 @@ class Contents:
         blob = file.blob
         if blob is not None:
             if blob.base is not None and blob.missing(offset, min(offset + length, blob.size)):
-                await self._fill_for(blob, offset, offset + length)
+                await self._filler.fill_blob(blob, offset, offset + length)
                 blob = file.blob or blob
             return blob.read(offset, length)
         node = file.node
@@ -257,7 +209,7 @@ class Contents:
                 if self._is_replaced_by_us(file, content):
                     await trio.sleep(VERSION_RETRY_S)
                     continue
-                again = await self._found_again(content)
+                again = await self._filler.found_again(content)
                 if file.node.content == content:
                     self._forget_reader(file)
                     file.node.content = again
@@ -284,63 +236,13 @@ class Contents:
         finally:
             self.release(number)
 
-    async def _fill_for(
-        self, blob: Blob, start: int, stop: int, *, for_upload: bool = False
-    ) -> None:
-        """Bring missing bytes of the base into ``blob``. Raises OSError, S3MountError.
-
-        The uploader itself (``for_upload``) is told at once when the base is gone.
-        """
-        stop = min(stop, blob.base_limit)
-        for gap_start, gap_stop in blob.missing(start, stop):
-            at = gap_start
-            while at < gap_stop:
-                length = min(FILL_CHUNK_BYTES, gap_stop - at)
-                data = await self._read_base(blob, at, length, for_upload)
-                if not data:
-                    return
-                self._state.spool.grew(blob.fill(at, data))
-                at += len(data)
-
-    async def _read_base(self, blob: Blob, offset: int, length: int, for_upload: bool) -> bytes:
-        for _ in range(VERSION_RETRIES):
-            base = blob.base
-            if base is None or offset >= blob.base_limit:
-                return b""
-            reader = self._state.reader.open(base)
-            try:
-                return await reader.read(offset, min(length, blob.base_limit - offset))
-            except (PreconditionFailedError, NoSuchKeyError):
-                if for_upload:
-                    raise
-                sending = self.uploader is not None and self.uploader.queue.is_sending(base.key)
-                if blob.base == base and not sending:
-                    again = await self._found_again(base)
-                    if blob.base == base:
-                        blob.base = again
-                    continue
-                await trio.sleep(VERSION_RETRY_S)
-            finally:
-                reader.close()
-        raise OSError(errno.ESTALE, "the version below the change is gone")
-
-    async def _found_again(self, content: ContentRef) -> ContentRef:
-        """The same bytes as a write of our own left them, of which nothing was heard.
-
-        Raises PreconditionFailedError when somebody else replaced them, NoSuchKeyError when they are gone.
-        """
-        again = None if self.uploader is None else await self.uploader.sender.found_again(content)
-        if again is None:
-            raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
-        return again
-
     async def fill(self, change: Change, start: int, stop: int) -> None:
         """Bring missing bytes of a pending change's base into its blob. Raises S3MountError, OSError."""
         blob = self._state.spool.live_blobs.get(change.blob_id)
         if blob is None or not blob.missing(start, stop):
             return
         try:
-            await self._fill_for(blob, start, stop, for_upload=True)
+            await self._filler.fill_blob(blob, start, stop, for_upload=True)
         finally:
             if not any(file.blob is blob for file in self._files.values()):
                 blob.release()
@@ -561,7 +463,7 @@ class Contents:
             if change.op == "copy" and change.source == content:
                 continue
             if file.blob is not None:
-                await self._fill_for(file.blob, 0, file.blob.base_limit)
+                await self._filler.fill_blob(file.blob, 0, file.blob.base_limit)
                 file.blob.detach()
             elif file.pinned is None:
                 await self._state.reader.materialize(content)

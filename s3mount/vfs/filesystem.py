@@ -34,6 +34,7 @@ from s3mount.vfs.directories import OWN_DATE_SLACK_NS, Directories
 from s3mount.vfs.known import KnownContent
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
+from s3mount.vfs.renaming import Renaming
 from s3mount.vfs.state import OWN_NAME, MountState
 from s3mount.vfs.uploads import UploadHooks
 
@@ -84,6 +85,7 @@ class Filesystem:
         self.directories = Directories(state)
         self.contents = Contents(state, self.directories)
         self.naming = Naming(state, self.directories, self.contents)
+        self.renaming = Renaming(state, self.directories, self.contents, self.naming)
         self.metadata = Metadata(state, self.directories, self.contents, self.naming)
         self.hooks = UploadHooks(state, self.contents)
         self.uploader = Uploader(
@@ -95,7 +97,7 @@ class Filesystem:
             delay_s=config.upload_delay_s,
             on_conflict=config.on_conflict,
         )
-        self.contents.uploader = self.uploader
+        self.contents.connect(self.uploader)
         self.decisions = Decisions(state, self.naming, self.uploader)
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
         self.capabilities: dict[str, Any] = {}

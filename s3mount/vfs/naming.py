@@ -1,4 +1,4 @@
-"""Names: creating, removing and moving files and directories, as changes in the journal."""
+"""Names: creating and removing files and directories, as changes in the journal."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import os
 import stat
 from dataclasses import dataclass, field
 
-import msgspec
-
 from s3mount.errors import LocalDiskError
-from s3mount.refs import Attributes, ContentRef, Key, ObjectInfo
+from s3mount.refs import Attributes, Key
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
 from s3mount.steps import reach
-from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
 from s3mount.tree.nodes import Node
-from s3mount.vfs.contents import Contents, OpenFile
+from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState, changed
-
-RENAME_NOREPLACE = 1
-RENAME_EXCHANGE = 2
 
 
 @dataclass(slots=True)
@@ -169,46 +163,48 @@ class Naming:
 
     async def unlink(self, parent: Node, name: str) -> Node:
         """Remove a file; who has it open keeps reading. The node that lost its place."""
-        node = await self._existing(parent, name)
+        node = await self.existing(parent, name)
         if node.is_directory:
             raise OSError(errno.EISDIR, "is a directory")
         batch = Batch()
-        blob = self._blob_of(node)
-        self._plan_removal(node, batch)
+        blob = self.blob_of(node)
+        self.plan_removal(node, batch)
         self._state.spool.record(batch.changes, batch.removed)
         reach("unlink: recorded")
-        self._drop_blob(node, blob)
+        self.drop_blob(node, blob)
         self._state.nodes.unlink(node)
         self.touch(parent)
         return node
 
     async def remove_directory(self, parent: Node, name: str) -> Node:
         """Remove an empty directory. The node that lost its place."""
-        node = await self._existing(parent, name)
+        node = await self.existing(parent, name)
         if not node.is_directory:
             raise OSError(errno.ENOTDIR, "not a directory")
-        await self._must_be_empty(node)
+        await self.must_be_empty(node)
         batch = Batch()
-        self._plan_removal(node, batch)
+        self.plan_removal(node, batch)
         self._state.spool.record(batch.changes, batch.removed)
         self._state.nodes.unlink(node)
         self._touched.pop(node.inode, None)
         self.touch(parent)
         return node
 
-    async def _existing(self, parent: Node, name: str) -> Node:
+    async def existing(self, parent: Node, name: str) -> Node:
+        """The entry ``name``. Raises OSError (ENOENT)."""
         node = await self._directories.lookup(parent, name)
         if node is None:
             raise OSError(errno.ENOENT, "no such file")
         return node
 
-    async def _must_be_empty(self, node: Node) -> None:
+    async def must_be_empty(self, node: Node) -> None:
+        """Raise OSError (ENOTEMPTY) unless the directory has no entries, shown or not."""
         assert node.directory is not None
         await self._directories.refresh(node)
         if node.directory.children or node.directory.unshown:
             raise OSError(errno.ENOTEMPTY, "directory is not empty")
 
-    def _plan_removal(self, node: Node, batch: Batch) -> None:
+    def plan_removal(self, node: Node, batch: Batch) -> None:
         """Plan that the key of ``node`` goes away: by a DELETE, or by nothing where S3 has nothing."""
         key = self._state.change_key(node)
         change = self._state.spool.changes.get(key)
@@ -216,7 +212,7 @@ class Naming:
             # What S3 has there is somebody else's, and was never shown: it stays.
             batch.removed.append(key)
         elif self._is_in_store(node, key, change):
-            batch.changes.append(self._delete(key, self._contents.expected_of(node, change)))
+            batch.changes.append(deletion(key, self._contents.expected_of(node, change)))
         else:
             batch.removed.append(key)
 
@@ -232,11 +228,7 @@ class Naming:
             return change is None or any(each.op == "delete" for each in below)
         return change is None and node.content is not None and node.content.key == key
 
-    @staticmethod
-    def _delete(key: Key, expected: str | None) -> Change:
-        return Change(key=key, op="delete", expected=expected)
-
-    def _blob_of(self, node: Node) -> Blob | None:
+    def blob_of(self, node: Node) -> Blob | None:
         """The blob that holds what is pending, or open, of a file. To be asked before it is unlinked."""
         file = self._contents.open_file(node)
         if file is not None and file.blob is not None:
@@ -244,7 +236,7 @@ class Naming:
         change = self._state.change_of(node)
         return self._state.spool.live_blobs.get(change.blob_id) if change is not None else None
 
-    def _drop_blob(self, node: Node, blob: Blob | None) -> None:
+    def drop_blob(self, node: Node, blob: Blob | None) -> None:
         """The file is gone from the tree: its blob lives only as long as somebody has it open."""
         if blob is None:
             return
@@ -258,301 +250,6 @@ class Naming:
             # Keep the descriptor: the bytes stay readable though the file has no name.
             os.fstat(blob.fd)
             self._state.spool.blobs.remove(blob)
-
-    # ------------------------------------------------------------------- moving
-
-    async def rename(
-        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int
-    ) -> tuple[Node, Node | None]:
-        """Move an entry; the node that moved, and the one that it replaced."""
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
-            raise OSError(errno.EINVAL, "unknown rename flag")
-        node = await self._existing(parent, name)
-        if self._state.is_hidden(new_parent, new_name):
-            raise OSError(errno.EPERM, f"the name {new_name} is s3mount's own here")
-        target = await self._directories.lookup(new_parent, new_name)
-        if flags & RENAME_EXCHANGE:
-            return await self._exchange(node, target)
-        if target is not None and flags & RENAME_NOREPLACE:
-            raise OSError(errno.EEXIST, "exists")
-        if target is node:
-            return node, None
-        if not new_parent.linked:
-            raise OSError(errno.ENOENT, "the directory is gone")
-        if node.is_directory:
-            await self._move_directory(node, new_parent, new_name, target)
-        else:
-            await self._move_file(node, new_parent, new_name, target)
-        self.touch(parent)
-        if new_parent is not parent:
-            self.touch(new_parent)
-        return node, target
-
-    async def _move_file(
-        self, node: Node, new_parent: Node, new_name: str, target: Node | None
-    ) -> None:
-        if target is not None and target.is_directory:
-            raise OSError(errno.EISDIR, "target is a directory")
-        new_key = check_key(self._state.nodes.key_of(new_parent) + new_name)
-        old_key = self._state.nodes.key_of(node)
-        expected = self._expected_at(new_key, target)
-        batch = Batch()
-        replaced_blob = self._blob_of(target) if target is not None else None
-        self._plan_move(node, old_key, new_key, expected, batch)
-        if target is not None and target.content is not None:
-            for change in batch.changes:
-                if change.key == new_key:
-                    change.expected_size = target.content.size
-        self._unwind(batch)
-        reach("rename: file recorded")
-        if target is not None:
-            self._drop_blob(target, replaced_blob)
-            self._state.nodes.unlink(target)
-        self._state.nodes.move(node, new_parent, new_name)
-        self._contents.follow_pending()
-        node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
-
-    def _expected_at(self, key: Key, target: Node | None) -> str | None:
-        change = self._state.spool.changes.get(key)
-        if target is not None:
-            return self._contents.expected_of(target, change)
-        return change.expected if change is not None else ABSENT
-
-    def _plan_move(
-        self, node: Node, old_key: Key, new_key: Key, expected: str | None, batch: Batch
-    ) -> None:
-        """Plan what a loaded file at ``old_key`` needs to be at ``new_key``."""
-        change = self._state.spool.changes.get(old_key)
-        file = self._contents.open_file(node)
-        if change is not None:
-            moved = msgspec.structs.replace(
-                change,
-                key=new_key,
-                expected=expected,
-                expected_size=-1,
-                upload_id="",
-                tried=[],
-                content_seq=0,
-                attempts=0,
-                refusals=0,
-                error="",
-                error_kind="",
-                held=False,
-                on_conflict=None,
-                extents=list(change.extents),
-                state=_state_after_move(change, file),
-            )
-        elif node.content is not None:
-            moved = self._copy_of(node.content, node, new_key, expected)
-        else:
-            raise OSError(errno.EIO, "a file without content cannot be moved")
-        self._plan_removal(node, batch)
-        if self._is_way_back(moved, new_key):
-            batch.removed.append(new_key)
-        else:
-            batch.changes.append(moved)
-
-    def _copy_of(
-        self, content: ContentRef, node: Node, new_key: Key, expected: str | None
-    ) -> Change:
-        return Change(
-            key=new_key,
-            op="copy",
-            source=content,
-            attributes=node.attributes,
-            size=node.size,
-            headers=node.headers,
-            replace_headers=False,
-            storage_class=node.storage_class,
-            expected=expected,
-        )
-
-    def _is_way_back(self, moved: Change, new_key: Key) -> bool:
-        """Does a file return to the key where S3 still has it as it is?"""
-        there = self._state.spool.changes.get(new_key)
-        uploader = self._contents.uploader
-        return (
-            moved.op == "copy"
-            and moved.source is not None
-            and moved.source.key == new_key
-            and not moved.replace_headers
-            and there is not None
-            and there.op == "delete"
-            and uploader is not None
-            and not uploader.queue.is_sending(new_key)
-        )
-
-    def _unwind(self, batch: Batch) -> None:
-        """Record ``batch``; a change that would wait for itself first gets its content fetched."""
-        spool = self._state.spool
-        for index, change in enumerate(batch.changes):
-            there = spool.changes.get(change.key)
-            if change.expected == ABSENT and there is not None:
-                change.expected = there.expected
-            if change.op == "copy" and spool.waits_in_circle(change):
-                batch.changes[index] = self._state.spool.as_fetched(change)
-        spool.record(batch.changes, batch.removed)
-
-    async def _exchange(self, node: Node, target: Node | None) -> tuple[Node, Node | None]:
-        if target is None:
-            raise OSError(errno.ENOENT, "nothing to exchange with")
-        if node.is_directory or target.is_directory:
-            raise OSError(errno.EINVAL, "directories cannot be exchanged")
-        if node is target:
-            return node, None
-        assert node.parent is not None
-        assert target.parent is not None
-        for each in (node, target):
-            await self._directories.know_headers(each)
-        first_key = self._state.nodes.key_of(node)
-        second_key = self._state.nodes.key_of(target)
-        forth, back = Batch(), Batch()
-        self._plan_move(node, first_key, second_key, self._expected_at(second_key, target), forth)
-        self._plan_move(target, second_key, first_key, self._expected_at(first_key, node), back)
-        # Both keys get new content, so neither is removed; one of them is fetched, or both would wait.
-        batch = Batch([each for each in forth.changes + back.changes if each.op != "delete"])
-        for index, change in enumerate(batch.changes):
-            if change.op == "copy" and not any(each.detach for each in batch.changes):
-                batch.changes[index] = self._state.spool.as_fetched(change)
-        self._state.spool.record(batch.changes)
-        reach("rename: exchange recorded")
-        first_parent, first_name = node.parent, node.name
-        self._state.nodes.move(node, target.parent, target.name)
-        self._state.nodes.move(target, first_parent, first_name)
-        self._contents.follow_pending()
-        self.touch(node.parent)
-        self.touch(target.parent)
-        return node, target
-
-    async def _move_directory(
-        self, node: Node, new_parent: Node, new_name: str, target: Node | None
-    ) -> None:
-        if new_parent.is_inside(node):
-            raise OSError(errno.EINVAL, "a directory cannot be moved into itself")
-        if target is not None:
-            if not target.is_directory:
-                raise OSError(errno.ENOTDIR, "target is not a directory")
-            await self._must_be_empty(target)
-        old_prefix = self._state.nodes.key_of(node)
-        new_prefix = check_key(f"{self._state.nodes.key_of(new_parent)}{new_name}/")
-        finished, end = self._directories.watch_finished()
-        try:
-            stored = await list_subtree(self._state.store, old_prefix)
-        finally:
-            end()
-        batch = self._plan_subtree(node, old_prefix, new_prefix, stored, finished)
-        if target is not None:
-            # The empty directory that is replaced may have a marker in S3.
-            for change in batch.changes:
-                change.expected = None if change.key == new_prefix else change.expected
-        self._unwind(batch)
-        reach("rename: directory recorded")
-        if target is not None:
-            self._state.nodes.unlink(target)
-        self._state.nodes.move(node, new_parent, new_name)
-        self._contents.follow_pending()
-        node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
-
-    def _plan_subtree(
-        self,
-        node: Node,
-        old_prefix: Key,
-        new_prefix: Key,
-        stored: list[ObjectInfo],
-        finished: set[Key],
-    ) -> Batch:
-        """Plan the move of every key below ``old_prefix``: what S3 lists, and what is pending."""
-        batch = Batch()
-        pending = {change.key: change for change in self._state.spool.under(old_prefix)}
-        for info in stored:
-            if info.key in pending or info.key in finished:
-                continue
-            new_key = check_key(new_prefix + info.key[len(old_prefix) :])
-            child = self._state.find(info.key)
-            content = info.ref
-            if child is not None and child.content is not None and not child.is_directory:
-                content = child.content
-            moved = self._moved_copy(content, child, info, new_key)
-            batch.changes.append(moved)
-            batch.changes.append(self._delete(info.key, info.etag))
-        for key in finished:
-            child = self._state.find(key) if key.startswith(old_prefix) else None
-            if child is None or key in pending:
-                continue
-            new_key = check_key(new_prefix + key[len(old_prefix) :])
-            if child.is_directory:
-                batch.changes.append(self._fresh_marker(child, new_key))
-            elif child.content is not None:
-                batch.changes.append(self._copy_of(child.content, child, new_key, ABSENT))
-            batch.changes.append(self._delete(key, None))
-        for key, change in pending.items():
-            self._plan_pending_move(change, new_prefix + key[len(old_prefix) :], batch)
-        if all(change.key != new_prefix for change in batch.changes):
-            batch.changes.append(self._fresh_marker(node, new_prefix))
-        if old_prefix not in batch.removed and all(
-            change.key != old_prefix for change in batch.changes
-        ):
-            batch.changes.append(self._delete(old_prefix, None))
-        return batch
-
-    def _moved_copy(
-        self, content: ContentRef, child: Node | None, info: ObjectInfo, new_key: Key
-    ) -> Change:
-        if child is not None and not child.is_directory:
-            return self._copy_of(content, child, new_key, ABSENT)
-        kind = stat.S_IFDIR if info.key.endswith("/") else stat.S_IFREG
-        return Change(
-            key=new_key,
-            op="copy",
-            source=content,
-            attributes=child.attributes
-            if child is not None
-            else self._state.file_attributes(info.last_modified_ns, kind),
-            size=info.size,
-            replace_headers=False,
-            storage_class=info.storage_class,
-            expected=ABSENT,
-        )
-
-    def _fresh_marker(self, node: Node, key: Key) -> Change:
-        return Change(
-            key=key, op="put", attributes=node.attributes, headers=node.headers, expected=ABSENT
-        )
-
-    def _plan_pending_move(self, change: Change, new_key: Key, batch: Batch) -> None:
-        """Plan the move of a pending change, whether or not its file is loaded."""
-        key = change.key
-        uploader = self._contents.uploader
-        in_store = (
-            change.expected != ABSENT
-            or bool(change.tried)
-            or (uploader is not None and uploader.queue.is_sending(key))
-        )
-        if change.op != "delete":
-            child = self._state.find(key)
-            file = self._contents.open_file(child) if child is not None else None
-            batch.changes.append(
-                msgspec.structs.replace(
-                    change,
-                    key=check_key(new_key),
-                    expected=ABSENT,
-                    upload_id="",
-                    tried=[],
-                    content_seq=0,
-                    attempts=0,
-                    refusals=0,
-                    error="",
-                    error_kind="",
-                    held=False,
-                    on_conflict=None,
-                    extents=list(change.extents),
-                    state=_state_after_move(change, file),
-                )
-            )
-            if in_store:
-                batch.changes.append(self._delete(key, change.expected))
-            else:
-                batch.removed.append(key)
 
     # ------------------------------------------------------------------ touching
 
@@ -615,7 +312,6 @@ class Naming:
         self._touched.clear()
 
 
-def _state_after_move(change: Change, file: OpenFile | None) -> State:
-    """A file that somebody may still write waits for its last close under its new name too."""
-    is_written = file is not None and file.writers and change.op == "put"
-    return State.OPEN if is_written else State.QUEUED
+def deletion(key: Key, expected: str | None) -> Change:
+    """The change that takes ``key`` away, where S3 holds ``expected``."""
+    return Change(key=key, op="delete", expected=expected)

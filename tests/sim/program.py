@@ -13,7 +13,7 @@ from typing import TypeVar
 import trio
 
 from s3mount.errors import S3MountError
-from s3mount.vfs.naming import RENAME_EXCHANGE
+from s3mount.vfs.renaming import RENAME_EXCHANGE
 from tests.sim.model import File, Tree, as_paths, brief
 from tests.sim.world import INLINE_BYTES_MAX, KIB, PART_BYTES, Mount, World
 

@@ -425,7 +425,7 @@ class Mount:
     async def rename(self, path: str, new_path: str, flags: int = 0) -> None:
         parent, name = await self._place(path)
         new_parent, new_name = await self._place(new_path)
-        await self.fs.naming.rename(parent, name, new_parent, new_name, flags)
+        await self.fs.renaming.rename(parent, name, new_parent, new_name, flags)
 
     async def symlink(self, target: str, path: str) -> None:
         parent, name = await self._place(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.vfs.naming import RENAME_EXCHANGE, RENAME_NOREPLACE
+from s3mount.vfs.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 

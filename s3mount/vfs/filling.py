@@ -1,0 +1,76 @@
+"""Bytes of a blob that are still those of the version it was laid over: brought here when they are needed."""
+
+from __future__ import annotations
+
+import errno
+
+import trio
+
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError
+from s3mount.refs import ContentRef
+from s3mount.spool.blobs import Blob
+from s3mount.spool.uploader import Uploader
+from s3mount.vfs.state import MountState
+
+FILL_CHUNK_BYTES = 8 << 20
+VERSION_RETRIES = 20
+VERSION_RETRY_S = 0.05
+"""A version that our own upload is just replacing is looked for again so often, and so soon."""
+
+
+class BaseFiller:
+    """Fills blobs from their bases, through the cache. ``uploader`` is set once it exists."""
+
+    def __init__(self, state: MountState) -> None:
+        self._state = state
+        self.uploader: Uploader | None = None
+
+    async def fill_blob(
+        self, blob: Blob, start: int, stop: int, *, for_upload: bool = False
+    ) -> None:
+        """Bring missing bytes of the base into ``blob``. Raises OSError, S3MountError.
+
+        The uploader itself (``for_upload``) is told at once when the base is gone.
+        """
+        stop = min(stop, blob.base_limit)
+        for gap_start, gap_stop in blob.missing(start, stop):
+            at = gap_start
+            while at < gap_stop:
+                length = min(FILL_CHUNK_BYTES, gap_stop - at)
+                data = await self._read_base(blob, at, length, for_upload)
+                if not data:
+                    return
+                self._state.spool.grew(blob.fill(at, data))
+                at += len(data)
+
+    async def _read_base(self, blob: Blob, offset: int, length: int, for_upload: bool) -> bytes:
+        for _ in range(VERSION_RETRIES):
+            base = blob.base
+            if base is None or offset >= blob.base_limit:
+                return b""
+            reader = self._state.reader.open(base)
+            try:
+                return await reader.read(offset, min(length, blob.base_limit - offset))
+            except (PreconditionFailedError, NoSuchKeyError):
+                if for_upload:
+                    raise
+                sending = self.uploader is not None and self.uploader.queue.is_sending(base.key)
+                if blob.base == base and not sending:
+                    again = await self.found_again(base)
+                    if blob.base == base:
+                        blob.base = again
+                    continue
+                await trio.sleep(VERSION_RETRY_S)
+            finally:
+                reader.close()
+        raise OSError(errno.ESTALE, "the version below the change is gone")
+
+    async def found_again(self, content: ContentRef) -> ContentRef:
+        """The same bytes as a write of our own left them, of which nothing was heard.
+
+        Raises PreconditionFailedError when somebody else replaced them, NoSuchKeyError when they are gone.
+        """
+        again = None if self.uploader is None else await self.uploader.sender.found_again(content)
+        if again is None:
+            raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
+        return again

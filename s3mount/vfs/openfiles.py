@@ -1,0 +1,64 @@
+"""Files that somebody has open, and the handles by which they have them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import trio
+
+from s3mount.cache.reader import ReadHandle
+from s3mount.dedupe.follower import Follower
+from s3mount.dedupe.reading import Track
+from s3mount.refs import ContentRef
+from s3mount.spool.blobs import Blob
+from s3mount.tree.nodes import Node
+
+
+class OpenFile:
+    """One node that somebody has open (or that is gone from the tree but still open).
+
+    ``blob`` is set once it was written; ``reader`` while it is read through the cache; ``pinned`` once
+    S3 has that version no more, so that the cache must keep it.
+    """
+
+    __slots__ = (
+        "blob",
+        "follower",
+        "handles",
+        "lock",
+        "node",
+        "pinned",
+        "reader",
+        "stream_at",
+        "track",
+        "writers",
+        "wrote",
+    )
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.blob: Blob | None = None
+        self.reader: ReadHandle | None = None
+        self.pinned: ContentRef | None = None
+        self.handles = 0
+        self.writers = 0
+        self.wrote = False
+        self.stream_at = 0
+        self.track: tuple[ContentRef, Track | None] | None = None
+        self.follower: tuple[str, Follower | None] | None = None
+        self.lock = trio.Lock()
+
+
+@dataclass(slots=True)
+class Handle:
+    """One open(): ``flags`` as the kernel gave them, ``pid`` who it was (0: unknown)."""
+
+    file: OpenFile
+    flags: int
+    pid: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Was it opened for writing?"""
+        return (self.flags & os.O_ACCMODE) != os.O_RDONLY

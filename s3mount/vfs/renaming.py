@@ -1,0 +1,321 @@
+"""Renames: every key that moves becomes a copy inside S3 and a deletion, journalled as one step."""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+import msgspec
+
+from s3mount.refs import ContentRef, Key, ObjectInfo
+from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.states import State
+from s3mount.steps import reach
+from s3mount.tree.listing import list_subtree
+from s3mount.tree.names import check_key
+from s3mount.tree.nodes import Node
+from s3mount.vfs.contents import Contents
+from s3mount.vfs.directories import Directories
+from s3mount.vfs.naming import Batch, Naming, deletion
+from s3mount.vfs.openfiles import OpenFile
+from s3mount.vfs.state import MountState, changed
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Renaming:
+    """Moves of directory entries. Each raises OSError, or S3MountError from below."""
+
+    def __init__(
+        self, state: MountState, directories: Directories, contents: Contents, naming: Naming
+    ) -> None:
+        self._state = state
+        self._directories = directories
+        self._contents = contents
+        self._naming = naming
+
+    async def rename(
+        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int
+    ) -> tuple[Node, Node | None]:
+        """Move an entry; the node that moved, and the one that it replaced."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise OSError(errno.EINVAL, "unknown rename flag")
+        node = await self._naming.existing(parent, name)
+        if self._state.is_hidden(new_parent, new_name):
+            raise OSError(errno.EPERM, f"the name {new_name} is s3mount's own here")
+        target = await self._directories.lookup(new_parent, new_name)
+        if flags & RENAME_EXCHANGE:
+            return await self._exchange(node, target)
+        if target is not None and flags & RENAME_NOREPLACE:
+            raise OSError(errno.EEXIST, "exists")
+        if target is node:
+            return node, None
+        if not new_parent.linked:
+            raise OSError(errno.ENOENT, "the directory is gone")
+        if node.is_directory:
+            await self._move_directory(node, new_parent, new_name, target)
+        else:
+            await self._move_file(node, new_parent, new_name, target)
+        self._naming.touch(parent)
+        if new_parent is not parent:
+            self._naming.touch(new_parent)
+        return node, target
+
+    async def _move_file(
+        self, node: Node, new_parent: Node, new_name: str, target: Node | None
+    ) -> None:
+        if target is not None and target.is_directory:
+            raise OSError(errno.EISDIR, "target is a directory")
+        new_key = check_key(self._state.nodes.key_of(new_parent) + new_name)
+        old_key = self._state.nodes.key_of(node)
+        expected = self._expected_at(new_key, target)
+        batch = Batch()
+        replaced_blob = self._naming.blob_of(target) if target is not None else None
+        self._plan_move(node, old_key, new_key, expected, batch)
+        if target is not None and target.content is not None:
+            for change in batch.changes:
+                if change.key == new_key:
+                    change.expected_size = target.content.size
+        self._unwind(batch)
+        reach("rename: file recorded")
+        if target is not None:
+            self._naming.drop_blob(target, replaced_blob)
+            self._state.nodes.unlink(target)
+        self._state.nodes.move(node, new_parent, new_name)
+        self._contents.follow_pending()
+        node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
+
+    def _expected_at(self, key: Key, target: Node | None) -> str | None:
+        change = self._state.spool.changes.get(key)
+        if target is not None:
+            return self._contents.expected_of(target, change)
+        return change.expected if change is not None else ABSENT
+
+    def _plan_move(
+        self, node: Node, old_key: Key, new_key: Key, expected: str | None, batch: Batch
+    ) -> None:
+        """Plan what a loaded file at ``old_key`` needs to be at ``new_key``."""
+        change = self._state.spool.changes.get(old_key)
+        file = self._contents.open_file(node)
+        if change is not None:
+            moved = _moved(change, new_key, expected, file)
+        elif node.content is not None:
+            moved = self._copy_of(node.content, node, new_key, expected)
+        else:
+            raise OSError(errno.EIO, "a file without content cannot be moved")
+        self._naming.plan_removal(node, batch)
+        if self._is_way_back(moved, new_key):
+            batch.removed.append(new_key)
+        else:
+            batch.changes.append(moved)
+
+    def _copy_of(
+        self, content: ContentRef, node: Node, new_key: Key, expected: str | None
+    ) -> Change:
+        return Change(
+            key=new_key,
+            op="copy",
+            source=content,
+            attributes=node.attributes,
+            size=node.size,
+            headers=node.headers,
+            replace_headers=False,
+            storage_class=node.storage_class,
+            expected=expected,
+        )
+
+    def _is_way_back(self, moved: Change, new_key: Key) -> bool:
+        """Does a file return to the key where S3 still has it as it is?"""
+        there = self._state.spool.changes.get(new_key)
+        uploader = self._contents.uploader
+        return (
+            moved.op == "copy"
+            and moved.source is not None
+            and moved.source.key == new_key
+            and not moved.replace_headers
+            and there is not None
+            and there.op == "delete"
+            and uploader is not None
+            and not uploader.queue.is_sending(new_key)
+        )
+
+    def _unwind(self, batch: Batch) -> None:
+        """Record ``batch``; a change that would wait for itself first gets its content fetched."""
+        spool = self._state.spool
+        for index, change in enumerate(batch.changes):
+            there = spool.changes.get(change.key)
+            if change.expected == ABSENT and there is not None:
+                change.expected = there.expected
+            if change.op == "copy" and spool.waits_in_circle(change):
+                batch.changes[index] = self._state.spool.as_fetched(change)
+        spool.record(batch.changes, batch.removed)
+
+    async def _exchange(self, node: Node, target: Node | None) -> tuple[Node, Node | None]:
+        if target is None:
+            raise OSError(errno.ENOENT, "nothing to exchange with")
+        if node.is_directory or target.is_directory:
+            raise OSError(errno.EINVAL, "directories cannot be exchanged")
+        if node is target:
+            return node, None
+        assert node.parent is not None
+        assert target.parent is not None
+        for each in (node, target):
+            await self._directories.know_headers(each)
+        first_key = self._state.nodes.key_of(node)
+        second_key = self._state.nodes.key_of(target)
+        forth, back = Batch(), Batch()
+        self._plan_move(node, first_key, second_key, self._expected_at(second_key, target), forth)
+        self._plan_move(target, second_key, first_key, self._expected_at(first_key, node), back)
+        # Both keys get new content, so neither is removed; one of them is fetched, or both would wait.
+        batch = Batch([each for each in forth.changes + back.changes if each.op != "delete"])
+        for index, change in enumerate(batch.changes):
+            if change.op == "copy" and not any(each.detach for each in batch.changes):
+                batch.changes[index] = self._state.spool.as_fetched(change)
+        self._state.spool.record(batch.changes)
+        reach("rename: exchange recorded")
+        first_parent, first_name = node.parent, node.name
+        self._state.nodes.move(node, target.parent, target.name)
+        self._state.nodes.move(target, first_parent, first_name)
+        self._contents.follow_pending()
+        self._naming.touch(node.parent)
+        self._naming.touch(target.parent)
+        return node, target
+
+    async def _move_directory(
+        self, node: Node, new_parent: Node, new_name: str, target: Node | None
+    ) -> None:
+        if new_parent.is_inside(node):
+            raise OSError(errno.EINVAL, "a directory cannot be moved into itself")
+        if target is not None:
+            if not target.is_directory:
+                raise OSError(errno.ENOTDIR, "target is not a directory")
+            await self._naming.must_be_empty(target)
+        old_prefix = self._state.nodes.key_of(node)
+        new_prefix = check_key(f"{self._state.nodes.key_of(new_parent)}{new_name}/")
+        finished, end = self._directories.watch_finished()
+        try:
+            stored = await list_subtree(self._state.store, old_prefix)
+        finally:
+            end()
+        batch = self._plan_subtree(node, old_prefix, new_prefix, stored, finished)
+        if target is not None:
+            # The empty directory that is replaced may have a marker in S3.
+            for change in batch.changes:
+                change.expected = None if change.key == new_prefix else change.expected
+        self._unwind(batch)
+        reach("rename: directory recorded")
+        if target is not None:
+            self._state.nodes.unlink(target)
+        self._state.nodes.move(node, new_parent, new_name)
+        self._contents.follow_pending()
+        node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
+
+    def _plan_subtree(
+        self,
+        node: Node,
+        old_prefix: Key,
+        new_prefix: Key,
+        stored: list[ObjectInfo],
+        finished: set[Key],
+    ) -> Batch:
+        """Plan the move of every key below ``old_prefix``: what S3 lists, and what is pending."""
+        batch = Batch()
+        pending = {change.key: change for change in self._state.spool.under(old_prefix)}
+        for info in stored:
+            if info.key in pending or info.key in finished:
+                continue
+            new_key = check_key(new_prefix + info.key[len(old_prefix) :])
+            child = self._state.find(info.key)
+            content = info.ref
+            if child is not None and child.content is not None and not child.is_directory:
+                content = child.content
+            moved = self._moved_copy(content, child, info, new_key)
+            batch.changes.append(moved)
+            batch.changes.append(deletion(info.key, info.etag))
+        for key in finished:
+            child = self._state.find(key) if key.startswith(old_prefix) else None
+            if child is None or key in pending:
+                continue
+            new_key = check_key(new_prefix + key[len(old_prefix) :])
+            if child.is_directory:
+                batch.changes.append(self._fresh_marker(child, new_key))
+            elif child.content is not None:
+                batch.changes.append(self._copy_of(child.content, child, new_key, ABSENT))
+            batch.changes.append(deletion(key, None))
+        for key, change in pending.items():
+            self._plan_pending_move(change, new_prefix + key[len(old_prefix) :], batch)
+        if all(change.key != new_prefix for change in batch.changes):
+            batch.changes.append(self._fresh_marker(node, new_prefix))
+        if old_prefix not in batch.removed and all(
+            change.key != old_prefix for change in batch.changes
+        ):
+            batch.changes.append(deletion(old_prefix, None))
+        return batch
+
+    def _moved_copy(
+        self, content: ContentRef, child: Node | None, info: ObjectInfo, new_key: Key
+    ) -> Change:
+        if child is not None and not child.is_directory:
+            return self._copy_of(content, child, new_key, ABSENT)
+        kind = stat.S_IFDIR if info.key.endswith("/") else stat.S_IFREG
+        return Change(
+            key=new_key,
+            op="copy",
+            source=content,
+            attributes=child.attributes
+            if child is not None
+            else self._state.file_attributes(info.last_modified_ns, kind),
+            size=info.size,
+            replace_headers=False,
+            storage_class=info.storage_class,
+            expected=ABSENT,
+        )
+
+    def _fresh_marker(self, node: Node, key: Key) -> Change:
+        return Change(
+            key=key, op="put", attributes=node.attributes, headers=node.headers, expected=ABSENT
+        )
+
+    def _plan_pending_move(self, change: Change, new_key: Key, batch: Batch) -> None:
+        """Plan the move of a pending change, whether or not its file is loaded."""
+        key = change.key
+        uploader = self._contents.uploader
+        in_store = (
+            change.expected != ABSENT
+            or bool(change.tried)
+            or (uploader is not None and uploader.queue.is_sending(key))
+        )
+        if change.op != "delete":
+            child = self._state.find(key)
+            file = self._contents.open_file(child) if child is not None else None
+            batch.changes.append(_moved(change, check_key(new_key), ABSENT, file))
+            if in_store:
+                batch.changes.append(deletion(key, change.expected))
+            else:
+                batch.removed.append(key)
+
+
+def _moved(change: Change, new_key: Key, expected: str | None, file: OpenFile | None) -> Change:
+    """The pending ``change`` under another key, of which nothing was sent yet.
+
+    A file that somebody may still write waits for its last close under its new name too.
+    """
+    is_written = file is not None and file.writers and change.op == "put"
+    return msgspec.structs.replace(
+        change,
+        key=new_key,
+        expected=expected,
+        expected_size=-1,
+        upload_id="",
+        tried=[],
+        content_seq=0,
+        attempts=0,
+        refusals=0,
+        error="",
+        error_kind="",
+        held=False,
+        on_conflict=None,
+        extents=list(change.extents),
+        state=State.OPEN if is_written else State.QUEUED,
+    )
