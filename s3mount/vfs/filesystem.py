@@ -17,7 +17,7 @@ from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
 from s3mount.dedupe.index import ContentIndex
-from s3mount.errors import LocalDiskError, S3MountError
+from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
 from s3mount.refs import Capabilities
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
@@ -162,23 +162,32 @@ class Filesystem:
     async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
         """Return when S3 has every change made so far (below ``paths``, if given; relative to the mount).
 
-        Files still open for writing are not waited for. Raises S3MountError naming what S3 refuses.
-        May be cancelled.
+        Files still open for writing are not waited for. Raises S3MountError naming what S3 refuses, or
+        that the disk has no room for what is still to be journalled. May be cancelled.
         """
-        self.naming.store_touched()
-        mark = self.state.spool.last_seq
         self.uploader.hurry()
         last_moved = trio.current_time()
+        mark: int | None = None
         try:
             while True:
+                no_room: DiskFullError | None = None
+                if mark is None:
+                    try:
+                        self.naming.store_touched()
+                        mark = self.state.spool.last_seq
+                    except DiskFullError as error:
+                        # What is sent meanwhile makes room.
+                        no_room = error
                 left = [
                     change
                     for change in select(
                         self.state.spool.changes.values(), self.config.prefix, paths
                     )
-                    if change.first_seq <= mark and change.state is not State.OPEN
+                    if (mark is None or change.first_seq <= mark) and change.state is not State.OPEN
                 ]
                 if not left:
+                    if no_room is not None:
+                        raise no_room
                     return
                 parked = [change for change in left if change.state is State.PARKED]
                 moving = any(change.state is State.SENDING for change in left)
