@@ -30,7 +30,8 @@ class Blob:
     bytes at or above it are zero. ``size`` is the content's size. The descriptor is opened when
     needed and closed by ``release``, so that many pending files cost no open descriptors.
     While it ``is_being_sent`` whole, nobody writes to it: who wants to clones it, and then it ``is_replaced``.
-    ``sums`` tells what the file must hold.
+    ``sums`` tells what the file must hold. It ``is_gone`` when its file was not found at the start; ``is_unsure``
+    when S3 has what it stands for, but not by this run's sending: a power cut may have taken bytes of it.
     """
 
     __slots__ = (
@@ -41,7 +42,9 @@ class Blob:
         "extents",
         "id",
         "is_being_sent",
+        "is_gone",
         "is_replaced",
+        "is_unsure",
         "size",
         "sums",
         "upload",
@@ -67,6 +70,8 @@ class Blob:
         self.upload: PartsUpload | None = None
         self.is_being_sent = False
         self.is_replaced = False
+        self.is_gone = False
+        self.is_unsure = False
         self._fd = -1
 
     @property
@@ -276,18 +281,6 @@ class BlobFolder:
         copy.extents = Extents(blob.extents)
         reach("blob: cloned")
         return copy
-
-    def remove(self, blob: Blob) -> None:
-        """Take the file away; an open descriptor keeps its bytes readable. Repeatable."""
-        reach("blob: before removal")
-        self._unlink(blob.location)
-        reach("blob: removed")
-
-    def _unlink(self, path: str) -> None:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            return
 
     def ids(self) -> set[str]:
         """The ids of all blobs in the folder. Raises OSError."""

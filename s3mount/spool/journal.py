@@ -67,10 +67,14 @@ class DamagedRow(NamedTuple):
 
 
 class Journal:
-    """The journal of one spool. Use from one thread (``force`` from any)."""
+    """The journal of one spool. Use from one thread (``force`` from any).
+
+    ``commits`` counts this run's, and one for all of earlier runs.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.commits = 1
         self._database = db.open_database(path, MIGRATIONS)
         self._reserve = Reserve(path.with_name("reserve"))
         self._encode = msgspec.msgpack.Encoder().encode
@@ -94,6 +98,7 @@ class Journal:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+            self.commits += 1
             reach("journal: committed")
         except sqlite3.Error as error:
             raise db.disk_error(f"cannot write the journal {self._path}", error) from error
@@ -211,6 +216,7 @@ class Journal:
         try:
             reach("journal: before commit")
             self._database.execute(statement, row)
+            self.commits += 1
             reach("journal: committed")
         except sqlite3.Error as error:
             raise db.disk_error(f"cannot write the journal {self._path}", error) from error

@@ -225,6 +225,8 @@ class MultipartSender:
                 if part.size == min(span.stop, blob.size) - span.start:
                     upload.sent[index] = part
             blob.upload = upload
+            # What S3 has of it and what a power cut left of it need not be of one state.
+            blob.is_unsure = True
 
     async def _confirm(self, upload: PartsUpload) -> None:
         """Keep of the parts of an earlier run those that S3 has too. NoSuchKeyError: the upload is gone."""
@@ -322,13 +324,18 @@ class MultipartSender:
         try:
             if upload is not None and not upload.is_confirmed:
                 await self._confirm(upload)
+            is_forced = False
             while True:
                 if upload is None or blob.upload is not upload or change.content_seq != content_seq:
                     raise TryAgain("changed while it was sent")
                 parts = upload.finished_parts(blob.size)
-                if parts is not None:
+                if parts is None:
+                    await self._send_missing(change, blob, upload)
+                elif is_forced:
                     break
-                await self._send_missing(change, blob, upload)
+                else:
+                    await self._spool.forcing.journal()
+                    is_forced = True
             upload.completing = parts
             reach("complete: before")
             result = await self._store.complete_multipart(
@@ -360,6 +367,7 @@ class MultipartSender:
             etag = multipart_etag(parts)
             has_these_parts = parts == upload.completing if etag is None else there.etag == etag
             if is_of_this_upload and has_these_parts and upload.finished_parts(blob.size) == parts:
+                blob.is_unsure = True
                 return PutResult(there.etag, there.version_id, there.last_modified_ns), parts
         self._ended(change, blob, upload)
         raise StaleUploadError("the multipart upload is gone; it begins again", key=upload.key)

@@ -39,6 +39,10 @@ class NothingLeftError(StoreError):
     """Somebody else replaced the version whose attributes were to be changed."""
 
 
+class BlobGoneError(S3MountError):
+    """The blob is not in the spool any more, and S3 does not have what it held."""
+
+
 class BaseGoneError(S3MountError):
     """The version that a change is laid over cannot be read any more."""
 

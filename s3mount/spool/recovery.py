@@ -28,17 +28,20 @@ def look_after(
 ) -> None:
     """Keep the damaged ``rows`` aside, and give each of the ``orphans`` (blobs) to its change, if it has one.
 
-    ``adopt`` takes a change that was known by its blob's label only into the journal. What belongs to
-    nobody is removed, unless something was damaged: then it is kept with the damage. May be killed at
-    any point, and is repeated then. Raises OSError and LocalDiskError.
+    Where something was damaged, ``adopt`` takes changes that are known by their blobs' labels only into the
+    journal, and what belongs to nobody is kept with the damage. Else it is removed. May be killed at any
+    point, and is repeated then. Raises OSError and LocalDiskError.
     """
     found = sorted((judge(path, changes) for path in orphans), key=lambda orphan: orphan.blob_id)
     damage = next((each for each in salvage.damages(folder) if each.is_open), None)
     damage = _keep_rows(folder, damage, rows)
     adopted = claims(found, changes)
-    # A kill between a label and its row leaves one.
     if damage is None and (len(adopted) > 1 or any(orphan.is_torn for orphan in found)):
         damage = salvage.open_damage(folder, "rows of the journal are lost")
+    if damage is None:
+        # One alone is what a kill between a label and its row leaves: of an operation that nobody was told
+        # of, and that may have been of several files.
+        adopted = {}
     for change in adopted.values():
         log.warning("%r is taken from its blob's label: the journal has no row of it", change.key)
         adopt(change)

@@ -28,6 +28,8 @@ from s3mount.spool.hooks import Hooks
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import (
     BaseGoneError,
+    BlobGoneError,
+    DamagedBlobError,
     ForeignWriteError,
     NothingLeftError,
     Stored,
@@ -73,6 +75,10 @@ class Sender:
             await self._detach(change)
             return None
         await self._hooks.before_replace(change)
+        await self._spool.forcing.journal()
+        if self._spool.changes.get(change.key) is not change:
+            # What is sent now would be nobody's: the tries that it notes are not journalled any more.
+            raise TryAgain("replaced before it was sent")
         reach("send: before")
         if change.op == "delete":
             await self._delete(change)
@@ -103,6 +109,16 @@ class Sender:
         change.expected = there.etag
         raise TryAgain("S3 has a later state of what was to be deleted")
 
+    async def _know_headers(self, change: Change, source: ContentRef) -> None:
+        """The copy of an object of parts gets another ETag: only what is stored beside it tells it as ours."""
+        if change.headers is not None or is_md5_etag(source.etag):
+            return
+        original = await self._head(source.key)
+        if self._spool.changes.get(change.key) is not change:
+            raise TryAgain("replaced before it was sent")
+        if original is not None and original.etag == source.etag:
+            change.headers = original.headers
+
     async def _copy(self, change: Change) -> Stored:
         assert change.source is not None
         source = change.source
@@ -112,6 +128,7 @@ class Sender:
             change.note_try(_ctime_ns(change))
         else:
             change.note_try(source.etag)
+            await self._know_headers(change, source)
             stored_ns = self._hooks.written_at_ns(change.headers) if change.headers else None
             if stored_ns is not None:
                 change.note_try(stored_ns)
@@ -220,6 +237,9 @@ class Sender:
             )
         change.expected = there.etag
         if self._ctime_of(there) == written_ns and change.upload_attributes is None:
+            blob = self._spool.live_blobs.get(change.blob_id)
+            if blob is not None:
+                blob.is_unsure = True
             return _as_stored(there)
         raise TryAgain("S3 has an earlier state of it")
 
@@ -243,6 +263,8 @@ class Sender:
             return await self._settle(change, written_ns, error)
         except ConflictError as error:
             return await self._look_again(change, written_ns, error)
+        except (BlobGoneError, DamagedBlobError) as error:
+            return await self._as_found(change, error)
 
     async def _look_again(self, change: Change, written_ns: int, error: ConflictError) -> Stored:
         """409: another write of the key was under way. What it made is looked at before the next try.
@@ -261,6 +283,8 @@ class Sender:
         blob = self._spool.live_blobs.get(change.blob_id)
         if blob is None:
             return await self._put_body(change, b"", condition)
+        if blob.is_gone:
+            raise BlobGoneError(f"its content {blob.path} is gone from the spool")
         self.multipart.drop_unused(change, blob)
         stored = await self._copy_known(change, blob, condition)
         if stored is not None:
@@ -336,6 +360,21 @@ class Sender:
             return True
         there = await self._head(source.key)
         return there is not None and there.etag == source.etag
+
+    async def _as_found(self, change: Change, error: BlobGoneError | DamagedBlobError) -> Stored:
+        """The blob cannot be sent. Perhaps it was: a power cut can bring rows back of what S3 has.
+
+        Raises ``error`` when it was not.
+        """
+        there = await self._head(change.key)
+        begun = change.upload_attributes
+        ctimes = (_ctime_ns(change), None if begun is None else begun.ctime_ns)
+        if there is None or there.size != change.size or self._ctime_of(there) not in ctimes:
+            raise error
+        blob = self._spool.live_blobs.get(change.blob_id)
+        if blob is not None:
+            blob.is_unsure = True
+        return _as_stored(there)
 
     async def _put_body(self, change: Change, body: Body, condition: Condition) -> Stored:
         change.note_try(_ctime_ns(change))

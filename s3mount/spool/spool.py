@@ -7,8 +7,7 @@ stands between two awaits of the caller is a critical section.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.changes import Change, parent_of
 from s3mount.spool.extents import Extents
+from s3mount.spool.forcing import Forcing, Offload, flush_threads
 from s3mount.spool.journal import Journal
 from s3mount.spool.labels import Labels
 from s3mount.spool.salvage import Damage
@@ -27,21 +27,6 @@ from s3mount.spool.states import Event, State, after
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
-
-FLUSH_THREADS = 4
-
-Offload = Callable[[Callable[[], None]], Awaitable[None]]
-"""Runs a function that blocks for a disk flush, and returns when it is done."""
-
-
-def flush_threads() -> Offload:
-    """Up to ``FLUSH_THREADS`` threads, apart from trio's common limit."""
-    limiter = trio.CapacityLimiter(FLUSH_THREADS)
-
-    async def offload(function: Callable[[], None]) -> None:
-        await trio.to_thread.run_sync(function, limiter=limiter)
-
-    return offload
 
 
 class Spool:
@@ -74,10 +59,7 @@ class Spool:
         self._reads: dict[Key, Key] = {}
         self._seq = 0
         self._room = trio.Event()
-        self._offload = offload or flush_threads()
-        self._force_wanted = 0
-        self._force_done = 0
-        self._force_lock = trio.Lock()
+        self.forcing = Forcing(self.journal, offload or flush_threads())
 
     @classmethod
     def open(cls, folder: Path, *, size_bytes_max: int, offload: Offload | None = None) -> Spool:
@@ -97,6 +79,9 @@ class Spool:
         orphans = on_disk.keys() - {change.blob_id for change in changes}
         paths = [spool.blobs.path_of(blob_id) for blob_id in orphans]
         try:
+            if paths:
+                # Rows that are gone must not come back, after a power cut, without their blobs.
+                spool.journal.force()
             recovery.look_after(folder, damaged, spool.changes, paths, spool._adopt)
         except OSError as error:
             raise LocalDiskError(f"cannot set damage aside in {folder}: {error}") from error
@@ -147,19 +132,17 @@ class Spool:
                 size=change.size,
                 base=change.base,
                 base_limit=change.base_limit,
-                extents=Extents(change.extents),
+                # Without a base all is here, also where a row was written before its blob was described.
+                extents=Extents(change.extents if change.base else [(0, change.size)]),
             )
-            if on_disk_bytes is None:
-                log.error("the blob of pending %r is gone: %s", change.key, blob.location)
-                change.state = State.PARKED
-                change.error = f"its content {blob.location} is gone from the spool"
+            blob.is_gone = on_disk_bytes is None
             blob.sums.is_unsettled = blob.id in unsettled
             if not blob.sums.is_unsettled:
                 rows = {0: change.sums} if change.sums else {}
                 if change.size and not rows:
                     rows = self.journal.sums(blob.id)
                 blob.sums.recover(rows, change.size)
-            if on_disk_bytes not in (None, blob.size):
+            if on_disk_bytes is not None and on_disk_bytes != blob.size:
                 self._follow_disk(change, blob, on_disk_bytes)
             blob.sums.mark_unknown(blob.extents)
             self._take_in(blob)
@@ -186,6 +169,7 @@ class Spool:
         """Close files and database; everything stays as it is. Repeatable."""
         for blob in self.live_blobs.values():
             blob.release()
+        self.forcing.finish()
         self.journal.close()
 
     # ---------------------------------------------------------------- changes
@@ -235,6 +219,10 @@ class Spool:
             self.on_removed(change.key)
             if change.state is State.QUEUED:
                 self.on_queued(change)
+        if unused:
+            for change in new:
+                if change.blob_id:
+                    self.forcing.flush_too(self.blobs.path_of(change.blob_id))
         for blob in unused:
             self.on_unused(blob)
 
@@ -436,11 +424,12 @@ class Spool:
         """A copy of ``blob`` to go on writing in. Raises OSError."""
         copy = self.blobs.clone(blob)
         self._take_in(copy)
+        self.forcing.flush_too(copy.path)
         self.grew(copy.extents.total)
         return copy
 
     def drop_blob(self, blob: Blob, *, keep_file: bool = False) -> None:
-        """The spool needs ``blob`` no more: its room is free again, its file gone unless moved away.
+        """The spool needs ``blob`` no more: its room is free again, its file gone soon unless moved away.
 
         Nobody may have it open: its descriptor would keep the room on the disk.
         """
@@ -449,7 +438,8 @@ class Spool:
         blob.release()
         self.grew(-blob.extents.total)
         if not keep_file:
-            self.blobs.remove(blob)
+            self._labels.clear(blob)
+            self.forcing.remove_later(blob.path)
         if blob.sums.has_rows:
             try:
                 self.journal.forget_sums([blob.id])
@@ -479,31 +469,10 @@ class Spool:
         Calls that come together share one flush of the journal. Raises OSError and LocalDiskError.
         """
         if blob is not None:
-            folder = os.path.dirname(blob.location)
-            # A descriptor of its own: the file may be closed, or have lost its name, meanwhile.
-            descriptor = os.dup(blob.fd)
-            try:
-                await self._offload(lambda: _sync_file(descriptor, folder))
-            finally:
-                os.close(descriptor)
+            await self.forcing.file(blob.fd, blob.path.parent)
             reach("fsync: blob forced")
-        self._force_wanted += 1
-        ticket = self._force_wanted
-        async with self._force_lock:
-            if self._force_done < ticket:
-                covered = self._force_wanted
-                await self._offload(self.journal.force)
-                self._force_done = covered
+        await self.forcing.journal()
         reach("fsync: journal forced")
-
-
-def _sync_file(descriptor: int, folder: str) -> None:
-    os.fdatasync(descriptor)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _inherit_tries(change: Change, earlier: Change) -> None:

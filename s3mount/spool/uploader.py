@@ -195,6 +195,7 @@ class Uploader:
             self._line_up(change, now)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.multipart.run)
+            nursery.start_soon(self._spool.forcing.run)
             nursery.start_soon(self._retry_parked)
             nursery.start_soon(self._serve, Lane.SMALL, self._small_slots, nursery)
             nursery.start_soon(self._serve, Lane.LARGE, self._large_slots, nursery)

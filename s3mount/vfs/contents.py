@@ -156,7 +156,8 @@ class Contents:
 
     def to_cache(self, blob: Blob, content: ContentRef) -> None:
         """A blob that S3 has becomes the cache's copy of it, by rename where possible."""
-        is_moved = blob.complete and self._state.reader.adopt(content, blob.path)
+        is_sure = blob.complete and not blob.is_unsure
+        is_moved = is_sure and self._state.reader.adopt(content, blob.path)
         reach("cache: adopted")
         self._state.spool.drop_blob(blob, keep_file=is_moved)
 
@@ -322,7 +323,11 @@ class Contents:
                     file.blob.is_replaced = True
                     file.blob = self._state.spool.clone_blob(file.blob)
                     change.blob_id = file.blob.id
-                self._state.spool.touch(change)
+                    self._state.spool.touch(change)
+                    # The other blob goes as soon as it is sent, or S3 refused it.
+                    self._state.spool.save(change)
+                else:
+                    self._state.spool.touch(change)
             elif node.linked:
                 self._begin_change(file, change)
             return file.blob

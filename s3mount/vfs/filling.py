@@ -40,7 +40,10 @@ class BaseFiller:
                 data = await self._read_base(blob, at, length, for_upload)
                 if not data:
                     return
-                self._state.spool.grew(blob.fill(at, data))
+                grown_bytes = blob.fill(at, data)
+                if blob.id in self._state.spool.live_blobs:
+                    # Else it was dropped meanwhile, and is accounted for no more.
+                    self._state.spool.grew(grown_bytes)
                 at += len(data)
 
     async def _read_base(self, blob: Blob, offset: int, length: int, for_upload: bool) -> bytes:

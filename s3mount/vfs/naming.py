@@ -249,7 +249,7 @@ class Naming:
         else:
             # Keep the descriptor: the bytes stay readable though the file has no name.
             os.fstat(blob.fd)
-            self._state.spool.blobs.remove(blob)
+            self._state.spool.forcing.remove_later(blob.path)
 
     # ------------------------------------------------------------------ touching
 

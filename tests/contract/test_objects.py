@@ -386,6 +386,30 @@ def test_a_deletion_may_demand_what_is_there(subject: Subject) -> None:
     subject.run(body)
 
 
+@pytest.mark.parametrize("first", ["copy", "complete"])
+def test_what_ignores_a_condition_teaches_nothing_of_how_to_spell_it(
+    subject: Subject, first: str
+) -> None:
+    """Ceph 16 takes any If-Match with a copy or a completion, and refuses a quoted one with a PUT."""
+
+    async def test(store: Store) -> None:
+        made = await store.put("from", b"new", PLAIN)
+        old = await store.put("to", b"old", PLAIN)
+        condition = Condition(if_match=old.etag)
+        if first == "copy":
+            there = await store.copy(
+                ContentRef("from", made.etag, 3), "to", PLAIN, condition=condition
+            )
+        else:
+            upload_id = await store.create_multipart("to", PLAIN)
+            part = await store.upload_part("to", upload_id, 1, b"part")
+            there = await store.complete_multipart("to", upload_id, [part], condition=condition)
+        await store.put("to", b"newer", PLAIN, condition=Condition(if_match=there.etag))
+        assert (await store.get("to"))[1] == b"newer"
+
+    subject.run(test)
+
+
 def test_deleting_may_be_repeated(subject: Subject) -> None:
     async def body(store: Store) -> None:
         await store.put("a", b"", PLAIN)

@@ -69,8 +69,7 @@ def test_a_clone_changes_alone(folder: BlobFolder) -> None:
     assert clone.base == BASE
     assert clone.missing(0, 1000) == blob.missing(0, 1000)
     assert folder.ids() == {blob.id, clone.id}
-    folder.remove(clone)
-    folder.remove(clone)
+    clone.path.unlink()
     assert clone.read(5, 3) == b"two", "who has it open still reads it"
 
 

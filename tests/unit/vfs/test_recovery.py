@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3mount import steps
 from s3mount.errors import S3MountError
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
@@ -251,13 +252,14 @@ async def test_a_kill_between_a_write_and_its_journal_row_sends_what_the_file_sh
     world.faults = script = Script(latency_s=1.0)
 
     def step(name: str) -> None:
-        if name in ("before journal.part_changed", "after journal.part_changed"):
+        if name == "part: taken back":
             mount.kill()
 
-    async with world.mounted(on_step=step) as mount:
-        await mount.write("film.mkv", b"x" * 8 * PART)
-        await trio.sleep(4)
-        await mount.change("film.mkv", b"new", 10)
+    with steps.listening(step):
+        async with world.mounted() as mount:
+            await mount.write("film.mkv", b"x" * 8 * PART)
+            await trio.sleep(4)
+            await mount.change("film.mkv", b"new", 10)
     script.latency_s = 0
     async with world.mounted() as mount:
         shown = await mount.read("film.mkv")

@@ -1,0 +1,104 @@
+"""The order in which things reach the disk: the journal before S3 changes, and before a blob goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from s3mount import steps
+from s3mount.spool.changes import Change
+from s3mount.spool.spool import Spool
+from tests.sim.world import World, inline, simulated
+
+
+class Log:
+    """What happens to one spool, in order: flushes, those who waited for one, and named steps."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.events: list[str] = []
+        self.fails = False
+        force = spool.journal.force
+
+        def noted() -> None:
+            if self.fails:
+                raise OSError(5, "Input/output error")
+            self.events.append("force")
+            force()
+
+        spool.journal.force = noted  # type: ignore[method-assign]
+        journal = spool.forcing.journal
+
+        async def awaited() -> None:
+            await journal()
+            self.events.append("forced")
+
+        spool.forcing.journal = awaited  # type: ignore[method-assign]
+
+    def step(self, name: str) -> None:
+        if name in ("journal: committed", "blob: removed", "send: before", "complete: before"):
+            self.events.append(name)
+
+
+@simulated
+async def test_s3_is_changed_only_after_the_journal_is_on_the_disk(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted() as mount:
+        log = Log(mount.spool)
+        with steps.listening(log.step):
+            # Between the return of the flush and the request nobody else has a turn.
+            await mount.write("small", b"x" * 100)
+            await mount.sync()
+            await mount.write("large", b"x" * 9000)
+            await mount.sync()
+            await mount.unlink("small")
+            await mount.sync()
+    sending = [
+        n for n, event in enumerate(log.events) if event in ("send: before", "complete: before")
+    ]
+    assert all(log.events[number - 1] == "forced" for number in sending), log.events
+    assert log.events.count("send: before") >= 3
+    assert "complete: before" in log.events
+
+
+@simulated
+async def test_a_blob_goes_only_after_the_row_without_it_is_on_the_disk(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, size_bytes_max=1 << 20, offload=inline)
+    log = Log(spool)
+    blob = spool.new_blob()
+    blob.write(0, b"x")
+    spool.record([Change(key="a", op="put", blob_id=blob.id)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.forcing.run)
+        with steps.listening(log.step):
+            spool.record([], ["a"])
+            assert blob.path.exists()
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert log.events == ["journal: committed", "force", "forced", "blob: removed"]
+    assert not blob.path.exists()
+    spool.close()
+
+
+@simulated
+async def test_a_disk_that_cannot_flush_keeps_the_blobs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool.open(tmp_path, size_bytes_max=1 << 20, offload=inline)
+    log = Log(spool)
+    log.fails = True
+    blob = spool.new_blob()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.forcing.run)
+        spool.drop_blob(blob)
+        await trio.sleep(1)
+        assert blob.path.exists()
+        assert "old blobs stay" in caplog.text
+        log.fails = False
+        spool.drop_blob(spool.new_blob())
+        await trio.sleep(1)
+        assert spool.blobs.ids() == set()
+        nursery.cancel_scope.cancel()
+    spool.close()
