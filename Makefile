@@ -1,5 +1,6 @@
 # make demo    a first look: a server, a bucket, a mount, real files, and the proof that they arrived
 # make test    all tests, on real mounts and real S3 servers
+# make test-crash  300 kills on real mounts, 20,000 seeds of the simulation: an hour or two
 # make check   format, lint, types, import contract
 # make bench   side by side with other tools
 # make setup   what the above need: Debian packages (with root or sudo), .venv, .venv-demo
@@ -11,7 +12,7 @@ SETUP := contrib/setup
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check check-format check-lint check-types check-imports bench setup clean format lock \
+.PHONY: demo test test-crash check check-format check-lint check-types check-imports bench setup clean format lock \
     system-run system-test system-bench
 .DELETE_ON_ERROR:
 
@@ -20,6 +21,9 @@ demo: .venv/.run .venv-demo/.done
 
 test: .venv/.dev .venv-demo/.done | system-test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-crash: .venv/.dev .venv-demo/.done | system-test
+	S3MOUNT_CRASH_KILLS=300 S3MOUNT_SIM_SEEDS=20000 $(BIN)/python -m pytest -rA tests/crash tests/sim $(ARGS)
 
 check: check-format check-lint check-types check-imports
 

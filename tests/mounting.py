@@ -148,6 +148,11 @@ class Mount:
         return self._process.pid
 
     @property
+    def runs(self) -> bool:
+        """Is its process there?"""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def mounted(self) -> bool:
         """Does the kernel list it?"""
         return mounted_at(self.path)

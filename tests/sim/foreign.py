@@ -35,6 +35,10 @@ class Rivals:
         number = len(self._written)
         return f"{writer} {number} ".encode().ljust(self._rng.choice(SIZES), b".")
 
+    def power_was_cut(self) -> None:
+        """What was written through the mount was not synced: it may be lost."""
+        self._written = [data for data in self._written if data.startswith(b"theirs")]
+
     # -------------------------------------------------------------- the foreigner
 
     async def write_past(self, world: World, count: int) -> None:

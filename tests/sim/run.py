@@ -16,69 +16,124 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
 import trio
 import trio.testing
 
+from s3mount import steps
+from s3mount.errors import S3MountError
+from tests.sim.disk import Disk
 from tests.sim.faults import PROFILES, SeededFaults
 from tests.sim.foreign import Rivals
-from tests.sim.program import Program, Wrong
-from tests.sim.world import STEPS, Mount, World, small_blocks, small_requests
+from tests.sim.program import TRIES_MAX, Program, Wrong
+from tests.sim.recovery import recover, recover_from_power_cut
+from tests.sim.world import Mount, World, small_blocks, small_requests
 
 LIVES_MAX = 4
+SIMULATED_STEPS = tuple(
+    name for name in steps.STEPS if not name.startswith(("engine: ", "drain: "))
+)
 OPERATIONS_MAX = 60
 TASK_STEPS_MAX = 400_000
 """A life that takes more is going in circles."""
 SETTLE_S = 120.0
 """What is done in the background (aborting uploads) gets so long, in virtual time."""
 
+POWER_CUTS_SHARE = float(os.environ.get("S3MOUNT_SIM_POWER_CUTS", "0"))
+"""In so many seeds lives may end by a power cut."""
+RARE_STEPS = (
+    "blob: cloned",
+    "rename: exchange recorded",
+    "rename: directory recorded",
+    "recovery: blob removed",
+    "recovery: parts confirmed",
+    "change: earlier state is in S3",
+    "change: content is in S3",
+    "change: superseded",
+    "part: copied",
+    "part: taken back",
+    "conflict: recorded",
+    "copy: answered",
+    "fsync: journal forced",
+    "abort: answered",
+)
+"""What few lives come to: of several of these the first one ends a life."""
+
+
+class Killed(BaseException):
+    """The mount was killed before it was there."""
+
 
 class Killer(trio.abc.Instrument):
-    """Kills a mount at a chosen step: the n-th of any task, or the n-th of one name."""
+    """Ends a life at a chosen step: the n-th of any task, or the n-th of one name; by a kill or a power cut."""
 
-    def __init__(self, rng: random.Random, *, is_last: bool) -> None:
+    def __init__(self, world: World, rng: random.Random, turn: int, *, is_last: bool) -> None:
         self.mount: Mount | None = None
         self.killed_at = ""
+        self.is_power_cut = world.disk is not None and rng.random() < 0.75
+        self.reached: Counter[str] = Counter()
         self.task_steps = 0
         self.is_endless = False
+        self._world = world
         self._at_task_step = 0
-        self._at_name = ""
-        self._left = 0
+        self._wanted: set[str] = set()
+        self._left = 1
         if is_last:
             return
-        if rng.random() < 0.5:
+        how = rng.choice(
+            ("any time", "any time", "step", "step", "step", "rare steps", "rare steps")
+        )
+        if how == "any time":
             self._at_task_step = int(rng.lognormvariate(6.0, 1.2)) + 1
-            return
-        owner = rng.choice(sorted(STEPS))
-        when = rng.choice(("before", "after"))
-        self._at_name = f"{when} {owner}.{rng.choice(STEPS[owner])}"
-        self._left = rng.choice((1, 1, 2, 3, 5, 10, 20))
+        elif how == "step":
+            self._wanted = {SIMULATED_STEPS[turn % len(SIMULATED_STEPS)]}
+            self._left = rng.choice((1, 1, 1, 1, 2, 4, 20))
+        else:
+            self._wanted = set(rng.sample(RARE_STEPS, 3))
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self.task_steps += 1
-        if self.task_steps == self._at_task_step:
+        if self.task_steps == self._at_task_step and self.mount is not None:
             self._kill("a task's step")
         elif self.task_steps > TASK_STEPS_MAX and self.mount is not None:
             self.is_endless = True
             self.mount.kill()
 
     def step(self, name: str) -> None:
-        """A step that changes the state folder is about to be, or was, done."""
-        if name == self._at_name:
-            self._left -= 1
-            if self._left == 0:
-                self._kill(name)
+        """A named step is passed."""
+        if self.killed_at or (self.mount is not None and self.mount.is_dead):
+            return
+        self.reached[name] += 1
+        if self._world.disk is not None and name == "journal: committed":
+            self._world.disk.committed()
+        if name in self._wanted and self.reached[name] == self._left:
+            self._kill(name)
+
+    def made(self, mount: Mount) -> None:
+        """The spool is open; from now on there is a mount to be killed."""
+        self.mount = mount
+
+    def end(self) -> None:
+        """The life was not ended before its time: end it now."""
+        assert self.mount is not None
+        self.mount.kill(is_power_cut=self.is_power_cut)
 
     def _kill(self, where: str) -> None:
-        if self.mount is not None and not self.mount.is_dead:
-            self.killed_at = where
-            self.mount.kill()
+        self.killed_at = where
+        if self.mount is None:
+            self._world.die(is_power_cut=self.is_power_cut)
+            raise Killed
+        self.mount.kill(is_power_cut=self.is_power_cut)
 
 
 class Simulation:
-    """One seed. ``log`` is what happened, ``kills`` counts where the kills hit."""
+    """One seed. ``log`` is what happened, ``kills`` and ``cuts`` (of the power) count where those hit.
+
+    ``reached`` counts in how many lives a step was passed.
+    """
 
     def __init__(self, seed: int, folder: Path, *, is_verbose: bool = False) -> None:
         self.seed = seed
@@ -86,7 +141,12 @@ class Simulation:
         self.folder = folder
         self.log: list[str] = []
         self.kills: Counter[str] = Counter()
+        self.cuts: Counter[str] = Counter()
+        self.reached: Counter[str] = Counter()
+        self.after = ""
+        self.had_power_cut = False
         self._rng = random.Random(seed)
+        self._turn = 0
 
     def _also_log(self) -> None:
         """Show what the mount logs among what happens."""
@@ -107,14 +167,22 @@ class Simulation:
         if self.is_verbose:
             world.on_request = self.say
             self._also_log()
+        if rng.random() < POWER_CUTS_SHARE:
+            world.disk = Disk(random.Random(rng.random()))
+            world.log_pages_max = rng.choice((10, 40, 2000))
         world.faults = faults = SeededFaults(profile, random.Random(rng.random()))
         programs = [Program(f"d{n}", random.Random(rng.random()), self.say) for n in range(2)]
         rivals = Rivals(random.Random(rng.random()), self.say) if rng.random() < 0.5 else None
         lives = rng.randint(1, LIVES_MAX)
-        for life in range(lives):
-            is_last = life == lives - 1
-            self.say(f"life {life + 1} of {lives}, {profile.name}")
-            await self._live(world, faults, programs, rivals, is_first=life == 0, is_last=is_last)
+        watched = world.disk.watched() if world.disk is not None else nullcontext()
+        with watched:
+            for life in range(lives):
+                is_last = life == lives - 1
+                self.say(f"life {life + 1} of {lives}, {profile.name}")
+                await self._live(world, faults, programs, rivals, is_last=is_last)
+        if world.disk is not None:
+            world.disk.close()
+            world.disk = None
         world.faults = None
         await self._look_from_elsewhere(world, programs)
 
@@ -125,39 +193,86 @@ class Simulation:
         programs: list[Program],
         rivals: Rivals | None,
         *,
-        is_first: bool,
         is_last: bool,
     ) -> None:
-        rng = self._rng
-        killer = Killer(rng, is_last=is_last)
+        # Seeds that follow each other go round the steps.
+        self._turn += 1
+        killer = Killer(world, self._rng, 3 * self.seed + self._turn, is_last=is_last)
         trio.lowlevel.add_instrument(killer)
         try:
-            async with world.mounted(on_step=killer.step, is_settled=False) as mount:
-                killer.mount = mount
-                if not is_first:
-                    is_sent = rng.random() < 0.5
-                    for program in programs:
-                        await program.recover(mount, is_sent=is_sent)
-                async with trio.open_nursery() as nursery:
-                    for program in programs:
-                        count = rng.randint(0, OPERATIONS_MAX)
-                        nursery.start_soon(program.run, mount, count)
-                    if rivals is not None:
-                        nursery.start_soon(rivals.write_past, world, rng.randint(0, 15))
-                        nursery.start_soon(rivals.write_through, mount, rng.randint(0, 15))
-                if is_last:
-                    await self._end(world, mount, faults, programs)
-                    if rivals is not None:
-                        rivals.judge(world)
-                else:
-                    mount.kill()
+            with steps.listening(killer.step):
+                async with world.mounted(on_made=killer.made, is_settled=False) as mount:
+                    await self._use(world, mount, programs, rivals)
+                    if is_last:
+                        await self._end(world, mount, faults, programs)
+                        if rivals is not None:
+                            rivals.judge(world)
+                    else:
+                        killer.end()
+        except Killed:
+            self.say("killed before the mount was there")
         finally:
             trio.lowlevel.remove_instrument(killer)
         if killer.is_endless:
             raise Wrong(f"a life took more than {TASK_STEPS_MAX} steps")
-        self.kills[killer.killed_at or "at the end"] += 1
-        if killer.killed_at:
-            self.say(f"killed at {killer.killed_at}")
+        self._died(killer, rivals, is_last=is_last)
+
+    def _died(self, killer: Killer, rivals: Rivals | None, *, is_last: bool) -> None:
+        where = killer.killed_at or "the end"
+        self.reached.update(killer.reached.keys())
+        if is_last:
+            return
+        self.after = "cut" if killer.is_power_cut or self.after == "cut" else "kill"
+        if killer.is_power_cut:
+            self.cuts[where] += 1
+            self.had_power_cut = True
+            if rivals is not None:
+                rivals.power_was_cut()
+        else:
+            self.kills[where] += 1
+        self.say(f"{'power cut' if killer.is_power_cut else 'killed'} at {where}")
+
+    async def _use(
+        self, world: World, mount: Mount, programs: list[Program], rivals: Rivals | None
+    ) -> None:
+        """What a life consists of: is there what must be there? Then both programs at work."""
+        rng = self._rng
+        if self.after == "cut":
+            await self._send_or_discard(mount, programs)
+        if self.after:
+            is_sent = rng.random() < 0.5
+            for program in programs:
+                if self.after == "cut":
+                    await recover_from_power_cut(program, mount)
+                else:
+                    await recover(program, mount, is_sent=is_sent)
+        self.after = ""
+        async with trio.open_nursery() as nursery:
+            for program in programs:
+                nursery.start_soon(program.run, mount, rng.randint(0, OPERATIONS_MAX))
+            if rivals is not None:
+                nursery.start_soon(rivals.write_past, world, rng.randint(0, 15))
+                nursery.start_soon(rivals.write_through, mount, rng.randint(0, 15))
+
+    async def _send_or_discard(self, mount: Mount, programs: list[Program]) -> None:
+        """As a person would: what was never synced may have lost its content in a power cut."""
+        synced = {blob_id for program in programs for blob_id in program.ledger.blobs}
+        for _ in range(TRIES_MAX):
+            try:
+                return await mount.sync()
+            except S3MountError as error:
+                self.say(f"after the power cut: {error}")
+            gone = [
+                change
+                for change in mount.spool.changes.values()
+                if change.error_kind in ("BlobGoneError", "DamagedBlobError")
+            ]
+            for change in gone:
+                if change.blob_id in synced:
+                    raise Wrong(f"{change.key} was synced: {change.error}")
+            if gone:
+                mount.fs.discard([change.key for change in gone], is_rehearsal=False)
+        raise Wrong("what is left cannot be sent")
 
     async def _end(
         self, world: World, mount: Mount, faults: SeededFaults, programs: list[Program]
@@ -172,7 +287,9 @@ class Simulation:
         left = mount.leftovers()
         for upload in await world.s3.list_uploads(""):
             # One that was begun and never heard of holds nothing, and nobody can know it as ours.
-            if await world.s3.list_parts(upload.key, upload.upload_id):
+            # After a power cut nor can one whose note was lost.
+            has_parts = await world.s3.list_parts(upload.key, upload.upload_id)
+            if has_parts and not self.had_power_cut:
                 left.append(f"multipart upload of {upload.key}")
         if left:
             raise Wrong(f"left over: {'; '.join(left)}")
@@ -197,8 +314,13 @@ def play(seed: int, folder: Path, *, is_verbose: bool = False) -> Simulation:
     random.seed(seed)
     # trio shuffles tasks that could run at the same time: from the seed too, and from one order.
     trio._core._run._r.seed(seed)
-    scheduling = mock.patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
-    with small_requests(), small_blocks(), scheduling:
+    with (
+        small_requests(),
+        small_blocks(),
+        mock.patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
+        # The names of blobs.
+        mock.patch("secrets.token_hex", lambda count: random.randbytes(count).hex()),
+    ):
         try:
             trio.run(simulation.run, clock=trio.testing.MockClock(autojump_threshold=0))
         except BaseException as error:
@@ -217,7 +339,7 @@ def main(arguments: list[str]) -> int:
     numbers = [int(argument) for argument in arguments if argument != "-v"]
     first, count = numbers[0], numbers[1] if len(numbers) > 1 else 1
     logging.basicConfig(level=logging.CRITICAL)
-    kills: Counter[str] = Counter()
+    totals: dict[str, Counter[str]] = {"kills": Counter(), "cuts": Counter(), "reached": Counter()}
     failed = 0
     started = time.monotonic()
     for seed in range(first, first + count):
@@ -226,7 +348,8 @@ def main(arguments: list[str]) -> int:
         ) as folder:
             try:
                 simulation = play(seed, Path(folder), is_verbose=is_verbose)
-                kills += simulation.kills
+                for name, total in totals.items():
+                    total.update(getattr(simulation, name))
                 if is_verbose:
                     print("\n".join(simulation.log))
             except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - any error of a seed is its finding
@@ -237,8 +360,10 @@ def main(arguments: list[str]) -> int:
                 print(f"seed {seed} FAILED: {_first_of(error)}", flush=True)
                 if not isinstance(_first_of(error), Wrong):
                     traceback.print_exception(error)
-    for where, number in sorted(kills.items()):
-        print(f"{number:6} kills {where}")
+    for where in sorted({where for total in totals.values() for where in total}):
+        print(
+            "".join(f"{total[where]:6} {name}" for name, total in totals.items()) + f" at {where}"
+        )
     print(f"{count - failed} passed, {failed} failed in {time.monotonic() - started:.1f} s")
     return 1 if failed else 0
 

@@ -33,6 +33,7 @@ from s3mount.tree.names import name_of
 from s3mount.tree.nodes import Node
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.naming import Creator
+from tests.sim.disk import Disk
 
 KIB = 1 << 10
 PART_BYTES = 4 * KIB
@@ -100,6 +101,7 @@ class World:
     """What outlives a mount: the bucket (``s3`` looks at it without counting) and the folders.
 
     ``faults`` are those of S3 and may be exchanged at any time. ``requests`` counts what mounts asked of S3.
+    With a ``disk`` the power may be cut. ``log_pages_max``: the journal's log is checkpointed so often.
     """
 
     def __init__(
@@ -114,12 +116,27 @@ class World:
         self.requests: Counter[str] = Counter()
         self.state = folder / "state-0"
         self.cache = folder / "cache"
+        self.disk: Disk | None = None
+        self.log_pages_max = 2000
         self._lives = 0
 
     def next_state(self) -> Path:
         """A folder for the state that a killed mount leaves."""
         self._lives += 1
         return self.folder / f"state-{self._lives}"
+
+    def die(self, *, is_power_cut: bool = False) -> None:
+        """From now on the state folder is what a kill, or a power cut, leaves of it at this moment."""
+        left = self.next_state()
+        if self.disk is not None and is_power_cut:
+            self.disk.cut_into(left)
+            self.disk.begin(left, is_new=False)
+            self.cache = self.folder / f"cache-{self._lives}"
+        else:
+            shutil.copytree(self.state, left)
+            if self.disk is not None:
+                self.disk.follow(left)
+        self.state = left
 
     async def foreign_put(
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None
@@ -162,14 +179,13 @@ class World:
         self,
         *,
         spool_bytes_max: int = 1 << 30,
-        on_step: Callable[[str], None] | None = None,
         is_settled: bool = True,
+        on_made: Callable[[Mount], None] = lambda mount: None,
         **settings: Any,
     ) -> AsyncIterator[Mount]:
         """A mount; at its end it stops at once, without sending what is pending.
 
-        ``on_step`` is called with its name before and after every step that changes the state folder.
-        With ``is_settled`` the background tasks have all begun.
+        With ``is_settled`` the background tasks have all begun; ``on_made`` is told before any begins.
         """
         # State made by an earlier life must be readable by this one alone.
         config = MountConfig(
@@ -179,10 +195,14 @@ class World:
             cache_dir=str(self.cache),
             **{"part_bytes": PART_BYTES, "uploads_max": 4, "uid": 7, "gid": 7, **settings},
         )
+        is_new = not self.state.exists()
         self.state.mkdir(exist_ok=True)
+        if self.disk is not None and is_new:
+            self.disk.begin(self.state, is_new=True)
         self.cache.mkdir(exist_ok=True)
         store = _LifeStore(self)
         spool = Spool.open(self.state, size_bytes_max=spool_bytes_max, offload=inline)
+        spool.journal._database.execute(f"PRAGMA wal_autocheckpoint={self.log_pages_max}")
         try:
             async with trio.open_nursery() as nursery:
                 reader = CacheReader(
@@ -204,8 +224,7 @@ class World:
                     memory_path=self.cache / "attributes.sqlite",
                 )
                 mount = Mount(self, fs, store, nursery.cancel_scope)
-                if on_step is not None:
-                    _announce_steps(spool, on_step)
+                on_made(mount)
                 await nursery.start(fs.run)
                 if is_settled:
                     await trio.testing.wait_all_tasks_blocked()
@@ -276,39 +295,6 @@ def _brief(arguments: Mapping[str, object]) -> str:
     return " ".join(shown)
 
 
-STEPS = {
-    "journal": (
-        "record",
-        "upload_begun",
-        "upload_ended",
-        "part_sent",
-        "part_changed",
-    ),
-    "blobs": ("create", "clone", "remove"),
-}
-"""Methods of the spool's journal and blob folder that change the state folder."""
-
-
-def _announce_steps(spool: Spool, on_step: Callable[[str], None]) -> None:
-    for part, names in STEPS.items():
-        owner = getattr(spool, part)
-        for name in names:
-            setattr(owner, name, _announced(getattr(owner, name), f"{part}.{name}", on_step))
-
-
-def _announced(
-    method: Callable[..., Any], name: str, on_step: Callable[[str], None]
-) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        on_step(f"before {name}")
-        result = method(*args, **kwargs)
-        on_step(f"after {name}")
-        return result
-
-    return call
-
-
 class Mount:
     """The file system as programs use it: by paths and descriptors. Errors are OSError and S3MountError."""
 
@@ -326,14 +312,15 @@ class Mount:
     def spool(self) -> Spool:
         return self.fs.state.spool
 
-    def kill(self) -> None:
-        """SIGKILL: what the state folder holds at this moment is all that the next mount finds."""
+    def kill(self, *, is_power_cut: bool = False) -> None:
+        """SIGKILL: what the state folder holds at this moment is all that the next mount finds.
+
+        After a power cut it finds only what was flushed, and of the rest what chance left.
+        """
         if self.is_dead:
             return
         self.is_dead = self.store.is_dead = True
-        left = self.world.next_state()
-        shutil.copytree(self.world.state, left)
-        self.world.state = left
+        self.world.die(is_power_cut=is_power_cut)
         self._scope.cancel()
 
     # ------------------------------------------------------------------ paths
@@ -484,6 +471,11 @@ class Mount:
 
     def size(self, fd: int) -> int:
         return self.fs.contents.handle(fd).file.node.size
+
+    def blob_of(self, fd: int) -> str:
+        """The blob that holds what is written to an open file; empty where it was not written."""
+        blob = self.fs.contents.handle(fd).file.blob
+        return "" if blob is None else blob.id
 
     async def ftruncate(self, fd: int, size: int) -> None:
         await self.fs.contents.truncate(self.fs.contents.handle(fd).file.node, size)
