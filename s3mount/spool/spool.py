@@ -142,6 +142,8 @@ class Spool:
                 if change.size and not rows:
                     rows = self.journal.sums(blob.id)
                 blob.sums.recover(rows, change.size)
+            if blob.sums.is_unsettled or on_disk_bytes not in (None, blob.size):
+                _tell_from_earlier(change)
             if on_disk_bytes is not None and on_disk_bytes != blob.size:
                 self._follow_disk(change, blob, on_disk_bytes)
             blob.sums.mark_unknown(blob.extents)
@@ -473,6 +475,14 @@ class Spool:
             reach("fsync: blob forced")
         await self.forcing.journal()
         reach("fsync: journal forced")
+
+
+def _tell_from_earlier(change: Change) -> None:
+    """The blob was written after the row: what S3 may have with the row's ctime is not what it holds."""
+    if change.attributes is not None:
+        change.attributes = msgspec.structs.replace(
+            change.attributes, ctime_ns=change.attributes.ctime_ns + 1
+        )
 
 
 def _inherit_tries(change: Change, earlier: Change) -> None:
