@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from s3mount.errors import NetworkError, NoSuchKeyError, StoreError
+from s3mount.errors import NetworkError, NoSuchKeyError, S3MountError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 from s3mount.spool.changes import Change
 from s3mount.tree import attributes as codec
@@ -392,7 +392,7 @@ class Directories:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(as_file)
                     nursery.start_soon(as_directory)
-            except* StoreError as errors:
+            except* S3MountError as errors:
                 raise errors.exceptions[0] from None
         finally:
             end()
@@ -468,7 +468,7 @@ class Directories:
             async with trio.open_nursery() as nursery:
                 for node in unknown:
                     nursery.start_soon(learn, node)
-        except* StoreError as errors:
+        except* S3MountError as errors:
             raise errors.exceptions[0] from None
         finally:
             self._remember(found)

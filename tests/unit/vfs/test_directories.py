@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.errors import NetworkError
+from s3mount.errors import EngineError, NetworkError
 from tests.sim.world import Mount, World, simulated
 from tests.unit.vfs.scripted import Script
 
@@ -278,3 +278,18 @@ async def test_a_second_mount_learns_that_the_top_stores_attributes_now(tmp_path
         assert await reader.listdir() == ["d", "f"]
         assert stat.S_IMODE((await reader.stat("d")).st_mode) == 0o711
         assert stat.S_IMODE((await reader.stat("f")).st_mode) == 0o600
+
+
+@simulated
+async def test_an_engine_that_cannot_be_kept_running_is_one_error(tmp_path: Path) -> None:
+    """Not a group of them, which nobody would take for what it is."""
+    world = World(tmp_path)
+    await world.foreign_put("d/a", b"a")
+    async with world.mounted() as mount:
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise EngineError("the engine process died 8 times over one request")
+
+        mount.store.list_page = refuse  # type: ignore[method-assign, assignment]
+        with pytest.raises(EngineError):
+            await mount.exists("d")
