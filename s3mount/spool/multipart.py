@@ -12,7 +12,6 @@ from s3mount.errors import (
     NoSuchKeyError,
     PreconditionFailedError,
     S3MountError,
-    StoreError,
 )
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ByteRange, Condition, Key, PartInfo, PutResult
@@ -423,7 +422,7 @@ class MultipartSender:
     async def _abort(self, key: Key, upload_id: str) -> None:
         try:
             await self._store.abort_multipart(key, upload_id)
-        except StoreError as error:
+        except S3MountError as error:
             log.info("multipart upload %s of %r is left for later: %s", upload_id, key, error)
             return
         reach("abort: answered")

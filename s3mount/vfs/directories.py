@@ -309,7 +309,7 @@ class Directories:
         async def ahead() -> None:
             try:
                 await self._list(directory)
-            except (StoreError, OSError) as error:
+            except (S3MountError, OSError) as error:
                 # Nobody waits for it; whoever needs it next asks again and is told.
                 log.info("listing ahead failed: %s", error)
             finally:
@@ -329,7 +329,7 @@ class Directories:
         async def refresh() -> None:
             try:
                 await self.refresh(directory)
-            except (StoreError, OSError) as error:
+            except (S3MountError, OSError) as error:
                 failed.append(error)
             finally:
                 done.set()
@@ -351,7 +351,7 @@ class Directories:
         try:
             with trio.move_on_after(patience_s) as waited:
                 await self._ask_for(directory, name)
-        except StoreError as error:
+        except S3MountError as error:
             self._believe_on(directory, error)
             return
         if waited.cancelled_caught:
@@ -362,7 +362,7 @@ class Directories:
         known = directory.directory
         assert known is not None
         was_listed = known.listed_at > float("-inf")
-        if not was_listed or not isinstance(error, StoreError) or not error.retryable:
+        if not was_listed or not isinstance(error, S3MountError) or not error.retryable:
             raise error
         path = self._state.nodes.path_of(directory)
         log.warning("%s is shown as it was last listed: %s", path, error)
@@ -418,7 +418,7 @@ class Directories:
             raise OSError(errno.ENOTDIR, "not a directory")
         try:
             await self.refresh(directory)
-        except StoreError as error:
+        except S3MountError as error:
             self._believe_on(directory, error)
         children = directory.directory.children
         await self.know_attributes(list(children.values()))
