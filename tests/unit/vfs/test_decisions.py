@@ -36,8 +36,10 @@ async def test_retry_sends_what_was_parked_or_waited(tmp_path: Path) -> None:
             rule.times = 0
         assert sorted(mount.fs.decisions.retry(["d"])) == ["d/a", "d/b"]
         await trio.sleep(1)
-        assert set(mount.pending()) == {"c", "e"}
-        assert sorted(mount.fs.decisions.retry()) == ["c", "e"]
+        # The outage's time may have come by itself meanwhile.
+        left = set(mount.pending())
+        assert {"c"} <= left <= {"c", "e"}
+        assert set(mount.fs.decisions.retry()) == left
         await trio.sleep(1)
         assert mount.pending() == {}
         assert mount.fs.decisions.retry() == []
