@@ -127,6 +127,9 @@ class KnownContent:
         for ref in found:
             if ref.key == change.key and ref.etag != change.expected:
                 continue
+            if ref.key != change.key and ref.key in self._spool.changes:
+                # It is about to be replaced or deleted, by our own hand: the copy would race with that.
+                continue
             if await self._is_same(blob, ref):
                 return ref
         return None
