@@ -117,8 +117,8 @@ class RejectedError(StoreError):
     """Any other 4xx: the request can never succeed as it is (key too long, too large, KMS, quota...)."""
 
 
-class DamagedBodyError(StoreError):
-    """The local bytes to send are not those that were written: the disk changed them. Nothing was sent."""
+class DamagedBodyError(RejectedError):
+    """The local bytes to send are not those that were written: the disk changed or lost them. Nothing was sent."""
 
 
 class ArchivedError(StoreError):

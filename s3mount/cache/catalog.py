@@ -279,11 +279,3 @@ def remove_catalog(folder: Path) -> None:
             os.unlink(folder / f"catalog.sqlite{suffix}")
         except FileNotFoundError:
             continue
-
-
-def boot_id() -> str:
-    """Names the time since the machine was started; empty boot ids never occur."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or "unknown"
-    except OSError:
-        return "unknown"

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 
-from s3mount.cache.catalog import Catalog, Update, boot_id, remove_catalog
+from s3mount.boot import boot_id
+from s3mount.cache.catalog import Catalog, Update, remove_catalog
 from s3mount.cache.folder import ORPHAN_AGE_S
 from s3mount.cache.shelf import RETRY_DISK_S, Save, Shelf, Unwanted
 from s3mount.errors import LocalDiskError

@@ -97,7 +97,7 @@ def _pieces(body: FileSlice, use: Callable[[memoryview], None]) -> None:
         while done < body.length:
             n = os.preadv(fd, [buffer[: body.length - done]], body.offset + done)
             if n == 0:
-                raise RejectedError(f"{body.path} ends inside the part to send")
+                raise DamagedBodyError(f"{body.path} ends inside the part to send")
             use(buffer[:n])
             done += n
     except OSError as error:

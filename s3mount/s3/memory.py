@@ -482,7 +482,7 @@ def read_body(body: Body) -> bytes:
     finally:
         os.close(fd)
     if len(data) != body.length:
-        raise RejectedError(f"{body.path} ends inside the part to send")
+        raise DamagedBodyError(f"{body.path} ends inside the part to send")
     if body.expected is not None and crc64nvme(data) != body.expected:
         raise DamagedBodyError(f"{body.path} has other bytes at {body.offset} than were written")
     return data

@@ -22,7 +22,7 @@ from typing import Protocol
 import httptools
 import trio
 
-from s3mount.errors import NetworkError, RejectedError, ServerFaultError
+from s3mount.errors import DamagedBodyError, NetworkError, RejectedError, ServerFaultError
 from s3mount.refs import FileSlice
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -246,7 +246,7 @@ class Connection:
                 unfair = 0
                 continue
             if n == 0:
-                raise RejectedError(f"{body.path} ends inside the part to send")
+                raise DamagedBodyError(f"{body.path} ends inside the part to send")
             offset += n
             watch.sent(n)
             unfair += n
@@ -263,7 +263,7 @@ class Connection:
             if not pending:
                 n = os.preadv(fd, [buffer[: min(SEND_BYTES, stop - offset)]], offset)
                 if n == 0:
-                    raise RejectedError(f"{body.path} ends inside the part to send")
+                    raise DamagedBodyError(f"{body.path} ends inside the part to send")
                 pending = buffer[:n]
                 offset += n
             try:

@@ -48,6 +48,7 @@ class Blob:
         "size",
         "sums",
         "upload",
+        "was_synced",
     )
 
     def __init__(
@@ -72,6 +73,7 @@ class Blob:
         self.is_replaced = False
         self.is_gone = False
         self.is_unsure = False
+        self.was_synced = False
         self._fd = -1
 
     @property
@@ -279,6 +281,7 @@ class BlobFolder:
         copy.sums = blob.sums.copy()
         copy.base, copy.base_limit = blob.base, blob.base_limit
         copy.extents = Extents(blob.extents)
+        copy.was_synced = blob.was_synced
         reach("blob: cloned")
         return copy
 

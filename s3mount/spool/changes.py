@@ -22,7 +22,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The desired state of one key, as long as S3 does not have it. One row of the journal.
 
     ``put``: the content of blob ``blob_id``; where ``base`` is set, bytes below ``base_limit`` that are
-    not in ``extents`` are those of ``base``; ``sums`` are its blocks' checksums, where they fit.
+    not in ``extents`` are those of ``base``; ``sums`` are its blocks' checksums, where they fit;
+    ``synced``: the blob was forced to the disk once, and since then before every row that tells of more.
     ``copy``: exactly ``source``, copied inside S3.
     ``delete``: nothing. ``seq`` is the number of the last change, ``first_seq`` of the first one
     that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under the key: ``None``
@@ -53,6 +54,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     base: ContentRef | None = None
     base_limit: int = 0
     extents: list[tuple[int, int]] = []
+    synced: bool = False
     sums: bytes = b""
     source: ContentRef | None = None
     headers: ObjectHeaders | None = None

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import trio
 
+from s3mount.boot import boot_id
 from s3mount.spool.journal import Journal
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
 FLUSH_THREADS = 4
+BOOT_FILE = "boot"
 REMOVAL_PERIOD_S = 0.25
 """Blobs that nobody needs any more go together, so that they cost one flush."""
 
@@ -116,6 +118,26 @@ class Forcing:
             log.warning("the spool's journal cannot be flushed, old blobs stay: %s", error)
         else:
             _remove(paths)
+
+
+def is_rebooted(folder: Path) -> bool:
+    """Was the machine started anew since ``note_boot`` was called for this state folder? Raises OSError."""
+    try:
+        return (folder / BOOT_FILE).read_text() != boot_id()
+    except FileNotFoundError:
+        return False
+
+
+def note_boot(folder: Path) -> None:
+    """Note which start of the machine this is. Blocks for a flush where that is new. Raises OSError."""
+    path = folder / BOOT_FILE
+    if path.exists() and not is_rebooted(folder):
+        return
+    with path.open("w") as file:
+        file.write(boot_id())
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(folder)
 
 
 def _remove(paths: list[Path]) -> None:

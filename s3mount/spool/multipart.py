@@ -12,6 +12,7 @@ from s3mount.errors import (
     NoSuchKeyError,
     PreconditionFailedError,
     S3MountError,
+    ServerFaultError,
 )
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ByteRange, Condition, Key, PartInfo, PutResult
@@ -229,7 +230,13 @@ class MultipartSender:
 
     async def _confirm(self, upload: PartsUpload) -> None:
         """Keep of the parts of an earlier run those that S3 has too. NoSuchKeyError: the upload is gone."""
-        there = await self._store.list_parts(upload.key, upload.upload_id)
+        try:
+            there = await self._store.list_parts(upload.key, upload.upload_id)
+        except NoSuchKeyError as error:
+            # Ceph 16 names the key where it means the upload.
+            raise NoSuchKeyError(
+                str(error), key=upload.key, status=error.status, code=NO_SUCH_UPLOAD
+            ) from error
         confirmed = {part.number - 1: part.etag for part in there}
         for index, part in list(upload.sent.items()):
             if confirmed.get(index) != part.etag:
@@ -337,9 +344,14 @@ class MultipartSender:
                     is_forced = True
             upload.completing = parts
             reach("complete: before")
-            result = await self._store.complete_multipart(
-                upload.key, upload.upload_id, parts, condition=condition
-            )
+            try:
+                result = await self._store.complete_multipart(
+                    upload.key, upload.upload_id, parts, condition=condition
+                )
+            except ServerFaultError:
+                # What Ceph 16 says when the upload is gone: the next try asks for its parts first.
+                upload.is_confirmed = False
+                raise
             reach("complete: answered")
         except NoSuchKeyError as error:
             if error.code != NO_SUCH_UPLOAD or upload is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import NamedTuple
 
 from s3mount.errors import S3MountError, StoreError
@@ -63,6 +64,9 @@ def damage_of(blob: Blob, start: int, stop: int, error: Exception) -> S3MountErr
             f"its bytes at {found.offset} in {blob.location} are not those that were written (a failing "
             "disk?), so it is not sent: write the file again, or discard it"
         )
+    if os.fstat(blob.fd).st_size < blob.size:
+        # Lost with a power cut: a tail of nothing but zeros.
+        os.ftruncate(blob.fd, blob.size)
     log.info("%s was written while it was read: %s", blob.location, error)
     return TryAgain("written while it was read")
 

@@ -71,6 +71,11 @@ class Sender:
 
         Raises ForeignWriteError, NothingLeftError, TryAgain, and other S3MountError or OSError.
         """
+        blob = self._spool.live_blobs.get(change.blob_id)
+        if blob is not None and blob.is_gone:
+            return await self._as_found(
+                change, BlobGoneError(f"its content {blob.path} is gone from the spool")
+            )
         if change.detach:
             await self._detach(change)
             return None
@@ -263,7 +268,7 @@ class Sender:
             return await self._settle(change, written_ns, error)
         except ConflictError as error:
             return await self._look_again(change, written_ns, error)
-        except (BlobGoneError, DamagedBlobError) as error:
+        except DamagedBlobError as error:
             return await self._as_found(change, error)
 
     async def _look_again(self, change: Change, written_ns: int, error: ConflictError) -> Stored:
@@ -283,8 +288,6 @@ class Sender:
         blob = self._spool.live_blobs.get(change.blob_id)
         if blob is None:
             return await self._put_body(change, b"", condition)
-        if blob.is_gone:
-            raise BlobGoneError(f"its content {blob.path} is gone from the spool")
         self.multipart.drop_unused(change, blob)
         stored = await self._copy_known(change, blob, condition)
         if stored is not None:

@@ -19,11 +19,12 @@ from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.changes import Change, parent_of
 from s3mount.spool.extents import Extents
-from s3mount.spool.forcing import Forcing, Offload, flush_threads
+from s3mount.spool.forcing import Forcing, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.journal import Journal
 from s3mount.spool.labels import Labels
 from s3mount.spool.salvage import Damage
 from s3mount.spool.states import Event, State, after
+from s3mount.spool.takeover import follow_disk, settle, tell_from_earlier
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Spool:
         self._readers: dict[Key, set[Key]] = {}
         self._reads: dict[Key, Key] = {}
         self._seq = 0
+        self._is_rebooted = False
         self._room = trio.Event()
         self.forcing = Forcing(self.journal, offload or flush_threads())
 
@@ -74,15 +76,20 @@ class Spool:
         changes, damaged = spool.journal.load()
         on_disk = spool.blobs.sizes()
         unsettled = spool.journal.unsettled()
-        for change in changes:
-            spool._recover(change, on_disk.get(change.blob_id), unsettled)
+        try:
+            spool._is_rebooted = is_rebooted(folder)
+            for change in changes:
+                spool._recover(change, on_disk.get(change.blob_id), unsettled)
+        except OSError as error:
+            raise LocalDiskError(f"cannot look through {folder}: {error}") from error
         orphans = on_disk.keys() - {change.blob_id for change in changes}
         paths = [spool.blobs.path_of(blob_id) for blob_id in orphans]
         try:
-            if paths:
+            if paths or spool._is_rebooted:
                 # Rows that are gone must not come back, after a power cut, without their blobs.
                 spool.journal.force()
             recovery.look_after(folder, damaged, spool.changes, paths, spool._adopt)
+            note_boot(folder)
         except OSError as error:
             raise LocalDiskError(f"cannot set damage aside in {folder}: {error}") from error
         spool.journal.remove_damaged([row for row in damaged if row.key not in spool.changes])
@@ -136,36 +143,26 @@ class Spool:
                 extents=Extents(change.extents if change.base else [(0, change.size)]),
             )
             blob.is_gone = on_disk_bytes is None
+            blob.was_synced = change.synced
+            if self._is_rebooted:
+                # A synced file may have been changed in place since its row. Of any other it is not
+                # known what reached the disk: what its row tells of, or it waits for a person.
+                settle(self.journal, change, unsettled, is_settled=not change.synced)
             blob.sums.is_unsettled = blob.id in unsettled
             if not blob.sums.is_unsettled:
                 rows = {0: change.sums} if change.sums else {}
                 if change.size and not rows:
                     rows = self.journal.sums(blob.id)
                 blob.sums.recover(rows, change.size)
-            if blob.sums.is_unsettled or on_disk_bytes not in (None, blob.size):
-                _tell_from_earlier(change)
+            if on_disk_bytes is not None and (blob.sums.is_unsettled or on_disk_bytes != blob.size):
+                tell_from_earlier(change)
             if on_disk_bytes is not None and on_disk_bytes != blob.size:
-                self._follow_disk(change, blob, on_disk_bytes)
+                follow_disk(change, blob, on_disk_bytes, is_rebooted=self._is_rebooted)
             blob.sums.mark_unknown(blob.extents)
             self._take_in(blob)
             self.used_bytes += blob.extents.total
         self._index(change)
         reach("recovery: change taken over")
-
-    @staticmethod
-    def _follow_disk(change: Change, blob: Blob, on_disk_bytes: int) -> None:
-        """Kill -9 came after writes or a truncate that were not journalled yet: the file is as they left it."""
-        if on_disk_bytes > blob.size:
-            blob.extents.add(blob.size, on_disk_bytes)
-        elif on_disk_bytes < blob.size and blob.sums.is_settled:
-            # Not by us: it keeps its size, is found to be damaged when it is its turn, and waits for a person.
-            log.error("%r is shorter on disk than it was written: %s", change.key, blob.path)
-            return
-        elif on_disk_bytes < blob.size:
-            log.warning("%r was cut to %d bytes and not closed", change.key, on_disk_bytes)
-            blob.extents.cut(on_disk_bytes)
-            blob.base_limit = min(blob.base_limit, on_disk_bytes)
-        change.size = blob.size = on_disk_bytes
 
     def close(self) -> None:
         """Close files and database; everything stays as it is. Repeatable."""
@@ -309,6 +306,10 @@ class Spool:
 
     def _describe_blob(self, change: Change) -> None:
         blob = self.live_blobs[change.blob_id]
+        change.synced = blob.was_synced
+        if blob.was_synced:
+            # What is added to it goes to the disk before the row that tells of it.
+            self.forcing.flush_too(blob.path)
         change.size = blob.size
         change.sums = blob.sums.row()
         change.base = blob.base
@@ -465,24 +466,23 @@ class Spool:
 
     # ------------------------------------------------------------- durability
 
-    async def force(self, blob: Blob | None) -> None:
-        """Make ``blob`` and every change recorded so far survive a power cut.
+    def _holds(self, change: Change, blob: Blob) -> bool:
+        return self.changes.get(change.key) is change and change.blob_id == blob.id
+
+    async def force(self, blob: Blob | None, change: Change | None = None) -> None:
+        """Make ``blob``, which ``change`` tells of, and every change recorded so far survive a power cut.
 
         Calls that come together share one flush of the journal. Raises OSError and LocalDiskError.
         """
         if blob is not None:
             await self.forcing.file(blob.fd, blob.path.parent)
+            if not blob.was_synced:
+                blob.was_synced = True
+                if change is not None and self._holds(change, blob):
+                    self.save(change)
             reach("fsync: blob forced")
         await self.forcing.journal()
         reach("fsync: journal forced")
-
-
-def _tell_from_earlier(change: Change) -> None:
-    """The blob was written after the row: what S3 may have with the row's ctime is not what it holds."""
-    if change.attributes is not None:
-        change.attributes = msgspec.structs.replace(
-            change.attributes, ctime_ns=change.attributes.ctime_ns + 1
-        )
 
 
 def _inherit_tries(change: Change, earlier: Change) -> None:

@@ -446,7 +446,8 @@ class Contents:
         With ``--fsync s3`` it returns when S3 has it, or with the error of the try to send it.
         """
         self.commit(handle.file)
-        await self._state.spool.force(handle.file.blob)
+        change = self._state.change_of(handle.file.node)
+        await self._state.spool.force(handle.file.blob, change)
         if self._state.config.fsync == "s3" and self.barrier is not None:
             await self.barrier.wait(handle.file.node, handle.pid)
 

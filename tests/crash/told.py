@@ -9,6 +9,9 @@ from typing import TypeAlias
 PAGE_BYTES = 4096
 """The kernel hands over a file's pages in any order until it is closed or synced."""
 
+REMEMBERED_BYTES_MAX = 200_000
+"""Contents up to this size are known again, for the report."""
+
 Paths: TypeAlias = dict[str, bytes | None]
 """Content by path; ``None`` is a folder."""
 
@@ -32,11 +35,17 @@ class Told:
         self.now: Paths = {}
         self.doing: Doing | None = None
         self.log: list[str] = []
+        self._began: dict[bytes, str] = {}
+        self._count = 0
 
     def begin(self, doing: Doing) -> None:
         """An operation begins."""
+        self._count += 1
         self.log.append(doing.what)
         del self.log[:-40]
+        for data in doing.after.values():
+            if data is not None and len(data) <= REMEMBERED_BYTES_MAX:
+                self._began.setdefault(data, f"operation {self._count}, {doing.what}")
         self.doing = doing
 
     def end(self) -> None:
@@ -52,7 +61,15 @@ class Told:
             wrong = []
         if not wrong:
             self.now, self.doing = found, None
-        return wrong
+            return []
+        shown = [
+            (path, data) for path, data in found.items() if data and self.now.get(path) != data
+        ]
+        return wrong + [
+            f"{path} has what was first there by {self._began[data]}"
+            for path, data in shown
+            if data in self._began
+        ]
 
 
 def _differences(wanted: Paths, found: Paths, states: Mapping[str, Sequence[bytes]]) -> list[str]:

@@ -4,7 +4,9 @@ Flushed is what ``os.fsync`` and ``os.fdatasync`` were called for: the bytes of 
 of a folder. SQLite's own flushes pass by Python, so they are inferred from what it writes, by its
 rules for ``synchronous=NORMAL``: when the database file changes there was a checkpoint, which flushes the
 log before it and the database after it; when the log begins anew its header is flushed first.
-All else may be lost: each file's bytes block by block, each entry that came or went by itself.
+All else may be lost: each file's bytes block by block, each entry that came or went by itself. The
+journal's log alone always loses what was not flushed: that the kernel wrote it back by itself, and not
+the blobs that were written before, is not played.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from unittest import mock
 
 BLOCK_BYTES = 512
 JOURNAL = "journal.sqlite"
+LOG = f"{JOURNAL}-wal"
 LOG_HEADER_BYTES = 32
 REBUILT = "-shm"
 """SQLite makes its index of the log anew where nobody has the database open."""
@@ -116,7 +119,9 @@ class Disk:
                 self._flush_entries(path)
             return
         if self._root in path.parents:
-            self._flush_bytes(self._inode_of(os.dup(descriptor)))
+            # Opened anew: that one may be for writing only.
+            own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
+            self._flush_bytes(self._inode_of(own))
 
     def _flush_entries(self, path: Path) -> None:
         self._folder(path).flushed = {
@@ -128,20 +133,21 @@ class Disk:
 
     @staticmethod
     def _flush_bytes(inode: Inode) -> None:
-        # The descriptor that was flushed may be open for writing only.
         inode.flushed = _content(inode.held)
 
     def committed(self) -> None:
         """A transaction ended: did SQLite flush something meanwhile? See above."""
-        database, log = self._root / JOURNAL, self._root / f"{JOURNAL}-wal"
-        if not database.exists() or not log.exists():
+        database, log = self._root / JOURNAL, self._root / LOG
+        if not database.exists():
             return
-        of_database, of_log = self._inode(database), self._inode(log)
-        header = os.pread(of_log.held, LOG_HEADER_BYTES, 0)
+        of_database = self._inode(database)
+        of_log = self._inode(log) if log.exists() else None
+        header = b"" if of_log is None else os.pread(of_log.held, LOG_HEADER_BYTES, 0)
         if _content(of_database.held) != of_database.flushed:
             self._flush_bytes(of_database)
-            self._flush_bytes(of_log)
-        elif header != self._log_header:
+            if of_log is not None:
+                self._flush_bytes(of_log)
+        elif of_log is not None and header != self._log_header:
             of_log.flushed = header + of_log.flushed[LOG_HEADER_BYTES:]
         self._log_header = header
 
@@ -149,6 +155,7 @@ class Disk:
 
     def cut_into(self, target: Path) -> None:
         """Make ``target`` what the power cut leaves of the folder."""
+        self.committed()
         self._leave(self._root, self._folder(self._root), target)
 
     def _leave(self, path: Path, folder: Folder | None, target: Path) -> None:
@@ -168,7 +175,8 @@ class Disk:
                 # It came, went or was exchanged after the last flush of the folder.
                 inode = inode if self._is_kept() else kept  # type: ignore[assignment]
             if inode is not None:
-                (target / name).write_bytes(self._left_of(inode))
+                left = inode.flushed if name == LOG else self._left_of(inode)
+                (target / name).write_bytes(left)
 
     def _is_kept(self) -> bool:
         return self._rng.random() < 0.5

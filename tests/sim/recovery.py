@@ -46,15 +46,18 @@ async def recover(program: Program, mount: Mount, *, is_sent: bool) -> None:
     program.tree, program.may_be = tree, []
 
 
-async def recover_from_power_cut(program: Program, mount: Mount) -> None:
-    """Is there what fsync() returned for? All that is found is how it is, from now on."""
+async def recover_from_power_cut(program: Program, mount: Mount, *, has_discarded: bool) -> None:
+    """Is there what fsync() returned for? All that is found is how it is, from now on.
+
+    When something unsynced had to be discarded, what had been moved may have its former name.
+    """
     program.begin(mount)
     for later in program.may_be[1:]:
         program.ledger.may_have_become(later, program.tree)
     program.may_be = [program.tree]
     await _step(program, "wait until all is in S3", mount.sync)
     found = await _step(program, "look after the power cut", program.seen)
-    broken = program.ledger.broken(found)
+    broken = program.ledger.broken(found, by_any_name=has_discarded)
     if broken:
         seen = {path: None if data is None else brief(data) for path, data in found.items()}
         raise Wrong(f"after the power cut there is not {'; nor '.join(broken)}; but {seen}")

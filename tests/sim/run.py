@@ -42,7 +42,7 @@ TASK_STEPS_MAX = 400_000
 SETTLE_S = 120.0
 """What is done in the background (aborting uploads) gets so long, in virtual time."""
 
-POWER_CUTS_SHARE = float(os.environ.get("S3MOUNT_SIM_POWER_CUTS", "0"))
+POWER_CUTS_SHARE = float(os.environ.get("S3MOUNT_SIM_POWER_CUTS", "0.5"))
 """In so many seeds lives may end by a power cut."""
 RARE_STEPS = (
     "blob: cloned",
@@ -61,6 +61,10 @@ RARE_STEPS = (
     "abort: answered",
 )
 """What few lives come to: of several of these the first one ends a life."""
+
+
+LOSSES = ("BlobGoneError", "DamagedBlobError", "BaseGoneError")
+"""How a power cut shows in what was never synced: the kinds of errors."""
 
 
 class Killed(BaseException):
@@ -237,13 +241,14 @@ class Simulation:
     ) -> None:
         """What a life consists of: is there what must be there? Then both programs at work."""
         rng = self._rng
+        has_discarded = False
         if self.after == "cut":
-            await self._send_or_discard(mount, programs)
+            has_discarded = await self._send_or_discard(mount, programs)
         if self.after:
             is_sent = rng.random() < 0.5
             for program in programs:
                 if self.after == "cut":
-                    await recover_from_power_cut(program, mount)
+                    await recover_from_power_cut(program, mount, has_discarded=has_discarded)
                 else:
                     await recover(program, mount, is_sent=is_sent)
         self.after = ""
@@ -254,23 +259,27 @@ class Simulation:
                 nursery.start_soon(rivals.write_past, world, rng.randint(0, 15))
                 nursery.start_soon(rivals.write_through, mount, rng.randint(0, 15))
 
-    async def _send_or_discard(self, mount: Mount, programs: list[Program]) -> None:
-        """As a person would: what was never synced may have lost its content in a power cut."""
+    async def _send_or_discard(self, mount: Mount, programs: list[Program]) -> bool:
+        """As a person would: what was never synced may have lost its content in a power cut.
+
+        Was anything discarded?
+        """
+        has_discarded = False
         synced = {blob_id for program in programs for blob_id in program.ledger.blobs}
         for _ in range(TRIES_MAX):
             try:
-                return await mount.sync()
+                await mount.sync()
+                return has_discarded
             except S3MountError as error:
                 self.say(f"after the power cut: {error}")
             gone = [
-                change
-                for change in mount.spool.changes.values()
-                if change.error_kind in ("BlobGoneError", "DamagedBlobError")
+                change for change in mount.spool.changes.values() if change.error_kind in LOSSES
             ]
             for change in gone:
                 if change.blob_id in synced:
                     raise Wrong(f"{change.key} was synced: {change.error}")
             if gone:
+                has_discarded = True
                 mount.fs.discard([change.key for change in gone], is_rehearsal=False)
         raise Wrong("what is left cannot be sent")
 

@@ -21,9 +21,13 @@ class Promise:
     names: set[str] = field(default_factory=set)
     is_replaced: bool = False
 
-    def is_kept_by(self, found: dict[str, bytes | None]) -> bool:
-        """Does ``found`` (content by path) have the file?"""
-        there = [data for name in self.names if (data := found.get(name)) is not None]
+    def is_kept_by(self, found: dict[str, bytes | None], *, by_any_name: bool) -> bool:
+        """Does ``found`` (content by path) have the file, under one of its names or ``by_any_name``?"""
+        there = [
+            data
+            for name, data in found.items()
+            if data is not None and (by_any_name or name in self.names)
+        ]
         return self.is_replaced or any(map(self._may_be, there))
 
     def _may_be(self, data: bytes) -> bool:
@@ -85,9 +89,13 @@ class Ledger:
                 elif other.now != tree.files[name].now:
                     promise.is_replaced = True
 
-    def broken(self, found: dict[str, bytes | None]) -> list[str]:
+    def broken(self, found: dict[str, bytes | None], *, by_any_name: bool) -> list[str]:
         """The promises that ``found`` does not keep."""
-        return [str(each) for each in self._promises.values() if not each.is_kept_by(found)]
+        return [
+            str(each)
+            for each in self._promises.values()
+            if not each.is_kept_by(found, by_any_name=by_any_name)
+        ]
 
     def __len__(self) -> int:
         return len(self._promises)

@@ -12,9 +12,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import trio
 
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
+from s3mount.spool.forcing import Forcing
 from s3mount.spool.journal import Journal
 from s3mount.spool.spool import Spool
 from tests.sim.program import Wrong
@@ -74,6 +76,27 @@ def parts_never_taken_back() -> Any:
     return mock.patch.object(Blob, "write", careless)
 
 
+async def _at_once(*_: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def fsync_without_a_flush() -> Any:
+    """fsync() returns when it is journalled."""
+    return mock.patch.object(Spool, "force", _at_once)
+
+
+def s3_ahead_of_the_journal() -> Any:
+    """What is sent is journalled, but the journal is not on the disk."""
+    return mock.patch.object(Forcing, "journal", _at_once)
+
+
+def blobs_removed_at_once() -> Any:
+    """A blob goes before the journal that no longer needs it is on the disk."""
+    return mock.patch.object(
+        Forcing, "remove_later", lambda self, path: path.unlink(missing_ok=True)
+    )
+
+
 ANY_STEP = SIMULATED_STEPS
 
 
@@ -98,6 +121,14 @@ def test_the_simulation_finds_it(
                     return
                 raise
     pytest.fail(f"{mutant.__name__} was not found in {SEEDS} seeds")
+
+
+@pytest.mark.parametrize(
+    "mutant", [fsync_without_a_flush, s3_ahead_of_the_journal, blobs_removed_at_once]
+)
+def test_power_cuts_find_it(mutant: Callable[[], Any], tmp_path: Path) -> None:
+    with mock.patch("tests.sim.run.POWER_CUTS_SHARE", 1.0):
+        test_the_simulation_finds_it(mutant, ANY_STEP, tmp_path)
 
 
 def _first_of(error: BaseException) -> BaseException:

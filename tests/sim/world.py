@@ -118,6 +118,7 @@ class World:
         self.cache = folder / "cache"
         self.disk: Disk | None = None
         self.log_pages_max = 2000
+        self.boot = 1
         self._lives = 0
 
     def next_state(self) -> Path:
@@ -131,6 +132,7 @@ class World:
         if self.disk is not None and is_power_cut:
             self.disk.cut_into(left)
             self.disk.begin(left, is_new=False)
+            self.boot += 1
             self.cache = self.folder / f"cache-{self._lives}"
         else:
             shutil.copytree(self.state, left)
@@ -201,7 +203,8 @@ class World:
             self.disk.begin(self.state, is_new=True)
         self.cache.mkdir(exist_ok=True)
         store = _LifeStore(self)
-        spool = Spool.open(self.state, size_bytes_max=spool_bytes_max, offload=inline)
+        with mock.patch("s3mount.spool.forcing.boot_id", return_value=f"boot {self.boot}"):
+            spool = Spool.open(self.state, size_bytes_max=spool_bytes_max, offload=inline)
         spool.journal._database.execute(f"PRAGMA wal_autocheckpoint={self.log_pages_max}")
         try:
             async with trio.open_nursery() as nursery:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.cache.catalog import Catalog, boot_id
+from s3mount.boot import boot_id
+from s3mount.cache.catalog import Catalog
 from s3mount.cache.entry import digest_of
 from s3mount.cache.eviction import _shave
 from s3mount.cache.folder import CacheFolder

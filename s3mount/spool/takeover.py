@@ -1,0 +1,55 @@
+"""How a blob that an earlier run left is to be taken: as the disk has it, or as its row tells."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import msgspec
+
+from s3mount.spool.blobs import Blob
+from s3mount.spool.changes import Change
+from s3mount.spool.journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: bool) -> None:
+    """Kill -9 came after writes or a truncate that were not journalled yet: the file is as they left it.
+
+    A power cut leaves files as it comes: then the row tells the size, and checksums what is damaged.
+    """
+    if is_rebooted:
+        os.ftruncate(blob.fd, blob.size)
+        blob.release()
+        return
+    if on_disk_bytes > blob.size:
+        blob.extents.add(blob.size, on_disk_bytes)
+    elif on_disk_bytes < blob.size and blob.sums.is_settled:
+        # Not by us: it keeps its size, is found to be damaged when it is its turn, and waits for a person.
+        log.error("%r is shorter on disk than it was written: %s", change.key, blob.path)
+        return
+    elif on_disk_bytes < blob.size:
+        log.warning("%r was cut to %d bytes and not closed", change.key, on_disk_bytes)
+        blob.extents.cut(on_disk_bytes)
+        blob.base_limit = min(blob.base_limit, on_disk_bytes)
+    change.size = blob.size = on_disk_bytes
+
+
+def settle(journal: Journal, change: Change, unsettled: set[str], *, is_settled: bool) -> None:
+    """Let the journal say that the checksums of a blob are to be trusted, or that they are not."""
+    blob_id = change.blob_id
+    if is_settled and blob_id in unsettled:
+        journal.record([change], settled=[blob_id])
+        unsettled.discard(blob_id)
+    elif not is_settled and blob_id not in unsettled:
+        journal.unsettle(blob_id)
+        unsettled.add(blob_id)
+
+
+def tell_from_earlier(change: Change) -> None:
+    """The blob was written after the row: what S3 may have with the row's ctime is not what it holds."""
+    if change.attributes is not None:
+        change.attributes = msgspec.structs.replace(
+            change.attributes, ctime_ns=change.attributes.ctime_ns + 1
+        )
