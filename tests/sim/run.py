@@ -288,7 +288,10 @@ class Simulation:
     ) -> None:
         faults.calm_down(True)
         self.say("the end")
-        await mount.sync()
+        try:
+            await mount.sync()
+        except S3MountError as error:
+            raise Wrong(f"what is left cannot be sent: {error}") from error
         for program in programs:
             await program.compare_with_s3(world)
         await trio.sleep(SETTLE_S)
