@@ -9,6 +9,7 @@ the servers to test on, ``localstack,ceph`` by default.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -153,6 +154,13 @@ def pytest_runtest_makereport(
         for mount in item.stash.get(MOUNTS, []):
             report.sections.append((f"log of the mount of {mount.bucket}", mount.log))
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failed test at once: a run is long, and the summary comes at its end."""
+    if report.failed and os.environ.get("PYTEST_XDIST_WORKER") is None:
+        sys.stderr.write(f"\n{report.when} of {report.nodeid} failed\n")
+        sys.stderr.flush()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
