@@ -45,6 +45,10 @@ class EngineError(S3MountError):
     retryable = True
 
 
+class ManifestError(S3MountError):
+    """A manifest cannot be read or written; the message names the file, and the line where there is one."""
+
+
 class StoreError(S3MountError):
     """S3 refused or failed. ``key`` and ``request_id`` help to find it in the provider's logs.
 

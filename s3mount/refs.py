@@ -134,6 +134,42 @@ class ListPage(msgspec.Struct, frozen=True):
     next_token: str | None
 
 
+class ObjectVersion(msgspec.Struct, frozen=True):
+    """One version of one key, or a delete marker, as ListObjectVersions told it.
+
+    ``version_id`` is ``"null"`` for what was written while the bucket kept no versions. A delete
+    marker has no bytes: its ``size`` is 0 and its ``etag`` empty. ``last_modified_ns`` is nanoseconds
+    since the epoch, at the store's resolution (whole seconds on AWS and others).
+    """
+
+    key: Key
+    version_id: VersionId
+    is_latest: bool
+    is_delete_marker: bool
+    size: int
+    etag: ETag
+    last_modified_ns: int
+    storage_class: str | None = None
+
+    @property
+    def ref(self) -> ContentRef:
+        """The bytes that this version holds."""
+        return ContentRef(self.key, self.etag, self.size, self.version_id)
+
+
+class VersionPage(msgspec.Struct, frozen=True):
+    """One page of ListObjectVersions, in the store's order: by key, the newest of a key first.
+
+    Both markers are ``None`` on the last page. ``next_version_marker`` alone is ``None`` where the
+    next page begins with another key. A page may be empty and still not be the last.
+    """
+
+    versions: tuple[ObjectVersion, ...]
+    prefixes: tuple[str, ...]
+    next_key_marker: str | None
+    next_version_marker: str | None
+
+
 class Condition(msgspec.Struct, frozen=True):
     """What a write demands of the key's present state: at most one of the two is set."""
 

@@ -93,6 +93,17 @@ async def _list_page(store: Store, r: messages.ListPageOf, _: Report) -> Reply:
     return messages.Page(r.id, page)
 
 
+async def _list_versions(store: Store, r: messages.ListVersions, _: Report) -> Reply:
+    page = await store.list_versions_page(
+        r.prefix,
+        delimiter=r.delimiter,
+        key_marker=r.key_marker,
+        version_marker=r.version_marker,
+        max_keys=r.max_keys,
+    )
+    return messages.Versions(r.id, page)
+
+
 async def _create_multipart(store: Store, r: messages.CreateMultipart, _: Report) -> Reply:
     return messages.Begun(r.id, await store.create_multipart(r.key, r.headers))
 
@@ -146,6 +157,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.Delete: _delete,
     messages.DeleteMany: _delete_many,
     messages.ListPageOf: _list_page,
+    messages.ListVersions: _list_versions,
     messages.CreateMultipart: _create_multipart,
     messages.UploadPart: _upload_part,
     messages.UploadPartCopy: _upload_part_copy,

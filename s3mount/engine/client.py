@@ -42,6 +42,7 @@ from s3mount.refs import (
     PutResult,
     UploadInfo,
     VersionId,
+    VersionPage,
 )
 from s3mount.s3.settle import settle_complete, settle_copy, settle_put
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
@@ -226,6 +227,21 @@ class EngineClient:
             next(self._ids), prefix, delimiter, token, start_after, max_keys
         )
         return (await self._ask(Call(request), messages.Page)).page
+
+    async def list_versions_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        key_marker: str | None = None,
+        version_marker: VersionId | None = None,
+        max_keys: int = 1000,
+    ) -> VersionPage:
+        """See ``Store.list_versions_page``."""
+        request = messages.ListVersions(
+            next(self._ids), prefix, delimiter, key_marker, version_marker, max_keys
+        )
+        return (await self._ask(Call(request), messages.Versions)).page
 
     async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
         """See ``Store.create_multipart``. A repetition may leave an upload that nobody knows."""

@@ -31,6 +31,7 @@ from s3mount.refs import (
     PutResult,
     UploadInfo,
     VersionId,
+    VersionPage,
 )
 
 
@@ -231,6 +232,16 @@ class Statistics(Request, tag=27, frozen=True, array_like=True, gc=False):
     """``Store.statistics``."""
 
 
+class ListVersions(Request, tag=28, frozen=True, array_like=True, gc=False):
+    """``Store.list_versions_page``."""
+
+    prefix: str
+    delimiter: str | None
+    key_marker: str | None
+    version_marker: VersionId | None
+    max_keys: int
+
+
 class Reply(Message, frozen=True, array_like=True, gc=False):
     """The one outcome of request ``id``."""
 
@@ -324,6 +335,12 @@ class Counted(Reply, tag=54, frozen=True, array_like=True, gc=False):
     values: dict[str, float]
 
 
+class Versions(Reply, tag=55, frozen=True, array_like=True, gc=False):
+    """Answer to ``ListVersions``."""
+
+    page: VersionPage
+
+
 class Progress(Message, tag=60, frozen=True, array_like=True, gc=False):
     """The first ``done`` bytes of the range of fetch ``id`` lie in the file."""
 
@@ -356,6 +373,7 @@ ToChild: TypeAlias = (
     | Delete
     | DeleteMany
     | ListPageOf
+    | ListVersions
     | CreateMultipart
     | UploadPart
     | UploadPartCopy
@@ -377,6 +395,7 @@ ToParent: TypeAlias = (
     | Stored
     | Deleted
     | Page
+    | Versions
     | Begun
     | Part
     | Parts

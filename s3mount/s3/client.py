@@ -36,6 +36,7 @@ from s3mount.refs import (
     PutResult,
     UploadInfo,
     VersionId,
+    VersionPage,
 )
 from s3mount.s3.binding import bind
 from s3mount.s3.control import Control
@@ -49,6 +50,7 @@ from s3mount.s3.requests import Call
 from s3mount.s3.signing import canonical_query
 from s3mount.s3.statistics import Statistics
 from s3mount.s3.traits import Traits
+from s3mount.s3.versions import VersionLister
 from s3mount.s3.writing import Writer
 
 _log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class S3Store:
         self._plane = Plane(self.config, bound.address, source, self._statistics, self._renew)
         self._control = Control(self.config, bound.client, self._statistics, self._renew)
         self._reader = Reader(self._plane, self.traits)
+        self._versions = VersionLister(self._plane)
         self._writer = Writer(
             self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
         )
@@ -260,6 +263,18 @@ class S3Store:
     ) -> ListPage:
         """See ``Store.list_page``."""
         return await self._reader.list_page(prefix, delimiter, token, start_after, max_keys)
+
+    async def list_versions_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        key_marker: str | None = None,
+        version_marker: VersionId | None = None,
+        max_keys: int = 1000,
+    ) -> VersionPage:
+        """See ``Store.list_versions_page``."""
+        return await self._versions.page(prefix, delimiter, key_marker, version_marker, max_keys)
 
     async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
         """See ``Store.create_multipart``."""

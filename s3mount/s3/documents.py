@@ -78,8 +78,8 @@ def parse_xml(body: bytes) -> ElementTree.Element:
         raise ServerFaultError(f"the answer is not S3's XML: {error}") from error
 
 
-def _parse(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
-    """The root of a document and the namespace that stands before its tags."""
+def parse_document(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
+    """The root of a document and the namespace that stands before its tags. Raises ServerFaultError."""
     root = parse_xml(body)
     if not root.tag.endswith(root_name):
         raise ServerFaultError(f"the answer is <{root.tag}>, not <{root_name}>")
@@ -88,7 +88,7 @@ def _parse(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
 
 def parse_list(body: bytes) -> ListPage:
     """A ListBucketResult (version 2). Raises ServerFaultError when it is none."""
-    root, ns = _parse(body, "ListBucketResult")
+    root, ns = parse_document(body, "ListBucketResult")
     encoded = root.findtext(f"{ns}EncodingType") == "url"
     objects = []
     prefixes = []
@@ -97,7 +97,7 @@ def parse_list(body: bytes) -> ListPage:
         if tag == f"{ns}Contents":
             objects.append(_listed_object(element, len(ns), encoded))
         elif tag == f"{ns}CommonPrefixes":
-            prefixes.append(_name(element.findtext(f"{ns}Prefix") or "", encoded))
+            prefixes.append(shown_name(element.findtext(f"{ns}Prefix") or "", encoded))
     token = None
     if root.findtext(f"{ns}IsTruncated") == "true":
         token = root.findtext(f"{ns}NextContinuationToken")
@@ -107,8 +107,8 @@ def parse_list(body: bytes) -> ListPage:
     return ListPage(tuple(objects), tuple(prefixes), token)
 
 
-def _name(text: str, encoded: bool) -> str:
-    """A key or prefix; S3 writes a blank as ``+`` and a plus as ``%2B``."""
+def shown_name(text: str, encoded: bool) -> str:
+    """A key or prefix as it is meant; S3 encodes a blank as ``+`` and a plus as ``%2B``."""
     if encoded:
         return unquote_plus(text) if "%" in text or "+" in text else text
     return restored(text)
@@ -119,7 +119,7 @@ def _listed_object(element: ElementTree.Element, skip: int, encoded: bool) -> Ob
     storage_class = fields.get("StorageClass") or None
     try:
         return ObjectInfo(
-            key=_name(fields["Key"], encoded),
+            key=shown_name(fields["Key"], encoded),
             size=int(fields["Size"]),
             etag=bare_etag(fields.get("ETag", "")),
             last_modified_ns=iso_date_ns(fields["LastModified"]),
@@ -134,7 +134,7 @@ def parse_copy(body: bytes, root_name: str) -> tuple[str, str | None]:
 
     Raises ServerFaultError when it is none (errors inside a 200 answer are sorted out before).
     """
-    root, ns = _parse(body, root_name)
+    root, ns = parse_document(body, root_name)
     etag = root.findtext(f"{ns}ETag")
     if etag is None:
         raise ServerFaultError(f"a {root_name} without an ETag")
@@ -143,7 +143,7 @@ def parse_copy(body: bytes, root_name: str) -> tuple[str, str | None]:
 
 def parse_create(body: bytes) -> str:
     """The upload id of an InitiateMultipartUploadResult. Raises ServerFaultError when it is none."""
-    root, ns = _parse(body, "InitiateMultipartUploadResult")
+    root, ns = parse_document(body, "InitiateMultipartUploadResult")
     upload_id = root.findtext(f"{ns}UploadId")
     if not upload_id:
         raise ServerFaultError("a multipart upload without an id")
@@ -152,13 +152,13 @@ def parse_create(body: bytes) -> str:
 
 def parse_complete(body: bytes) -> str:
     """The ETag of a CompleteMultipartUploadResult; empty where the store tells none (Ceph 16)."""
-    root, ns = _parse(body, "CompleteMultipartUploadResult")
+    root, ns = parse_document(body, "CompleteMultipartUploadResult")
     return bare_etag(root.findtext(f"{ns}ETag") or "")
 
 
 def parse_parts(body: bytes) -> tuple[list[PartInfo], str]:
     """The parts of a ListPartsResult, and the marker of the next page (empty: there is none)."""
-    root, ns = _parse(body, "ListPartsResult")
+    root, ns = parse_document(body, "ListPartsResult")
     parts = []
     for element in root.iterfind(f"{ns}Part"):
         fields = {child.tag[len(ns) :]: child.text or "" for child in element}
@@ -174,7 +174,7 @@ def parse_parts(body: bytes) -> tuple[list[PartInfo], str]:
 
 def parse_uploads(body: bytes) -> tuple[list[UploadInfo], list[tuple[str, str]]]:
     """The uploads of a ListMultipartUploadsResult, and the query of the next page (empty: none)."""
-    root, ns = _parse(body, "ListMultipartUploadsResult")
+    root, ns = parse_document(body, "ListMultipartUploadsResult")
     uploads = []
     for element in root.iterfind(f"{ns}Upload"):
         fields = {child.tag[len(ns) :]: child.text or "" for child in element}

@@ -40,6 +40,7 @@ from s3mount.refs import (
     PutResult,
     UploadInfo,
     VersionId,
+    VersionPage,
 )
 from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.headers import (
@@ -114,6 +115,14 @@ class MemoryStore:
         twin = MemoryStore(self.bucket, part_bytes_min=self.part_bytes_min)
         twin._bucket = self._bucket
         return twin
+
+    def suspend(self) -> None:
+        """Let the bucket keep no more versions; those it has stay."""
+        self._bucket.versioning = "suspended"
+
+    def enable(self) -> None:
+        """Let the bucket keep versions from now on."""
+        self._bucket.versioning = "enabled"
 
     def contents(self) -> dict[Key, bytes]:
         """All present keys and their bytes."""
@@ -281,6 +290,32 @@ class MemoryStore:
             check_key(prefix)
         page = self._bucket.list_page(prefix, delimiter, token, start_after, min(max_keys, 1000))
         await self.faults.after("list", arguments)
+        return page
+
+    async def list_versions_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        key_marker: str | None = None,
+        version_marker: VersionId | None = None,
+        max_keys: int = 1000,
+    ) -> VersionPage:
+        """See ``Store.list_versions_page``."""
+        arguments = {
+            "prefix": prefix,
+            "delimiter": delimiter,
+            "key_marker": key_marker,
+            "version_marker": version_marker,
+            "max_keys": max_keys,
+        }
+        await self._begin("list_versions", arguments)
+        if prefix:
+            check_key(prefix)
+        page = self._bucket.list_versions_page(
+            prefix, delimiter, key_marker, version_marker, min(max_keys, 1000)
+        )
+        await self.faults.after("list_versions", arguments)
         return page
 
     async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:

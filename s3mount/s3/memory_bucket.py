@@ -15,9 +15,11 @@ from s3mount.refs import (
     ListPage,
     ObjectHeaders,
     ObjectInfo,
+    ObjectVersion,
     PartInfo,
     PutResult,
     VersionId,
+    VersionPage,
 )
 from s3mount.s3.headers import DEFAULT_CONTENT_TYPE, DEFAULT_STORAGE_CLASS, is_md5_etag
 
@@ -49,6 +51,9 @@ class Bucket:
         self.clock = clock
         self.versions: dict[Key, list[Version]] = {}
         self.names: list[bytes] = []  # present keys, UTF-8, sorted as S3 sorts them
+        self.names_ever: list[
+            bytes
+        ] = []  # the same of all keys that have a version or delete marker
         self.uploads: dict[str, Upload] = {}
         self.serial = 0
 
@@ -113,7 +118,8 @@ class Bucket:
             self._replace(key, [])
         else:
             marker_id = self.next_id("v") if self.versioning == "enabled" else "null"
-            marker = ObjectInfo(key, 0, "", self.clock.now_ns(), marker_id)
+            now_ns = self.clock.now_ns()
+            marker = ObjectInfo(key, 0, "", now_ns - now_ns % _MILLISECOND_NS, marker_id)
             self._push(key, Version(marker, None))
 
     def _push(self, key: Key, version: Version) -> None:
@@ -124,12 +130,16 @@ class Bucket:
 
     def _replace(self, key: Key, history: list[Version]) -> None:
         was = self.current(key) is not None
+        name = key.encode()
+        if history and key not in self.versions:
+            bisect.insort(self.names_ever, name)
+        elif not history and key in self.versions:
+            del self.names_ever[bisect.bisect_left(self.names_ever, name)]
         if history:
             self.versions[key] = history
         else:
             self.versions.pop(key, None)
         present = self.current(key) is not None
-        name = key.encode()
         if present and not was:
             bisect.insort(self.names, name)
         elif was and not present:
@@ -175,6 +185,56 @@ class Bucket:
             index += 1
         return _page(objects, prefixes, None)
 
+    def list_versions_page(
+        self,
+        prefix: str,
+        delimiter: str | None,
+        key_marker: str | None,
+        version_marker: VersionId | None,
+        max_keys: int,
+    ) -> VersionPage:
+        """One page of all versions and delete markers, in the order of UTF-8, the newest first."""
+        names = self.names_ever
+        start, divider = prefix.encode(), (delimiter or "").encode()
+        after = (key_marker or "").encode()
+        index = bisect.bisect_left(names, start)
+        if after:
+            index = max(index, bisect.bisect_left(names, after))
+        found: list[ObjectVersion] = []
+        prefixes: list[str] = []
+        last: tuple[str, str | None] = ("", None)
+        while index < len(names) and names[index].startswith(start):
+            name = names[index]
+            cut = name.find(divider, len(start)) if divider else -1
+            if cut >= 0:
+                group = name[: cut + len(divider)]
+                index = _behind(names, group, index)
+                if after.startswith(group):
+                    continue
+                if len(found) + len(prefixes) >= max_keys:
+                    return VersionPage(tuple(found), tuple(prefixes), *last)
+                prefixes.append(group.decode())
+                last = (prefixes[-1], None)
+                continue
+            for entry in self._listed_versions(name, after, version_marker):
+                if len(found) + len(prefixes) >= max_keys:
+                    return VersionPage(tuple(found), tuple(prefixes), *last)
+                found.append(entry)
+                last = (entry.key, entry.version_id)
+            index += 1
+        return VersionPage(tuple(found), tuple(prefixes), None, None)
+
+    def _listed_versions(
+        self, name: bytes, after: bytes, version_marker: VersionId | None
+    ) -> list[ObjectVersion]:
+        """A key's versions as a list tells them, without those up to the marker."""
+        history = self.versions[name.decode()]
+        entries = [_listed_version(version, version is history[-1]) for version in history[::-1]]
+        if name != after:
+            return entries
+        ids = [entry.version_id for entry in entries]
+        return entries[ids.index(version_marker) + 1 :] if version_marker in ids else []
+
 
 def _page(objects: list[ObjectInfo], prefixes: list[bytes], token: str | None) -> ListPage:
     return ListPage(tuple(objects), tuple(name.decode() for name in prefixes), token)
@@ -188,6 +248,20 @@ def _behind(names: list[bytes], group: bytes, start: int) -> int:
 def _listed(info: ObjectInfo) -> ObjectInfo:
     """An object as LIST tells it: no headers, no version."""
     return msgspec.structs.replace(info, headers=None, version_id=None, etag_is_md5=None)
+
+
+def _listed_version(version: Version, is_latest: bool) -> ObjectVersion:
+    info = version.info
+    return ObjectVersion(
+        key=info.key,
+        version_id=info.version_id or "null",
+        is_latest=is_latest,
+        is_delete_marker=version.data is None,
+        size=info.size,
+        etag=info.etag,
+        last_modified_ns=info.last_modified_ns,
+        storage_class=info.storage_class,
+    )
 
 
 def _as_stored(headers: ObjectHeaders) -> ObjectHeaders:

@@ -52,10 +52,17 @@ WATCH_EVERY_S = 0.2
 """How often progress moves a transfer's deadline."""
 WATCH_BYTES_MIN = 256 * 1024
 """Smaller bodies come and go at once; their progress is not watched."""
-READ_KINDS = frozenset(("head", "get", "fetch", "list", "check_bucket"))
+READ_KINDS = frozenset(("head", "get", "fetch", "list", "list_versions", "check_bucket"))
 DOCUMENT_KINDS = frozenset(
     (
-        *("list", "copy", "create_multipart", "complete_multipart", "upload_part_copy"),
+        *(
+            "list",
+            "list_versions",
+            "copy",
+            "create_multipart",
+            "complete_multipart",
+            "upload_part_copy",
+        ),
         *("list_parts", "list_uploads"),
     )
 )

@@ -38,6 +38,7 @@ from s3mount.refs import (
     PutResult,
     UploadInfo,
     VersionId,
+    VersionPage,
 )
 
 INLINE_BODY_BYTES_MAX = 1 << 20
@@ -134,6 +135,23 @@ class Store(Protocol):
         max_keys: int = 1000,
     ) -> ListPage:
         """One page of ListObjectsV2; any key that S3 can hold comes back unchanged."""
+        ...
+
+    async def list_versions_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        key_marker: str | None = None,
+        version_marker: VersionId | None = None,
+        max_keys: int = 1000,
+    ) -> VersionPage:
+        """One page of ListObjectVersions: versions and delete markers of the keys behind ``key_marker``.
+
+        With ``version_marker`` the page begins behind that version of ``key_marker``; without it, with
+        the next key. ``max_keys`` is what is asked for; some stores send more. In a bucket without
+        versions each key has the one version ``"null"``.
+        """
         ...
 
     async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:

@@ -80,6 +80,26 @@ class Subject:
 
         trio.run(main)
 
+    def suspend(self) -> None:
+        """Let this test's bucket with versions keep no more of them."""
+        if self.server is None:
+            self._memory[True].suspend()
+            return
+        self.server.boto3_client().put_bucket_versioning(
+            Bucket=self.bucket(True), VersioningConfiguration={"Status": "Suspended"}
+        )
+
+    def enable(self) -> None:
+        """Let this test's bucket without versions keep them from now on."""
+        if self.server is None:
+            self._memory[True] = self._memory.pop(False)
+            self._memory[True].enable()
+            return
+        self._buckets[True] = self._buckets.pop(False)
+        self.server.boto3_client().put_bucket_versioning(
+            Bucket=self.bucket(True), VersioningConfiguration={"Status": "Enabled"}
+        )
+
     def close(self) -> None:
         if self.server is not None and self.server.lasting:
             for bucket in self._buckets.values():

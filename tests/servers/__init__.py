@@ -69,10 +69,14 @@ class S3Server:
                     Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
         for page in client.get_paginator("list_object_versions").paginate(Bucket=name):
-            doomed = [
-                {"Key": entry["Key"], "VersionId": entry["VersionId"]}
-                for entry in page.get("Versions", []) + page.get("DeleteMarkers", [])
-            ]
+            doomed = []
+            for entry in page.get("Versions", []) + page.get("DeleteMarkers", []):
+                if entry["Key"].isprintable():
+                    doomed.append({"Key": entry["Key"], "VersionId": entry["VersionId"]})
+                else:  # which the XML of DeleteObjects may not hold
+                    client.delete_object(
+                        Bucket=name, Key=entry["Key"], VersionId=entry["VersionId"]
+                    )
             if doomed:
                 client.delete_objects(Bucket=name, Delete={"Objects": doomed, "Quiet": True})
         client.delete_bucket(Bucket=name)

@@ -61,6 +61,8 @@ async def exercise(store: Store, folder: Path) -> list[object]:
     note((await store.head("c")).headers)
     page = await store.list_page("", delimiter="/", max_keys=2)
     note((len(page.objects), page.prefixes, page.next_token is not None))
+    versions = await store.list_versions_page("", delimiter="/", key_marker="a/f", max_keys=2)
+    note([(v.key, v.version_id, v.is_latest, v.size, v.etag) for v in versions.versions])
     upload = await store.create_multipart("m", H)
     note([u.key for u in await store.list_uploads("")])
     part = await store.upload_part("m", upload, 1, b"p" * 7)
