@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -33,6 +34,9 @@ and half of the connections, so that uploads go on."""
 AHEAD_MAX = 16
 """Requests at a time that nobody waits for yet: two readers with eight ranges each. More connections
 were not faster, and each one delays the requests that somebody waits for."""
+GUESSES_MAX = 48
+"""Small contents at a time that were not asked for yet: at 20 ms they come at up to 2,000/s, which is
+more than a client on one machine takes; the rest of the 128 connections is for who waits, and uploads."""
 THROUGH_MAX = 16
 """Requests at a time of at most 1 MiB that go through memory because they cannot be stored."""
 
@@ -44,6 +48,7 @@ FINISH_BYTES_MAX = MIB // 2
 """What is left of a request that nobody needs any more is read to its end if it is not more than this:
 a new connection costs two round trips with TLS, this much a few milliseconds."""
 
+_URGENT, _AHEAD, _GUESSED = range(3)
 _GONE = (NoSuchKeyError, PreconditionFailedError)
 
 
@@ -68,6 +73,8 @@ class Fetch:
         "file",
         "first",
         "hasty",
+        "info",
+        "on_end",
         "owner",
         "reached",
         "scope",
@@ -89,6 +96,8 @@ class Fetch:
         self.done = trio.Event()
         self.body: bytes | None = None
         self.error: S3MountError | None = None
+        self.info: ObjectInfo | None = None
+        self.on_end: Callable[[], None] | None = None
 
 
 class Fetcher:
@@ -110,6 +119,7 @@ class Fetcher:
         self._waiting: deque[Fetch] = deque()
         self._urgent_running = 0
         self._ahead_running = 0
+        self._guesses_running = 0
         self._through = trio.CapacityLimiter(THROUGH_MAX)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -210,6 +220,23 @@ class Fetcher:
             fetch = entry.small_fetch = Fetch(entry, 0, len(entry.map.states), None)
             self._urgent.append(fetch)
             self._pump()
+        elif fetch.ahead:
+            self._leave_ahead(fetch)
+        return fetch
+
+    def small_ahead(self, entry: Entry) -> Fetch | None:
+        """Ask at once for a small content that nobody waits for yet; ``None`` when there is no room for it."""
+        if self._nursery is None or self._urgent or not entry.pinned_version:
+            return None
+        if self._guesses_running >= GUESSES_MAX:
+            return None
+        if self.ahead_bytes + entry.size > self.prefetch_bytes_max:
+            return None
+        fetch = entry.small_fetch = Fetch(entry, 0, len(entry.map.states), entry)
+        fetch.started = True
+        self.ahead_bytes += entry.size
+        self._guesses_running += 1
+        self._nursery.start_soon(self._run, fetch, _GUESSED)
         return fetch
 
     async def through(self, entry: Entry, offset: int, length: int) -> bytes:
@@ -220,7 +247,7 @@ class Fetcher:
         async with self._through:
             while length > 0:
                 wanted = min(length, INLINE_BODY_BYTES_MAX)
-                piece = await self._get(entry, ByteRange(offset, wanted))
+                _, piece = await self._get(entry, ByteRange(offset, wanted))
                 pieces.append(piece)
                 offset += wanted
                 length -= wanted
@@ -236,12 +263,12 @@ class Fetcher:
             fetch = self._urgent.popleft()
             fetch.started = True
             self._urgent_running += 1
-            nursery.start_soon(self._run, fetch, False)
+            nursery.start_soon(self._run, fetch, _URGENT)
         while self._waiting and not self._urgent and self._ahead_running < AHEAD_MAX:
             fetch = self._waiting.popleft()
             fetch.started = True
             self._ahead_running += 1
-            nursery.start_soon(self._run, fetch, True)
+            nursery.start_soon(self._run, fetch, _AHEAD)
 
     def _promote(self, fetch: Fetch) -> None:
         fetch.owner = None
@@ -263,7 +290,7 @@ class Fetcher:
             for waiter in fetch.entry.waiters
         )
 
-    async def _run(self, fetch: Fetch, counted_ahead: bool) -> None:
+    async def _run(self, fetch: Fetch, lane: int) -> None:
         error: S3MountError | None = None
         no_disk = False
         try:
@@ -283,8 +310,10 @@ class Fetcher:
             logger.exception("fetching %r failed unexpectedly", fetch.entry.ref.key)
             error = EngineError(f"internal error while reading: {type(raised).__name__}")
         finally:
-            if counted_ahead:
+            if lane == _AHEAD:
                 self._ahead_running -= 1
+            elif lane == _GUESSED:
+                self._guesses_running -= 1
             else:
                 self._urgent_running -= 1
             self._end(fetch, error, no_disk=no_disk)
@@ -309,11 +338,13 @@ class Fetcher:
                     entry.map.unclaim(fetch.reached, fetch.stop)
                 entry.wake_failed(fetch.reached, fetch.stop, error, no_disk=no_disk)
         fetch.done.set()
+        if fetch.on_end is not None:
+            fetch.on_end()
         self._shelf.let_go(entry)
 
     async def _run_small(self, fetch: Fetch) -> None:
         entry = fetch.entry
-        body = await self._get(entry, None)
+        fetch.info, body = await self._get(entry, None)
         self.fetched_bytes += len(body)
         fetch.body = body
         self._shelf.put_body(entry, body)
@@ -385,10 +416,11 @@ class Fetcher:
                     raise
                 counted = 0
             else:
+                fetch.info = info
                 on_progress(length)
                 return
 
-    async def _get(self, entry: Entry, byte_range: ByteRange | None) -> bytes:
+    async def _get(self, entry: Entry, byte_range: ByteRange | None) -> tuple[ObjectInfo, bytes]:
         while True:
             ref, version_id = entry.ref, entry.version_id
             self.requests += 1
@@ -408,7 +440,7 @@ class Fetcher:
             wanted = ref.size if byte_range is None else byte_range.length
             if len(body) != wanted:
                 raise StoreError(f"{len(body)} bytes came instead of {wanted}", key=ref.key)
-            return body
+            return info, body
 
 
 def _check_version(entry: Entry, ref: ContentRef, info: ObjectInfo) -> None:

@@ -28,16 +28,17 @@ from s3mount.cache.blocks import MISSING, PRESENT
 from s3mount.cache.entry import Entry, Waiter
 from s3mount.cache.eviction import Evictor
 from s3mount.cache.fetcher import Fetcher
+from s3mount.cache.guesses import Guess, guess_bytes
 from s3mount.cache.shelf import Shelf
 from s3mount.cache.upkeep import Upkeep, Worker, thread_worker
 from s3mount.cache.window import RANGE_BYTES_MAX, WINDOW_BYTES_MAX, Stream, Window, plan
 from s3mount.clock import SystemClock, WallClock
 from s3mount.errors import LocalDiskError, S3MountError
 from s3mount.refs import ContentRef
-from s3mount.s3.store import Store
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ACTIVE_S = 2.0
 """A stream that asked for nothing this long does not count when the prefetch budget is shared."""
@@ -99,6 +100,33 @@ class CacheReader:
     def open(self, ref: ContentRef) -> ReadHandle:
         """A handle that reads this version. Asks S3 for nothing; close the handle when done."""
         return ReadHandle(self, self._shelf.find(ref) if ref.size else None)
+
+    def guess_bytes(self, ref: ContentRef) -> int:
+        """What ``guess`` would bring of this content."""
+        return guess_bytes(ref.size, ref.size <= INLINE_BODY_BYTES_MAX)
+
+    def guess(self, ref: ContentRef, on_arrival: Callable[[Guess], None]) -> Guess | None:
+        """Fetch a content that will probably be opened next: a small one whole, of others the beginning.
+
+        ``None`` when there is no room for it now: too many requests are under way, or bytes. What is
+        local already is only kept at hand. ``on_arrival`` is called at the end of a request, well or not.
+        """
+        entry = self._shelf.find(ref)
+        guess = Guess(entry, self._fetcher, self._shelf, self.guess_bytes(ref))
+        if not entry.small:
+            stop = guess.held_bytes
+            if not entry.map.covered(*entry.map.span(0, stop)):
+                guess.is_asked = True
+                if not self._fetcher.ahead(entry, 0, stop, guess):
+                    guess.close()
+                    return None
+        elif entry.body is None and self._shelf.load_body(entry) is None:
+            fetch = entry.small_fetch or self._fetcher.small_ahead(entry)
+            if fetch is None:
+                guess.close()
+                return None
+            guess.follow(fetch, on_arrival)
+        return guess
 
     async def materialize(self, ref: ContentRef) -> None:
         """Bring the whole content into the cache and keep it there until ``unpin(ref)``.

@@ -380,6 +380,7 @@ class Operations(pyfuse3.Operations):
         node = opened.node
         if start_id == 0:
             opened.names = await self._fs.directories.names(node)
+            self._fs.contents.walks.names_read(node, opened.names)
         assert node.directory is not None
         children = node.directory.children
         valid_s = max(0.0, self._fs.directories.fresh_for_s(node))

@@ -26,6 +26,7 @@ from s3mount.vfs.directories import Directories
 from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BaseFiller
 from s3mount.vfs.openfiles import Handle, OpenFile
 from s3mount.vfs.state import MountState, changed
+from s3mount.vfs.walks import Walks
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Contents:
         self.uploader: Uploader | None = None
         self._filler = BaseFiller(state)
         self.barrier: UploadBarrier | None = None
+        self.walks = Walks(state, directories)
         state.spool.on_unused = self._blob_unused
         state.is_written = self._is_written
 
@@ -79,7 +81,7 @@ class Contents:
         """All open files."""
         return list(self._files.values())
 
-    def open(self, node: Node, flags: int, pid: int = 0) -> int:
+    def open(self, node: Node, flags: int, pid: int = 0, *, is_read_by_program: bool = True) -> int:
         """A new handle for ``node``; its number."""
         file = self._hold(node)
         handle = Handle(file, flags, pid)
@@ -88,6 +90,8 @@ class Contents:
         number = self._next_handle
         self._next_handle += 1
         self._handles[number] = handle
+        if is_read_by_program and not handle.writes:
+            self.walks.opened(node, pid)
         return number
 
     def _hold(self, node: Node) -> OpenFile:
@@ -231,7 +235,7 @@ class Contents:
 
     async def read_whole(self, node: Node) -> bytes:
         """All bytes of a small node, such as a symbolic link's target. Raises OSError, S3MountError."""
-        number = self.open(node, os.O_RDONLY)
+        number = self.open(node, os.O_RDONLY, is_read_by_program=False)
         try:
             return await self.read(self.handle(number), 0, max(node.size, 1))
         finally:

@@ -179,7 +179,7 @@ class Directories:
                 continue
             self._show_file(directory, name, info)
             seen.add(name)
-        for name in listing.directories:
+        for name in sorted(listing.directories):
             key = f"{prefix}{name}/"
             change = self._state.spool.changes.get(key)
             if self._state.is_hidden(directory, name) or key in finished:
@@ -460,7 +460,7 @@ class Directories:
 
         async def learn(node: Node) -> None:
             async with slots:
-                head = await self.head(node)
+                head = await self.head(node, is_alone=len(unknown) == 1)
                 if head is not None:
                     found.append(head)
 
@@ -499,8 +499,24 @@ class Directories:
         node.attributes = codec.decode(headers, default)
         node.attributes_known = True
 
-    async def head(self, node: Node) -> ObjectInfo | None:
-        """HEAD the object of ``node`` and learn from it; ``None`` when there is none. Raises StoreError."""
+    def learned(self, node: Node, info: ObjectInfo) -> None:
+        """A GET of the file's bytes told its headers as well, which answers what HEAD would be asked for."""
+        if info.headers is None or node.content is None or node.content.etag != info.etag:
+            return
+        if node.headers is None or not node.attributes_known:
+            if self.wants_attributes(node):
+                self._remember([info])
+            self._apply(node, info.headers)
+
+    async def head(self, node: Node, *, is_alone: bool = False) -> ObjectInfo | None:
+        """HEAD the object of ``node`` and learn from it; ``None`` when there is none. Raises StoreError.
+
+        Where its bytes are fetched ahead, or it is small and asked for alone, their GET tells the same.
+        """
+        if self._state.glance is not None:
+            glanced = await self._state.glance(node, is_alone)
+            if glanced is not None and glanced.headers is not None and node.headers is not None:
+                return glanced
         key = node.content.key if node.content is not None else self._state.nodes.key_of(node)
         try:
             head = await self._state.store.head(key)

@@ -248,7 +248,7 @@ class Filesystem:
             "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities,
-            "cache": self.state.reader.statistics(),
+            "cache": self.state.reader.statistics() | self.contents.walks.statistics(),
             "inodes": len(self.state.nodes),
             "open_files": len(self.contents.open_files()),
             "ignored_keys": self.directories.ignored_keys,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -12,7 +12,7 @@ import trio
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import WallClock
 from s3mount.config import MountConfig
-from s3mount.refs import Attributes, Key
+from s3mount.refs import Attributes, Key, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
 from s3mount.spool.spool import Spool
@@ -40,6 +40,7 @@ class MountState:
     mounted_ns: int
     nursery: trio.Nursery | None = None
     is_written: Callable[[Node], bool] = lambda node: False
+    glance: Callable[[Node, bool], Awaitable[ObjectInfo | None]] | None = None
     on_finished: list[Callable[[Key], None]] = field(default_factory=list)
 
     def now_ns(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import uuid
@@ -65,9 +66,11 @@ class S3Server:
         client = self.boto3_client()
         for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=name):
             for upload in page.get("Uploads", []):
-                client.abort_multipart_upload(
-                    Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
+                # A mount that was just ended may have been about to do so itself.
+                with contextlib.suppress(client.exceptions.NoSuchUpload):
+                    client.abort_multipart_upload(
+                        Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
         for page in client.get_paginator("list_object_versions").paginate(Bucket=name):
             doomed = []
             for entry in page.get("Versions", []) + page.get("DeleteMarkers", []):

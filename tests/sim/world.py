@@ -367,7 +367,10 @@ class Mount:
         )
 
     async def listdir(self, path: str = "") -> list[str]:
-        return await self.fs.directories.names(await self.node(path))
+        node = await self.node(path)
+        names = await self.fs.directories.names(node)
+        self.fs.contents.walks.names_read(node, names)
+        return names
 
     async def tree(self, path: str = "") -> dict[str, bytes | None]:
         """Every path below ``path`` with its content, ``None`` for a directory."""

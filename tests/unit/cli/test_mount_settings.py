@@ -49,7 +49,7 @@ def test_every_option_reaches_its_setting(tmp_path: Path, monkeypatch: pytest.Mo
         *("--endpoint-url", "http://127.0.0.1:1", "--profile", "work", "--no-sign-request"),
         *("--path-style", "--request-payer", "--no-verify-ssl", "--ca-bundle", "ca.pem"),
         *("--cache-dir", "c", "--cache-size", "1G", "--state-dir", "s", "--spool-size", "2G"),
-        *("--part-size", "16M", "--prefetch-size", "64M", "--uploads", "3", "--upload-delay", "1s"),
+        *("--part-size", "16M", "--prefetch-max", "64M", "--uploads", "3", "--upload-delay", "1s"),
         *("--metadata-ttl", "5m", "--attributes", "never", "--uid", "7", "--gid", "8"),
         *("--file-mode", "600", "--dir-mode", "700", "--allow-other", "--suid", "--dev", "--xattr"),
         *(
