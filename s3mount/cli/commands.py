@@ -14,7 +14,7 @@ import click
 
 from s3mount import __version__, logs
 from s3mount.cli import helper
-from s3mount.cli.mount import ENVIRONMENT_PREFIX
+from s3mount.cli.options import ENVIRONMENT_PREFIX
 
 COMMANDS: Mapping[str, str] = {
     "mount": "s3mount.cli.mount:mount",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
@@ -12,28 +11,17 @@ from click.core import ParameterSource
 
 from s3mount import mountinfo
 from s3mount.cli.mountoptions import Options
+from s3mount.cli.options import absolute, option, store_config, store_options
 from s3mount.cli.values import mode, normal_prefix, parse_bucket, seconds, size
 from s3mount.config import (
     GIB,
     MIB,
     MountConfig,
     RunConfig,
-    StoreConfig,
     default_cache_dir,
     default_state_dir,
 )
 from s3mount.logs import LEVELS
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-ENVIRONMENT_PREFIX = "S3MOUNT_"
-
-
-def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """A click option that its S3MOUNT_ variable fills in as well."""
-    long = next(name for name in names if name.startswith("--")).partition("/")[0]
-    variable = ENVIRONMENT_PREFIX + long.removeprefix("--").replace("-", "_").upper()
-    return click.option(*names, envvar=variable, **settings)
 
 
 @click.command(
@@ -48,18 +36,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 @click.option("-o", "options", multiple=True, metavar="A,B=C", help="Options as fstab has them.")
 @option("--read-only", is_flag=True, help="Refuse every change.")
 @option("--prefix", default="", help="Mount only the keys below this prefix.")
-@option("--endpoint-url", metavar="URL", help="S3 server, where it is not AWS.")
-@option("--region", help="AWS region of the bucket.")
-@option("--profile", help="Profile in ~/.aws to take credentials from.")
-@option("--no-sign-request", is_flag=True, help="Ask anonymously, for public buckets.")
-@option("--path-style", is_flag=True, help="Bucket in the path, not in the host name.")
-@option("--request-payer", is_flag=True, help="Pay for requests to somebody else's bucket.")
-@option(
-    "--ca-bundle",
-    type=click.Path(exists=True),
-    help="Certificates to trust instead of the system's.",
-)
-@option("--no-verify-ssl", is_flag=True, help="Trust any server certificate.")
+@store_options
 @option("--cache-dir", type=click.Path(), help="Where to keep what was read.")
 @option("--cache-size", type=size, default=10 * GIB, help="Its limit.  [default: 10G]")
 @option("--state-dir", type=click.Path(), help="Where to keep what is not in S3 yet.")
@@ -71,12 +48,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     help="How long a writer waits for room in it before ENOSPC.  [default: 30s]",
 )
 @option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
-@option(
-    "--prefetch-max",
-    type=size,
-    default=256 * MIB,
-    help="Bytes on their way ahead of all readers; 0: none.  [default: 256M]",
-)
+@option("--prefetch-size", type=size, default=256 * MIB, help="Read ahead in all.  [default: 256M]")
 @option("--uploads", type=int, default=16, help="Uploads at once.  [default: 16]")
 @option(
     "--upload-delay", type=seconds, default=0.25, help="Calm before an upload.  [default: 0.25s]"
@@ -156,17 +128,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
     bucket, prefix = parse_bucket(values["bucket"])
     if prefix and values["prefix"]:
         raise click.UsageError("give the prefix in the bucket's URL or with --prefix, not both")
-    store = StoreConfig(
-        bucket=bucket,
-        endpoint_url=_endpoint(values["endpoint_url"]),
-        region=values["region"],
-        profile=values["profile"],
-        sign_requests=not values["no_sign_request"],
-        path_style=values["path_style"],
-        request_payer=values["request_payer"],
-        ca_bundle=_absolute(values["ca_bundle"]),
-        verify_tls=not values["no_verify_ssl"],
-    )
+    store = store_config(values, bucket)
     config = MountConfig(
         store=store,
         mountpoint=_resolved(values["mountpoint"]),
@@ -186,7 +148,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         cache_bytes_max=values["cache_size"],
         spool_bytes_max=values["spool_size"],
         room_wait_s=values["spool_wait"],
-        prefetch_bytes_max=values["prefetch_max"],
+        prefetch_bytes_max=values["prefetch_size"],
         part_bytes=values["part_size"],
         uploads_max=values["uploads"],
         upload_delay_s=values["upload_delay"],
@@ -195,9 +157,9 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         write_through=values["write_through"],
         fast_loop=not values["no_fast_loop"],
         dedupe=values["dedupe"],
-        cache_dir=_absolute(values["cache_dir"]) or str(default_cache_dir()),
+        cache_dir=absolute(values["cache_dir"]) or str(default_cache_dir()),
     )
-    base = _absolute(values["state_dir"]) or str(default_state_dir())
+    base = absolute(values["state_dir"]) or str(default_state_dir())
     return msgspec.structs.replace(config, state_dir=os.path.join(base, config.identity))
 
 
@@ -208,7 +170,7 @@ def run_config(values: dict[str, Any]) -> RunConfig:
         foreground=values["foreground"],
         nonempty=values["nonempty"],
         kernel_options=tuple(values["kernel"]),
-        log_file=_absolute(values["log_file"]),
+        log_file=absolute(values["log_file"]),
         log_level=values["log_level"],
         drain_timeout_s=values["drain_timeout"],
         ready_fd=values["ready_fd"],
@@ -235,16 +197,6 @@ def _resolved(mountpoint: str) -> str:
     if top is not None and top.filesystem == mountinfo.FILESYSTEM_TYPE:
         return plain
     return os.path.realpath(plain)
-
-
-def _endpoint(url: str | None) -> str | None:
-    if url is None or "://" in url:
-        return url
-    raise click.UsageError(f"--endpoint-url {url}: must begin with https:// or http://")
-
-
-def _absolute(path: str | None) -> str | None:
-    return os.path.abspath(os.path.expanduser(path)) if path else None
 
 
 def _in_background(arguments: list[str], *, quiet: bool) -> int:

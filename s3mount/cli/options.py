@@ -1,0 +1,70 @@
+"""Options that S3MOUNT_ variables fill in, and those by which every command that talks to S3 finds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from s3mount.config import StoreConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENVIRONMENT_PREFIX = "S3MOUNT_"
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """A click option that its S3MOUNT_ variable fills in as well."""
+    long = next(name for name in names if name.startswith("--")).partition("/")[0]
+    variable = ENVIRONMENT_PREFIX + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+_OPTIONS = (
+    option("--endpoint-url", metavar="URL", help="S3 server, where it is not AWS."),
+    option("--region", help="AWS region of the bucket."),
+    option("--profile", help="Profile in ~/.aws to take credentials from."),
+    option("--no-sign-request", is_flag=True, help="Ask anonymously, for public buckets."),
+    option("--path-style", is_flag=True, help="Bucket in the path, not in the host name."),
+    option("--request-payer", is_flag=True, help="Pay for requests to somebody else's bucket."),
+    option(
+        "--ca-bundle",
+        type=click.Path(exists=True),
+        help="Certificates to trust instead of the system's.",
+    ),
+    option("--no-verify-ssl", is_flag=True, help="Trust any server certificate."),
+)
+
+
+def store_options(command: F) -> F:
+    """Give a command the options that say where S3 is and how to ask it."""
+    for add in reversed(_OPTIONS):
+        command = add(command)
+    return command
+
+
+def store_config(values: dict[str, Any], bucket: str = "") -> StoreConfig:
+    """The settings that they make. Raises click.UsageError."""
+    endpoint_url = values["endpoint_url"]
+    if endpoint_url is not None and "://" not in endpoint_url:
+        raise click.UsageError(
+            f"--endpoint-url {endpoint_url}: must begin with https:// or http://"
+        )
+    return StoreConfig(
+        bucket=bucket,
+        endpoint_url=endpoint_url,
+        region=values["region"],
+        profile=values["profile"],
+        sign_requests=not values["no_sign_request"],
+        path_style=values["path_style"],
+        request_payer=values["request_payer"],
+        ca_bundle=absolute(values["ca_bundle"]),
+        verify_tls=not values["no_verify_ssl"],
+    )
+
+
+def absolute(path: str | None) -> str | None:
+    """A path from the command line, with ``~`` and the current folder filled in; ``None`` for none."""
+    return os.path.abspath(os.path.expanduser(path)) if path else None
