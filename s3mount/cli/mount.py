@@ -48,7 +48,12 @@ from s3mount.logs import LEVELS
     help="How long a writer waits for room in it before ENOSPC.  [default: 30s]",
 )
 @option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
-@option("--prefetch-size", type=size, default=256 * MIB, help="Read ahead in all.  [default: 256M]")
+@option(
+    "--prefetch-max",
+    type=size,
+    default=256 * MIB,
+    help="Bytes on their way ahead of all readers; 0: none.  [default: 256M]",
+)
 @option("--uploads", type=int, default=16, help="Uploads at once.  [default: 16]")
 @option(
     "--upload-delay", type=seconds, default=0.25, help="Calm before an upload.  [default: 0.25s]"
@@ -148,7 +153,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         cache_bytes_max=values["cache_size"],
         spool_bytes_max=values["spool_size"],
         room_wait_s=values["spool_wait"],
-        prefetch_bytes_max=values["prefetch_size"],
+        prefetch_bytes_max=values["prefetch_max"],
         part_bytes=values["part_size"],
         uploads_max=values["uploads"],
         upload_delay_s=values["upload_delay"],
