@@ -1,0 +1,128 @@
+"""Parquet, by way of pyarrow where that is installed (``pip install 's3mount[parquet]'``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from s3mount.errors import ManifestError, UsageError
+from s3mount.manifest.model import Entry
+
+ROWS_AT_ONCE = 64 * 1024
+"""A row group; what is held in memory."""
+
+_SNAKE = {"bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime"}
+
+
+def _arrow() -> tuple[Any, Any]:
+    """The library and its Parquet part. Raises UsageError with what to do when it is not there."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            "Parquet needs pyarrow, which is not installed: pip install 's3mount[parquet]'"
+        ) from error
+    return pyarrow, pyarrow.parquet
+
+
+class ParquetWriter:
+    """Writes entries to ``file``, a row group at a time. Raises UsageError where pyarrow is missing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        arrow, parquet = _arrow()
+        self._arrow = arrow
+        moment = arrow.timestamp("ns", tz="UTC")
+        self._schema = arrow.schema(
+            [
+                arrow.field("bucket", arrow.string(), nullable=False),
+                arrow.field("key", arrow.string(), nullable=False),
+                ("version_id", arrow.string()),
+                ("size", arrow.int64()),
+                ("etag", arrow.string()),
+                ("last_modified", moment),
+                ("mode", arrow.int32()),
+                ("mtime", moment),
+            ]
+        )
+        self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")
+        self._rows: list[Entry] = []
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        """Take entries. Raises OSError."""
+        self._rows.extend(entries)
+        while len(self._rows) >= ROWS_AT_ONCE:
+            self._flush(self._rows[:ROWS_AT_ONCE])
+            del self._rows[:ROWS_AT_ONCE]
+
+    def close(self) -> None:
+        """Write the rest and the file's end; once. Raises OSError."""
+        if self._rows:
+            self._flush(self._rows)
+        self._writer.close()
+
+    def _flush(self, rows: Sequence[Entry]) -> None:
+        columns: list[list[Any]] = [
+            [row.bucket for row in rows],
+            [row.key for row in rows],
+            [row.version_id for row in rows],
+            [row.size for row in rows],
+            [row.etag or None for row in rows],
+            [row.last_modified_ns for row in rows],
+            [row.mode for row in rows],
+            [row.mtime_ns for row in rows],
+        ]
+        arrays = [
+            self._arrow.array(column, type=field.type)
+            for column, field in zip(columns, self._schema, strict=True)
+        ]
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
+
+
+def rows_of(path: Path, name: str, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Rows with those of the ``wanted`` columns that the file has; times are nanoseconds.
+
+    Raises ManifestError, and UsageError where pyarrow is missing.
+    """
+    arrow, parquet = _arrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [column for column in wanted if column in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+                yield from _plain_rows(arrow, batch)
+    except (OSError, arrow.ArrowException) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ManifestError(f"{name} cannot be read as Parquet: {first}") from error
+
+
+def _plain_rows(arrow: Any, batch: Any) -> Iterator[dict[str, Any]]:
+    names = batch.schema.names
+    columns = []
+    for column in batch.columns:
+        if arrow.types.is_timestamp(column.type):
+            moment = arrow.timestamp("ns", tz=column.type.tz)
+            column = column.cast(moment).cast(arrow.int64())
+        columns.append(column.to_pylist())
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def read(path: Path, name: str, bucket: str | None) -> Iterator[Entry]:
+    """The entries of a file that s3mount or somebody else wrote. Raises ManifestError, UsageError."""
+    for row_number, row in enumerate(rows_of(path, name, sorted(_SNAKE)), 1):
+        where, key = row.get("bucket") or bucket, row.get("key")
+        if not key:
+            raise ManifestError(f"{name}: row {row_number} has no key")
+        if not where:
+            raise ManifestError(f"{name} names no bucket; say which one it is with --bucket")
+        yield Entry(
+            where,
+            key,
+            row.get("version_id") or None,
+            row.get("size"),
+            row.get("etag") or "",
+            row.get("last_modified"),
+            row.get("mode"),
+            row.get("mtime"),
+        )

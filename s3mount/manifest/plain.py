@@ -1,0 +1,94 @@
+"""Our own format: CSV with a header, one line per key.
+
+``bucket,key,version_id,size,etag,last_modified,mode,mtime``; what is not known is empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
+
+from s3mount.errors import ManifestError, UsageError
+from s3mount.manifest.model import Entry
+from s3mount.manifest.records import read_records, write_records
+from s3mount.manifest.times import format_time, parse_time
+
+COLUMNS = ("bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime")
+
+_SPELLINGS = {"versionid": "version_id", "version": "version_id", "path": "key"}
+_WORD = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def columns_of(record: Sequence[str]) -> list[str] | None:
+    """The columns that a header names, or ``None`` when the record is none.
+
+    A header names a key and a version id; columns that mean nothing to us may stand among them.
+    """
+    names = [field.strip().lower().replace(" ", "_").replace("-", "_") for field in record]
+    names = [_SPELLINGS.get(name, name) for name in names]
+    is_header = "key" in names and "version_id" in names and all(map(_WORD.fullmatch, names))
+    return names if is_header and len(set(names)) == len(names) else None
+
+
+def write(file: TextIO, entries: Iterable[Entry]) -> None:
+    """Write entries behind the header. Raises OSError."""
+    write_records(file, map(_record, entries))
+
+
+def write_header(file: TextIO) -> None:
+    """Write the first line. Raises OSError."""
+    write_records(file, [COLUMNS])
+
+
+def _record(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry.bucket,
+        entry.key,
+        entry.version_id or "",
+        "" if entry.size is None else str(entry.size),
+        entry.etag,
+        "" if entry.last_modified_ns is None else format_time(entry.last_modified_ns),
+        "" if entry.mode is None else f"{entry.mode:o}",
+        "" if entry.mtime_ns is None else format_time(entry.mtime_ns),
+    )
+
+
+def read(file: TextIO, name: str, bucket: str | None) -> Iterator[Entry]:
+    """The entries below the header. ``bucket`` is for lines that name none. Raises ManifestError."""
+    records = read_records(file, name)
+    line, header = next(records, (1, []))
+    columns = columns_of(header)
+    if columns is None:
+        raise ManifestError(f"{name}: line {line}: this header names no key and version_id")
+    places = [columns.index(column) if column in columns else -1 for column in COLUMNS]
+    width = len(columns)
+    for line, record in records:
+        if len(record) != width:
+            raise ManifestError(f"{name}: line {line} has {len(record)} fields, not {width}")
+        try:
+            yield _entry(["" if place < 0 else record[place] for place in places], bucket)
+        except (ValueError, UsageError) as error:
+            raise ManifestError(f"{name}: line {line}: {error}") from error
+
+
+def _entry(fields: Sequence[str], bucket: str | None) -> Entry:
+    """Raises ValueError and UsageError, which say what is wrong."""
+    named, key, version_id, size, etag, last_modified, mode, mtime = fields
+    where = named or bucket
+    if not where:
+        raise ValueError("no bucket is named; say which one it is with --bucket")
+    if not key:
+        raise ValueError("the key is empty")
+    if size and not (size.isascii() and size.isdigit()):
+        raise ValueError(f"{size!r} is no size")
+    return Entry(
+        where,
+        key,
+        version_id or None,
+        int(size) if size else None,
+        etag.strip('"'),
+        parse_time(last_modified, 0) if last_modified else None,
+        int(mode, 8) if mode else None,
+        parse_time(mtime, 0) if mtime else None,
+    )

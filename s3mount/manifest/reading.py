@@ -1,0 +1,120 @@
+"""Manifests in any of the formats that are known: which one it is, and what it says.
+
+All of this blocks: call it in a thread. Nothing is held in memory but the line that is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TextIO, TypeAlias
+
+from s3mount.errors import ManifestError
+from s3mount.manifest import batch, inventory, parquet, plain, twocolumn
+from s3mount.manifest.model import Entry
+from s3mount.manifest.records import read_records
+
+Format: TypeAlias = Literal["csv", "legacy", "batch", "parquet", "inventory"]
+
+_GZIP = b"\x1f\x8b"
+_PARQUET = b"PAR1"
+
+
+def format_of(source: Path, *, bucket: str | None = None) -> Format:
+    """Which format ``source`` has. Raises ManifestError when it cannot be read or is empty.
+
+    ``bucket`` is what it is said to be about: it tells a batch's three fields from a key with a comma.
+    """
+    head = _head(source, 4)
+    if head == _PARQUET:
+        return "parquet"
+    if head[:1] == b"{" and _inventory(source) is not None:
+        return "inventory"
+    with _text(source) as file:
+        # A first line that is no CSV may still be one of the old format.
+        try:
+            first = next(read_records(file, str(source)), None)
+        except ManifestError as error:
+            if not isinstance(error.__cause__, csv.Error):
+                raise
+            return "legacy"
+    if first is None:
+        raise ManifestError(f"{source} is empty: not even a header")
+    _, record = first
+    columns = plain.columns_of(record)
+    if columns is not None and (len(columns) > 2 or "bucket" in columns):
+        return "csv"
+    return "batch" if batch.may_be(record, bucket) else "legacy"
+
+
+def read_entries(source: Path, *, bucket: str | None = None) -> Iterator[Entry]:
+    """What ``source`` says, in its order, which may be any.
+
+    ``bucket`` is for manifests that name none. Raises ManifestError, with the line where there is one,
+    and UsageError where a library is missing.
+    """
+    kind = format_of(source, bucket=bucket)
+    if kind == "parquet":
+        yield from parquet.read(source, str(source), bucket)
+    elif kind == "inventory":
+        found = _inventory(source)
+        assert found is not None
+        yield from inventory.read(source, found)
+    else:
+        with _text(source) as file:
+            if kind == "csv":
+                yield from plain.read(file, str(source), bucket)
+            elif kind == "batch":
+                yield from batch.read(file, str(source))
+            else:
+                yield from twocolumn.read(file, str(source), bucket)
+
+
+def in_order(source: Path, *, bucket: str | None = None) -> bool:
+    """Are the entries sorted by bucket, then key in the order of UTF-8? Reads all of them."""
+    entries = read_entries(source, bucket=bucket)
+    return all(
+        (before.bucket, before.key) <= (behind.bucket, behind.key)
+        for before, behind in itertools.pairwise(entries)
+    )
+
+
+def digest_of(source: Path) -> str:
+    """SHA-256 of the file's bytes, in hex: its identity. Raises ManifestError."""
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ManifestError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _head(source: Path, length: int) -> bytes:
+    try:
+        with open(source, "rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise ManifestError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _inventory(source: Path) -> inventory.Inventory | None:
+    if source.stat().st_size > inventory.JSON_BYTES_MAX:
+        return None
+    return inventory.parse(source.read_bytes())
+
+
+@contextmanager
+def _text(source: Path) -> Iterator[TextIO]:
+    """The file as text, unpacked where it is packed; line ends stay as they are."""
+    packed = _head(source, 2) == _GZIP
+    encoding = "utf-8-sig"
+    if packed:
+        with gzip.open(source, "rt", encoding=encoding, newline="") as text:
+            yield text
+    else:
+        with open(source, encoding=encoding, newline="") as text:
+            yield text
