@@ -20,7 +20,8 @@ class Node:
     ``content`` is what S3 holds for it (``None``: nothing yet). ``attributes_known`` tells whether
     ``attributes`` include what is stored with the object, or only what a listing said. ``headers``
     are the object's headers, once read. ``parent`` is ``None`` for the root and for what was unlinked
-    or replaced (then ``linked`` is false).
+    or replaced (then ``linked`` is false). ``is_replaced``: not this mount took the node from its place,
+    but what S3 listed there.
     """
 
     __slots__ = (
@@ -30,6 +31,7 @@ class Node:
         "directory",
         "headers",
         "inode",
+        "is_replaced",
         "last_modified_ns",
         "linked",
         "lookups",
@@ -52,6 +54,7 @@ class Node:
         self.size = 0
         self.lookups = 0
         self.linked = True
+        self.is_replaced = False
         self.directory: DirectoryState | None = None
         if stat.S_ISDIR(attributes.mode):
             self.directory = DirectoryState()
@@ -142,6 +145,11 @@ class Nodes:
                 del children[node.name]
         node.linked = False
         self.drop_if_unused(node)
+
+    def replace(self, node: Node) -> None:
+        """Take the node out of the tree, as somebody else deleted or replaced what it stands for."""
+        node.is_replaced = True
+        self.unlink(node)
 
     def move(self, node: Node, parent: Node, name: str) -> None:
         """Give the node another place; what had the place before must be gone already."""

@@ -24,7 +24,7 @@ from s3mount.tree.nodes import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BaseFiller
-from s3mount.vfs.openfiles import Handle, OpenFile
+from s3mount.vfs.openfiles import Handle, OpenFile, is_for_writing, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 from s3mount.vfs.walks import Walks
 
@@ -82,7 +82,9 @@ class Contents:
         return list(self._files.values())
 
     def open(self, node: Node, flags: int, pid: int = 0, *, is_read_by_program: bool = True) -> int:
-        """A new handle for ``node``; its number."""
+        """A new handle for ``node``; its number. Raises OSError (ESTALE) for writing what was replaced."""
+        if is_for_writing(flags):
+            must_be_in_place(node)
         file = self._hold(node)
         handle = Handle(file, flags, pid)
         file.handles += 1
@@ -334,6 +336,8 @@ class Contents:
                     self._state.spool.touch(change)
             elif node.linked:
                 self._begin_change(file, change)
+            else:
+                must_be_in_place(node)
             return file.blob
 
     async def _make_blob(self, file: OpenFile) -> None:
@@ -391,6 +395,7 @@ class Contents:
         """Set a file's size. Raises OSError, S3MountError."""
         if size > FILE_BYTES_MAX:
             raise OSError(errno.EFBIG, "S3 objects end at 5 TiB")
+        must_be_in_place(node)
         file = self._hold(node)
         file.handles += 1
         try:

@@ -189,29 +189,30 @@ class Directories:
             node = known.children.get(name)
             if (node is None or not node.is_directory) and change is not None:
                 self._add_pending(directory, name, change)
-            elif node is None or not node.is_directory:
-                self._add_directory(directory, name)
+            else:
+                self._show_directory(directory, name)
             seen.add(name)
         seen |= self._show_pending(directory, prefix)
         for name, node in list(known.children.items()):
             if name in seen or self._is_kept(node, prefix, name, finished):
                 continue
-            self._state.nodes.unlink(node)
+            self._state.nodes.replace(node)
         known.unshown = len(listing.ignored)
         self._report_ignored(listing.ignored)
 
     def _show_file(self, directory: Node, name: str, info: ObjectInfo) -> None:
         assert directory.directory is not None
         node = directory.directory.children.get(name)
-        if node is not None and node.content is not None:
+        if node is not None:
             content = node.content
-            same = content.key == info.key and content.etag == info.etag
-            if same and content.size == info.size:
+            is_same = content is not None and content.key == info.key and content.etag == info.etag
+            if content is not None and is_same and content.size == info.size:
                 self._note_date(node, info)
                 return
             if self._state.is_written(node):
                 # What the writer closes must not get lost: its upload will meet theirs.
                 return
+            self._state.nodes.replace(node)
         node = self._state.nodes.add(
             directory, name, self._state.file_attributes(info.last_modified_ns)
         )
@@ -236,11 +237,18 @@ class Directories:
             self._state.memory.remember([remembered])
         node.last_modified_ns = info.last_modified_ns
 
-    def _add_directory(self, parent: Node, name: str) -> Node:
+    def _show_directory(self, parent: Node, name: str) -> None:
+        assert parent.directory is not None
+        node = parent.directory.children.get(name)
+        if node is None:
+            self._add_directory(parent, name)
+        elif not node.is_directory and not self._state.is_written(node):
+            self._state.nodes.replace(node)
+            self._add_directory(parent, name)
+
+    def _add_directory(self, parent: Node, name: str) -> None:
         attributes = self._state.file_attributes(self._state.mounted_ns, stat.S_IFDIR)
-        node = self._state.nodes.add(parent, name, attributes)
-        node.attributes_known = False
-        return node
+        self._state.nodes.add(parent, name, attributes).attributes_known = False
 
     def _show_pending(self, directory: Node, prefix: Key) -> set[str]:
         """Add a node for every pending file or directory below that has none; all their names."""
@@ -405,12 +413,11 @@ class Directories:
         self._note_finished(f"{key}/")
         node = directory.directory.children.get(name)
         if name in listing.directories:
-            if node is None or not node.is_directory:
-                self._add_directory(directory, name)
+            self._show_directory(directory, name)
         elif name in listing.files:
             self._show_file(directory, name, listing.files[name])
         elif node is not None and not self._is_kept(node, prefix, name, finished):
-            self._state.nodes.unlink(node)
+            self._state.nodes.replace(node)
 
     async def names(self, directory: Node) -> list[str]:
         """The names in a fresh ``directory``, with attributes known. Raises StoreError, OSError."""

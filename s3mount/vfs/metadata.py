@@ -13,6 +13,7 @@ from s3mount.tree.nodes import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.naming import Naming
+from s3mount.vfs.openfiles import must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
 METADATA_BYTES_MAX = 2048
@@ -46,6 +47,8 @@ class Metadata:
         node.attributes = changed(wanted, ctime_ns=self._state.now_ns())
         node.attributes_known = True
         stored = {name for name in fields if name != "atime_ns"}
+        if stored:
+            must_be_in_place(node)
         if node.linked and not is_same and stored:
             await self._store(node)
 
@@ -62,6 +65,7 @@ class Metadata:
         elif change.op == "copy" and not change.replace_headers:
             await self._know_source_headers(node, change)
             change = self._state.change_of(node)
+        must_be_in_place(node)
         if not node.linked:
             return
         if change is None:
@@ -172,6 +176,7 @@ class Metadata:
         await self._set_xattrs(node, {n: v for n, v in node.attributes.xattrs.items() if n != name})
 
     async def _set_xattrs(self, node: Node, xattrs: dict[str, bytes]) -> None:
+        must_be_in_place(node)
         node.attributes = changed(node.attributes, xattrs=xattrs, ctime_ns=self._state.now_ns())
         if node.linked:
             await self._store(node)

@@ -17,6 +17,7 @@ from s3mount.tree.names import check_key
 from s3mount.tree.nodes import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.openfiles import must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
 
@@ -107,6 +108,7 @@ class Naming:
         return node
 
     async def _must_be_free(self, parent: Node, name: str) -> None:
+        must_be_in_place(parent)
         if not parent.linked:
             raise OSError(errno.ENOENT, "the directory is gone")
         if self._state.is_hidden(parent, name):
@@ -114,6 +116,7 @@ class Naming:
         if await self._directories.lookup(parent, name) is not None:
             raise OSError(errno.EEXIST, "exists")
         # Checked again by nobody: from here to the journal there is no await.
+        must_be_in_place(parent)
         if not parent.linked:
             raise OSError(errno.ENOENT, "the directory is gone")
 

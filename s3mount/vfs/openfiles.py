@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -61,4 +62,19 @@ class Handle:
     @property
     def writes(self) -> bool:
         """Was it opened for writing?"""
-        return (self.flags & os.O_ACCMODE) != os.O_RDONLY
+        return is_for_writing(self.flags)
+
+
+def is_for_writing(flags: int) -> bool:
+    """Do the flags of an open() ask for writing?"""
+    return (flags & os.O_ACCMODE) != os.O_RDONLY
+
+
+def must_be_in_place(node: Node) -> None:
+    """Raises OSError (ESTALE) when somebody else deleted or replaced what ``node`` stood for.
+
+    What was written to it would belong to no name. Linux answers ESTALE by looking the path up anew and
+    trying again (path_resolution; ``LOOKUP_REVAL``), so that programs meet what is there now.
+    """
+    if node.is_replaced:
+        raise OSError(errno.ESTALE, "somebody else deleted or replaced it")

@@ -17,7 +17,7 @@ from s3mount.tree.nodes import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.naming import Batch, Naming, deletion
-from s3mount.vfs.openfiles import OpenFile
+from s3mount.vfs.openfiles import OpenFile, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
 RENAME_NOREPLACE = 1
@@ -51,6 +51,7 @@ class Renaming:
             raise OSError(errno.EEXIST, "exists")
         if target is node:
             return node, None
+        must_be_in_place(new_parent)
         if not new_parent.linked:
             raise OSError(errno.ENOENT, "the directory is gone")
         if node.is_directory:

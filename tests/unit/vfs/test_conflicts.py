@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -48,6 +49,53 @@ async def test_two_conflicts_of_one_name_within_a_second_are_two_files(tmp_path:
             await world.foreign_put("a", b"theirs %d" % number)
             await mount.sync()
         assert sorted(world.files().values()) == [b"ours 0", b"ours 1", b"theirs 1"]
+
+
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+def test_what_was_replaced_after_it_was_looked_up_is_not_written_for_nobody(
+    tmp_path: Path, theirs: bytes | None
+) -> None:
+    """A name is looked up, S3's other state is seen, then the file is opened: the kernel looks again."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.foreign_put("a", b"base")
+        async with world.mounted(metadata_ttl_s=0.0) as mount:
+            node = await mount.node("a")
+            if theirs is None:
+                await world.s3.delete("a")
+            else:
+                await world.foreign_put("a", theirs)
+            await trio.sleep(1.0)
+            await mount.tree()
+            with pytest.raises(OSError, match="somebody else") as refused:
+                mount.fs.contents.open(node, os.O_RDWR)
+            assert refused.value.errno == errno.ESTALE
+            with pytest.raises(OSError, match="somebody else"):
+                await mount.fs.contents.truncate(node, 0)
+            with pytest.raises(OSError, match="somebody else"):
+                await mount.fs.metadata.set(node, mode=0o600)
+            await mount.sync()
+            assert world.files() == ({} if theirs is None else {"a": theirs})
+            assert mount.leftovers() == []
+
+    run()
+
+
+@simulated
+async def test_a_file_that_is_written_keeps_its_name_till_it_is_closed(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("a", b"base")
+    async with world.mounted(metadata_ttl_s=0.0) as mount:
+        fd = await mount.open("a", os.O_RDWR)
+        await world.foreign_put("a/b", b"theirs")
+        await trio.sleep(1.0)
+        assert sorted(await mount.tree()) == ["a"]
+        await mount.pwrite(fd, b"ours", 0)
+        await mount.close(fd)
+        await mount.sync()
+        assert world.files() == {"a": b"ours", "a/b": b"theirs"}
 
 
 @simulated
