@@ -23,6 +23,11 @@ class Listing:
     ignored: list[Key] = field(default_factory=list)
     pages: int = 0
 
+    def drop_shadowed(self) -> None:
+        """Of a name that is both, only the directory is shown."""
+        for name in self.directories & self.files.keys():
+            self.ignored.append(self.files.pop(name).key)
+
 
 async def list_directory(store: Store, prefix: Key) -> Listing:
     """List everything directly below ``prefix`` (empty, or ending with ``/``). Raises StoreError."""
@@ -49,8 +54,7 @@ async def list_directory(store: Store, prefix: Key) -> Listing:
         token = page.next_token
         if token is None:
             break
-    for name in listing.directories & listing.files.keys():
-        listing.ignored.append(listing.files.pop(name).key)
+    listing.drop_shadowed()
     return listing
 
 

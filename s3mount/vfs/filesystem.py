@@ -30,12 +30,12 @@ from s3mount.tree.nodes import Nodes
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
-from s3mount.vfs.directories import OWN_DATE_SLACK_NS, Directories
+from s3mount.vfs.directories import Directories
 from s3mount.vfs.known import KnownContent
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.renaming import Renaming
-from s3mount.vfs.state import OWN_NAME, MountState
+from s3mount.vfs.state import OWN_DATE_SLACK_NS, OWN_NAME, MountState
 from s3mount.vfs.uploads import UploadHooks
 
 log = logging.getLogger(__name__)

@@ -194,12 +194,9 @@ class Renaming:
             await self._naming.must_be_empty(target)
         old_prefix = self._state.nodes.key_of(node)
         new_prefix = check_key(f"{self._state.nodes.key_of(new_parent)}{new_name}/")
-        finished, end = self._directories.watch_finished()
-        try:
-            stored = await list_subtree(self._state.store, old_prefix)
-        finally:
-            end()
-        batch = self._plan_subtree(node, old_prefix, new_prefix, stored, finished)
+        watch = self._directories.watch_finished()
+        stored = await list_subtree(self._state.store, old_prefix)
+        batch = self._plan_subtree(node, old_prefix, new_prefix, stored, set(watch.keys))
         if target is not None:
             # The empty directory that is replaced may have a marker in S3.
             for change in batch.changes:

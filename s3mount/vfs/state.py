@@ -24,6 +24,9 @@ OWN_NAME = ".s3mount"
 """The one name at the mount's top that is s3mount's own and not shown. The bucket's top has no key that
 could carry its attributes: they lie in the marker ``.s3mount/``. What is tried at the start is tried below it."""
 
+OWN_DATE_SLACK_NS = 2_000_000_000
+"""LastModified may differ from the Date of the PUT's answer by this much and still be ours."""
+
 
 @dataclass
 class MountState:

@@ -1,0 +1,194 @@
+"""Attributes that are stored with objects: learnt by memory or by HEADs in parallel, where there are some."""
+
+from __future__ import annotations
+
+import logging
+import stat
+
+import trio
+
+from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
+from s3mount.refs import Key, ObjectHeaders, ObjectInfo
+from s3mount.tree import attributes as codec
+from s3mount.tree.listing import Listing
+from s3mount.tree.nodes import Node
+from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
+
+log = logging.getLogger(__name__)
+
+HEADS_MAX = 64
+"""HEAD requests on their way at once for one directory: 64 at 20 ms are 3,200/s."""
+HEADED_ONE_BY_ONE_MAX = 2
+"""After so many single HEADs in a directory the rest of it comes in one batch."""
+
+
+class StoredAttributes:
+    """What objects and markers carry, asked for only where something is stored."""
+
+    def __init__(self, state: MountState) -> None:
+        self._state = state
+
+    async def read_marker(self, directory: Node, listing: Listing, finished: set[Key]) -> None:
+        """Learn from the directory's marker whether attributes are stored below it."""
+        known = directory.directory
+        assert known is not None
+        marker = listing.marker
+        key = self._state.change_key(directory)
+        is_ours = key in finished or self._state.change_of(directory) is not None
+        if directory.parent is None and not self._state.nodes.prefix:
+            if key.rstrip("/") not in listing.directories:
+                known.stores_attributes = is_ours or bool(known.stores_attributes)
+                return
+            if known.stores_attributes:
+                return
+            marker = ObjectInfo(key, 0, "", 0)
+        if marker is None:
+            known.stores_attributes = is_ours
+            known.marker_etag = ""
+            return
+        is_known = known.stores_attributes is not None and known.marker_etag == marker.etag
+        if is_known and marker.etag:
+            return
+        headers = await self._headers_of(marker)
+        known.marker_etag = marker.etag
+        known.stores_attributes = headers is not None and codec.are_stored(headers)
+        if headers is not None and self._state.change_of(directory) is None:
+            default = self._state.file_attributes(
+                marker.last_modified_ns or self._state.mounted_ns, stat.S_IFDIR
+            )
+            directory.attributes = codec.decode(headers, default)
+            directory.headers = headers
+            directory.attributes_known = True
+
+    async def _headers_of(self, info: ObjectInfo) -> ObjectHeaders | None:
+        """Headers by memory or HEAD; ``None`` when the object is gone or may not be read."""
+        if info.etag:
+            remembered = self._state.memory.recall(info.key, info.etag, info.last_modified_ns)
+            if remembered is not None:
+                return remembered
+        try:
+            head = await self._state.store.head(info.key)
+        except NoSuchKeyError:
+            return None
+        self._remember([head])
+        return head.headers
+
+    def _remember(self, heads: list[ObjectInfo]) -> None:
+        """Keep headers for later mounts, unless they may change again within the same LastModified."""
+        settled_ns = self._state.now_ns() - OWN_DATE_SLACK_NS
+        self._state.memory.remember([each for each in heads if each.last_modified_ns < settled_ns])
+
+    def wants_attributes(self, node: Node) -> bool:
+        """Is there more to know of ``node`` than a listing told?"""
+        if node.attributes_known or node.parent is None or not node.linked:
+            return False
+        policy = self._state.config.attributes
+        if policy != "auto":
+            return policy == "always"
+        parent = node.parent.directory
+        # Not told yet counts as stored: a guess would show a link as a file.
+        return parent is not None and parent.stores_attributes is not False
+
+    async def know_attributes_of(self, node: Node) -> None:
+        """Learn what is stored with ``node``; after a few in one directory, with all of it at once."""
+        if not self.wants_attributes(node) or node.parent is None:
+            return
+        parent = node.parent.directory
+        assert parent is not None
+        parent.headed_one_by_one += 1
+        if parent.headed_one_by_one <= HEADED_ONE_BY_ONE_MAX:
+            await self.know_attributes([node])
+        else:
+            await self.know_attributes(list(parent.children.values()))
+
+    async def know_attributes(self, nodes: list[Node]) -> None:
+        """Learn what is stored with each of ``nodes``, by memory or by HEADs in parallel. Raises StoreError."""
+        wanted = [node for node in nodes if self.wants_attributes(node)]
+        unknown = [node for node in wanted if not self._recall(node)]
+        if not unknown:
+            return
+        slots = trio.CapacityLimiter(HEADS_MAX)
+        found: list[ObjectInfo] = []
+
+        async def learn(node: Node) -> None:
+            async with slots:
+                head = await self.head(node, is_alone=len(unknown) == 1)
+                if head is not None:
+                    found.append(head)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for node in unknown:
+                    nursery.start_soon(learn, node)
+        except* S3MountError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._remember(found)
+
+    def _recall(self, node: Node) -> bool:
+        if node.content is None:
+            return False
+        headers = self._state.memory.recall(
+            node.content.key, node.content.etag, node.last_modified_ns
+        )
+        if headers is None:
+            return False
+        self._apply(node, headers)
+        return True
+
+    def _apply(self, node: Node, headers: ObjectHeaders) -> None:
+        node.headers = headers
+        if node.attributes_known:
+            # What it has now is newer than what is stored.
+            return
+        change = self._state.change_of(node)
+        if change is not None and change.attributes is not None:
+            node.attributes = change.attributes
+            node.attributes_known = True
+            return
+        kind = stat.S_IFMT(node.attributes.mode)
+        default = self._state.file_attributes(node.last_modified_ns or self._state.mounted_ns, kind)
+        node.attributes = codec.decode(headers, default)
+        node.attributes_known = True
+
+    def learned(self, node: Node, info: ObjectInfo) -> None:
+        """A GET of the file's bytes told its headers as well, which answers what HEAD would be asked for."""
+        if info.headers is None or node.content is None or node.content.etag != info.etag:
+            return
+        if node.headers is None or not node.attributes_known:
+            if self.wants_attributes(node):
+                self._remember([info])
+            self._apply(node, info.headers)
+
+    async def head(self, node: Node, *, is_alone: bool = False) -> ObjectInfo | None:
+        """HEAD the object of ``node`` and learn from it; ``None`` when there is none. Raises StoreError.
+
+        Where its bytes are fetched ahead, or it is small and asked for alone, their GET tells the same.
+        """
+        if self._state.glance is not None:
+            glanced = await self._state.glance(node, is_alone)
+            if glanced is not None and glanced.headers is not None and node.headers is not None:
+                return glanced
+        key = node.content.key if node.content is not None else self._state.nodes.key_of(node)
+        try:
+            head = await self._state.store.head(key)
+        except NoSuchKeyError:
+            node.attributes_known = True
+            return None
+        except StoreError as error:
+            if error.retryable:
+                raise
+            # Listed but not to be looked at: what the listing told has to do.
+            log.warning("attributes of %r cannot be read: %s", key, error.describe())
+            node.attributes_known = True
+            return None
+        if head.headers is not None and (node.content is None or node.content.etag == head.etag):
+            self._apply(node, head.headers)
+        return head
+
+    async def know_headers(self, node: Node) -> None:
+        """Learn the headers of the object of a file, so that foreign metadata survive a change of it."""
+        if node.headers is None and node.content is not None and not self._recall(node):
+            head = await self.head(node)
+            if head is not None:
+                self._remember([head])
