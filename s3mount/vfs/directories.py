@@ -50,7 +50,6 @@ class Directories:
         self.know_headers = self.attributes.know_headers
         self.head = self.attributes.head
         self.learned = self.attributes.learned
-        self.learned = self.attributes.learned
         state.on_finished.append(self._finished.note)
 
     def watch_finished(self) -> Watch:
