@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "discard": "s3mount.cli.discard:discard",
     "export": "s3mount.cli.export:export",
     "recover": "s3mount.cli.recover:recover",
+    "checkout": "s3mount.cli.checkout:checkout",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.helper:helper",
 }

@@ -1,0 +1,69 @@
+"""A manifest checked out into a folder: the store, the codec of attributes and the manifest's reader, wired."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from s3mount.checkout.checkout import Options, Tell, check_out
+from s3mount.checkout.summary import Progress, Summary
+from s3mount.config import StoreConfig
+from s3mount.manifest.reading import read_entries
+
+if TYPE_CHECKING:
+    from s3mount.checkout.fetching import Stored
+    from s3mount.refs import ObjectHeaders
+    from s3mount.s3.store import Store
+
+UNKNOWN_NS = -(1 << 62)
+
+
+def check_out_manifest(
+    manifest: Path,
+    bucket: str | None,
+    folder: Path,
+    store: StoreConfig,
+    options: Options,
+    *,
+    watch: Callable[[Progress], None],
+    tell: Tell,
+) -> Summary:
+    """Make ``folder`` hold what ``manifest`` names; ``bucket`` is for manifests that name none.
+
+    ``store`` says where S3 is; its bucket is filled in. Blocks. Raises as ``check_out``, and ManifestError.
+    """
+
+    def open_store(name: str) -> AbstractAsyncContextManager[Store]:
+        from s3mount.s3.client import S3Store
+
+        return S3Store(msgspec.structs.replace(store, bucket=name))
+
+    return check_out(
+        read_entries(manifest, bucket=bucket),
+        folder,
+        options,
+        open_store=open_store,
+        stored_in=stored_in,
+        watch=watch,
+        tell=tell,
+    )
+
+
+def stored_in(headers: ObjectHeaders) -> Stored:
+    """The mode and time that an object's metadata tells, in any of the ways that tools write them."""
+    from s3mount.checkout.fetching import Stored
+    from s3mount.refs import Attributes
+    from s3mount.tree import attributes
+
+    nothing = Attributes(0, 0, 0, UNKNOWN_NS, UNKNOWN_NS, UNKNOWN_NS)
+    found = attributes.decode(headers, nothing)
+    is_link = attributes.symlink_target_of(headers) is not None
+    return Stored(
+        stat.S_IFLNK if is_link else found.mode or None,
+        None if found.mtime_ns == UNKNOWN_NS else found.mtime_ns,
+    )

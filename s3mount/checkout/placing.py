@@ -1,0 +1,141 @@
+"""Files that appear whole: written under a temporary name in the hidden folder, and renamed to their place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+
+from s3mount.checkout.folders import Folders
+from s3mount.checkout.paths import native, split
+from s3mount.checkout.target import Target
+from s3mount.errors import DiskFullError, LocalDiskError
+
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Landing:
+    """One temporary file. ``path`` reaches it through its descriptor, whatever becomes of its name."""
+
+    __slots__ = ("descriptor", "name", "path")
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.descriptor = descriptor
+        self.name = name
+        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+class Placer:
+    """Puts files into a target. Not for more than one thread at a time. Raises LocalDiskError."""
+
+    def __init__(self, target: Target) -> None:
+        assert target.root is not None
+        self._hidden = target.hidden()
+        self.folders = Folders(target.root)
+        self._numbers = itertools.count(1)
+
+    def close(self) -> None:
+        """Close the folders. Repeatable."""
+        self.folders.close()
+
+    def begin(self, size_bytes: int) -> Landing:
+        """A new temporary file with room for so many bytes. DiskFullError where the disk has not as much."""
+        name = f"{next(self._numbers)}.part"
+        try:
+            descriptor = os.open(name, _NEW, 0o666, dir_fd=self._hidden)
+        except OSError as error:
+            raise disk_error("the folder cannot be written", error) from error
+        landing = Landing(descriptor, name)
+        if size_bytes:
+            try:
+                disk = os.fstatvfs(descriptor)
+                if disk.f_bavail * disk.f_frsize < size_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.ftruncate(descriptor, size_bytes)
+            except OSError as error:
+                self.give_up(landing)
+                raise disk_error("no room for a file", error) from error
+        return landing
+
+    def give_up(self, landing: Landing) -> None:
+        """Remove a temporary file again. Repeatable."""
+        if landing.descriptor >= 0:
+            os.close(landing.descriptor)
+            landing.descriptor = -1
+            with contextlib.suppress(OSError):
+                os.unlink(landing.name, dir_fd=self._hidden)
+
+    def put(self, path: str, data: bytes, mode: int | None, mtime_ns: int | None) -> os.stat_result:
+        """Write a whole file; its stat. Errors as for ``place``."""
+        landing = self.begin(0)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(landing.descriptor, view) :]
+        except OSError as error:
+            self.give_up(landing)
+            raise disk_error(path, error) from error
+        return self.place(landing, path, mode, mtime_ns)
+
+    def place(
+        self, landing: Landing, path: str, mode: int | None, mtime_ns: int | None
+    ) -> os.stat_result:
+        """Give a temporary file its attributes and its name, in place of the file that has it now; its stat.
+
+        What fails leaves the old file, and no temporary one. Raises LocalDiskError: where a folder or, on
+        the way, a symbolic link is in the way, among others.
+        """
+        folder, name = split(path)
+        try:
+            if mode is not None:
+                os.fchmod(landing.descriptor, mode)
+            if mtime_ns is not None:
+                os.utime(landing.descriptor, ns=(mtime_ns, mtime_ns))
+            into = self.folders.find(folder, make=True)
+            os.rename(landing.name, native(name), src_dir_fd=self._hidden, dst_dir_fd=into)
+            found = os.fstat(landing.descriptor)
+        except OSError as error:
+            self.give_up(landing)
+            raise disk_error(path, error) from error
+        os.close(landing.descriptor)
+        landing.descriptor = -1
+        return found
+
+    def adjust(self, path: str, mode: int | None, mtime_ns: int | None) -> os.stat_result:
+        """Set the attributes of a file whose bytes are right; its stat. Errors as for ``place``."""
+        descriptor = open_file(self.folders, path)
+        try:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            if mtime_ns is not None:
+                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+            return os.fstat(descriptor)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        finally:
+            os.close(descriptor)
+
+
+def open_file(folders: Folders, path: str) -> int:
+    """The file at ``path`` for reading, no symbolic link followed. Raises LocalDiskError."""
+    folder, name = split(path)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        where = folders.find(folder)
+        if where is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return os.open(native(name), flags, dir_fd=where)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: str, error: OSError) -> LocalDiskError:
+    """The error for a file or folder that cannot be used; a full disk told from other trouble."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
+        return LocalDiskError("a folder is in the way")
+    if error.errno == errno.EXDEV:
+        return LocalDiskError("its folder lies on another file system")
+    kind = DiskFullError if full else LocalDiskError
+    return kind(f"{path}: {error.strerror}" if path else str(error.strerror))

@@ -1,0 +1,289 @@
+"""Doing what was planned: many files at once, each one by itself, until all are there or it makes no sense to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import msgspec
+import trio
+
+from s3mount.checkout import comparing
+from s3mount.checkout.digests import DigestIndex, Row, row_of
+from s3mount.checkout.fetching import Fetcher, StoredIn
+from s3mount.checkout.paths import permissions
+from s3mount.checkout.placing import Placer, open_file
+from s3mount.checkout.planning import Kind, Step, wants_adjusting
+from s3mount.checkout.removing import Remover
+from s3mount.checkout.summary import Failure, Progress, Summary
+from s3mount.errors import (
+    DiskFullError,
+    EngineError,
+    LocalDiskError,
+    NoCredentialsError,
+    S3MountError,
+    StoreError,
+)
+from s3mount.manifest.model import Entry
+from s3mount.s3.store import Store
+
+OpenStore = Callable[[str], AbstractAsyncContextManager[Store]]
+"""Makes the store of a bucket."""
+
+WORKERS_MAX = 128
+"""Files under way at once; the store's own window lets fewer requests through where that is better."""
+BATCH_STEPS = 1000
+FRUITLESS_MAX = 8
+"""So many files in a row that fail, each after all its tries, for want of an answer: nobody is there."""
+FLUSH_EVERY_S = 1.0
+SHOW_EVERY_S = 0.2
+
+
+class Stores:
+    """The stores of a manifest's buckets, each opened when it is first needed. A bucket that fails, fails for good."""
+
+    def __init__(self, open_store: OpenStore) -> None:
+        self._open = open_store
+        self._found: dict[str, Store | S3MountError] = {}
+        self._lock = trio.Lock()
+        self._stack = contextlib.AsyncExitStack()
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, open_store: OpenStore) -> AsyncIterator[Stores]:
+        """All are closed at the end."""
+        stores = cls(open_store)
+        async with stores._stack:
+            yield stores
+
+    async def of(self, bucket: str) -> Store:
+        """The store of ``bucket``. Raises S3MountError."""
+        if bucket not in self._found:
+            async with self._lock:
+                if bucket not in self._found:
+                    try:
+                        self._found[bucket] = await self._stack.enter_async_context(
+                            self._open(bucket)
+                        )
+                    except S3MountError as error:
+                        self._found[bucket] = error
+        found = self._found[bucket]
+        if isinstance(found, S3MountError):
+            raise found
+        return found
+
+
+class Work:
+    """Carries out steps: those planned ``ahead``, and unless that ``is_whole`` the rest. ``run`` once."""
+
+    def __init__(
+        self,
+        *,
+        ahead: list[Step],
+        is_whole: bool,
+        steps: Iterator[Step],
+        placer: Placer,
+        index: DigestIndex | None,
+        remover: Remover,
+        open_store: OpenStore,
+        stored_in: StoredIn,
+        summary: Summary,
+        watch: Callable[[Progress], None],
+    ) -> None:
+        self._steps = steps
+        self._ahead: deque[Step] = deque()
+        self._planning = trio.Lock()
+        self._progress = Progress()
+        self._watch = watch
+        self._plan(ahead)
+        self._progress.is_planned = is_whole
+        self._placer = placer
+        self._index = index
+        self._remover = remover
+        self._open_store = open_store
+        self._fetcher = Fetcher(placer, stored_in, self._count_bytes)
+        self._hashing = trio.CapacityLimiter(os.cpu_count() or 1)
+        self._summary = summary
+        self._fruitless = 0
+        self._stores: Stores
+
+    def _plan(self, batch: list[Step]) -> None:
+        """Take more steps in; none means that all are planned."""
+        progress = self._progress
+        self._ahead.extend(batch)
+        progress.files_total += len(batch)
+        progress.size_bytes_total += sum(step.entry.size or 0 for step in batch)
+        progress.is_planned = not batch
+
+    def _count_bytes(self, n: int) -> None:
+        self._summary.downloaded_bytes += n
+        self._progress.size_bytes += n
+
+    async def run(self) -> None:
+        """All steps. Raises S3MountError when the rest was given up; what was done stays done."""
+        failure: S3MountError | None = None
+
+        async def worker() -> None:
+            nonlocal failure
+            try:
+                while (step := await self._next()) is not None:
+                    await self._do(step)
+            except S3MountError as error:
+                failure = failure or error
+                nursery.cancel_scope.cancel()
+
+        async with Stores.opened(self._open_store) as self._stores, trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_now_and_then)
+            nursery.start_soon(self._show)
+            async with trio.open_nursery() as workers:
+                for _ in range(WORKERS_MAX):
+                    workers.start_soon(worker)
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _flush_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(FLUSH_EVERY_S)
+            if self._index is not None:
+                self._index.flush()
+
+    async def _show(self) -> None:
+        while True:
+            self._watch(self._progress)
+            await trio.sleep(SHOW_EVERY_S)
+
+    async def _next(self) -> Step | None:
+        """The next step, planned in a thread as far ahead as is needed."""
+        while not self._ahead:
+            async with self._planning:
+                if self._ahead:
+                    break
+                if self._progress.is_planned:
+                    return None
+                self._plan(
+                    await trio.to_thread.run_sync(
+                        lambda: list(itertools.islice(self._steps, BATCH_STEPS))
+                    )
+                )
+        return self._ahead.popleft()
+
+    async def _do(self, step: Step) -> None:
+        try:
+            if step.obstacle is not None:
+                self._clear(step)
+            if step.kind is Kind.FOLDER:
+                self._make_folder(step)
+            elif step.kind is Kind.ADJUST:
+                self._adjust(step.path, step.entry, step.row)
+            elif step.kind is Kind.FETCH or not await self._is_right(step):
+                await self._fetch(step)
+        except (DiskFullError, NoCredentialsError, EngineError):
+            raise
+        except S3MountError as error:
+            self._fail(step, error)
+        finally:
+            self._progress.files += 1
+
+    def _fail(self, step: Step, error: S3MountError) -> None:
+        """Note a failure; raises it where the rest would fail like it."""
+        if error.retryable:
+            self._fruitless += 1
+            if self._fruitless >= FRUITLESS_MAX:
+                raise error
+        entry = step.entry
+        self._summary.failures.append(
+            Failure(step.path, entry.bucket, entry.key, entry.version_id, reason(error))
+        )
+
+    def _clear(self, step: Step) -> None:
+        assert step.obstacle is not None
+        try:
+            self._remover.remove(step.obstacle)
+        except OSError as error:
+            raise LocalDiskError(f"{step.obstacle.path}: {error.strerror}") from error
+
+    def _make_folder(self, step: Step) -> None:
+        try:
+            self._placer.folders.find(step.path.rstrip("/"), make=True)
+        except OSError as error:
+            raise LocalDiskError(str(error.strerror)) from error
+
+    def _adjust(self, path: str, entry: Entry, row: Row | None) -> None:
+        found = self._placer.adjust(path, permissions(entry.mode), entry.mtime_ns)
+        self._summary.adjusted += 1
+        self._summary.right += 1
+        self._summary.right_bytes += found.st_size
+        if row is not None and self._index is not None:
+            self._index.put(row_of(path, entry, found, row.digest))
+
+    async def _is_right(self, step: Step) -> bool:
+        """Read the file that is there; note it where it is right."""
+        entry = step.entry
+        if not entry.etag and not (step.row is not None and step.row.holds(entry)):
+            entry = await self._ask(entry)
+        verdict = await self._compare(step, entry)
+        if not verdict.is_right:
+            return False
+        if self._index is not None:
+            self._index.put(row_of(step.path, entry, verdict.found, verdict.digest))
+        if wants_adjusting(entry, verdict.found):
+            row = row_of(step.path, entry, verdict.found, verdict.digest)
+            self._adjust(step.path, entry, row)
+            return True
+        self._summary.right += 1
+        self._summary.right_bytes += verdict.found.st_size
+        return True
+
+    async def _ask(self, entry: Entry) -> Entry:
+        """What S3 says of an entry of which the manifest says little: cheaper than its bytes."""
+        info = await (await self._stores.of(entry.bucket)).head(
+            entry.key, version_id=entry.version_id
+        )
+        self._fruitless = 0
+        return msgspec.structs.replace(
+            entry,
+            size=info.size if entry.size is None else entry.size,
+            etag=info.etag,
+            last_modified_ns=entry.last_modified_ns or info.last_modified_ns or None,
+        )
+
+    async def _compare(self, step: Step, entry: Entry) -> comparing.Verdict:
+        descriptor = open_file(self._placer.folders, step.path)
+        try:
+            if step.row is not None and step.row.holds(entry):
+                found = os.fstat(descriptor)
+                if step.row.is_of(found):
+                    return comparing.Verdict(True, step.row.digest, found)
+            verdict = await trio.to_thread.run_sync(
+                comparing.compare, descriptor, entry, step.row, limiter=self._hashing
+            )
+        except OSError as error:
+            raise LocalDiskError(str(error.strerror)) from error
+        finally:
+            os.close(descriptor)
+        if verdict.digest:
+            self._summary.hashed += 1
+            self._summary.hashed_bytes += verdict.found.st_size
+        return verdict
+
+    async def _fetch(self, step: Step) -> None:
+        store = await self._stores.of(step.entry.bucket)
+        fetched = await self._fetcher.fetch(store, step.entry, step.path)
+        self._fruitless = 0
+        self._summary.downloaded += 1
+        self._summary.unverified += not fetched.is_verified
+        if self._index is not None:
+            self._index.put(row_of(step.path, fetched.entry, fetched.found, fetched.digest))
+
+
+def reason(error: S3MountError) -> str:
+    """Why a file failed, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, StoreError) and error.request_id:
+        return f"{text} (request {error.request_id})"
+    return text

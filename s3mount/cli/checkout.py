@@ -1,0 +1,131 @@
+"""``s3mount checkout``: the versions that a manifest names, as files in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s3mount.cli.options import absolute, option, store_config, store_options
+from s3mount.config import default_cache_dir
+
+if TYPE_CHECKING:
+    from s3mount.checkout.summary import Progress, Summary
+
+
+@click.command(
+    "checkout",
+    short_help="Make a folder hold the versions that a manifest names.",
+    epilog="PATTERN is a glob, against the file's name or, with a / within, the whole path: '*.tmp', "
+    "'/2026/**', 'logs/'; or a regular expression: 're:[0-9]+[.]csv$'. What is excluded is neither written "
+    "nor deleted.",
+)
+@click.argument("manifest")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--delete", is_flag=True, help="Remove from DIR what the manifest does not have.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only these; repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="None of these; repeatable.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be done.")
+@click.option("--bucket", help="The bucket, for a manifest that names none.")
+@click.option("--json", "as_json", is_flag=True, help="The summary for programs.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what failed.")
+@option("--cache-dir", type=click.Path(), help="Where to remember what was hashed.")
+@store_options
+def checkout(manifest: str, folder: Path, **given: Any) -> int:
+    """Make DIR hold exactly the versions that MANIFEST names, as files.
+
+    What is there and right is left alone: known by size, times and the digest remembered of it, else by its
+    ETag. Each file appears whole; interrupted or killed, the next run does the rest.
+
+    Exit status 0: all of it is there. 1: something is not, which is named; the rest is.
+    """
+    from s3mount.app.checkout import check_out_manifest
+    from s3mount.checkout.checkout import Options
+
+    options = Options(
+        cache_dir=Path(absolute(given["cache_dir"]) or default_cache_dir()),
+        include=given["include"],
+        exclude=given["exclude"],
+        delete=given["delete"],
+        is_rehearsal=given["dry_run"],
+    )
+    shown = _Shown(quiet=given["quiet"] or given["as_json"])
+    try:
+        summary = check_out_manifest(
+            Path(manifest),
+            given["bucket"],
+            folder,
+            store_config(given),
+            options,
+            watch=shown.watch,
+            tell=shown.tell,
+        )
+    finally:
+        shown.clear()
+    _report(summary, folder, as_json=given["as_json"], quiet=given["quiet"])
+    return 0 if summary.is_complete else 1
+
+
+class _Shown:
+    """The progress line, and the lines of a rehearsal; the line's module is loaded when it moves first."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._line: Any = None
+
+    def watch(self, progress: Progress) -> None:
+        if self._quiet:
+            return
+        if self._line is None:
+            from s3mount.cli.progress import Line
+
+            self._line = Line()
+        self._line.show(
+            "downloading",
+            progress.files,
+            progress.files_total if progress.is_planned else None,
+            progress.size_bytes,
+            progress.size_bytes_total if progress.is_planned else None,
+        )
+
+    def tell(self, action: str, path: str, size_bytes: int) -> None:
+        if not self._quiet:
+            click.echo(f"would {action} {path}")
+
+    def clear(self) -> None:
+        if self._line is not None:
+            self._line.clear()
+
+
+def _report(summary: Summary, folder: Path, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"folder": str(folder), **summary.to_json()}, indent=2))
+    elif not quiet:
+        click.echo(_in_words(summary))
+    if as_json:
+        return
+    for line in summary.failure_lines():
+        click.echo(f"s3mount: {line}", err=True)
+    if summary.stopped:
+        click.echo(f"s3mount: {summary.stopped}; run it again to go on", err=True)
+
+
+def _in_words(summary: Summary) -> str:
+    from s3mount.status import size_text
+
+    would = "would be " if summary.is_rehearsal else ""
+    parts = [
+        f"{summary.files:,} files",
+        f"{summary.right:,} right already",
+        f"{summary.downloaded:,} {would}downloaded ({size_text(summary.downloaded_bytes)})",
+    ]
+    if summary.deleted:
+        parts.append(f"{summary.deleted:,} {would}deleted")
+    if summary.left_out:
+        parts.append(f"{summary.left_out:,} left out")
+    if summary.failures:
+        parts.append(f"{len(summary.failures):,} failed")
+    return f"{', '.join(parts)}; {summary.seconds:.1f} s"
