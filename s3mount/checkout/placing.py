@@ -18,11 +18,12 @@ _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 class Landing:
     """One temporary file. ``path`` reaches it through its descriptor, whatever becomes of its name."""
 
-    __slots__ = ("descriptor", "name", "path")
+    __slots__ = ("descriptor", "name", "path", "size_bytes")
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, descriptor: int, name: str, size_bytes: int) -> None:
         self.descriptor = descriptor
         self.name = name
+        self.size_bytes = size_bytes
         self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
@@ -34,23 +35,28 @@ class Placer:
         self._hidden = target.hidden()
         self.folders = Folders(target.root)
         self._numbers = itertools.count(1)
+        self._promised_bytes = 0
 
     def close(self) -> None:
         """Close the folders. Repeatable."""
         self.folders.close()
 
     def begin(self, size_bytes: int) -> Landing:
-        """A new temporary file with room for so many bytes. DiskFullError where the disk has not as much."""
+        """A new temporary file of so many bytes.
+
+        DiskFullError where the disk has no room for it beside the others that are being filled.
+        """
         name = f"{next(self._numbers)}.part"
         try:
             descriptor = os.open(name, _NEW, 0o666, dir_fd=self._hidden)
         except OSError as error:
             raise disk_error("the folder cannot be written", error) from error
-        landing = Landing(descriptor, name)
+        landing = Landing(descriptor, name, size_bytes)
+        self._promised_bytes += size_bytes
         if size_bytes:
             try:
                 disk = os.fstatvfs(descriptor)
-                if disk.f_bavail * disk.f_frsize < size_bytes:
+                if disk.f_bavail * disk.f_frsize < self._promised_bytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.ftruncate(descriptor, size_bytes)
             except OSError as error:
@@ -61,10 +67,14 @@ class Placer:
     def give_up(self, landing: Landing) -> None:
         """Remove a temporary file again. Repeatable."""
         if landing.descriptor >= 0:
-            os.close(landing.descriptor)
-            landing.descriptor = -1
+            self._let_go(landing)
             with contextlib.suppress(OSError):
                 os.unlink(landing.name, dir_fd=self._hidden)
+
+    def _let_go(self, landing: Landing) -> None:
+        os.close(landing.descriptor)
+        landing.descriptor = -1
+        self._promised_bytes -= landing.size_bytes
 
     def put(self, path: str, data: bytes, mode: int | None, mtime_ns: int | None) -> os.stat_result:
         """Write a whole file; its stat. Errors as for ``place``."""
@@ -98,8 +108,7 @@ class Placer:
         except OSError as error:
             self.give_up(landing)
             raise disk_error(path, error) from error
-        os.close(landing.descriptor)
-        landing.descriptor = -1
+        self._let_go(landing)
         return found
 
     def adjust(self, path: str, mode: int | None, mtime_ns: int | None) -> os.stat_result:

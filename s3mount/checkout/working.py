@@ -109,6 +109,7 @@ class Work:
         self._hashing = trio.CapacityLimiter(os.cpu_count() or 1)
         self._summary = summary
         self._fruitless = 0
+        self._failure: S3MountError | None = None
         self._stores: Stores
 
     def _plan(self, batch: list[Step]) -> None:
@@ -125,16 +126,16 @@ class Work:
 
     async def run(self) -> None:
         """All steps. Raises S3MountError when the rest was given up; what was done stays done."""
-        failure: S3MountError | None = None
 
         async def worker() -> None:
-            nonlocal failure
             try:
-                while (step := await self._next()) is not None:
+                while self._failure is None and (step := await self._next()) is not None:
                     await self._do(step)
             except S3MountError as error:
-                failure = failure or error
-                nursery.cancel_scope.cancel()
+                self._failure = self._failure or error
+                if not isinstance(error, DiskFullError):
+                    nursery.cancel_scope.cancel()
+                # On a full disk there is still room for what is under way.
 
         async with Stores.opened(self._open_store) as self._stores, trio.open_nursery() as nursery:
             nursery.start_soon(self._flush_now_and_then)
@@ -143,8 +144,8 @@ class Work:
                 for _ in range(WORKERS_MAX):
                     workers.start_soon(worker)
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
 
     async def _flush_now_and_then(self) -> None:
         while True:
