@@ -13,7 +13,7 @@ HIDDEN = ".s3mount-checkout"
 NAME_BYTES_MAX = 255
 """NAME_MAX of Linux's file systems; the target tells its own."""
 
-_NO_NAME = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
+_NO_NAME = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
 _LONG = re.compile(r"[^/]{60}")
 """Only a name of at least so many characters can be longer than 255 bytes in UTF-8."""
 
