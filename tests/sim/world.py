@@ -80,6 +80,21 @@ def small_blocks() -> Iterator[None]:
         yield
 
 
+def walked(operation: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """An operation on a path: as Linux does, it walks the path once more where it is told ESTALE."""
+
+    @functools.wraps(operation)
+    async def walk(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await operation(*args, **kwargs)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        return await operation(*args, **kwargs)
+
+    return walk
+
+
 async def inline(function: Callable[[], T], /) -> T:
     """A worker without threads, so that virtual time stands still while it works."""
     await trio.lowlevel.checkpoint()
@@ -387,6 +402,7 @@ class Mount:
 
     # --------------------------------------------------------------- names
 
+    @walked
     async def mkdir(self, path: str, mode: int = 0o755) -> Node:
         parent, name = await self._place(path)
         return await self.fs.naming.make_directory(parent, name, mode, self.creator)
@@ -398,10 +414,12 @@ class Mount:
             if not await self.exists(at):
                 await self.mkdir(at)
 
+    @walked
     async def rmdir(self, path: str) -> None:
         parent, name = await self._place(path)
         await self.fs.naming.remove_directory(parent, name)
 
+    @walked
     async def unlink(self, path: str) -> None:
         parent, name = await self._place(path)
         await self.fs.naming.unlink(parent, name)
@@ -415,37 +433,45 @@ class Mount:
                 await self.unlink(below)
         await self.rmdir(path)
 
+    @walked
     async def rename(self, path: str, new_path: str, flags: int = 0) -> None:
         parent, name = await self._place(path)
         new_parent, new_name = await self._place(new_path)
         await self.fs.renaming.rename(parent, name, new_parent, new_name, flags)
 
+    @walked
     async def symlink(self, target: str, path: str) -> None:
         parent, name = await self._place(path)
         await self.fs.naming.make_symlink(parent, name, target.encode(), self.creator)
 
+    @walked
     async def readlink(self, path: str) -> str:
         return (await self.fs.metadata.link_target(await self.node(path))).decode()
 
     # ----------------------------------------------------------- attributes
 
+    @walked
     async def chmod(self, path: str, mode: int) -> None:
         await self.fs.metadata.set(await self.node(path), mode=mode)
 
+    @walked
     async def utime(self, path: str, mtime_ns: int) -> None:
         await self.fs.metadata.set(await self.node(path), mtime_ns=mtime_ns, atime_ns=mtime_ns)
 
+    @walked
     async def truncate(self, path: str, size: int) -> None:
         await self.fs.contents.truncate(await self.node(path), size)
 
     # -------------------------------------------------------------- content
 
+    @walked
     async def create(self, path: str, mode: int = 0o644) -> int:
         """open(O_CREAT | O_EXCL | O_RDWR); a descriptor."""
         parent, name = await self._place(path)
         node = await self.fs.naming.create(parent, name, mode, self.creator)
         return self._hold(node, os.O_RDWR)
 
+    @walked
     async def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         node = await self.node(path)
         fd = self._hold(node, flags & ~os.O_TRUNC)
@@ -459,9 +485,10 @@ class Mount:
         return fd
 
     def _hold(self, node: Node, flags: int) -> int:
+        fd = self.fs.contents.open(node, flags)
         # The kernel knows the inode of what is open.
         node.lookups += 1
-        return self.fs.contents.open(node, flags)
+        return fd
 
     async def pwrite(self, fd: int, data: bytes, offset: int) -> None:
         await self.fs.contents.write(self.fs.contents.handle(fd), offset, data)
