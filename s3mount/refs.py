@@ -210,12 +210,16 @@ class UploadInfo(msgspec.Struct, frozen=True):
 
 
 class BucketInfo(msgspec.Struct, frozen=True):
-    """What the bucket's own calls told: ``versioning`` is ``enabled``, ``suspended``, ``off`` or ``unknown``."""
+    """What the bucket's own calls told: ``versioning`` is ``enabled``, ``suspended``, ``off`` or ``unknown``.
+
+    ``date_ns`` is the store's own clock (the Date header) when it answered, 0 where it sent none.
+    """
 
     name: str
     region: str
     endpoint_url: str
     versioning: str
+    date_ns: int = 0
 
 
 class Capabilities(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "export": "s3mount.cli.export:export",
     "recover": "s3mount.cli.recover:recover",
     "checkout": "s3mount.cli.checkout:checkout",
+    "manifest": "s3mount.cli.manifest:manifest",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.helper:helper",
 }

@@ -8,6 +8,29 @@ from s3mount.manifest.model import Entry
 from s3mount.refs import Key, ObjectVersion
 
 
+class CurrentAt:
+    """Chooses from versions in the store's order, page by page. ``at_ns`` of ``None``: the latest."""
+
+    def __init__(self, at_ns: int | None) -> None:
+        self._at_ns = at_ns
+        self._decided: Key | None = None
+
+    def __call__(self, versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
+        """Those of these that were current, as ``current_at`` says."""
+        decided, at_ns = self._decided, self._at_ns
+        chosen = []
+        for version in versions:
+            if version.key == decided:
+                continue
+            if at_ns is not None and version.last_modified_ns > at_ns:
+                continue
+            decided = version.key
+            if not version.is_delete_marker:
+                chosen.append(version)
+        self._decided = decided
+        return chosen
+
+
 def current_at(versions: Iterable[ObjectVersion], at_ns: int) -> Iterator[ObjectVersion]:
     """Of each key the version that was current at ``at_ns``; none where that is a delete marker.
 
@@ -15,13 +38,9 @@ def current_at(versions: Iterable[ObjectVersion], at_ns: int) -> Iterator[Object
     modified after ``at_ns`` is left out; of what remains the first counts, so that the store's order
     decides among equal dates.
     """
-    decided: Key | None = None
+    choose = CurrentAt(at_ns)
     for version in versions:
-        if version.key == decided or version.last_modified_ns > at_ns:
-            continue
-        decided = version.key
-        if not version.is_delete_marker:
-            yield version
+        yield from choose((version,))
 
 
 def entry_of(bucket: str, version: ObjectVersion) -> Entry:

@@ -41,7 +41,7 @@ from s3mount.refs import (
 from s3mount.s3.binding import bind
 from s3mount.s3.control import Control
 from s3mount.s3.credentials import CredentialSource
-from s3mount.s3.headers import check_key
+from s3mount.s3.headers import check_key, http_date_ns
 from s3mount.s3.multipart import Multipart
 from s3mount.s3.plane import Plane
 from s3mount.s3.probing import Prober
@@ -320,7 +320,7 @@ class S3Store:
             # A policy may allow no other prefix to be listed.
             wanted.append(("prefix", prefix))
         query = canonical_query(wanted)
-        await self._plane.call(Call("check_bucket", "GET", "", query=query))
+        answer = await self._plane.call(Call("check_bucket", "GET", "", query=query))
         versioning = "unknown"
         if self.config.sign_requests:
             try:
@@ -330,7 +330,8 @@ class S3Store:
         self.traits.versioned |= versioning in ("enabled", "suspended")
         self.traits.keeps_deleted = versioning == "enabled"
         address = self._plane.address
-        return BucketInfo(self.config.bucket, address.region, address.base_url, versioning)
+        date_ns = http_date_ns(answer.headers.get("date", ""))
+        return BucketInfo(self.config.bucket, address.region, address.base_url, versioning, date_ns)
 
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """See ``Store.probe``."""

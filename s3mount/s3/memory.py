@@ -413,7 +413,9 @@ class MemoryStore:
         """See ``Store.check_bucket``."""
         await self._begin("check_bucket", {})
         await self.faults.after("check_bucket", {})
-        return BucketInfo(self.bucket, "memory", "memory:", self._bucket.versioning)
+        now_ns = self._bucket.clock.now_ns()
+        date_ns = now_ns - now_ns % _SECOND_NS
+        return BucketInfo(self.bucket, "memory", "memory:", self._bucket.versioning, date_ns)
 
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """See ``Store.probe``: everything is honoured here."""

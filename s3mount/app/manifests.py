@@ -1,0 +1,357 @@
+"""Making, comparing, checking and restoring manifests, without a mount. Every function here blocks."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import trio
+
+from s3mount.config import StoreConfig
+from s3mount.engine.client import EngineClient
+from s3mount.errors import UsageError
+from s3mount.manifest import verifying
+from s3mount.manifest.buckets import Buckets, open_buckets
+from s3mount.manifest.building import list_entries, moment_to_list
+from s3mount.manifest.comparing import Difference, differences
+from s3mount.manifest.location import brought_here, is_live_bucket, parse_s3, to_be_filled
+from s3mount.manifest.model import Entry
+from s3mount.manifest.reading import Format, digest_of, format_of, read_entries
+from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, folders_of, plan_restore
+from s3mount.manifest.scan import Scan
+from s3mount.manifest.sorting import sorted_entries
+from s3mount.manifest.summing import Summary, summarise
+from s3mount.manifest.verifying import Problem, Verification
+from s3mount.manifest.writing import ManifestWriter, OutputFormat, WholeFile
+from s3mount.s3.store import Store
+
+TICK_S = 0.2
+
+Show = Callable[[str], None]
+"""Shows how far something is; called every TICK_S."""
+R = TypeVar("R")
+
+
+class Access(NamedTuple):
+    """How S3 is asked: all but the bucket of ``config``. ``bucket``: of manifests that name none."""
+
+    config: StoreConfig
+    bucket: str | None = None
+
+    @asynccontextmanager
+    async def open_store(self, bucket: str) -> AsyncIterator[Store]:
+        """The store of one bucket, in a process of its own, as a mount has it."""
+        async with EngineClient(msgspec.structs.replace(self.config, bucket=bucket)) as store:
+            yield store
+
+
+class Created(NamedTuple):
+    """A manifest that was made: as of when, and what it holds. ``digest`` is its identity."""
+
+    at_ns: int
+    keys: int
+    size_bytes: int
+    digest: str
+
+
+class Shown(NamedTuple):
+    """What a manifest is."""
+
+    format: Format
+    digest: str
+    summary: Summary
+
+
+def _run(main: Callable[[], Awaitable[R]]) -> R:
+    return trio.run(main, strict_exception_groups=True)
+
+
+async def _shown(work: Callable[[], Awaitable[R]], show: Show, text: Callable[[], str]) -> R:
+    """Do ``work`` and tell ``show`` every TICK_S how far it is. Raises what ``work`` raises."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def tick() -> None:
+            while True:
+                await trio.sleep(TICK_S)
+                show(text())
+
+        nursery.start_soon(tick)
+        try:
+            result = await work()
+        except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result
+
+
+class _Rate:
+    """Text on a number that grows, with how much of it comes a second."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began_s = time.monotonic()
+
+    def __call__(self, count: int) -> str:
+        elapsed_s = time.monotonic() - self._began_s
+        return f"{count:,} {self._what}, {count / max(elapsed_s, 0.001):,.0f}/s"
+
+
+# ------------------------------------------------------------------------------ create
+
+
+def create(
+    access: Access,
+    bucket: str,
+    prefix: str,
+    at_ns: int | None,
+    output: str,
+    output_format: OutputFormat,
+    show: Show,
+) -> Created:
+    """Write what was current at ``at_ns`` (now, for ``None``) below ``prefix`` to ``output``.
+
+    ``output`` is a local file, which appears whole, an ``s3://`` address or ``-``. Raises S3MountError.
+    """
+
+    async def main() -> Created:
+        async with (
+            to_be_filled(output, access.open_store) as path,
+            access.open_store(bucket) as store,
+        ):
+            moment_ns = await moment_to_list(store, prefix, at_ns, time.time_ns())
+            count, size_bytes = await _list_to_file(
+                store, bucket, prefix, moment_ns, path, output_format, show
+            )
+            digest = await trio.to_thread.run_sync(digest_of, path)
+        return Created(moment_ns, count, size_bytes, digest)
+
+    return _run(main)
+
+
+async def _list_to_file(
+    store: Store,
+    bucket: str,
+    prefix: str,
+    at_ns: int,
+    path: Path,
+    output_format: OutputFormat,
+    show: Show,
+) -> tuple[int, int]:
+    """Entries and their bytes that were written to ``path``."""
+    scans: list[Scan] = []
+    rate = _Rate("versions")
+    with WholeFile(path) as file:
+        writer = ManifestWriter(file, output_format)
+        work = partial(
+            list_entries, store, bucket, prefix, at_ns, writer.write, on_scan=scans.append
+        )
+
+        def text() -> str:
+            listed, lists = (scans[0].listed, scans[0].ranges_running) if scans else (0, 0)
+            return f"listing {bucket}: {rate(listed)}, {writer.count:,} current, {lists} at once"
+
+        await _shown(work, show, text)
+        writer.finish()
+    return writer.count, writer.size_bytes
+
+
+# ------------------------------------------------------------------------- show, diff
+
+
+def show(access: Access, source: str) -> Shown:
+    """Add a manifest up. Raises S3MountError."""
+
+    async def main() -> Shown:
+        async with brought_here(source, access.open_store) as path:
+            return await trio.to_thread.run_sync(_summarised, path, access.bucket)
+
+    return _run(main)
+
+
+def _summarised(path: Path, bucket: str | None) -> Shown:
+    summary = summarise(read_entries(path, bucket=bucket))
+    return Shown(format_of(path, bucket=bucket), digest_of(path), summary)
+
+
+def diff(
+    access: Access,
+    before: str,
+    after: str,
+    report: Callable[[Difference], None],
+    show: Show,
+    *,
+    by_content: bool,
+) -> None:
+    """Give ``report`` what differs, in the order of keys. Raises S3MountError.
+
+    Either side may be a live bucket, ``s3://BUCKET`` or ``s3://BUCKET/PREFIX/``.
+    """
+
+    async def main() -> None:
+        async with _side(access, before, show) as old, _side(access, after, show) as new:
+
+            def compare() -> None:
+                left = sorted_entries(read_entries(old, bucket=access.bucket), before)
+                right = sorted_entries(read_entries(new, bucket=access.bucket), after)
+                for difference in differences(left, right, by_content=by_content):
+                    report(difference)
+
+            await trio.to_thread.run_sync(compare)
+
+    _run(main)
+
+
+@asynccontextmanager
+async def _side(access: Access, source: str, show: Show) -> AsyncIterator[Path]:
+    """One side of a comparison as a file; a live bucket is listed first."""
+    if not is_live_bucket(source):
+        async with brought_here(source, access.open_store) as path:
+            yield path
+        return
+    bucket, prefix = parse_s3(source)
+    with tempfile.TemporaryDirectory(prefix="s3mount-") as name:
+        path = Path(name) / "live.csv"
+        async with access.open_store(bucket) as store:
+            moment_ns = await moment_to_list(store, prefix, None, time.time_ns())
+            await _list_to_file(store, bucket, prefix, moment_ns, path, "csv", show)
+        yield path
+
+
+# ------------------------------------------------------------------------------ verify
+
+
+def verify(
+    access: Access,
+    source: str,
+    report: Callable[[Problem], None],
+    show: Show,
+    *,
+    content: bool,
+) -> Verification:
+    """Is every version still there, and with ``content``: are its bytes those of its ETag? Raises S3MountError."""
+    found = Verification()
+    rate = _Rate("versions checked")
+
+    async def main() -> None:
+        async with (
+            brought_here(source, access.open_store) as path,
+            open_buckets(access.open_store) as buckets,
+        ):
+            entries = read_entries(path, bucket=access.bucket)
+            work = partial(verifying.verify, entries, buckets, report, found, content=content)
+            await _shown(work, show, lambda: f"{rate(found.checked)}, {found.problems:,} wrong")
+
+    _run(main)
+    return found
+
+
+# ----------------------------------------------------------------------------- restore
+
+
+class Restored(NamedTuple):
+    """What a restore came to: all plans' counts, whether it was carried out, and how."""
+
+    counts: dict[str, int]
+    is_done: bool
+    progress: Progress
+
+
+def restore(
+    access: Access,
+    source: str,
+    prefix: str | None,
+    agree: Callable[[list[Plan]], bool],
+    report: Callable[[Step, str], None],
+    show: Show,
+) -> Restored:
+    """Bring the live buckets back to the manifest ``source``, if ``agree`` says so of the plans.
+
+    Keys that the manifest does not name get a delete marker, below ``prefix`` or, where that is ``None``,
+    below the deepest folder that holds all its keys. Raises S3MountError.
+    """
+
+    async def main() -> Restored:
+        async with (
+            brought_here(source, access.open_store) as path,
+            open_buckets(access.open_store) as buckets,
+        ):
+            plans = await _plans(access, source, path, prefix, buckets, show)
+            try:
+                return await _carry_out_all(plans, buckets, agree, report, show)
+            finally:
+                for plan in plans:
+                    plan.close()
+
+    return _run(main)
+
+
+async def _plans(
+    access: Access, source: str, path: Path, prefix: str | None, buckets: Buckets, show: Show
+) -> list[Plan]:
+    folders = await trio.to_thread.run_sync(
+        lambda: folders_of(read_entries(path, bucket=access.bucket))
+    )
+    if not folders:
+        raise UsageError(f"{source} names no keys, so nothing says what to restore")
+    plans = []
+    entries = sorted_entries(read_entries(path, bucket=access.bucket), source)
+    for bucket, group in groupby(entries, lambda entry: entry.bucket):
+        below = folders[bucket] if prefix is None else prefix
+        scans: list[Scan] = []
+        rate = _Rate("versions")
+        work = partial(
+            plan_restore,
+            await buckets.store(bucket),
+            bucket,
+            below,
+            _only_below(group, below),
+            on_scan=scans.append,
+        )
+
+        def text(rate: _Rate = rate, scans: list[Scan] = scans, bucket: str = bucket) -> str:
+            return f"listing {bucket}: {rate(scans[0].listed if scans else 0)}"
+
+        plans.append(await _shown(work, show, text))
+    return plans
+
+
+def _only_below(entries: Iterator[Entry], prefix: str) -> Iterator[Entry]:
+    return (entry for entry in entries if entry.key.startswith(prefix))
+
+
+async def _carry_out_all(
+    plans: list[Plan],
+    buckets: Buckets,
+    agree: Callable[[list[Plan]], bool],
+    report: Callable[[Step, str], None],
+    show: Show,
+) -> Restored:
+    counts = {kind: sum(plan.counts[kind] for plan in plans) for kind in plans[0].counts}
+    progress = Progress()
+    for plan in plans:
+        for step in plan:
+            if step.do == "missing":
+                report(step, "the version is not there any more")
+    if not await trio.to_thread.run_sync(agree, plans):
+        return Restored(counts, False, progress)
+    rate = _Rate("keys")
+    total = sum(plan.steps for plan in plans)
+
+    def text() -> str:
+        done = progress.copied + progress.deleted + progress.right + progress.failed
+        return f"restoring: {rate(done)} of {total:,}"
+
+    for plan in plans:
+        store = await buckets.store(plan.bucket)
+        await _shown(partial(carry_out, plan, store, progress, report), show, text)
+    return Restored(counts, True, progress)

@@ -1,0 +1,57 @@
+"""A manifest of what a bucket holds, or held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from s3mount.errors import UsageError
+from s3mount.manifest.model import Entry
+from s3mount.manifest.scan import LISTS_AT_ONCE, Scan
+from s3mount.manifest.times import SECOND_NS, format_time
+from s3mount.manifest.versions import CurrentAt, entry_of
+from s3mount.refs import ObjectVersion
+from s3mount.s3.store import Store
+
+CLOCKS_APART_NS = 60 * SECOND_NS
+"""A time in the future by less than this is taken for a clock that is ahead of the store's."""
+
+
+async def moment_to_list(store: Store, prefix: str, at_ns: int | None, now_ns: int) -> int:
+    """The time whose state is to be listed: ``at_ns``, or now, by the later of both clocks.
+
+    What was written within the same second counts: dates tell no more. Raises UsageError for a time
+    that has not come, which could give other bytes later, and what ``Store.check_bucket`` raises.
+    """
+    about = await store.check_bucket(prefix)
+    store_now_ns = about.date_ns + SECOND_NS - 1 if about.date_ns else 0
+    latest_ns = max(store_now_ns, now_ns)
+    if at_ns is None:
+        return latest_ns
+    if at_ns > latest_ns + CLOCKS_APART_NS:
+        raise UsageError(f"{format_time(at_ns)} has not come yet")
+    return at_ns
+
+
+async def list_entries(
+    store: Store,
+    bucket: str,
+    prefix: str,
+    at_ns: int,
+    take: Callable[[list[Entry]], None],
+    *,
+    on_scan: Callable[[Scan], None] | None = None,
+    lists_at_once: int = LISTS_AT_ONCE,
+) -> None:
+    """Give ``take`` what was current at ``at_ns`` below ``prefix``, in the order of manifests.
+
+    ``on_scan`` gets the listing, for its counters, before it begins. Raises as ``Scan.run``.
+    """
+    scan = Scan(store, prefix, keep=partial(CurrentAt, at_ns), lists_at_once=lists_at_once)
+    if on_scan is not None:
+        on_scan(scan)
+
+    def convert(versions: list[ObjectVersion]) -> None:
+        take([entry_of(bucket, version) for version in versions])
+
+    await scan.run(convert)

@@ -1,0 +1,162 @@
+"""Where manifests lie: in a local file, in S3, or on standard input and output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import trio
+
+from s3mount.config import MIB
+from s3mount.errors import ManifestError, UsageError
+from s3mount.manifest import inventory
+from s3mount.refs import ContentRef, Key, ObjectHeaders
+from s3mount.s3.store import Store
+from s3mount.transfer.download import download_file
+from s3mount.transfer.upload import upload_file
+
+OpenStore: TypeAlias = Callable[[str], AbstractAsyncContextManager[Store]]
+"""Opens the store of a bucket, by its name."""
+
+REQUESTS_AT_ONCE = 16
+PART_BYTES = 16 * MIB
+
+
+def is_in_s3(text: str) -> bool:
+    """Does it begin with ``s3://``?"""
+    return text.startswith("s3://")
+
+
+def parse_s3(text: str) -> tuple[str, Key]:
+    """Bucket and key of ``s3://BUCKET/KEY``; the key may be empty. Raises UsageError."""
+    bucket, _, key = text.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise UsageError(f"{text!r} names no bucket: s3://BUCKET/KEY")
+    return bucket, key
+
+
+@asynccontextmanager
+async def brought_here(text: str, open_store: OpenStore) -> AsyncIterator[Path]:
+    """The manifest that ``text`` names as a local file: itself, or a copy that is gone afterwards.
+
+    ``-`` is standard input. Of an inventory in S3 the data files come along. Raises ManifestError,
+    LocalDiskError and the store's errors.
+    """
+    if text != "-" and not is_in_s3(text):
+        path = Path(text).expanduser()
+        if path.is_dir():
+            path = path / "manifest.json"
+        await trio.lowlevel.checkpoint()
+        yield path
+        return
+    folder = Path(await trio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="s3mount-")))
+    try:
+        if text == "-":
+            yield await _from_standard_input(folder)
+        else:
+            yield await _from_s3(text, open_store, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _from_standard_input(folder: Path) -> Path:
+    path = folder / "standard input"
+
+    def copy() -> None:
+        with open(path, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+
+    try:
+        await trio.to_thread.run_sync(copy, abandon_on_cancel=True)
+    except OSError as error:
+        raise ManifestError(f"standard input cannot be kept: {error.strerror}") from error
+    return path
+
+
+async def _from_s3(text: str, open_store: OpenStore, folder: Path) -> Path:
+    bucket, key = parse_s3(text)
+    if not key or key.endswith("/"):
+        raise UsageError(
+            f"{text} is no manifest but a folder: name the object, such as {text}manifest.json"
+        )
+    path = folder / key.rsplit("/", 1)[-1]
+    slots = trio.CapacityLimiter(REQUESTS_AT_ONCE)
+    async with open_store(bucket) as store:
+        await _download(store, key, path, slots)
+        found = None
+        if path.stat().st_size <= inventory.JSON_BYTES_MAX and path.name.endswith(".json"):
+            found = inventory.parse(path.read_bytes())
+        for file in found.files if found is not None else ():
+            place = folder / "data" / inventory.local_name(file)
+            place.parent.mkdir(exist_ok=True)
+            await _download(store, file.key, place, slots)
+    return path
+
+
+async def _download(store: Store, key: Key, path: Path, slots: trio.CapacityLimiter) -> None:
+    info = await store.head(key)
+    source = ContentRef(key, info.etag, info.size, info.version_id)
+    await download_file(store, source, str(path), slots=slots)
+
+
+@asynccontextmanager
+async def to_be_filled(text: str, open_store: OpenStore) -> AsyncIterator[Path]:
+    """A local file to write a manifest for ``text`` to; it goes there when the block ends well.
+
+    ``-`` is standard output. A local file is the same one, so that it must be written whole by the
+    caller. Raises as ``brought_here``.
+    """
+    if text != "-" and not is_in_s3(text):
+        await trio.lowlevel.checkpoint()
+        yield Path(text).expanduser()
+        return
+    descriptor, name = tempfile.mkstemp(prefix="s3mount-")
+    os.close(descriptor)
+    try:
+        yield Path(name)
+        if text == "-":
+            await trio.to_thread.run_sync(_to_standard_output, name)
+        else:
+            bucket, key = parse_s3(text)
+            async with open_store(bucket) as store:
+                await _upload(store, key, name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _to_standard_output(name: str) -> None:
+    with open(name, "rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+async def _upload(store: Store, key: Key, name: str) -> None:
+    content_type = "text/csv; charset=utf-8"
+    with open(name, "rb") as file:
+        if file.read(4) == b"PAR1":
+            content_type = "application/vnd.apache.parquet"
+    await upload_file(
+        store,
+        name,
+        os.path.getsize(name),
+        key,
+        ObjectHeaders(content_type=content_type),
+        part_bytes=PART_BYTES,
+        slots=trio.CapacityLimiter(REQUESTS_AT_ONCE),
+    )
+
+
+def is_live_bucket(text: str) -> bool:
+    """Does ``text`` name what a bucket holds now, and no manifest: ``s3://BUCKET`` or ``s3://BUCKET/PREFIX/``?"""
+    if not is_in_s3(text):
+        return False
+    _, key = parse_s3(text)
+    return not key or key.endswith("/")
