@@ -67,6 +67,7 @@ STEPS = (
     "recovery: change taken over",
     "recovery: blob removed",
     "recovery: parts confirmed",
+    "recovery: parts adopted",
     # The end, and the engine.
     "drain: ended",
     "engine: request received",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -11,6 +10,7 @@ from s3mount.errors import (
     DamagedBodyError,
     NoSuchKeyError,
     PreconditionFailedError,
+    RejectedError,
     S3MountError,
     ServerFaultError,
 )
@@ -18,31 +18,31 @@ from s3mount.flow.parts import PartPlan
 from s3mount.refs import ByteRange, Condition, Key, PartInfo, PutResult
 from s3mount.s3.checksums import multipart_etag
 from s3mount.s3.store import Store
+from s3mount.spool import leftovers
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.hooks import Hooks
+from s3mount.spool.leftovers import Leftovers
 from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain, damage_of
 from s3mount.spool.parts import PartsUpload
+from s3mount.spool.resuming import NO_SUCH_UPLOAD, Resuming
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
 
-log = logging.getLogger(__name__)
-
-STREAMED_PARTS_MAX = 2
-"""Parts of a file on their way at once while it is still being written: the writer's processor time
-comes first; after close() all slots are used."""
-STREAM_LAG_PARTS = 1
-"""Parts kept back behind the writer: the kernel's writeback reorders within a few MiB."""
-
-NO_SUCH_UPLOAD = "NoSuchUpload"
-"""S3's code when the upload, not the key, is what it does not know."""
-LEFTOVER_PERIOD_S = 60.0
-"""How often uploads that could not be aborted at once are looked for."""
+INVALID_PART = "InvalidPart"
+"""S3's code when a part that is to be completed is not there, or is another."""
+PARTS_MAX_LEAST = 8
+RESENT_SHARE = 11
+"""Of one file's parts an eleventh are on their way at once, or ``PARTS_MAX_LEAST`` where that is more: what is cut
+off by a kill has to be sent again, and is less than a tenth of a file of 100 parts."""
 
 
 class MultipartSender:
-    """All multipart uploads of one spool. At most ``parts_max`` parts are on their way at once."""
+    """All multipart uploads of one spool. At most ``parts_max`` parts are on their way at once.
+
+    Each takes one of ``slots``.
+    """
 
     def __init__(
         self, spool: Spool, store: Store, hooks: Hooks, *, part_bytes: int, parts_max: int
@@ -51,125 +51,39 @@ class MultipartSender:
         self._store = store
         self._hooks = hooks
         self._plan = PartPlan(part_bytes)
-        self._slots = trio.CapacityLimiter(parts_max)
+        self.slots = trio.CapacityLimiter(parts_max)
         self._nursery: trio.Nursery | None = None
-        self._streams: dict[str, trio.Event] = {}
         self._beginning: dict[str, trio.Event] = {}
-        self._take_over()
+        self._leftovers = Leftovers(spool, store)
+        self._resuming = Resuming(spool, store, self._plan)
+        self._resuming.take_over(self._new_upload)
 
     async def run(self) -> None:
-        """Give streaming tasks a home, and abort uploads that nobody needs; cancel to stop."""
+        """Give background tasks a home, and abort uploads that nobody needs; cancel to stop."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
                 while True:
-                    await self._abort_leftovers()
-                    await trio.sleep(LEFTOVER_PERIOD_S)
+                    await self._leftovers.abort_all()
+                    await trio.sleep(leftovers.PERIOD_S)
             finally:
                 self._nursery = None
 
-    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run ``task`` in the background until the sender stops; it must not raise."""
-        if self._nursery is not None:
-            self._nursery.start_soon(task)
-
-    # ----------------------------------------------------------------- streaming
-
-    def grown(self, change: Change, blob: Blob) -> None:
-        """The open file of ``change`` grew: send its finished parts, while it is being written.
-
-        Call it as often as you like.
-        """
-        wake = self._streams.get(blob.id)
-        if wake is not None:
-            wake.set()
-        elif self._nursery is not None:
-            self._streams[blob.id] = trio.Event()
-            self._nursery.start_soon(self._stream, change, blob)
-
-    def is_worth_streaming(self, blob: Blob) -> bool:
-        """Is there a whole part behind the writer that could leave now?"""
-        if blob.base is not None:
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> bool:
+        """Run ``task`` in the background until the sender stops; does it run? It must not raise."""
+        if self._nursery is None:
             return False
-        behind = self._plan.part_range(STREAM_LAG_PARTS + 1).stop
-        return blob.size >= behind and (blob.upload is None or bool(self._ready(blob)))
+        self._nursery.start_soon(task)
+        return True
 
-    def _ready(self, blob: Blob) -> list[int]:
-        """Parts that are wholly written, not sent, and behind the writer."""
-        upload = blob.upload
-        last = self._plan.count(blob.size) - 1 - STREAM_LAG_PARTS
-        ready = []
-        for index in range(last):
-            if upload is not None and (index in upload.sent or index in upload.sending):
-                continue
-            part = self._plan.part_range(index)
-            if blob.extents.covers(part.start, part.stop):
-                ready.append(index)
-        return ready
-
-    async def _stream(self, change: Change, blob: Blob) -> None:
-        """Send parts as they are finished, until the change leaves the OPEN state or a part fails."""
-        try:
-            if blob.upload is None:
-                await self._begin_once(change, blob, streamed=True)
-            own_slots = trio.CapacityLimiter(STREAMED_PARTS_MAX)
-            async with trio.open_nursery() as nursery:
-                while self._still_streaming(change, blob):
-                    wake = self._streams[blob.id] = trio.Event()
-                    upload = blob.upload
-                    assert upload is not None
-                    for index in self._ready(blob):
-                        worker = object()
-                        await own_slots.acquire_on_behalf_of(worker)
-                        if not self._still_streaming(change, blob):
-                            return
-                        upload.begin(index)
-                        nursery.start_soon(
-                            self._stream_part, blob, upload, index, own_slots, worker
-                        )
-                    with trio.move_on_after(1.0):
-                        await wake.wait()
-        except S3MountError as error:
-            # Not lost: whatever is unsent is sent when the file is closed.
-            log.info("streaming of %r pauses: %s", change.key, error)
-        except Exception:
-            # One file's trouble must not end the sending of all others.
-            log.exception("internal error while streaming %r", change.key)
-        finally:
-            self._streams.pop(blob.id, None)
-
-    def _still_streaming(self, change: Change, blob: Blob) -> bool:
-        return (
-            self._spool.changes.get(change.key) is change
-            and change.state == "open"
-            and change.blob_id == blob.id
-            and blob.upload is not None
-            and blob.upload.key == change.key
-        )
-
-    async def _stream_part(
-        self,
-        blob: Blob,
-        upload: PartsUpload,
-        index: int,
-        own_slots: trio.CapacityLimiter,
-        worker: object,
-    ) -> None:
-        try:
-            async with self._slots:
-                await self._send_part(blob, upload, index)
-        except S3MountError as error:
-            log.info("part %d of %r is not sent yet: %s", index + 1, upload.key, error)
-        except BaseException:
-            # Also while it waited for a slot: nobody else would take it as not on its way.
-            upload.failed(index)
-            raise
-        finally:
-            own_slots.release_on_behalf_of(worker)
+    def abandon(self, upload: PartsUpload) -> None:
+        """The upload is of no use any more: abort it in the background."""
+        if upload.upload_id:
+            self.start_soon(lambda: self._leftovers.abort(upload.key, upload.upload_id))
 
     # ------------------------------------------------------------------- parts
 
-    async def _begin_once(self, change: Change, blob: Blob, *, streamed: bool) -> None:
+    async def begin(self, change: Change, blob: Blob, *, streamed: bool) -> None:
         """Begin the upload of ``blob`` unless it has begun; the stream and ``send`` may both come."""
         while (begun := self._beginning.get(blob.id)) is not None:
             await begun.wait()
@@ -211,40 +125,7 @@ class MultipartSender:
         upload.on_forgotten(forgot)
         return upload
 
-    def _take_over(self) -> None:
-        """Let the blobs that an earlier run left know which of their parts were sent, before anybody writes."""
-        for change in self._spool.changes.values():
-            blob = self._spool.live_blobs.get(change.blob_id)
-            if not change.upload_id or blob is None:
-                continue
-            upload = self._new_upload(change.key)
-            upload.upload_id = change.upload_id
-            upload.is_confirmed = False
-            for index, part in self._spool.journal.parts(change.upload_id).items():
-                span = self._plan.part_range(index)
-                if part.size == min(span.stop, blob.size) - span.start:
-                    upload.sent[index] = part
-            blob.upload = upload
-            # What S3 has of it and what a power cut left of it need not be of one state.
-            blob.is_unsure = True
-
-    async def _confirm(self, upload: PartsUpload) -> None:
-        """Keep of the parts of an earlier run those that S3 has too. NoSuchKeyError: the upload is gone."""
-        try:
-            there = await self._store.list_parts(upload.key, upload.upload_id)
-        except NoSuchKeyError as error:
-            # Ceph 16 names the key where it means the upload.
-            raise NoSuchKeyError(
-                str(error), key=upload.key, status=error.status, code=NO_SUCH_UPLOAD
-            ) from error
-        confirmed = {part.number - 1: part.etag for part in there}
-        for index, part in list(upload.sent.items()):
-            if confirmed.get(index) != part.etag:
-                del upload.sent[index]
-        upload.is_confirmed = True
-        reach("recovery: parts confirmed")
-
-    async def _send_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
+    async def send_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Send one part that ``upload.begin`` was told of."""
         span = self._plan.part_range(index)
         stop = min(span.stop, blob.size)
@@ -309,7 +190,7 @@ class MultipartSender:
         except BaseException:
             upload.failed(index)
             raise
-        await self._send_part(blob, upload, index)
+        await self.send_part(blob, upload, index)
 
     # ---------------------------------------------------------------- completing
 
@@ -325,11 +206,11 @@ class MultipartSender:
             blob.upload = None
             change.upload_id = ""
         if blob.upload is None:
-            await self._begin_once(change, blob, streamed=False)
+            await self.begin(change, blob, streamed=False)
         upload = blob.upload
         try:
             if upload is not None and not upload.is_confirmed:
-                await self._confirm(upload)
+                await self._resuming.confirm(blob, upload)
             is_forced = False
             while True:
                 if upload is None or blob.upload is not upload or change.content_seq != content_seq:
@@ -352,6 +233,10 @@ class MultipartSender:
                 # What Ceph 16 says when the upload is gone: the next try asks for its parts first.
                 upload.is_confirmed = False
                 raise
+            except RejectedError as error:
+                if error.code == INVALID_PART:
+                    await self._after_invalid_part(change, blob, upload)
+                raise
             reach("complete: answered")
         except NoSuchKeyError as error:
             if error.code != NO_SUCH_UPLOAD or upload is None:
@@ -359,6 +244,21 @@ class MultipartSender:
             result, parts = await self._completed_before(change, blob, upload)
         self._ended(change, blob, upload)
         return result, sum(part.size for part in parts)
+
+    async def _after_invalid_part(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
+        """S3 has other parts than were named, as when an older request for one arrived late.
+
+        Raises StaleUploadError, so that the next try sends those again; or all, where S3 has the parts
+        and more: Ceph 16 refuses to leave those out that a file was cut before. And what ``confirm`` raises.
+        """
+        named = upload.completing
+        await self._resuming.confirm(blob, upload)
+        if upload.finished_parts(blob.size) == named:
+            self.abandon(upload)
+            if blob.upload is upload:
+                blob.upload = None
+                change.upload_id = ""
+        raise StaleUploadError("S3 has other parts of the upload than were sent", key=upload.key)
 
     async def _completed_before(
         self, change: Change, blob: Blob, upload: PartsUpload
@@ -400,6 +300,10 @@ class MultipartSender:
         change.upload_id = ""
         change.upload_attributes = None
 
+    def _width(self, size: int) -> int:
+        """How many parts of a file of ``size`` bytes are on their way at once."""
+        return max(PARTS_MAX_LEAST, self._plan.count(size) // RESENT_SHARE)
+
     async def _send_missing(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
         errors: list[Exception] = []
 
@@ -410,12 +314,15 @@ class MultipartSender:
                 errors.append(error)
                 nursery.cancel_scope.cancel()
             finally:
-                self._slots.release_on_behalf_of(worker)
+                self.slots.release_on_behalf_of(worker)
+                own_slots.release_on_behalf_of(worker)
 
+        own_slots = trio.CapacityLimiter(self._width(blob.size))
         async with trio.open_nursery() as nursery:
             for index in upload.unsent(blob.size):
                 worker = object()
-                await self._slots.acquire_on_behalf_of(worker)
+                await own_slots.acquire_on_behalf_of(worker)
+                await self.slots.acquire_on_behalf_of(worker)
                 upload.begin(index)
                 nursery.start_soon(bring, index, worker)
             if not nursery.child_tasks and upload.sending:
@@ -423,33 +330,6 @@ class MultipartSender:
                 await trio.sleep(0.005)
         if errors:
             raise errors[0]
-
-    # ------------------------------------------------------------------ ending
-
-    def abandon(self, upload: PartsUpload) -> None:
-        """The upload is of no use any more: abort it in the background."""
-        if upload.upload_id:
-            self.start_soon(lambda: self._abort(upload.key, upload.upload_id))
-
-    async def _abort(self, key: Key, upload_id: str) -> None:
-        try:
-            await self._store.abort_multipart(key, upload_id)
-        except S3MountError as error:
-            log.info("multipart upload %s of %r is left for later: %s", upload_id, key, error)
-            return
-        reach("abort: answered")
-        self._spool.journal.upload_ended(upload_id)
-
-    async def _abort_leftovers(self) -> None:
-        """Abort uploads that no change goes on with, of this run and of earlier ones."""
-        for upload_id, key in self._spool.journal.uploads():
-            if upload_id not in self._wanted():
-                await self._abort(key, upload_id)
-
-    def _wanted(self) -> set[str]:
-        blobs = self._spool.live_blobs.values()
-        going_on = {blob.upload.upload_id for blob in blobs if blob.upload is not None}
-        return going_on | {change.upload_id for change in self._spool.changes.values()}
 
 
 def _is_of(upload: PartsUpload, change: Change) -> bool:

@@ -21,6 +21,7 @@ from s3mount.errors import (
     NoSuchBucketError,
     S3MountError,
 )
+from s3mount.flow.parts import PartPlan
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
 from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
@@ -31,6 +32,7 @@ from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.sender import Sender
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import Event, State, after
+from s3mount.spool.streaming import Streaming
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class Uploader:
         self.multipart = MultipartSender(
             spool, store, hooks, part_bytes=part_bytes, parts_max=uploads_max
         )
+        self.streaming = Streaming(spool, self.multipart, PartPlan(part_bytes))
         self.sender = Sender(spool, store, hooks, self.multipart, part_bytes=part_bytes)
         self.queue = UploadQueue(spool.changes.get, self._blocker_of, part_bytes)
         self._wake = trio.Event()

@@ -286,9 +286,9 @@ class Contents:
         change = self._state.change_of(file.node)
         if change is None or self.uploader is None or looks_temporary(file.node.name):
             return
-        multipart = self.uploader.multipart
-        if multipart.is_worth_streaming(blob) and not self._is_known_so_far(file, blob):
-            multipart.grown(change, blob)
+        streaming = self.uploader.streaming
+        if streaming.is_worth_it(blob) and not self._is_known_so_far(file, blob):
+            streaming.grown(change, blob)
 
     def _is_known_so_far(self, file: OpenFile, blob: Blob) -> bool:
         """Does it go like a content that S3 has? Then it may turn out that nothing is to be sent."""

@@ -1,0 +1,111 @@
+"""Going on with the multipart uploads of an earlier run: which of their parts S3 has.
+
+The journal names parts whose answer was noted. Of the others, those that were on their way when
+the run ended, some arrived: they are kept when it can be shown that they hold the blob's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from s3mount.errors import NoSuchKeyError, S3MountError
+from s3mount.flow.parts import PartPlan
+from s3mount.refs import PartInfo
+from s3mount.s3.store import Store
+from s3mount.spool.blobs import Blob
+from s3mount.spool.parts import PartsUpload
+from s3mount.spool.spool import Spool
+from s3mount.spool.sums import DamagedBlockError
+from s3mount.steps import reach
+from s3mount.transfer.digest import HASHING_THREADS, is_part
+from s3mount.transfer.parallel import in_parallel
+
+NO_SUCH_UPLOAD = "NoSuchUpload"
+"""S3's code when the upload, not the key, is what it does not know."""
+
+NewUpload = Callable[[str], PartsUpload]
+
+
+class Resuming:
+    """Brings what is noted of uploads together with what S3 has of them."""
+
+    def __init__(self, spool: Spool, store: Store, plan: PartPlan) -> None:
+        self._spool = spool
+        self._store = store
+        self._plan = plan
+
+    def take_over(self, new_upload: NewUpload) -> None:
+        """Let the blobs that an earlier run left know which of their parts were sent, before anybody writes."""
+        for change in self._spool.changes.values():
+            blob = self._spool.live_blobs.get(change.blob_id)
+            if not change.upload_id or blob is None:
+                continue
+            upload = new_upload(change.key)
+            upload.upload_id = change.upload_id
+            upload.is_confirmed = False
+            for index, part in self._spool.journal.parts(change.upload_id).items():
+                if part.size == self._size_of(blob, index):
+                    upload.sent[index] = part
+            blob.upload = upload
+            # What S3 has of it and what a power cut left of it need not be of one state.
+            blob.is_unsure = True
+
+    def _size_of(self, blob: Blob, index: int) -> int:
+        span = self._plan.part_range(index)
+        return min(span.stop, blob.size) - span.start
+
+    async def confirm(self, blob: Blob, upload: PartsUpload) -> bool:
+        """Take as sent what S3 has of ``upload``, and nothing else; was it all that was taken as sent before?
+
+        Raises NoSuchKeyError when the upload is gone, and what else the store or the journal raises.
+        """
+        try:
+            there = await self._store.list_parts(upload.key, upload.upload_id)
+        except NoSuchKeyError as error:
+            # Ceph 16 names the key where it means the upload.
+            raise NoSuchKeyError(
+                str(error), key=upload.key, status=error.status, code=NO_SUCH_UPLOAD
+            ) from error
+        confirmed = {part.number - 1: part.etag for part in there}
+        missing = [i for i, part in upload.sent.items() if confirmed.get(i) != part.etag]
+        for index in missing:
+            del upload.sent[index]
+        upload.is_confirmed = True
+        reach("recovery: parts confirmed")
+        await self._adopt(blob, upload, there)
+        return not missing
+
+    async def _adopt(self, blob: Blob, upload: PartsUpload, there: list[PartInfo]) -> None:
+        """Take as sent those of the parts in S3 that are not noted and hold the blob's bytes.
+
+        Their checksum or MD5 shows it. Parts of which neither is told are sent again, and so are
+        parts with bytes of a base, which S3 copies.
+        """
+        unsent = set(upload.unsent(blob.size))
+
+        async def look(part: PartInfo) -> None:
+            index = part.number - 1
+            span = self._plan.part_range(index)
+            stop = span.start + part.size
+            if index not in unsent or index in upload.sending or index in upload.sent:
+                return
+            if part.size != self._size_of(blob, index) or blob.missing(span.start, stop):
+                return
+            # As if it were on its way: what is written meanwhile takes it back.
+            upload.begin(index)
+            holds = False
+            try:
+                holds = await is_part(blob.body(span.start, stop), part)
+            except (S3MountError, DamagedBlockError):
+                # What is wrong with its bytes is told when it is sent.
+                holds = False
+            finally:
+                if not holds:
+                    upload.failed(index)
+            if holds and upload.arrived(index, part) and blob.upload is upload:
+                self._spool.journal.part_sent(upload.upload_id, part)
+
+        await in_parallel(trio.CapacityLimiter(HASHING_THREADS), there, look)
+        reach("recovery: parts adopted")
