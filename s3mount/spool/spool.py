@@ -17,7 +17,7 @@ from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
-from s3mount.spool.changes import Change, parent_of
+from s3mount.spool.changes import ABSENT, Change, parent_of
 from s3mount.spool.extents import Extents
 from s3mount.spool.forcing import Forcing, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.journal import Journal
@@ -218,7 +218,8 @@ class Spool:
             self.on_removed(change.key)
             if change.state is State.QUEUED:
                 self.on_queued(change)
-        if unused:
+        if unused or any(_empties_s3(change) for change in new):
+            # What was there before may go, here or in S3, once this is carried out.
             for change in new:
                 if change.blob_id:
                     self.forcing.flush_too(self.blobs.path_of(change.blob_id))
@@ -483,6 +484,10 @@ class Spool:
             reach("fsync: blob forced")
         await self.forcing.journal()
         reach("fsync: journal forced")
+
+
+def _empties_s3(change: Change) -> bool:
+    return change.op == "delete" and change.expected != ABSENT
 
 
 def _inherit_tries(change: Change, earlier: Change) -> None:

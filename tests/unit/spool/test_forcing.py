@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,30 @@ async def test_a_blob_goes_only_after_the_row_without_it_is_on_the_disk(tmp_path
     assert log.events == ["journal: committed", "force", "forced", "blob: removed"]
     assert not blob.path.exists()
     spool.close()
+
+
+@simulated
+async def test_a_moved_file_is_on_the_disk_before_its_old_name_goes_from_s3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 has an earlier content under the old name, and the new one nowhere else than in the blob."""
+    flushed: list[int] = []
+    flush = os.fdatasync
+
+    def noted(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        flush(descriptor)
+
+    monkeypatch.setattr("os.fdatasync", noted)
+    world = World(tmp_path)
+    async with world.mounted(upload_delay_s=3600.0) as mount:
+        await world.foreign_put("old", b"in S3")
+        await mount.write("old", b"new")
+        await mount.rename("old", "moved")
+        blob = mount.spool.live_blobs[mount.spool.changes["moved"].blob_id]
+        assert os.stat(blob.path).st_ino not in flushed
+        await mount.spool.forcing.journal()
+        assert os.stat(blob.path).st_ino in flushed
 
 
 @simulated
