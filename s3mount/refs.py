@@ -228,7 +228,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     ``if_match`` / ``if_absent``: conditional PutObject is refused with 412 when it must be; so are
     CompleteMultipartUpload, CopyObject, CopyObject of a source with another ETag, and DeleteObject, in the others.
     ``checksum``: the strongest ``x-amz-checksum-*`` it verifies (``crc64nvme``, ``crc32c``, ``crc32``), else ``None``.
-    ``reason``: why something was not tried, for people.
+    ``reason``: why something was not tried, for people. ``etag_is_md5``: what a PUT makes has the MD5 of its bytes
+    as ETag (not where the bucket encrypts with SSE-KMS).
     """
 
     if_match: bool | None = None
@@ -239,3 +240,4 @@ class Capabilities(msgspec.Struct, frozen=True):
     copy_condition: bool | None = None
     copy_source_condition: bool | None = None
     delete_condition: bool | None = None
+    etag_is_md5: bool | None = None

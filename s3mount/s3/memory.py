@@ -5,7 +5,6 @@ It needs no threads and no sockets, so that it runs under trio's virtual clock.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
@@ -84,6 +83,7 @@ class NoFaults:
 
 class MemoryStore:
     """``Store`` in memory. ``faults`` may be exchanged at any time; ``requests`` counts calls by name.
+    With ``opaque_etags`` every write gets an ETag of its own, which looks like an MD5 and is none (as with SSE-KMS).
 
     Files named by a ``FileSlice`` are read and written for real, at the moment of the effect.
     """
@@ -96,12 +96,13 @@ class MemoryStore:
         clock: WallClock | None = None,
         faults: Faults | None = None,
         part_bytes_min: int = PART_BYTES_MIN,
+        opaque_etags: bool = False,
     ) -> None:
         self.bucket = bucket
         self.faults: Faults = faults or NoFaults()
         self.requests: dict[str, int] = {}
         self.part_bytes_min = part_bytes_min
-        self._bucket = Bucket(versioning, clock or SystemClock())
+        self._bucket = Bucket(versioning, clock or SystemClock(), is_opaque=opaque_etags)
 
     async def __aenter__(self) -> MemoryStore:
         await trio.lowlevel.checkpoint()
@@ -210,7 +211,7 @@ class MemoryStore:
         check_headers(headers, key)
         data = read_body(body)
         self._bucket.check(key, condition)
-        result = self._bucket.store(key, data, _md5(data), headers)
+        result = self._bucket.store(key, data, self._bucket.etag_of(data), headers)
         await self.faults.after("put", arguments)
         return result
 
@@ -233,7 +234,7 @@ class MemoryStore:
             headers = msgspec.structs.replace(kept or ObjectHeaders(), storage_class=storage_class)
         check_headers(headers, key)
         self._bucket.check(key, condition)
-        result = self._bucket.store(key, data, _md5(data), headers)
+        result = self._bucket.store(key, data, self._bucket.etag_of(data), headers)
         await self.faults.after("copy", arguments)
         return result
 
@@ -371,7 +372,7 @@ class MemoryStore:
         chosen = self._choose_parts(upload, parts)
         self._bucket.check(key, condition)
         digests = b"".join(bytes.fromhex(info.etag) for info, _ in chosen)
-        etag = f"{_md5(digests)}-{len(chosen)}"
+        etag = f"{self._bucket.etag_of(digests)}-{len(chosen)}"
         data = b"".join(data for _, data in chosen)
         result = self._bucket.store(key, data, etag, upload.headers)
         del self._bucket.uploads[upload_id]
@@ -421,7 +422,8 @@ class MemoryStore:
         """See ``Store.probe``: everything is honoured here."""
         await self._begin("probe", {"temporary_key": temporary_key})
         await self.faults.after("probe", {"temporary_key": temporary_key})
-        return Capabilities(True, True, True, "crc64nvme", "", True, True, True)
+        is_md5 = not self._bucket.is_opaque
+        return Capabilities(True, True, True, "crc64nvme", "", True, True, True, is_md5)
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``: ``requests`` and ``requests_<operation>``."""
@@ -469,7 +471,7 @@ class MemoryStore:
             raise RejectedError(f"part number {number} is not in 1..{PARTS_MAX}", key=key)
         if len(data) > PART_BYTES_MAX:
             raise RejectedError(f"a part of {len(data)} bytes is too large", key=key)
-        info = PartInfo(number, _md5(data), len(data))
+        info = PartInfo(number, self._bucket.etag_of(data), len(data))
         upload.parts[number] = (info, data)
         return info
 
@@ -500,10 +502,6 @@ def _at_header_resolution(info: ObjectInfo) -> ObjectInfo:
     """An object as HEAD and GET tell it: Last-Modified in whole seconds."""
     whole = info.last_modified_ns - info.last_modified_ns % _SECOND_NS
     return msgspec.structs.replace(info, last_modified_ns=whole)
-
-
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def read_body(body: Body) -> bytes:

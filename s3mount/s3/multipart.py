@@ -101,8 +101,11 @@ class Multipart:
             if not call.in_doubt:
                 raise
             return await settle_complete(self._reader.head, key, parts, error)
+        told = parse_complete(answer.body)
+        if not told and self._traits.etag_is_md5 is not False:
+            told = checksums.multipart_etag(parts) or ""
         made = PutResult(
-            parse_complete(answer.body) or checksums.multipart_etag(parts) or "",
+            told,
             answer.headers.get("x-amz-version-id"),
             http_date_ns(answer.headers.get("date", "")),
         )

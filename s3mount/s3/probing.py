@@ -24,6 +24,7 @@ from s3mount.errors import (
     WrongRegionError,
 )
 from s3mount.refs import Capabilities, ContentRef, Key, ObjectHeaders, PartInfo, PutResult
+from s3mount.s3.checksums import etag_is_md5, md5
 from s3mount.s3.headers import bare_etag, http_date_ns
 from s3mount.s3.multipart import Multipart
 from s3mount.s3.plane import Plane
@@ -93,6 +94,7 @@ class Prober:
             copy_condition=traits.copy_condition,
             copy_source_condition=traits.copy_source_condition,
             delete_condition=traits.delete_condition,
+            etag_is_md5=traits.etag_is_md5,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:
@@ -109,6 +111,8 @@ class Prober:
         version_id = answer.headers.get("x-amz-version-id")
         self._written.append((key, version_id))
         etag = bare_etag(answer.headers.get("etag", ""))
+        is_md5 = etag_is_md5(etag, answer.headers) and etag == md5(_BODY).hex()
+        self._traits.etag_is_md5 = is_md5
         return PutResult(etag, version_id, http_date_ns(answer.headers.get("date", "")))
 
     async def _refused(self, attempt: Awaitable[object]) -> bool:

@@ -88,15 +88,27 @@ class Reader:
             size_bytes=min(byte_range.length if byte_range else 65536, INLINE_BODY_BYTES_MAX),
             on_head=lambda head: _check_head(head, key),
         )
+        bodies: set[bytes] = set()
         for left in reversed(range(DAMAGED_TRIES)):
             answer = await self._plane.call(call)
             info = self._described(key, answer, byte_range)
             if info.size != len(answer.body) or self._intact(answer, info):
                 break
             self._plane.statistics.checksum_errors += 1
-            if not left:
+            bodies.add(answer.body)
+            if not left and not self._etags_mislead(answer, bodies):
                 raise ChecksumError("the store sent other bytes than its checksum says", key=key)
         return info, answer.body
+
+    def _etags_mislead(self, answer: Answer, bodies: set[bytes]) -> bool:
+        """Is it that this store's ETags look like MD5s and are none? Learned when all tries brought the same bytes.
+
+        Never believed where they were seen to be MD5s, or where a checksum tells that the bytes are wrong.
+        """
+        if self._traits.etag_is_md5 or promised(answer.headers) is not None or len(bodies) > 1:
+            return False
+        self._traits.etag_is_md5 = False
+        return True
 
     def _described(self, key: Key, answer: Answer, byte_range: ByteRange | None) -> ObjectInfo:
         if answer.status != 206:

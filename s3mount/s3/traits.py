@@ -12,7 +12,7 @@ class Traits(msgspec.Struct):
 
     ``echoes_checksums``: it verifies ``x-amz-checksum-crc64nvme`` and says so by echoing it. Where it
     does not, Content-MD5 is sent, which all stores verify.
-    ``etag_is_md5``: the ETag of a single PUT is the MD5 of its bytes.
+    ``etag_is_md5``: the ETag of a single PUT is the MD5 of its bytes, unless its answer says that it is encrypted.
     ``if_match_quoted``: how If-Match on a PUT must be spelt. RFC 9110 has quotes; Ceph 16 refuses
     every quoted one.
     ``if_match_works``: ``False`` where even the true ETag is refused (Ceph 16 with versions).
@@ -42,5 +42,7 @@ class Traits(msgspec.Struct):
         self.copy_condition = known.copy_condition
         self.copy_source_condition = known.copy_source_condition
         self.delete_condition = known.delete_condition
+        if known.etag_is_md5 is not None:
+            self.etag_is_md5 = known.etag_is_md5
         if known.if_match is not None:
             self.echoes_checksums = known.checksum == "crc64nvme"

@@ -10,6 +10,7 @@ from s3mount.errors import (
     DamagedBodyError,
     NoSuchKeyError,
     PreconditionFailedError,
+    RangeError,
     RejectedError,
     S3MountError,
     ServerFaultError,
@@ -17,6 +18,7 @@ from s3mount.errors import (
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ByteRange, Condition, Key, PartInfo, PutResult
 from s3mount.s3.checksums import multipart_etag
+from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
 from s3mount.spool import leftovers
 from s3mount.spool.blobs import Blob
@@ -29,6 +31,7 @@ from s3mount.spool.resuming import NO_SUCH_UPLOAD, Resuming
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
+from s3mount.transfer.digest import md5_of
 
 INVALID_PART = "InvalidPart"
 """S3's code when a part that is to be completed is not there, or is another."""
@@ -167,6 +170,26 @@ class MultipartSender:
         reach("part: copied")
         self._arrived(blob, upload, index, part)
 
+    async def _is_copied(self, blob: Blob, upload: PartsUpload, index: int) -> bool:
+        """Copy a part; not when the base is gone: the cache may have its bytes. Raises S3MountError."""
+        base = blob.base
+        assert base is not None
+        try:
+            await self._copy_part(blob, upload, index)
+            return True
+        except (PreconditionFailedError, NoSuchKeyError) as error:
+            if error.code == NO_SUCH_UPLOAD:
+                raise
+        except (RejectedError, RangeError):
+            # Some stores look at the range before the condition, and what replaced the base is shorter.
+            try:
+                there = await self._store.head(base.key, version_id=base.version_id)
+            except NoSuchKeyError:
+                return False
+            if there.etag == base.etag:
+                raise
+        return False
+
     async def _bring(self, change: Change, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Make S3 have part ``index``, by copying or by sending."""
         span = self._plan.part_range(index)
@@ -177,8 +200,7 @@ class MultipartSender:
             and not blob.extents.touches(span.start, stop)
         )
         try:
-            if untouched:
-                await self._copy_part(blob, upload, index)
+            if untouched and await self._is_copied(blob, upload, index):
                 return
             if blob.missing(span.start, stop):
                 await self._hooks.fill(change, span.start, stop)
@@ -275,13 +297,26 @@ class MultipartSender:
             there = None
         if there is not None and there.headers is not None and begun and parts is not None:
             is_of_this_upload = self._hooks.written_at_ns(there.headers) == begun.ctime_ns
-            etag = multipart_etag(parts)
-            has_these_parts = parts == upload.completing if etag is None else there.etag == etag
+            has_these_parts = there.etag == multipart_etag(parts) or (
+                parts == upload.completing
+                and there.size == blob.size
+                and not await self._is_md5(blob, parts[-1])
+            )
             if is_of_this_upload and has_these_parts and upload.finished_parts(blob.size) == parts:
                 blob.is_unsure = True
                 return PutResult(there.etag, there.version_id, there.last_modified_ns), parts
         self._ended(change, blob, upload)
         raise StaleUploadError("the multipart upload is gone; it begins again", key=upload.key)
+
+    async def _is_md5(self, blob: Blob, part: PartInfo) -> bool:
+        """Do the parts' ETags tell of their bytes, as this one shows? Not with SSE-KMS, for one."""
+        if not is_md5_etag(part.etag):
+            return False
+        start = self._plan.part_range(part.number - 1).start
+        try:
+            return (await md5_of(blob.body(start, start + part.size))).hex() == part.etag
+        except (DamagedBodyError, DamagedBlockError):
+            return True
 
     def _ended(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
         self._spool.journal.upload_ended(upload.upload_id)

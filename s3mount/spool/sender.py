@@ -48,6 +48,7 @@ class Sender:
     """Sends single changes of ``spool`` to ``store``; bodies of more than ``part_bytes`` by ``multipart``.
 
     ``is_source_guarded``: the store is known to refuse a copy whose source is another version by now.
+    ``etag_is_md5``: it is known to give the same bytes the same ETag again.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Sender:
         self._part_bytes = part_bytes
         self.multipart = multipart
         self.is_source_guarded = False
+        self.etag_is_md5 = False
 
     async def perform(self, change: Change) -> Stored | None:
         """One try of ``change`` as it is now: what S3 has then, ``None`` after a deletion.
@@ -115,8 +117,12 @@ class Sender:
         raise TryAgain("S3 has a later state of what was to be deleted")
 
     async def _know_headers(self, change: Change, source: ContentRef) -> None:
-        """The copy of an object of parts gets another ETag: only what is stored beside it tells it as ours."""
-        if change.headers is not None or is_md5_etag(source.etag):
+        """Where the copy gets another ETag only what is stored beside it tells it as ours.
+
+        So does that of an object of parts, and any where ETags are no MD5s (SSE-KMS).
+        """
+        keeps_etag = self.etag_is_md5 and is_md5_etag(source.etag)
+        if change.headers is not None or keeps_etag:
             return
         original = await self._head(source.key)
         if self._spool.changes.get(change.key) is not change:

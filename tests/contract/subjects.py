@@ -42,10 +42,12 @@ class Subject:
 
     def able(self, versioned: bool) -> Capabilities:
         if self.name.startswith("ceph"):
-            return Capabilities(not versioned, not versioned, False, None, "", False, False, False)
+            return Capabilities(
+                *(not versioned, not versioned, False, None, "", False, False, False, True)
+            )
         # LocalStack's CopyObject knows no If-None-Match.
         return Capabilities(
-            True, True, True, "crc64nvme", "", not self.is_real, True, not self.is_real
+            *(True, True, True, "crc64nvme", "", not self.is_real, True, not self.is_real, True)
         )
 
     def config(self, bucket: str) -> StoreConfig:

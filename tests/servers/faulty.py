@@ -86,14 +86,14 @@ class FaultyRelay(Relay):
         self.met: Counter[Decision] = Counter()
 
     def _connection(self, client: socket.socket) -> Connection:
-        return _FaultyConnection(self, client)
+        return FaultyConnection(self, client)
 
     def _happened(self, what: Decision) -> None:
         with self._lock:
             self.met[what] += 1
 
 
-class _FaultyConnection(Connection):
+class FaultyConnection(Connection):
     """One client connection; the server's is made anew whenever the server ends it."""
 
     _relay: FaultyRelay

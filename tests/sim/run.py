@@ -167,7 +167,11 @@ class Simulation:
         """Play it. Raises Wrong."""
         rng = self._rng
         profile = rng.choice(PROFILES)
-        world = World(self.folder, versioning=rng.choice(("off", "off", "enabled")))
+        world = World(
+            self.folder,
+            versioning=rng.choice(("off", "off", "enabled")),
+            opaque_etags=self.seed % 4 == 3,
+        )
         if self.is_verbose:
             world.on_request = self.say
             self._also_log()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import hashlib
 import os
 import shutil
 import stat
@@ -120,11 +119,21 @@ class World:
     """
 
     def __init__(
-        self, folder: Path, *, versioning: Any = "off", faults: Faults | None = None
+        self,
+        folder: Path,
+        *,
+        versioning: Any = "off",
+        faults: Faults | None = None,
+        opaque_etags: bool = False,
     ) -> None:
         self.folder = folder
         self.clock = VirtualClock()
-        self.bucket = MemoryStore(clock=self.clock, versioning=versioning, part_bytes_min=1)
+        self.bucket = MemoryStore(
+            clock=self.clock,
+            versioning=versioning,
+            part_bytes_min=1,
+            opaque_etags=opaque_etags,
+        )
         self.s3 = self.bucket.observer()
         self.faults = faults
         self.on_request: Callable[[str], None] = lambda text: None
@@ -165,8 +174,8 @@ class World:
     def put_now(self, key: str, data: bytes) -> bytes | None:
         """Somebody else writes, in no time; what was there before."""
         there = self.bucket.contents().get(key)
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        self.bucket._bucket.store(key, data, etag, ObjectHeaders())
+        bucket = self.bucket._bucket
+        bucket.store(key, data, bucket.etag_of(data), ObjectHeaders())
         return there
 
     def contents(self) -> dict[str, bytes]:
