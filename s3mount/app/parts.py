@@ -54,6 +54,8 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                     clock=SystemClock(),
                     memory_path=Path(config.cache_dir) / namespace / "attributes.sqlite",
                 )
+                keeps_deleted = bucket.versioning == "enabled"
+                filesystem.uploader.sender.deletions.keeps_deleted = keeps_deleted
                 yield Parts(
                     filesystem, Operations(filesystem, config), store.statistics, _where(bucket)
                 )

@@ -17,10 +17,14 @@ from s3mount.spool.states import State
 
 
 class Lane(IntEnum):
-    """Small requests and large bodies wait in lines of their own, so that neither blocks the other."""
+    """Small requests and large bodies wait in lines of their own, so that neither blocks the other.
+
+    So do deletions while many of them go by one request.
+    """
 
     SMALL = 0
     LARGE = 1
+    DELETIONS = 2
 
 
 class UploadQueue:
@@ -35,12 +39,16 @@ class UploadQueue:
         self._find = find
         self._blocker = blocker
         self._large_bytes_min = large_bytes_min
-        self._heaps: tuple[list[tuple[float, int, Key]], ...] = ([], [])
+        self._heaps: tuple[list[tuple[float, int, Key]], ...] = tuple([] for _ in Lane)
         self._sending: set[Key] = set()
+        self._deleting: set[Key] = set()
+        self.gathers_deletions: Callable[[], bool] = lambda: False
         self._waiting: dict[Key, set[Key]] = {}
 
     def lane_of(self, change: Change) -> Lane:
         """The line that ``change`` waits in."""
+        if change.op == "delete" and self.gathers_deletions():
+            return Lane.DELETIONS
         is_large = change.op == "put" and change.size >= self._large_bytes_min
         return Lane.LARGE if is_large else Lane.SMALL
 
@@ -65,12 +73,15 @@ class UploadQueue:
                 self._waiting.setdefault(blocker, set()).add(key)
                 continue
             self._sending.add(key)
+            if lane is Lane.DELETIONS:
+                self._deleting.add(key)
             return change
         return None
 
     def finished(self, key: Key) -> list[Key]:
         """The sending of ``key`` ended, however; the keys that waited for it, to be pushed again."""
         self._sending.discard(key)
+        self._deleting.discard(key)
         return list(self._waiting.pop(key, ()))
 
     def freed(self, key: Key) -> list[Key]:
@@ -90,5 +101,5 @@ class UploadQueue:
 
     @property
     def sending_count(self) -> int:
-        """How many changes are on their way."""
-        return len(self._sending)
+        """How many changes are on their way by requests of their own."""
+        return len(self._sending) - len(self._deleting)

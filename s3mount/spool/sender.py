@@ -24,6 +24,7 @@ from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import (
@@ -65,6 +66,7 @@ class Sender:
         self._hooks = hooks
         self._part_bytes = part_bytes
         self.multipart = multipart
+        self.deletions = Deletions(store)
         self.is_source_guarded = False
         self.etag_is_md5 = False
 
@@ -101,12 +103,12 @@ class Sender:
     async def _delete(self, change: Change) -> None:
         """Delete what was known here, or what a write of our own made since, and nobody else's version."""
         if change.key.endswith("/") or change.expected is None:
-            await self._store.delete(change.key)
+            await self.deletions.delete(change.key)
             return
         if change.expected != ABSENT:
             # A refusal tells less than a look at what is there.
             with contextlib.suppress(PreconditionFailedError):
-                await self._store.delete(change.key, if_match=change.expected)
+                await self.deletions.delete(change.key, if_match=change.expected)
                 return
         there = await self._head(change.key)
         if there is None:

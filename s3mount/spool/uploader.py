@@ -24,6 +24,7 @@ from s3mount.errors import (
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
+from s3mount.spool import deletions
 from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.multipart import MultipartSender
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 SMALL_REQUESTS_MAX = 64
 """Small bodies, copies and deletes on their way at once: 64 at 20 ms of round trip are 3,200/s."""
+DELETIONS_AT_ONCE = 2 * deletions.KEYS_MAX
+"""Where they go together: two requests' worth."""
 PAUSE_S = 0.03
 """Changes that follow each other closer than this come from a program that is writing many files."""
 YIELD_S = 2.0
@@ -91,6 +94,8 @@ class Uploader:
         self.streaming = Streaming(spool, self.multipart, PartPlan(part_bytes))
         self.sender = Sender(spool, store, hooks, self.multipart, part_bytes=part_bytes)
         self.queue = UploadQueue(spool.changes.get, self._blocker_of, part_bytes)
+        self.queue.gathers_deletions = lambda: self.sender.deletions.are_gathered
+        self._deletion_slots = trio.CapacityLimiter(DELETIONS_AT_ONCE)
         self._wake = trio.Event()
         self._waiters = 0
         self._busy_since = self._last_queued = float("-inf")
@@ -199,7 +204,9 @@ class Uploader:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.multipart.run)
             nursery.start_soon(self._spool.forcing.run)
+            nursery.start_soon(self.sender.deletions.run)
             nursery.start_soon(self._retry_parked)
+            nursery.start_soon(self._serve, Lane.DELETIONS, self._deletion_slots, nursery)
             nursery.start_soon(self._serve, Lane.SMALL, self._small_slots, nursery)
             nursery.start_soon(self._serve, Lane.LARGE, self._large_slots, nursery)
 
@@ -216,7 +223,8 @@ class Uploader:
         while True:
             worker = object()
             await slots.acquire_on_behalf_of(worker)
-            await self._give_way()
+            if lane is not Lane.DELETIONS:
+                await self._give_way()
             change = await self._next(lane)
             nursery.start_soon(self._work, change, slots, worker)
 

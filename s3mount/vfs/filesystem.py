@@ -133,6 +133,7 @@ class Filesystem:
             found = await self._capabilities()
             self.uploader.sender.is_source_guarded = found.copy_source_condition is True
             self.uploader.sender.etag_is_md5 = found.etag_is_md5 is True
+            self.uploader.sender.deletions.honours_condition = found.delete_condition
             self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}

@@ -10,7 +10,8 @@ import pytest
 
 from tests.faults.conftest import Behind
 from tests.faults.load import held
-from tests.fuse.bucket_contents import S3Contents
+from tests.fuse.bucket_contents import S3Contents, wait_until
+from tests.fuse.mounts import counter, status_of
 from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.counting import Request
@@ -46,7 +47,8 @@ def test_a_thousand_new_files_cost_a_thousand_puts(behind: Behind, relay: Faulty
     mount.wait()
     cost = kinds(relay.requests())
     lists = [request for request in relay.requests("GET") if "list-type" in request.query]
-    assert cost["PUT"] <= PUTS_MAX
+    # On a busy machine the server's answer may be overdue.
+    assert cost["PUT"] <= PUTS_MAX + counter(mount, "retries")
     assert cost["POST"] == cost["DELETE"] == 0
     assert cost["HEAD"] <= 10
     assert cost["GET"] == len(lists) <= 30
@@ -111,8 +113,10 @@ def test_rename_of_what_is_pending_is_no_copy(patient: Behind, relay: FaultyRela
 
 
 def test_cost_of_removing_many(behind: Behind, relay: FaultyRelay) -> None:
-    """``rm -rf`` of 300 uploaded files: a DELETE each, a HEAD each where conditions are not honoured."""
+    """``rm -rf`` of 300 uploaded files where If-Match of a deletion is not honoured: a list, then batches."""
     mount, contents = behind
+    wait_until(lambda: bool(status_of(mount)["store_honours"]), "the probe ends")
+    assert status_of(mount)["store_honours"]["delete_condition"] is False
     (mount.path / "folder").mkdir()
     for number in range(300):
         (mount.path / f"folder/file{number}").write_bytes(b"%d" % number)
@@ -122,6 +126,9 @@ def test_cost_of_removing_many(behind: Behind, relay: FaultyRelay) -> None:
     mount.wait()
     assert contents.listing() == {}
     cost = kinds(relay.requests())
-    assert cost["DELETE"] <= 305
-    assert cost["HEAD"] <= 305
-    assert cost["PUT"] + cost["GET"] + cost["POST"] <= 20
+    batches = [
+        request for request in relay.requests("POST") if request.query.rstrip("=") == "delete"
+    ]
+    assert 0 < len(batches) == cost["POST"] <= 10
+    assert cost["DELETE"] + cost["HEAD"] <= 20
+    assert cost["PUT"] + cost["GET"] <= 30

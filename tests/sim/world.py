@@ -250,6 +250,8 @@ class World:
                     clock=self.clock,
                     memory_path=self.cache / "attributes.sqlite",
                 )
+                keeps_deleted = self.bucket._bucket.versioning == "enabled"
+                fs.uploader.sender.deletions.keeps_deleted = keeps_deleted
                 mount = Mount(self, fs, store, nursery.cancel_scope)
                 on_made(mount)
                 await nursery.start(fs.run)
