@@ -9,6 +9,7 @@ the servers to test on, ``localstack,ceph`` by default.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -154,6 +155,12 @@ def pytest_runtest_makereport(
         for mount in item.stash.get(MOUNTS, []):
             report.sections.append((f"log of the mount of {mount.bucket}", mount.log))
     return report
+
+
+def pytest_configure() -> None:
+    """Let the tests' programs hear Ctrl-C: a run in the background of a shell has it ignored, and they inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

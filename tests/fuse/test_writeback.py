@@ -399,7 +399,7 @@ def test_refused_writes_stay_in_the_spool(behind: tuple[Mount, S3Contents], rela
     mount, contents = behind
     relay.decide = _deny("PUT")
     (mount.path / "file").write_bytes(b"precious")
-    wait_until(lambda: bool(parked_in(mount)), "it is parked")
+    wait_until(lambda: "file" in {change["key"] for change in parked_in(mount)}, "it is parked")
     parked = next(change for change in parked_in(mount) if change["key"] == "file")
     assert "403" in parked["error"] or "denied" in parked["error"].lower()
     assert mount.command("wait", str(mount.path), "--timeout", "3").returncode == 1

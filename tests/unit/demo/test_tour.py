@@ -21,7 +21,7 @@ from s3mount.errors import S3MountError
 from tests.mounting import mount_points
 
 START_S = 60.0
-END_S = 30.0
+END_S = 90.0
 
 
 def until(what: str, limit_s: float, true: Callable[[], object]) -> None:
