@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 
+from s3mount.names import NAME_BYTES_MAX, is_name
 from s3mount.refs import Key
 
-NAME_BYTES_MAX = 255
-"""Linux's NAME_MAX."""
+__all__ = ["KEY_BYTES_MAX", "NAME_BYTES_MAX", "check_key", "is_name", "name_of"]
+
 KEY_BYTES_MAX = 1024
 """S3's limit for a key in UTF-8."""
 
@@ -27,16 +28,3 @@ def check_key(key: Key) -> Key:
     if len(key) > KEY_BYTES_MAX // 4 and len(key.encode()) > KEY_BYTES_MAX:
         raise OSError(errno.ENAMETOOLONG, "key is longer than 1,024 bytes")
     return key
-
-
-def is_name(text: str) -> bool:
-    """Can ``text`` be the name of a file? Not empty, not ``.`` or ``..``, no NUL or slash, not too long.
-
-    >>> [is_name(t) for t in ("a", "", ".", "..", "a/b", "x" * 256)]
-    [True, False, False, False, False, False]
-    """
-    if not text or text in (".", "..") or "/" in text or "\0" in text:
-        return False
-    return (
-        len(text) <= NAME_BYTES_MAX // 4 or len(text.encode("utf-8", "replace")) <= NAME_BYTES_MAX
-    )
