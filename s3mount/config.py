@@ -37,8 +37,24 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 5.0
 
 
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot mount shows: a manifest, or a bucket as it was at ``at_ns``.
+
+    ``manifest`` is a local path or an ``s3://`` location, empty with ``at_ns``. ``bucket`` is where the
+    keys lie of a manifest that names no bucket. ``said`` is the time as it was given, for people.
+    """
+
+    manifest: str = ""
+    bucket: str | None = None
+    at_ns: int | None = None
+    said: str = ""
+
+
 class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings of one mount. ``prefix`` is empty or ends with ``/``."""
+    """All settings of one mount. ``prefix`` is empty or ends with ``/``.
+
+    ``past`` is set for a snapshot mount: it writes nothing and has no spool.
+    """
 
     store: StoreConfig
     mountpoint: str
@@ -69,6 +85,8 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     write_through: bool = False
     fast_loop: bool = True
     dedupe: bool = True
+    snapshots: bool = False
+    past: Past | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work together."""
@@ -83,8 +101,13 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> str:
-        """A short digest of what is mounted (endpoint, bucket, prefix): names its state folder."""
+        """A short digest of what is mounted (endpoint, bucket, prefix): names its state folder.
+
+        Snapshots have one for each mount point, as any number of them may show the same.
+        """
         what = "\0".join((self.store.endpoint_url or "aws", self.store.bucket, self.prefix))
+        if self.past is not None:
+            what = "\0".join((what, self.past.manifest, str(self.past.at_ns), self.mountpoint))
         return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 

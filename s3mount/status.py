@@ -61,6 +61,21 @@ class Pending(msgspec.Struct, frozen=True):
     list: tuple[PendingChange, ...] = ()
 
 
+class MissingVersion(msgspec.Struct, frozen=True):
+    """A file of a snapshot whose version S3 does not hand out (any more)."""
+
+    path: str
+    version_id: str | None = None
+    why: str = ""
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Files of snapshots that were wanted and could not be had. ``list`` names the first of them."""
+
+    files: int = 0
+    list: tuple[MissingVersion, ...] = ()
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One mount at one moment.
 
@@ -70,6 +85,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     mount: ``ended`` in good order with changes kept for the next mount, or ``lost``, when the process
     was killed and nobody has counted what it kept.
     ``conflicts`` are the last ones, oldest first. ``store_honours`` is what the store was seen to honour.
+    ``past`` tells what a snapshot mount shows, ``missing`` what of it cannot be read;
+    ``snapshots`` are the times that were looked at below ``.snapshots``.
     ``kernel`` holds the limits that were set, ``s3`` the requests' counters since the start,
     ``uploads`` and ``cache`` those of the rooms of that name.
     """
@@ -99,6 +116,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: tuple[Conflict, ...] = ()
     damaged: tuple[Damaged, ...] = ()
     store_honours: dict[str, Any] = {}
+    past: dict[str, Any] = {}
+    missing: Missing = Missing()
+    snapshots: tuple[str, ...] = ()
     kernel: dict[str, Any] = {}
     s3: dict[str, float] = {}
 
@@ -132,8 +152,11 @@ def to_text(snapshot: Snapshot) -> str:
         lines.append(f"  and sent at the next mount, or by s3mount recover {snapshot.state_dir}")
     elif snapshot.phase == "unknown":
         lines.append("  its process cannot be asked (was it started with another S3MOUNT_RUN_DIR?)")
+    elif snapshot.past:
+        lines.append(f"  {describe_past(snapshot.past)}")
     else:
         lines.append(f"  {describe_pending(snapshot)}")
+    lines.extend(_missing(snapshot.missing))
     if snapshot.uploads.get("saved_bytes"):
         saved = size_text(snapshot.uploads["saved_bytes"])
         lines.append(f"  {saved} were not sent, as S3 had them already")
@@ -162,6 +185,30 @@ def _trouble(snapshot: Snapshot) -> list[str]:
     elif any(change.state == "parked" for change in snapshot.troubled):
         lines.append("  once the reason is gone: s3mount retry; a copy of it: s3mount export")
     return lines
+
+
+def _missing(missing: Missing) -> list[str]:
+    if not missing.files:
+        return []
+    count = "1 file" if missing.files == 1 else f"{missing.files} files"
+    lines = [f"  {count} cannot be read, as S3 does not hand out the version:"]
+    for each in missing.list:
+        version = f" version {each.version_id}" if each.version_id else ""
+        lines.append(f"    {each.path}{version}: {each.why}")
+    if missing.files > len(missing.list):
+        lines.append(f"    and {missing.files - len(missing.list)} more")
+    return lines
+
+
+def describe_past(past: dict[str, Any]) -> str:
+    """What a snapshot mount shows, in words."""
+    if "at" in past:
+        text = f"as it was at {past['at']}"
+    else:
+        size = size_text(past.get("bytes") or 0)
+        text = f"{past.get('files')} files, {size}, SHA-256 {past.get('digest')}"
+    unshown = past.get("unshown")
+    return f"{text}; {unshown} keys have no place in the tree" if unshown else text
 
 
 def _conflict(conflict: Conflict) -> str:

@@ -84,13 +84,14 @@ class Parts(msgspec.Struct, frozen=True):
     """What a mount is made of.
 
     ``statistics`` are the store's counters. ``where`` describes the bucket: endpoint_url, region,
-    versioning.
+    versioning. ``more`` is told with the status.
     """
 
     filesystem: Served
     operations: pyfuse3.Operations
     statistics: Callable[[], Awaitable[dict[str, float]]]
     where: dict[str, Any] = {}
+    more: Callable[[], dict[str, Any]] = dict
 
 
 class Lifetime:
@@ -169,7 +170,8 @@ class Lifetime:
             s3=await self._statistics(),
         )
         plain: dict[str, Any] = msgspec.to_builtins(found)
-        return {**plain, **self._parts.where, **self._parts.filesystem.status()}
+        parts = self._parts
+        return {**plain, **parts.where, **parts.more(), **parts.filesystem.status()}
 
     async def snapshot_of(self, path: str) -> dict[str, Any]:
         """One file of the mount. Raises S3MountError."""

@@ -68,7 +68,8 @@ def _run(
     with take_state(Path(config.state_dir), config.mountpoint, run.source) as lock:
         check_writable("state", Path(config.state_dir))
         check_writable("cache", Path(config.cache_dir))
-        settings.remember(config)
+        if config.past is None:
+            settings.remember(config)
         if log_path is not None:
             logs.to_file(log_path, run.log_level)
         lifetime = Lifetime(

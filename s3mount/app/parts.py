@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 
 from s3mount.app.lifetime import Parts
+from s3mount.app.snapshot import with_past
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
 from s3mount.config import MountConfig
@@ -20,6 +21,7 @@ from s3mount.fuse.operations import Operations
 from s3mount.refs import BucketInfo
 from s3mount.s3.store import Store
 from s3mount.spool.spool import Spool
+from s3mount.vfs.buckets import Access
 from s3mount.vfs.filesystem import Filesystem
 
 CHECK_TIMEOUT_S = 20.0
@@ -56,9 +58,12 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                 )
                 keeps_deleted = bucket.versioning == "enabled"
                 filesystem.uploader.sender.deletions.keeps_deleted = keeps_deleted
-                yield Parts(
-                    filesystem, Operations(filesystem, config), store.statistics, _where(bucket)
-                )
+                live = Operations(filesystem, config)
+                if config.snapshots:
+                    with with_past(config, live, Access(store, reader)) as (operations, tell):
+                        yield Parts(filesystem, operations, store.statistics, _where(bucket), tell)
+                else:
+                    yield Parts(filesystem, live, store.statistics, _where(bucket))
                 nursery.cancel_scope.cancel()
     finally:
         spool.close()

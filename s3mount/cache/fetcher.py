@@ -24,7 +24,7 @@ from s3mount.errors import (
     StoreError,
 )
 from s3mount.refs import ByteRange, ContentRef, FileSlice, ObjectInfo
-from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Readable
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Fetcher:
     """Queues and runs the requests of one shelf, in the nursery given to ``start``."""
 
     def __init__(
-        self, store: Store, shelf: Shelf, evictor: Evictor, *, prefetch_bytes_max: int
+        self, store: Readable, shelf: Shelf, evictor: Evictor, *, prefetch_bytes_max: int
     ) -> None:
         self.prefetch_bytes_max = prefetch_bytes_max
         self.ahead_bytes = 0

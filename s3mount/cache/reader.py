@@ -35,7 +35,7 @@ from s3mount.cache.window import RANGE_BYTES_MAX, WINDOW_BYTES_MAX, Stream, Wind
 from s3mount.clock import SystemClock, WallClock
 from s3mount.errors import LocalDiskError, S3MountError
 from s3mount.refs import ContentRef
-from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ class CacheReader:
 
     def __init__(
         self,
-        store: Store,
+        store: Readable,
         folder: Path,
         *,
         namespace: str,

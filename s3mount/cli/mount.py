@@ -12,7 +12,8 @@ from click.core import ParameterSource
 from s3mount import mountinfo
 from s3mount.cli.mountoptions import Options
 from s3mount.cli.options import absolute, option, store_config, store_options
-from s3mount.cli.values import mode, normal_prefix, parse_bucket, seconds, size
+from s3mount.cli.past import SNAPSHOTS, shown_source, what_to_mount
+from s3mount.cli.values import mode, normal_prefix, seconds, size
 from s3mount.config import (
     GIB,
     MIB,
@@ -35,6 +36,12 @@ from s3mount.logs import LEVELS
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; log to stderr.")
 @click.option("-o", "options", multiple=True, metavar="A,B=C", help="Options as fstab has them.")
 @option("--read-only", is_flag=True, help="Refuse every change.")
+@option(
+    "--at", metavar="TIME", help="Show the bucket as it was: 2026-10-01T00:00Z, 2026-10-01, -3d."
+)
+@option("--manifest", is_flag=True, help="BUCKET is a manifest: a file, or s3://BUCKET/KEY.")
+@option("--bucket", "manifest_bucket", help="Where the keys of a manifest lie that does not tell.")
+@option("--snapshots", is_flag=True, help="Show the past as .snapshots/TIME below the mount point.")
 @option("--prefix", default="", help="Mount only the keys below this prefix.")
 @store_options
 @option("--cache-dir", type=click.Path(), help="Where to keep what was read.")
@@ -111,7 +118,8 @@ from s3mount.logs import LEVELS
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_context
 def mount(ctx: click.Context, /, **given: Any) -> int:
-    """Show BUCKET (or s3://BUCKET/PREFIX) as a folder at MOUNTPOINT.
+    """Show BUCKET (or s3://BUCKET/PREFIX) as a folder at MOUNTPOINT; a MANIFEST in its place is shown
+    read-only, each file at the version it names.
 
     Returns when the mount answers, or with the reason why it does not. Every option may be given with
     -o as well, with _ or -; one given by name wins. AWS's own variables and files (AWS_PROFILE,
@@ -122,6 +130,11 @@ def mount(ctx: click.Context, /, **given: Any) -> int:
     run = run_config(values)
     if run.foreground or run.ready_fd is not None:
         from s3mount.app.mount import run_mount
+
+        if config.past is not None:
+            from s3mount.app.snapshot import build_snapshot_parts
+
+            return run_mount(config, run, build_snapshot_parts)
         from s3mount.app.parts import build_parts
 
         return run_mount(config, run, build_parts)
@@ -130,7 +143,7 @@ def mount(ctx: click.Context, /, **given: Any) -> int:
 
 def mount_config(values: dict[str, Any]) -> MountConfig:
     """The settings of a mount from the command's values. Raises UsageError and click.UsageError."""
-    bucket, prefix = parse_bucket(values["bucket"])
+    bucket, prefix, past = what_to_mount(values)
     if prefix and values["prefix"]:
         raise click.UsageError("give the prefix in the bucket's URL or with --prefix, not both")
     store = store_config(values, bucket)
@@ -138,7 +151,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         store=store,
         mountpoint=_resolved(values["mountpoint"]),
         prefix=prefix or normal_prefix(values["prefix"]),
-        read_only=values["read_only"],
+        read_only=values["read_only"] or past is not None,
         allow_other=values["allow_other"],
         suid=values["suid"],
         dev=values["dev"],
@@ -163,15 +176,19 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         fast_loop=not values["no_fast_loop"],
         dedupe=values["dedupe"],
         cache_dir=absolute(values["cache_dir"]) or str(default_cache_dir()),
+        snapshots=values["snapshots"],
+        past=past,
     )
     base = absolute(values["state_dir"]) or str(default_state_dir())
+    if past is not None:
+        base = os.path.join(base, SNAPSHOTS)
     return msgspec.structs.replace(config, state_dir=os.path.join(base, config.identity))
 
 
 def run_config(values: dict[str, Any]) -> RunConfig:
     """How the mount's process runs, from the command's values."""
     return RunConfig(
-        source=values["bucket"],
+        source=shown_source(values),
         foreground=values["foreground"],
         nonempty=values["nonempty"],
         kernel_options=tuple(values["kernel"]),

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S", bound=pyfuse3.Operations)
 
 BLOCK_BYTES = 512
 """Unit of st_blocks."""
@@ -39,11 +40,11 @@ CAPACITY_BYTES = 1 << 50
 
 
 def answered(
-    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    handler: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Wrap a handler: what it raises becomes an errno, and what it should not raise a log entry too."""
 
-    async def wrapped(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:

@@ -45,12 +45,8 @@ INLINE_BODY_BYTES_MAX = 1 << 20
 """Bodies up to this size may travel as ``bytes``; larger ones as ``FileSlice``."""
 
 
-class Store(Protocol):
-    """One bucket."""
-
-    async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
-        """HeadObject, with ``headers`` filled. Raises NoSuchKeyError."""
-        ...
+class Readable(Protocol):
+    """The bytes of one bucket's objects."""
 
     async def get(
         self,
@@ -84,6 +80,14 @@ class Store(Protocol):
         (RangeError otherwise). ``on_progress(n)`` is called from the trio loop, with n never
         falling: the first n bytes of the range lie in the file. Errors as for ``get``.
         """
+        ...
+
+
+class Store(Readable, Protocol):
+    """One bucket."""
+
+    async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """HeadObject, with ``headers`` filled. Raises NoSuchKeyError."""
         ...
 
     async def put(

@@ -14,7 +14,7 @@ from s3mount import errors
 from s3mount.engine import messages
 from s3mount.errors import S3MountError, ServerFaultError, StoreError, ThrottledError, UsageError
 from s3mount.refs import Condition, ObjectHeaders
-from s3mount.s3.store import Store
+from s3mount.s3.store import Readable, Store
 
 ALL_ERRORS = [
     kind
@@ -60,7 +60,9 @@ def test_an_error_that_is_none_of_the_stores_has_no_keys() -> None:
 
 
 def test_every_method_of_the_store_has_its_request() -> None:
-    methods = {name for name in vars(Store) if not name.startswith("_")}
+    methods = {
+        name for kind in (Store, Readable) for name in vars(kind) if not name.startswith("_")
+    }
     requests = {
         kind.__doc__.split("``")[1].removeprefix("Store.")
         for kind in vars(messages).values()

@@ -1,0 +1,274 @@
+"""Builds the parts of a snapshot mount: no spool, no journal; engines and caches when they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from s3mount.app.lifetime import Parts
+from s3mount.cache.reader import CacheReader
+from s3mount.clock import SystemClock
+from s3mount.config import MountConfig, Past
+from s3mount.daemon.launch import Reporter
+from s3mount.engine.pool import EnginePool
+from s3mount.errors import MountError
+from s3mount.fuse.operations import Operations
+from s3mount.fuse.snapshot import SnapshotOperations
+from s3mount.fuse.withpast import FIRST_HANDLE, OperationsWithPast
+from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
+from s3mount.manifest.library import HeldCatalog, Library
+from s3mount.tree.lister import PastLister
+from s3mount.tree.snapshot import Defaults, SnapshotTree
+from s3mount.vfs.buckets import Access, OneBucket
+from s3mount.vfs.hall import OpenPast, SnapshotHall
+from s3mount.vfs.snapshot import SnapshotFiles
+from s3mount.vfs.troubles import Troubles
+
+T = TypeVar("T")
+
+TOP_INODE = 1
+LIBRARY = "catalogs"
+"""The folder of catalogs in the cache folder."""
+SETTLED_NS = 15 * 60 * 1_000_000_000
+"""A store's clock may differ from ours by as much as it accepts in a request's date: so long after a time
+nothing can be dated before it any more, but by a multipart upload that was begun before."""
+
+
+class CachedBuckets:
+    """Readers of the buckets of a snapshot, each opened when it is read first."""
+
+    def __init__(self, config: MountConfig, pool: EnginePool, nursery: trio.Nursery) -> None:
+        self._config = config
+        self._pool = pool
+        self._nursery = nursery
+        self._open: dict[str, Access] = {}
+        self._opening = trio.Lock()
+
+    async def access(self, bucket: str) -> Access:
+        """See ``vfs.buckets.Buckets``."""
+        found = self._open.get(bucket)
+        if found is not None:
+            await trio.lowlevel.checkpoint()
+            return found
+        async with self._opening:
+            if bucket not in self._open:
+                store = self._pool.bucket(bucket)
+                reader = CacheReader(
+                    store,
+                    Path(self._config.cache_dir),
+                    namespace=_namespace(self._config, bucket),
+                    size_bytes_max=self._config.cache_bytes_max,
+                    prefetch_bytes_max=self._config.prefetch_bytes_max,
+                )
+                await self._nursery.start(reader.run)
+                self._open[bucket] = Access(store, reader)
+        return self._open[bucket]
+
+    def statistics(self) -> dict[str, float]:
+        """The counters of all caches together."""
+        total: dict[str, float] = {}
+        for access in self._open.values():
+            for name, value in access.reader.statistics().items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+
+class SnapshotMount:
+    """What the life of a mount asks of its file system, for one that never has anything to send."""
+
+    def __init__(
+        self,
+        config: MountConfig,
+        files: SnapshotFiles,
+        caches: CachedBuckets,
+        about: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._caches = caches
+        self._about = about
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """See ``lifetime.Served``; nothing is done in the background."""
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
+        """Nothing is ever pending."""
+        await trio.lowlevel.checkpoint()
+
+    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        """Nothing is ever refused."""
+        return []
+
+    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+        """Raise MountError: there is nothing to give up."""
+        raise MountError("nothing is pending in a snapshot")
+
+    def release_waiters(self) -> None:
+        """Nobody waits."""
+
+    def pending(self) -> tuple[int, int]:
+        """Nothing."""
+        return 0, 0
+
+    def status(self) -> dict[str, Any]:
+        """Counts and lists for ``status.Snapshot``."""
+        return {
+            "bucket": self._config.store.bucket,
+            "prefix": self._config.prefix,
+            "read_only": True,
+            "past": self._about(),
+            "missing": self._files.troubles.status(),
+            "open_files": self._files.open_files,
+            "cache": self._caches.statistics(),
+        }
+
+    async def status_of(self, path: str) -> dict[str, Any]:
+        """One file. Raises S3MountError, OSError."""
+        return await self._files.status_of(path)
+
+
+@asynccontextmanager
+async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[Parts]:
+    """The parts of one snapshot mount. Raises S3MountError for what is in the way."""
+    past = config.past
+    assert past is not None
+    library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
+    async with trio.open_nursery() as nursery:
+        pool = EnginePool(config.store, nursery)
+        caches = CachedBuckets(config, pool, nursery)
+        if past.at_ns is None:
+            held, about = await _manifest_catalog(config, past, library, reporter)
+        else:
+            held, about = await _past_catalog(config, past.at_ns, library)
+        with held:
+            tree = SnapshotTree(
+                held.catalog, defaults_of(config, date_of(past, held.catalog)), prefix=config.prefix
+            )
+            lister = None
+            if past.at_ns is not None:
+                reporter.step(f"asking S3 for the bucket {config.store.bucket}")
+                lister = PastLister(pool.bucket(config.store.bucket), tree, past.at_ns)
+            files = SnapshotFiles(tree, caches, top_inode=TOP_INODE, lister=lister)
+
+            def tell() -> dict[str, Any]:
+                unshown = held.catalog.meta("unshown") if lister is None else lister.unshown
+                return {**about, "catalog": str(held.catalog.path), "unshown": unshown or 0}
+
+            nursery.start_soon(partial(_in_thread, library.prune))
+            try:
+                yield Parts(
+                    SnapshotMount(config, files, caches, tell),
+                    SnapshotOperations(files, xattr=config.xattr),
+                    pool.statistics,
+                    {"endpoint_url": config.store.endpoint_url, "region": config.store.region},
+                )
+                await pool.close()
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def with_past(
+    config: MountConfig, live: Operations, access: Access
+) -> Iterator[tuple[OperationsWithPast, Callable[[], dict[str, Any]]]]:
+    """A live mount's handlers with ``.snapshots`` below them, and what the status tells of that."""
+    library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
+
+    async def open_at(at_ns: int, base: int, place: str, troubles: Troubles) -> OpenPast:
+        held = await _in_thread(partial(open_past, library, config, at_ns))
+        tree = SnapshotTree(held.catalog, defaults_of(config, at_ns), prefix=config.prefix)
+        files = SnapshotFiles(
+            tree,
+            OneBucket(access),
+            top_inode=base + TOP_INODE,
+            base=base,
+            lister=PastLister(access.store, tree, at_ns),
+            troubles=troubles,
+            place=place,
+        )
+        return OpenPast(files, held.close)
+
+    hall = SnapshotHall(open_at, uid=config.uid, gid=config.gid, mounted_ns=SystemClock().now_ns())
+    past = SnapshotOperations(hall, xattr=config.xattr, first_handle=FIRST_HANDLE)
+    try:
+        yield OperationsWithPast(live, past), hall.status
+    finally:
+        hall.close()
+
+
+async def _manifest_catalog(
+    config: MountConfig, past: Past, library: Library, reporter: Reporter
+) -> tuple[HeldCatalog, dict[str, Any]]:
+    manifest = Path(past.manifest)
+    reporter.step(f"reading {manifest.name}")
+    digest = await _in_thread(partial(library.digest_of, manifest, _teller(reporter)))
+    held = await _in_thread(
+        partial(library.of_manifest, manifest, digest, past.bucket, _teller(reporter))
+    )
+    about = {
+        "manifest": past.manifest,
+        "digest": digest,
+        "files": held.catalog.meta("files"),
+        "bytes": held.catalog.meta("bytes"),
+    }
+    return held, about
+
+
+async def _past_catalog(
+    config: MountConfig, at_ns: int, library: Library
+) -> tuple[HeldCatalog, dict[str, Any]]:
+    held = await _in_thread(partial(open_past, library, config, at_ns))
+    assert config.past is not None
+    return held, {"at": config.past.said, "at_ns": at_ns}
+
+
+def open_past(library: Library, config: MountConfig, at_ns: int) -> HeldCatalog:
+    """The catalog of the configured bucket at a time. Blocks. Raises LocalDiskError."""
+    store = config.store
+    identity = "\0".join((store.endpoint_url or "aws", store.bucket, config.prefix))
+    held = library.of_past(identity, at_ns, SystemClock().now_ns(), SETTLED_NS)
+    held.catalog.add(ROOT, [Listed(store.bucket, IMPLIED)])
+    return held
+
+
+def date_of(past: Past, catalog: Catalog) -> int:
+    """The date of what has none of its own: the time itself, or of a manifest's newest entry."""
+    if past.at_ns is not None:
+        return past.at_ns
+    newest_ns = catalog.meta("newest_ns")
+    return newest_ns if isinstance(newest_ns, int) else 0
+
+
+def defaults_of(config: MountConfig, date_ns: int) -> Defaults:
+    """The attributes of what carries none."""
+    return Defaults(
+        config.file_mode, config.dir_mode, config.uid, config.gid, date_ns, config.attributes
+    )
+
+
+def _teller(reporter: Reporter) -> Callable[[str], None]:
+    """Tells the waiting parent from a thread, and ends the thread's work when its caller was cancelled."""
+
+    def tell(doing: str) -> None:
+        trio.from_thread.check_cancelled()
+        reporter.step(doing)
+
+    return tell
+
+
+async def _in_thread(job: Callable[[], T]) -> T:
+    return await trio.to_thread.run_sync(job)
+
+
+def _namespace(config: MountConfig, bucket: str) -> str:
+    """What the cache calls a bucket's versions."""
+    what = "\0".join((config.store.endpoint_url or "", bucket, "versions"))
+    return hashlib.sha256(what.encode()).hexdigest()[:16]

@@ -1,0 +1,427 @@
+"""What POSIX means in the past: a tree that cannot change, each file read by its version.
+
+A version that S3 does not hand out any more is an error for that file (EIO), never other data. Sizes and
+attributes that the catalog lacks are asked of S3 in batches, and remembered there.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections import OrderedDict
+from typing import Any, NamedTuple, Protocol
+
+import trio
+
+from s3mount.cache.reader import ReadHandle
+from s3mount.errors import PreconditionFailedError, S3MountError, StoreError
+from s3mount.names import NAME_BYTES_MAX, is_name
+from s3mount.refs import Attributes, ObjectInfo
+from s3mount.tree import attributes as codec
+from s3mount.tree.snapshot import PastNode, SnapshotTree
+from s3mount.vfs.buckets import Buckets
+from s3mount.vfs.troubles import Troubles, why
+
+FOREVER_S = 3.0e8
+"""What cannot change the kernel may believe for ten years."""
+PAGE_ROWS = 256
+"""Entries that are looked up, and asked for in S3 where that is needed, at a time."""
+HEADS_MAX = 64
+"""HEAD requests on their way at once: 64 at 20 ms are 3,200/s."""
+HEADED_ONE_BY_ONE_MAX = 2
+"""After so many single HEADs in a directory, those behind the one asked for come along."""
+FOLDERS_COUNTED_MAX = 10_000
+LINK_BYTES_MAX = 4096
+OWN_XATTR_PREFIX = "s3mount."
+
+
+class Shown(NamedTuple):
+    """One entry as the kernel gets it. ``valid_s`` 0: what is told of it is not known yet."""
+
+    inode: int
+    attributes: Attributes
+    size: int
+    valid_s: float
+
+
+class Lister(Protocol):
+    """Fills a catalog while it is used."""
+
+    async def list(self, number: int) -> None:
+        """Make all entries of the directory known. Raises StoreError."""
+        ...
+
+    async def find(self, number: int, name: str) -> None:
+        """Make one entry known, if there is one. Raises StoreError."""
+        ...
+
+
+class SnapshotFiles:
+    """One past, by inode numbers: ``numbers`` of the catalog plus ``base``; the top is ``top_inode``."""
+
+    def __init__(
+        self,
+        tree: SnapshotTree,
+        buckets: Buckets,
+        *,
+        top_inode: int,
+        base: int = 0,
+        lister: Lister | None = None,
+        troubles: Troubles | None = None,
+        place: str = "",
+    ) -> None:
+        self.tree = tree
+        self.troubles = troubles or Troubles()
+        self.top_inode = top_inode
+        self._buckets = buckets
+        self._base = base
+        self._lister = lister
+        self._place = place
+        self._headed: OrderedDict[int, int] = OrderedDict()
+        self._slots = trio.CapacityLimiter(HEADS_MAX)
+        self._handles: dict[int, OpenFile] = {}
+        self._next_handle = 1
+
+    # ------------------------------------------------------------- translation
+
+    def _inode(self, number: int) -> int:
+        return self.top_inode if number == self.tree.top else self._base + number
+
+    def _number(self, inode: int) -> int:
+        return self.tree.top if inode == self.top_inode else inode - self._base
+
+    def node(self, inode: int) -> PastNode:
+        """The node of an inode. Raises OSError (ESTALE), LocalDiskError."""
+        node = self.tree.node(self._number(inode))
+        if node is None:
+            raise OSError(errno.ESTALE, "there is no such inode")
+        return node
+
+    def _directory(self, inode: int) -> PastNode:
+        node = self.node(inode)
+        if not node.is_directory:
+            raise OSError(errno.ENOTDIR, "not a directory")
+        return node
+
+    def path_of(self, node: PastNode) -> str:
+        """How people are told of a node."""
+        return f"{self._place}s3://{node.bucket}/{node.key}"
+
+    def _shown(self, node: PastNode) -> Shown:
+        is_known = node.size is not None and not self._wants(node)
+        valid_s = FOREVER_S if is_known else 0.0
+        return Shown(self._inode(node.row.number), node.attributes, node.size or 0, valid_s)
+
+    # ------------------------------------------------------------------ looking
+
+    async def lookup(self, parent_inode: int, name: str) -> Shown | None:
+        """The entry ``name``, or ``None``. Raises OSError, S3MountError."""
+        parent = self._directory(parent_inode)
+        if len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX:
+            raise OSError(errno.ENAMETOOLONG, "name is longer than 255 bytes")
+        if not is_name(name):
+            return None
+        row = self.tree.catalog.child(parent.row.number, name)
+        if row is None and self._lister is not None:
+            await self._lister.find(parent.row.number, name)
+            row = self.tree.catalog.child(parent.row.number, name)
+        if row is None or self.tree.is_hidden(row):
+            return None
+        return await self._known(self.tree.node_of(row))
+
+    async def shown(self, inode: int) -> Shown:
+        """What an inode is like. Raises OSError (ESTALE, EIO), S3MountError."""
+        return await self._known(self.node(inode))
+
+    async def _known(self, node: PastNode) -> Shown:
+        """The node once everything is known of it; a missing version is EIO."""
+        inode = self._inode(node.row.number)
+        if await self._know_storing(node):
+            node = self.node(inode)
+        if self._wants(node):
+            await self._know_around(node)
+            node = self.node(inode)
+            if node.size is None:
+                raise OSError(errno.EIO, "its version cannot be read")
+        return self._shown(node)
+
+    async def entries(self, inode: int, after: str) -> list[tuple[str, Shown | None]]:
+        """The next entries of a directory behind the name ``after``; empty at its end.
+
+        ``None`` stands for one that is not shown. Raises OSError, S3MountError.
+        """
+        directory = self._directory(inode)
+        number = directory.row.number
+        if self._lister is not None:
+            await self._lister.list(number)
+        rows = self.tree.catalog.page(number, after, PAGE_ROWS)
+        nodes = [self.tree.node_of(row) for row in rows]
+        files = [node for node in nodes if not node.is_directory]
+        if files:
+            await self._know_storing(files[0])
+        wanting = [node for node in nodes if self._wants(node)]
+        if wanting:
+            await self.know(wanting)
+            nodes = [
+                self.tree.node_of(row) for row in self.tree.catalog.page(number, after, PAGE_ROWS)
+            ]
+        return [
+            (node.row.name, None if self.tree.is_hidden(node.row) else self._shown(node))
+            for node in nodes
+        ]
+
+    def name_at(self, inode: int, place: int) -> str:
+        """The name at ``place`` (from 0) of a directory; empty behind its end."""
+        return self.tree.catalog.name_at(self._number(inode), place)
+
+    def refer(self, inode: int) -> None:
+        """The kernel was told of the inode once more. Nothing is held for it."""
+
+    def forget(self, inode: int, count: int) -> None:
+        """The kernel dropped some of its references. Nothing is held for it."""
+
+    # ------------------------------------------------------------- what S3 knows
+
+    def _wants(self, node: PastNode) -> bool:
+        """Is there something to be asked of S3 about it?"""
+        if node.info is not None:
+            return False
+        if node.is_directory:
+            return self.tree.has_attributes(node.row)
+        if node.row.size is None:
+            return True
+        if node.row.mode is not None:
+            return False
+        parent = self.tree.catalog.row(node.row.parent)
+        return parent is not None and bool(self.tree.is_storing(parent))
+
+    async def _know_storing(self, node: PastNode) -> bool:
+        """Learn from a directory's marker whether the objects in it carry attributes; was it asked?
+
+        Of a file the directory that it lies in. Raises S3MountError.
+        """
+        number = node.row.number if node.is_directory else node.row.parent
+        directory = self.tree.catalog.row(number)
+        if directory is None or self.tree.is_storing(directory) is not None:
+            return False
+        marker = self.tree.marker_of(directory)
+        if marker is None:
+            return False
+        told = await self._head(self.tree.node_of(marker))
+        if told is None:
+            self.tree.note_storing(number, False)
+        else:
+            self.tree.catalog.learn([(marker.number, told, marker.version_id is not None)])
+        return True
+
+    async def _know_around(self, node: PastNode) -> None:
+        """Ask S3 about a node; after a few in one directory, about those behind it as well."""
+        parent = node.row.parent
+        asked = self._headed[parent] = self._headed.pop(parent, 0) + 1
+        if len(self._headed) > FOLDERS_COUNTED_MAX:
+            self._headed.popitem(last=False)
+        nodes = [node]
+        if asked > HEADED_ONE_BY_ONE_MAX:
+            rows = self.tree.catalog.page(parent, node.row.name, PAGE_ROWS)
+            nodes += [each for each in map(self.tree.node_of, rows) if self._wants(each)]
+        await self.know(nodes)
+
+    async def know(self, nodes: list[PastNode]) -> None:
+        """Ask S3 about these nodes, in parallel, and remember what it told.
+
+        A version that cannot be had is noted as a trouble. Raises S3MountError where S3 does not answer.
+        """
+        told: list[tuple[int, ObjectInfo, bool]] = []
+
+        async def ask(node: PastNode) -> None:
+            async with self._slots:
+                found = await self._head(node)
+                if found is not None:
+                    told.append((node.row.number, found, node.row.version_id is not None))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for node in nodes:
+                    nursery.start_soon(ask, node)
+        except* S3MountError as errors:
+            raise _first(errors) from None
+        finally:
+            self.tree.catalog.learn(told)
+
+    async def _head(self, node: PastNode) -> ObjectInfo | None:
+        """What S3 tells of a node's version; ``None`` when it cannot be had, which is noted."""
+        path, row = self.path_of(node), node.row
+        if self.troubles.is_fresh(path):
+            await trio.lowlevel.checkpoint()
+            return None
+        try:
+            access = await self._buckets.access(node.bucket)
+            found = await access.store.head(node.key, version_id=row.version_id)
+        except StoreError as error:
+            if error.retryable:
+                raise
+            self.troubles.note(path, row.version_id, why(error))
+            return None
+        other = _difference(node, found)
+        if other:
+            self.troubles.note(path, row.version_id, other)
+            return None
+        self.troubles.passed(path)
+        return found
+
+    # ------------------------------------------------------------------ reading
+
+    async def open(self, inode: int) -> int:
+        """A handle to read a file by. Raises OSError (EIO: its version is missing), S3MountError."""
+        node = self.node(inode)
+        if node.is_directory:
+            raise OSError(errno.EISDIR, "is a directory")
+        if node.content is None:
+            await self.know([node])
+            node = self.node(inode)
+            if node.content is None:
+                raise OSError(errno.EIO, "its version cannot be read")
+        else:
+            await trio.lowlevel.checkpoint()
+        number = self._next_handle
+        self._next_handle += 1
+        self._handles[number] = OpenFile(node)
+        return number
+
+    async def read(self, number: int, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes of exactly the version that is shown. Raises OSError, S3MountError."""
+        opened = self._handle(number)
+        node = opened.node
+        if node.content is None or offset >= node.content.size:
+            await trio.lowlevel.checkpoint()
+            return b""
+        try:
+            if opened.reader is None:
+                access = await self._buckets.access(node.bucket)
+                opened.reader = opened.reader or access.reader.open(node.content)
+            data = opened.reader.read_now(offset, length)
+            if data is None:
+                data = await opened.reader.read(offset, length)
+                self.troubles.passed(self.path_of(node))
+            return data
+        except StoreError as error:
+            if error.retryable:
+                raise
+            said = why(error)
+            if isinstance(error, PreconditionFailedError):
+                said = "S3 has other bytes in its place"
+            self.troubles.note(self.path_of(node), node.version_id, said)
+            raise OSError(errno.EIO, "its version cannot be read") from None
+
+    def _handle(self, number: int) -> OpenFile:
+        try:
+            return self._handles[number]
+        except KeyError:
+            raise OSError(errno.EBADF, "no such handle") from None
+
+    def release(self, number: int) -> None:
+        """Close a handle. Repeatable."""
+        opened = self._handles.pop(number, None)
+        if opened is not None and opened.reader is not None:
+            opened.reader.close()
+
+    @property
+    def open_files(self) -> int:
+        """How many handles are open."""
+        return len(self._handles)
+
+    async def link_target(self, inode: int) -> bytes:
+        """Where a symbolic link leads. Raises OSError (EINVAL: it is none; EIO), S3MountError."""
+        await self.shown(inode)
+        node = self.node(inode)
+        if not stat.S_ISLNK(node.attributes.mode):
+            raise OSError(errno.EINVAL, "not a symbolic link")
+        target = codec.symlink_target_of(node.headers)
+        if target is not None:
+            return target
+        if node.size is not None and node.size > LINK_BYTES_MAX:
+            raise OSError(errno.EIO, "the link's target is too long")
+        number = await self.open(inode)
+        try:
+            return await self.read(number, 0, LINK_BYTES_MAX)
+        finally:
+            self.release(number)
+
+    # -------------------------------------------------------------------- telling
+
+    def describe(self, node: PastNode) -> dict[str, str | None]:
+        """Which version it is, as text."""
+        content = node.content
+        return {
+            "bucket": node.bucket or None,
+            "key": node.key or None,
+            "etag": content.etag if content is not None else node.row.etag or None,
+            "version_id": node.version_id,
+        }
+
+    async def xattr(self, inode: int, name: str) -> bytes:
+        """One extended attribute. Raises OSError (ENODATA), S3MountError."""
+        await self.shown(inode)
+        node = self.node(inode)
+        if name.startswith(OWN_XATTR_PREFIX):
+            value = self.describe(node).get(name[len(OWN_XATTR_PREFIX) :])
+            if value is not None:
+                return value.encode()
+        elif name in node.attributes.xattrs:
+            return node.attributes.xattrs[name]
+        raise OSError(errno.ENODATA, "no such attribute")
+
+    async def xattr_names(self, inode: int) -> list[str]:
+        """Names of all extended attributes. Raises OSError, S3MountError."""
+        await self.shown(inode)
+        node = self.node(inode)
+        own = [OWN_XATTR_PREFIX + name for name, value in self.describe(node).items() if value]
+        return [*node.attributes.xattrs, *own]
+
+    async def status_of(self, path: str) -> dict[str, Any]:
+        """One file, by its path below the top. Raises S3MountError, OSError."""
+        inode = self.top_inode
+        for name in [part for part in path.split("/") if part]:
+            found = await self.lookup(inode, name)
+            if found is None:
+                raise S3MountError(f"{path}: no such file in the mount")
+            inode = found.inode
+        node = self.node(inode)
+        return {
+            **self.describe(node),
+            "path": path,
+            "size": node.size,
+            "mode": oct(node.attributes.mode),
+            "mtime_ns": node.attributes.mtime_ns,
+        }
+
+
+class OpenFile:
+    """One open(): the node as it is, and the cache's handle once something was read."""
+
+    __slots__ = ("node", "reader")
+
+    def __init__(self, node: PastNode) -> None:
+        self.node = node
+        self.reader: ReadHandle | None = None
+
+
+def _difference(node: PastNode, found: ObjectInfo) -> str:
+    """What shows that S3 told of another version than was asked for; empty: nothing."""
+    row = node.row
+    if row.size is not None and found.size != row.size:
+        return f"S3 tells of {found.size} bytes, the manifest of {row.size}"
+    if row.etag and found.etag and found.etag != row.etag:
+        return f"S3 tells of the ETag {found.etag}, the manifest of {row.etag}"
+    asked, told = row.version_id, found.version_id
+    if asked not in (None, "null") and told != asked and (told is not None or not row.etag):
+        return f"S3 tells of the version {told}"
+    return ""
+
+
+def _first(errors: BaseExceptionGroup[S3MountError]) -> S3MountError:
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, S3MountError)
+    return found
