@@ -1,6 +1,7 @@
 # make demo    a first look: a server, a bucket, a mount, real files, and the proof that they arrived
 # make test    all tests, on real mounts and real S3 servers
 # make test-crash  300 kills on real mounts, 20,000 seeds of the simulation: an hour or two
+# make test-snapshots  10,000 keys of 5 versions, at 20 times through the mount: a quarter of an hour
 # make check   format, lint, types, import contract
 # make bench   side by side with other tools
 # make setup   what the above need: Debian packages (with root or sudo), .venv, .venv-demo
@@ -12,7 +13,7 @@ SETUP := contrib/setup
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-crash check check-format check-lint check-types check-imports bench setup clean format lock \
+.PHONY: demo test test-crash test-snapshots check check-format check-lint check-types check-imports bench setup clean format lock \
     system-run system-test system-bench
 .DELETE_ON_ERROR:
 
@@ -24,6 +25,9 @@ test: .venv/.dev .venv-demo/.done | system-test
 
 test-crash: .venv/.dev .venv-demo/.done | system-test
 	S3MOUNT_CRASH_KILLS=300 S3MOUNT_SIM_SEEDS=20000 $(BIN)/python -m pytest -rA tests/crash tests/sim $(ARGS)
+
+test-snapshots: .venv/.dev .venv-demo/.done | system-test
+	S3MOUNT_TEST_ORACLE_KEYS=10000 S3MOUNT_TEST_ORACLE_TIMES=20 $(BIN)/python -m pytest -rA tests/fuse/test_oracle.py $(ARGS)
 
 check: check-format check-lint check-types check-imports
 
