@@ -29,12 +29,8 @@ from tests.servers.localstack import running_localstack
 RESULTS = Path("build") / "bench"
 
 
-def parser() -> argparse.ArgumentParser:
-    """All flags; --help is their documentation."""
-    made = argparse.ArgumentParser(
-        prog="python -m bench",
-        description="Measure s3mount beside other S3 mounts and s5cmd, on one server in one run.",
-    )
+def add_server_flags(made: argparse.ArgumentParser) -> None:
+    """The flags that say which server is measured on; ``server`` heeds them."""
     server = made.add_argument_group("server")
     server.add_argument(
         "--server",
@@ -46,6 +42,15 @@ def parser() -> argparse.ArgumentParser:
     server.add_argument("--access-key", default=os.environ.get("AWS_ACCESS_KEY_ID", ""))
     server.add_argument("--secret-key", default=os.environ.get("AWS_SECRET_ACCESS_KEY", ""))
     server.add_argument("--region", default="us-east-1")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags; --help is their documentation."""
+    made = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure s3mount beside other S3 mounts and s5cmd, on one server in one run.",
+    )
+    add_server_flags(made)
     names = ",".join(workload.name for workload in WORKLOADS)
     tools = ",".join([*(tool.name for tool in MOUNTS), RAW])
     made.add_argument("--only", metavar="WORKLOADS", help=f"of {names}")
@@ -110,13 +115,19 @@ def server(options: argparse.Namespace, folder: Path) -> Iterator[Endpoint]:
 def about(options: argparse.Namespace, tools: Sequence[Tool]) -> dict[str, object]:
     """What a reader needs to judge the numbers."""
     versions = {tool.name: tool.version() for tool in tools} | {RAW: raw_version()}
+    return facts_of_machine(options) | {
+        "versions": "; ".join(f"{name}: {version}" for name, version in versions.items()),
+    }
+
+
+def facts_of_machine(options: argparse.Namespace) -> dict[str, object]:
+    """When, on what, and how often."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "server": options.endpoint_url or options.server,
         "machine": f"{os.cpu_count()} cores, kernel {platform.release()}, Python "
         f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start",
         "runs": options.runs,
-        "versions": "; ".join(f"{name}: {version}" for name, version in versions.items()),
         "page cache dropped": "yes" if os.geteuid() == 0 else "no (needs root)",
     }
 
@@ -152,7 +163,7 @@ def measure(options: argparse.Namespace) -> list[Result]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
     """Stop and clean up; further signals wait until that is done."""
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
@@ -163,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 when all was measured (cells may fail), 2 for wrong flags, 130 when interrupted."""
     options = parser().parse_args(argv)
     for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, _interrupt)
+        signal.signal(one, interrupt)
     try:
         results = measure(options)
     except StepFailed as error:

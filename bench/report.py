@@ -7,14 +7,32 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-from bench.lab import Scale
 from bench.runner import Result
 from bench.tools import RAW
-from bench.workloads import COSTS, Row, Workload
+from bench.workloads import COSTS, Row
 
 OURS = "s3mount"
 NONE = "–"
+
+
+class Measured(Protocol):
+    """A piece of work and the lines that it has in the table."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
+
+
+class Amounts(Protocol):
+    """How much of everything there was: a dataclass, and words of it for the rows' titles."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def words(self) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ def ratio_text(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
 
 
-def cells_of(table: Table, workload: Workload, row: Row) -> list[str]:
+def cells_of(table: Table, workload: Measured, row: Row) -> list[str]:
     """One line's cells after its title: values, then the two ratios."""
     best = table.best_peer(workload.name, row)
     texts = []
@@ -118,7 +136,7 @@ def line(cells: Sequence[str]) -> str:
 
 
 def speed_and_cost(
-    table: Table, workloads: Sequence[Workload], scale: Scale
+    table: Table, workloads: Sequence[Measured], scale: Amounts
 ) -> tuple[list[str], list[str]]:
     """The lines of the table of speeds and those of the table of CPU and memory."""
     speed, cost = [], []
@@ -134,8 +152,8 @@ def speed_and_cost(
 
 def markdown(
     results: Sequence[Result],
-    workloads: Sequence[Workload],
-    scale: Scale,
+    workloads: Sequence[Measured],
+    scale: Amounts,
     about: dict[str, object],
 ) -> str:
     """All tables with what they were measured on."""
@@ -162,8 +180,8 @@ def markdown(
 def write(
     folder: Path,
     results: Sequence[Result],
-    workloads: Sequence[Workload],
-    scale: Scale,
+    workloads: Sequence[Measured],
+    scale: Amounts,
     about: dict[str, object],
 ) -> tuple[Path, Path]:
     """Write results.json and results.md into ``folder``, in place of earlier ones."""
