@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,7 @@ from s3mount.manifest.reading import read_entries
 
 if TYPE_CHECKING:
     from s3mount.checkout.fetching import Stored
+    from s3mount.checkout.working import OpenStore
     from s3mount.refs import ObjectHeaders
     from s3mount.s3.store import Store
 
@@ -24,7 +26,7 @@ UNKNOWN_NS = -(1 << 62)
 
 
 def check_out_manifest(
-    manifest: Path,
+    manifest: str,
     bucket: str | None,
     folder: Path,
     store: StoreConfig,
@@ -33,7 +35,9 @@ def check_out_manifest(
     watch: Callable[[Progress], None],
     tell: Tell,
 ) -> Summary:
-    """Make ``folder`` hold what ``manifest`` names; ``bucket`` is for manifests that name none.
+    """Make ``folder`` hold what ``manifest`` names: a file, ``-`` or ``s3://BUCKET/KEY``.
+
+    ``bucket`` is for manifests that name none.
 
     ``store`` says where S3 is; its bucket is filled in. Blocks. Raises as ``check_out``, and ManifestError.
     """
@@ -43,15 +47,41 @@ def check_out_manifest(
 
         return S3Store(msgspec.structs.replace(store, bucket=name))
 
-    return check_out(
-        read_entries(manifest, bucket=bucket),
-        folder,
-        options,
-        open_store=open_store,
-        stored_in=stored_in,
-        watch=watch,
-        tell=tell,
-    )
+    with contextlib.ExitStack() as stack:
+        return check_out(
+            read_entries(_brought_here(manifest, open_store, stack), bucket=bucket),
+            folder,
+            options,
+            open_store=open_store,
+            stored_in=stored_in,
+            watch=watch,
+            tell=tell,
+        )
+
+
+def _brought_here(manifest: str, open_store: OpenStore, stack: contextlib.ExitStack) -> Path:
+    """The manifest as a local file, which is there until ``stack`` ends."""
+    if manifest != "-" and not manifest.startswith("s3://"):
+        path = Path(manifest).expanduser()
+        return path / "manifest.json" if path.is_dir() else path
+    import shutil
+    import tempfile
+
+    import trio
+
+    from s3mount.manifest.location import brought_here
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="s3mount-")))
+
+    async def bring() -> Path:
+        async with brought_here(manifest, open_store) as path:
+            # The copy stays when this loop has ended: the checkout runs its own, if it needs one.
+            await trio.to_thread.run_sync(
+                lambda: shutil.copytree(path.parent, folder, dirs_exist_ok=True)
+            )
+            return folder / path.name
+
+    return trio.run(bring, strict_exception_groups=True)
 
 
 def stored_in(headers: ObjectHeaders) -> Stored:

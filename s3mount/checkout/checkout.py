@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from s3mount.checkout import target as targets
-from s3mount.checkout.digests import FOLDER, DigestIndex
+from s3mount.checkout.digests import DigestIndex
 from s3mount.checkout.ordering import Ordered
 from s3mount.checkout.paths import Folding
 from s3mount.checkout.planning import Planner, Step
@@ -72,7 +72,7 @@ def check_out(
     began_s = time.monotonic()
     selection = Selection(options.include, options.exclude)
     path = targets.resolve(folder)
-    ordered = Ordered(entries, options.cache_dir / FOLDER)
+    ordered = Ordered(entries)
     try:
         if options.delete and not ordered.count:
             raise UsageError(

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import operator
-import sqlite3
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
-import msgspec
-
-from s3mount import db
-from s3mount.errors import LocalDiskError
 from s3mount.manifest.model import Entry
 
-HELD_MAX = 200_000
-"""So many entries are sorted in memory, at about 600 bytes each."""
-BATCH = 10_000
+HELD_MAX = 100_000
+"""So many entries are sorted in memory, at about 500 bytes each."""
 
 
 class Ordered:
@@ -27,86 +19,46 @@ class Ordered:
     paths, with several the bucket is the first folder.
     """
 
-    def __init__(self, given: Iterable[Entry], scratch: Path) -> None:
-        """Reads all of ``given``; raises what it raises, and LocalDiskError when ``scratch`` cannot be used."""
+    def __init__(self, given: Iterable[Entry]) -> None:
+        """Reads all of ``given``; raises what it raises, and LocalDiskError where many find no room."""
         source = iter(given)
         held = list(itertools.islice(source, HELD_MAX))
-        self._spill: _Spill | None = None
-        rest = list(itertools.islice(source, 1))
-        if rest:
-            self._spill = _Spill(scratch)
-            try:
-                self._spill.take(itertools.chain(held, rest, source))
-            except BaseException:
-                self._spill.close()
-                raise
-            self.count, self.buckets = self._spill.count, self._spill.buckets
-            self.entries = self._spill.entries()
+        self._close: Callable[[], None] | None = None
+        if len(held) == HELD_MAX:
+            self._spill(itertools.chain(held, source))
             return
         buckets = {entry.bucket for entry in held}
-        by = "key" if len(buckets) <= 1 else ("bucket", "key")
-        held.sort(key=operator.attrgetter(*([by] if isinstance(by, str) else by)))
+        held.sort(key=operator.attrgetter("key"))
+        if len(buckets) > 1:
+            held.sort(key=operator.attrgetter("bucket"))
         self.count, self.buckets = len(held), len(buckets)
         self.entries = iter(held)
 
+    def _spill(self, source: Iterator[Entry]) -> None:
+        # What these load in turn takes longer than a small checkout with nothing to do.
+        from s3mount.manifest.sorting import merged
+        from s3mount.manifest.spill import Spill
+
+        buckets: set[str] = set()
+        count = 0
+
+        def counted() -> Iterator[Entry]:
+            nonlocal count
+            for entry in source:
+                buckets.add(entry.bucket)
+                count += 1
+                yield entry
+
+        spill: Spill[Entry] = Spill(Entry)
+        self._close = spill.close
+        try:
+            self.entries = merged(counted(), spill)
+        except BaseException:
+            self.close()
+            raise
+        self.count, self.buckets = count, len(buckets)
+
     def close(self) -> None:
         """Remove the file, if there is one. Repeatable."""
-        if self._spill is not None:
-            self._spill.close()
-
-
-class _Spill:
-    """Entries in a SQLite file without a name, which is gone with the process."""
-
-    def __init__(self, scratch: Path) -> None:
-        import tempfile  # and what it loads in turn: few manifests are this long
-
-        self._folder = contextlib.ExitStack()
-        try:
-            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = tempfile.TemporaryDirectory(prefix="sorting-", dir=scratch)
-            path = Path(self._folder.enter_context(folder)) / "entries"
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=OFF")
-            self._database.execute("PRAGMA synchronous=OFF")
-            self._database.execute(
-                "CREATE TABLE entry (bucket TEXT, key TEXT, number INTEGER, value BLOB, "
-                "PRIMARY KEY (bucket, key, number)) WITHOUT ROWID"
-            )
-        except OSError as error:
-            self._folder.close()
-            raise LocalDiskError(f"{scratch}: {error.strerror}") from error
-        except sqlite3.Error as error:
-            self._folder.close()
-            raise db.disk_error(f"cannot sort in {scratch}", error) from error
-        self.count = self.buckets = 0
-
-    def take(self, entries: Iterable[Entry]) -> None:
-        encode = msgspec.msgpack.Encoder().encode
-        numbers = itertools.count()
-        buckets = set()
-        try:
-            self._database.execute("BEGIN")
-            for entry in entries:
-                buckets.add(entry.bucket)
-                # A key that is no text for SQLite is none for a file name either: it sorts by what it shows.
-                key = entry.key.encode("utf-8", "backslashreplace").decode()
-                self._database.execute(
-                    "INSERT INTO entry VALUES (?, ?, ?, ?)",
-                    (entry.bucket, key, next(numbers), encode(entry)),
-                )
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise db.disk_error("cannot sort the manifest's entries", error) from error
-        self.count, self.buckets = next(numbers), len(buckets)
-
-    def entries(self) -> Iterator[Entry]:
-        decode = msgspec.msgpack.Decoder(Entry).decode
-        rows = self._database.execute("SELECT value FROM entry ORDER BY bucket, key, number")
-        while batch := rows.fetchmany(BATCH):
-            for (value,) in batch:
-                yield decode(value)
-
-    def close(self) -> None:
-        self._database.close()
-        self._folder.close()
+        if self._close is not None:
+            self._close()

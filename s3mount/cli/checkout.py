@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from s3mount.config import default_cache_dir
 
 if TYPE_CHECKING:
     from s3mount.checkout.summary import Progress, Summary
+    from s3mount.cli.ticker import Ticker
 
 
 @click.command(
@@ -38,6 +40,8 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
     What is there and right is left alone: known by size, times and the digest remembered of it, else by its
     ETag. Each file appears whole; interrupted or killed, the next run does the rest.
 
+    MANIFEST is a file, - for standard input, or s3://BUCKET/KEY.
+
     Exit status 0: all of it is there. 1: something is not, which is named; the rest is.
     """
     from s3mount.app.checkout import check_out_manifest
@@ -53,7 +57,7 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
     shown = _Shown(quiet=given["quiet"] or given["as_json"])
     try:
         summary = check_out_manifest(
-            Path(manifest),
+            manifest,
             given["bucket"],
             folder,
             store_config(given),
@@ -68,34 +72,40 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
 
 
 class _Shown:
-    """The progress line, and the lines of a rehearsal; the line's module is loaded when it moves first."""
+    """The progress line, and the lines of a rehearsal; what words them is loaded when there are any."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._line: Any = None
+        self._ticker: Ticker | None = None
+        self._began_s = time.monotonic()
 
     def watch(self, progress: Progress) -> None:
         if self._quiet:
             return
-        if self._line is None:
-            from s3mount.cli.progress import Line
+        from s3mount.cli.ticker import Ticker
+        from s3mount.status import size_text
 
-            self._line = Line()
-        self._line.show(
-            "downloading",
-            progress.files,
-            progress.files_total if progress.is_planned else None,
-            progress.size_bytes,
-            progress.size_bytes_total if progress.is_planned else None,
-        )
+        if self._ticker is None:
+            self._ticker = Ticker()
+        rate = progress.size_bytes / max(time.monotonic() - self._began_s, 0.001)
+        done, text = progress.size_bytes, size_text(progress.size_bytes)
+        if progress.is_planned:
+            total = progress.size_bytes_total
+            share = f"{min(100 * done // total, 100)}% " if total else ""
+            self._ticker(
+                f"downloading: {share}{progress.files:,} of {progress.files_total:,} files, "
+                f"{text} of {size_text(total)}, {size_text(rate)}/s"
+            )
+        else:
+            self._ticker(f"downloading: {progress.files:,} files, {text}, {size_text(rate)}/s")
 
     def tell(self, action: str, path: str, size_bytes: int) -> None:
         if not self._quiet:
             click.echo(f"would {action} {path}")
 
     def clear(self) -> None:
-        if self._line is not None:
-            self._line.clear()
+        if self._ticker is not None:
+            self._ticker.clear()
 
 
 def _report(summary: Summary, folder: Path, *, as_json: bool, quiet: bool) -> None:

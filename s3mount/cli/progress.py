@@ -76,37 +76,3 @@ class Uploads:
         if self._shown:
             click.echo("\r\033[K", err=True, nl=False)
             self._shown = False
-
-
-class Line:
-    """How far a transfer is, with its rate, on stderr: one line that is rewritten, or one now and then."""
-
-    def __init__(self) -> None:
-        self._started = self._told_at = time.monotonic()
-        self._live = sys.stderr.isatty()
-        self._shown = False
-
-    def show(
-        self, what: str, files: int, files_total: int | None, done: int, total: int | None
-    ) -> None:
-        """Show numbers of files and bytes; a total is ``None`` while it is not known."""
-        now = time.monotonic()
-        if not self._live and now - self._told_at < EVERY_S:
-            return
-        share = f"{100 * done // total:3d}% " if total else ""
-        of_files = f" of {files_total:,}" if files_total is not None else ""
-        of_bytes = f" of {status.size_text(total)}" if total is not None else ""
-        rate = status.size_text(done / max(now - self._started, 0.001))
-        text = f"{what}: {share}{files:,}{of_files} files, {status.size_text(done)}{of_bytes}, {rate}/s"
-        if self._live:
-            click.echo(f"\r\033[K{text}", err=True, nl=False)
-            self._shown = True
-        else:
-            click.echo(f"s3mount: {text}", err=True)
-            self._told_at = now
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            click.echo("\r\033[K", err=True, nl=False)
-            self._shown = False

@@ -28,12 +28,13 @@ def sorted_entries(entries: Iterable[Entry], name: str) -> Iterator[Entry]:
     """
     spill: Spill[Entry] = Spill(Entry)
     try:
-        yield from _once(_merged(entries, spill), name)
+        yield from _once(merged(entries, spill), name)
     finally:
         spill.close()
 
 
-def _merged(entries: Iterable[Entry], spill: Spill[Entry]) -> Iterator[Entry]:
+def merged(entries: Iterable[Entry], spill: Spill[Entry]) -> Iterator[Entry]:
+    """All of ``entries``, which are read at once, sorted; what does not fit into memory goes to ``spill``."""
     runs: list[list[Chunk]] = []
     last: tuple[str, str] | None = None
     held: list[Entry] = []

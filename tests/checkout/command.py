@@ -27,6 +27,8 @@ class Checkout:
         self.manifest = folder / "manifest.csv"
         self.folder = folder / "target"
         self.home = folder
+        self.source: str | None = None
+        """Given in place of the manifest's path."""
 
     def put(self, key: str, data: bytes, **arguments: Any) -> Entry:
         """PutObject; what a manifest says of it."""
@@ -62,7 +64,7 @@ class Checkout:
         """The command."""
         return [
             *(sys.executable, "-m", "s3mount", "checkout"),
-            *(str(self.manifest), str(self.folder)),
+            *(self.source or str(self.manifest), str(self.folder)),
             *("--endpoint-url", endpoint_url or self.server.endpoint_url, "--path-style"),
             *options,
         ]
@@ -85,13 +87,25 @@ class Checkout:
             text=True,
         )
 
+    def create_manifest(self) -> None:
+        """Write the manifest with ``s3mount manifest create``."""
+        where = ["--endpoint-url", self.server.endpoint_url, "--path-style"]
+        argv = [sys.executable, "-m", "s3mount", "manifest", "create", f"s3://{self.bucket}"]
+        subprocess.run(
+            [*argv, "-o", str(self.manifest), *where],
+            env=self.environment(),
+            check=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+
     def run(
-        self, *options: str, endpoint_url: str | None = None
+        self, *options: str, endpoint_url: str | None = None, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """The command to its end."""
         return subprocess.run(
             self.argv(*options, endpoint_url=endpoint_url),
             env=self.environment(),
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,

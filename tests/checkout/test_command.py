@@ -337,3 +337,25 @@ def test_nobody_listens(checkout: Checkout) -> None:
     told = checkout.summary(status=1, endpoint_url="http://127.0.0.1:1")
     assert told["stopped"]
     assert told["downloaded"] == 0
+
+
+def test_a_manifest_in_s3_and_on_standard_input(checkout: Checkout) -> None:
+    checkout.write_manifest([checkout.put(f"f{n}", content_of(n)) for n in range(3)])
+    checkout.client.upload_file(str(checkout.manifest), checkout.bucket, "lists/today.csv")
+    local = checkout.manifest
+    checkout.source = f"s3://{checkout.bucket}/lists/today.csv"
+    assert checkout.summary()["downloaded"] == 3
+    checkout.source = "-"
+    told = checkout.summary(stdin=local.read_text())
+    assert (told["right"], told["downloaded"]) == (3, 0)
+
+
+def test_what_manifest_create_made(checkout: Checkout) -> None:
+    old = {f"d/f{n}": content_of(n) for n in range(5)}
+    for key, data in old.items():
+        checkout.put(key, data)
+    checkout.client.delete_object(Bucket=checkout.bucket, Key="d/f3")
+    checkout.create_manifest()
+    checkout.put("d/f1", b"newer")
+    assert checkout.summary()["downloaded"] == 4
+    assert checkout.files() == {key: data for key, data in old.items() if key != "d/f3"}

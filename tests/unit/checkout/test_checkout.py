@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from s3mount.checkout import fetching
+from s3mount.checkout import fetching, ordering
 from s3mount.checkout.paths import HIDDEN
 from s3mount.errors import NetworkError, StateInUseError, UsageError
+from s3mount.manifest import sorting
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectHeaders
 from tests.unit.checkout.folders import World, with_etag, without_etag
@@ -482,3 +483,16 @@ def test_without_a_place_for_the_table_all_works(world: World, tmp_path: Path) -
     wanted = [world.put("f", b"1")]
     assert world.check_out(wanted).downloaded == 1
     assert world.check_out(wanted).right == 1
+
+
+def test_long_manifests_are_sorted_on_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering, "HELD_MAX", 10)
+    monkeypatch.setattr(sorting, "ENTRIES_IN_MEMORY_MAX", 7)
+    wanted = [world.put(f"d{n % 3}/f{n}", b"%d" % n, f"b{n % 2}") for n in range(40)]
+    wanted.append(wanted[5])
+    random.Random(3).shuffle(wanted)
+    summary = world.check_out(wanted)
+    twice = f"b1/{next(e.key for e in wanted if e.key.endswith('/f5'))}"
+    assert [failure.path for failure in summary.failures] == [twice, twice]
+    assert (summary.files, summary.downloaded) == (41, 39)
+    assert world.check_out(wanted).right == 39
