@@ -1,4 +1,4 @@
-"""Benchmarks of the past: a manifest checked out, and a bucket mounted as it was. ``python -m bench.snapshots``.
+"""Benchmarks of the past: a manifest checked out, and a bucket mounted as it was. ``python -m bench snapshots``.
 
 Checkout works beside ``aws s3 sync`` and ``s5cmd sync``, on the live view of the same data; the mount
 beside ``rclone mount --s3-version-at``.
@@ -215,7 +215,7 @@ def _turned(tools: Sequence[T], number: int) -> list[T]:
 
 def parser() -> argparse.ArgumentParser:
     """All flags; --help is their documentation."""
-    made = argparse.ArgumentParser(prog="python -m bench.snapshots", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m bench snapshots", description=__doc__)
     add_server_flags(made)
     made.add_argument("--only", choices=("checkout", "mount"), help="half of it")
     made.add_argument("--files", type=int, default=14_000)
@@ -299,7 +299,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print((options.results / "results.md").read_text())
     return 0 if results else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

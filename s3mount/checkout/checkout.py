@@ -71,7 +71,7 @@ def check_out(
     """
     began_s = time.monotonic()
     selection = Selection(options.include, options.exclude)
-    path = targets.resolve(folder)
+    path = targets.resolve(folder, options.cache_dir)
     ordered = Ordered(entries)
     try:
         if options.delete and not ordered.count:

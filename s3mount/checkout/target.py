@@ -26,11 +26,11 @@ KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 _FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDONLY
 
 
-def resolve(folder: Path) -> Path:
+def resolve(folder: Path, cache_dir: Path) -> Path:
     """``folder`` as an absolute path without symbolic links.
 
     Raises UsageError for what must not be a target: the system's own folders, a home folder and what
-    lies above it, s3mount's mounts and its state folder and what holds one, and what is no folder.
+    lies above it, s3mount's mounts and its state and cache folders and what holds one, and what is no folder.
     """
     # A mount that does not answer would hold up realpath; its place is known by its text.
     plain = mountinfo.absolute(os.path.expanduser(folder))
@@ -46,9 +46,9 @@ def resolve(folder: Path) -> Path:
     home = os.path.realpath(os.path.expanduser("~"))
     if mountinfo.is_within(home, path):
         raise UsageError(f"{path} is or holds your home folder; check out into a folder of its own")
-    state = os.path.realpath(default_state_dir())
-    if mountinfo.is_within(state, path) or mountinfo.is_within(path, state):
-        raise UsageError(f"{path} holds what s3mount has not sent yet; choose another folder")
+    for own in map(os.path.realpath, (default_state_dir(), cache_dir)):
+        if mountinfo.is_within(own, path) or mountinfo.is_within(path, own):
+            raise UsageError(f"s3mount keeps its own files in {own}; choose another folder")
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.stat(path).st_mode):
             raise UsageError(f"{path} is no folder")

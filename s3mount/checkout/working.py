@@ -23,10 +23,13 @@ from s3mount.checkout.summary import Failure, Progress, Summary
 from s3mount.errors import (
     DiskFullError,
     EngineError,
+    ExpiredCredentialsError,
     LocalDiskError,
     NoCredentialsError,
+    NoSuchBucketError,
     S3MountError,
     StoreError,
+    WrongRegionError,
 )
 from s3mount.manifest.model import Entry
 from s3mount.s3.store import Store
@@ -75,6 +78,10 @@ class Stores:
         if isinstance(found, S3MountError):
             raise found
         return found
+
+    def fail(self, bucket: str, error: S3MountError) -> None:
+        """From now on whoever asks for ``bucket`` gets this error: it is true of all that is in it."""
+        self._found[bucket] = error
 
 
 class Work:
@@ -183,9 +190,11 @@ class Work:
                 self._adjust(step.path, step.entry, step.row)
             elif step.kind is Kind.FETCH or not await self._is_right(step):
                 await self._fetch(step)
-        except (DiskFullError, NoCredentialsError, EngineError):
+        except (DiskFullError, NoCredentialsError, ExpiredCredentialsError, EngineError):
             raise
         except S3MountError as error:
+            if isinstance(error, NoSuchBucketError | WrongRegionError):
+                self._stores.fail(step.entry.bucket, error)
             self._fail(step, error)
         finally:
             self._progress.files += 1

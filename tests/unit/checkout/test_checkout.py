@@ -10,10 +10,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from s3mount.checkout import fetching, ordering
 from s3mount.checkout.paths import HIDDEN
-from s3mount.errors import NetworkError, StateInUseError, UsageError
+from s3mount.errors import (
+    AccessDeniedError,
+    ExpiredCredentialsError,
+    NetworkError,
+    NoSuchBucketError,
+    StateInUseError,
+    StoreError,
+    UsageError,
+)
 from s3mount.manifest import sorting
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectHeaders
@@ -451,7 +460,7 @@ def test_one_checkout_at_a_time(world: World) -> None:
 
 
 def test_when_nobody_answers_the_rest_is_given_up(world: World) -> None:
-    wanted = [world.put(f"f{n:04}", b"%d" % n) for n in range(1000)]
+    wanted = [world.put(f"f{n:04}", b"%d" % n) for n in range(300)]
 
     class Dead:
         async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
@@ -465,6 +474,37 @@ def test_when_nobody_answers_the_rest_is_given_up(world: World) -> None:
     assert summary.stopped == "nobody is there"
     assert world.requests() < 200
     assert world.files() == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_stopped", "asked_max"),
+    [
+        (ExpiredCredentialsError("the token has expired"), True, 200),
+        (NoSuchBucketError("the bucket is gone"), False, 200),
+        (AccessDeniedError("not yours"), False, 400),
+    ],
+)
+def test_what_is_true_of_all_is_not_asked_for_each(
+    world: World, error: StoreError, is_stopped: bool, asked_max: int
+) -> None:
+    wanted = [world.put(f"f{n:04}", b"%d" % n) for n in range(300)]
+
+    class Refusing:
+        async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
+            await trio.lowlevel.checkpoint()
+            raise error
+
+        async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
+            return
+
+    world.store().faults = Refusing()
+    before = world.requests()
+    summary = world.check_out(wanted)
+    assert summary.stopped == (str(error) if is_stopped else "")
+    assert world.requests() - before <= asked_max
+    if not is_stopped:
+        assert {failure.reason for failure in summary.failures} == {str(error)}
+        assert len(summary.failures) == 300
 
 
 def test_a_damaged_table_of_digests_is_begun_anew(world: World) -> None:
