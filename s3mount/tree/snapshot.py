@@ -158,22 +158,23 @@ class SnapshotTree:
         if len(self._storing) > FOLDERS_MAX:
             self._storing.popitem(last=False)
 
-    def is_storing(self, directory: Row) -> bool | None:
+    def is_storing(self, number: int) -> bool | None:
         """Do the objects in this directory carry attributes? ``None``: its marker has to be asked."""
         if self._defaults.attributes != "auto":
             return self._defaults.attributes == "always"
-        known = self._storing.get(directory.number)
+        known = self._storing.get(number)
         if known is not None:
             return known
-        marker = self.marker_of(directory)
+        directory = self.catalog.row(number)
+        marker = self.marker_of(directory) if directory is not None else None
         if marker is None:
-            self.note_storing(directory.number, False)
+            self.note_storing(number, False)
             return False
         info = self.catalog.info_of(marker)
         if info is None or info.headers is None:
             return None
         known = codec.are_stored(info.headers)
-        self.note_storing(directory.number, known)
+        self.note_storing(number, known)
         return known
 
     def _attributes(self, row: Row, info: ObjectInfo | None) -> Attributes:

@@ -192,8 +192,7 @@ class SnapshotFiles:
             return True
         if node.row.mode is not None:
             return False
-        parent = self.tree.catalog.row(node.row.parent)
-        return parent is not None and bool(self.tree.is_storing(parent))
+        return bool(self.tree.is_storing(node.row.parent))
 
     async def _know_storing(self, node: PastNode) -> bool:
         """Learn from a directory's marker whether the objects in it carry attributes; was it asked?
@@ -201,10 +200,10 @@ class SnapshotFiles:
         Of a file the directory that it lies in. Raises S3MountError.
         """
         number = node.row.number if node.is_directory else node.row.parent
-        directory = self.tree.catalog.row(number)
-        if directory is None or self.tree.is_storing(directory) is not None:
+        if self.tree.is_storing(number) is not None:
             return False
-        marker = self.tree.marker_of(directory)
+        directory = self.tree.catalog.row(number)
+        marker = self.tree.marker_of(directory) if directory is not None else None
         if marker is None:
             return False
         told = await self._head(self.tree.node_of(marker))

@@ -1,0 +1,172 @@
+"""Time and memory of a snapshot mount by the number of its manifest's entries.
+
+``python -m bench.micro.manifest_mount 1000000 10000000`` generates manifests, mounts each twice (compiled
+at the first mount, found again at the second), lists its top and walks all of it, and prints a table. No
+S3 is needed: nothing is asked of it. Takes about 260 bytes of disk for each entry, below --folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from s3mount import mountinfo
+from s3mount.manifest.model import Entry
+from s3mount.manifest.writing import ManifestWriter
+
+FOLDERS = 100
+FILES_PER_FOLDER = 1000
+BATCH = 10_000
+MIB = 1 << 20
+LIMIT_S = 3600.0
+
+
+class Measured(NamedTuple):
+    """One size; times in seconds, memory in MiB of all processes of the mount together."""
+
+    entries: int
+    manifest_mib: float
+    catalog_mib: float
+    first_s: float
+    compiling_mib: float
+    second_s: float
+    mounted_mib: float
+    walk_s: float
+    walked_mib: float
+
+
+def entries(count: int) -> Iterator[Entry]:
+    """As a bucket of logs would have them: 1,000 files in a folder, in order."""
+    for number in range(count):
+        folder, file = divmod(number, FILES_PER_FOLDER)
+        key = f"logs/{folder // FOLDERS:04d}/{folder % FOLDERS:02d}/part-{file:04d}.json.gz"
+        version, etag = f"{number:032x}", f"{number:032x}"
+        yield Entry("bucket", key, version, number % 100_000, etag, 10**18 + number * 1_000_000)
+
+
+def write_manifest(path: Path, count: int) -> None:
+    with path.open("wb") as file:
+        writer = ManifestWriter(file)
+        rest = entries(count)
+        while batch := list(itertools.islice(rest, BATCH)):
+            writer.write(batch)
+        writer.finish()
+
+
+class Mounted:
+    """The command in the foreground, on a mount point of its own."""
+
+    def __init__(self, manifest: Path, folder: Path) -> None:
+        self.top = folder / "mnt"
+        self.top.mkdir(exist_ok=True)
+        environment = {
+            **os.environ,
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nobody",
+            "S3MOUNT_RUN_DIR": str(folder / "run"),
+        }
+        (folder / "run").mkdir(mode=0o700, exist_ok=True)
+        where = ("--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache"))
+        nowhere = ("--endpoint-url", "http://127.0.0.1:9", "--path-style", "--region", "us-east-1")
+        command = [sys.executable, "-m", "s3mount", "mount", str(manifest), str(self.top)]
+        self._process = subprocess.Popen(
+            [*command, "--foreground", "--log-level", "error", *where, *nowhere], env=environment
+        )
+        deadline = time.monotonic() + LIMIT_S
+        while mountinfo.topmost_at(str(self.top), mountinfo.read_mounts()) is None:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit("the mount did not come up")
+            time.sleep(0.01)
+
+    def memory_mib(self, what: str) -> float:
+        """``VmRSS`` or ``VmHWM`` of the mount's processes together."""
+        total = 0
+        pids = [self._process.pid]
+        while pids:
+            pid = pids.pop()
+            status = Path(f"/proc/{pid}/status").read_text()
+            total += int(status.partition(f"{what}:")[2].split()[0])
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            pids += map(int, children.split())
+        return total / 1024
+
+    def close(self) -> None:
+        subprocess.run(["fusermount3", "-u", str(self.top)], check=True)
+        self._process.wait(60)
+
+
+def measure(count: int, folder: Path) -> Measured:
+    manifest = folder / "manifest.csv"
+    write_manifest(manifest, count)
+    # So old that its digest need not be computed again, as yesterday's is.
+    time.sleep(2.1)
+    began_s = time.monotonic()
+    mounted = Mounted(manifest, folder)
+    os.listdir(mounted.top)
+    first_s = time.monotonic() - began_s
+    compiling_mib = mounted.memory_mib("VmHWM")
+    mounted.close()
+    (catalog,) = (folder / "cache" / "catalogs").glob("*.sqlite")
+    began_s = time.monotonic()
+    mounted = Mounted(manifest, folder)
+    assert os.listdir(mounted.top) == ["logs"]
+    second_s = time.monotonic() - began_s
+    mounted_mib = mounted.memory_mib("VmRSS")
+    began_s = time.monotonic()
+    found = subprocess.run(
+        ["find", str(mounted.top), "-type", "f", "-printf", "x"], capture_output=True, check=True
+    )
+    assert len(found.stdout) == count
+    walk_s = time.monotonic() - began_s
+    walked_mib = mounted.memory_mib("VmHWM")
+    mounted.close()
+    return Measured(
+        count,
+        manifest.stat().st_size / MIB,
+        catalog.stat().st_size / MIB,
+        first_s,
+        compiling_mib,
+        second_s,
+        mounted_mib,
+        walk_s,
+        walked_mib,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("entries", type=int, nargs="+")
+    parser.add_argument("--folder", help="where to work (a folder of its own is made there)")
+    given = parser.parse_args()
+    print(
+        "| entries | manifest | catalog | first mount, `ls` | memory | second mount, `ls` | memory |",
+        end="",
+    )
+    print(" `find` of all | memory |")
+    print("|" + "---:|" * 9)
+    for count in given.entries:
+        folder = Path(tempfile.mkdtemp(prefix="s3mount-bench-", dir=given.folder))
+        try:
+            told = measure(count, folder)
+        finally:
+            shutil.rmtree(folder)
+        print(
+            f"| {told.entries:,} | {told.manifest_mib:,.0f} MiB | {told.catalog_mib:,.0f} MiB "
+            f"| {told.first_s:.1f} s | {told.compiling_mib:.0f} MiB "
+            f"| {told.second_s:.2f} s | {told.mounted_mib:.0f} MiB "
+            f"| {told.walk_s:.0f} s | {told.walked_mib:.0f} MiB |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
