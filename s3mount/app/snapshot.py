@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import trio
 
 from s3mount.app.lifetime import Parts
@@ -16,13 +17,15 @@ from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
 from s3mount.config import MountConfig, Past
 from s3mount.daemon.launch import Reporter
+from s3mount.engine.client import EngineClient
 from s3mount.engine.pool import EnginePool
-from s3mount.errors import MountError
+from s3mount.errors import MountError, StoreError
 from s3mount.fuse.operations import Operations
 from s3mount.fuse.snapshot import SnapshotOperations
 from s3mount.fuse.withpast import FIRST_HANDLE, OperationsWithPast
 from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
+from s3mount.manifest.location import brought_here
 from s3mount.tree.lister import PastLister
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.vfs.buckets import Access, OneBucket
@@ -33,6 +36,8 @@ from s3mount.vfs.troubles import Troubles
 T = TypeVar("T")
 
 TOP_INODE = 1
+CHECK_TIMEOUT_S = 20.0
+"""How long the first look at the bucket may take; a person waits for it."""
 LIBRARY = "catalogs"
 """The folder of catalogs in the cache folder."""
 SETTLED_NS = 15 * 60 * 1_000_000_000
@@ -154,8 +159,9 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
             )
             lister = None
             if past.at_ns is not None:
-                reporter.step(f"asking S3 for the bucket {config.store.bucket}")
                 lister = PastLister(pool.bucket(config.store.bucket), tree, past.at_ns)
+                reporter.step(f"asking S3 for the bucket {config.store.bucket}")
+                await _look(lister, tree, config)
             files = SnapshotFiles(tree, caches, top_inode=TOP_INODE, lister=lister)
 
             def tell() -> dict[str, Any]:
@@ -173,6 +179,18 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
                 await pool.close()
             finally:
                 nursery.cancel_scope.cancel()
+
+
+async def _look(lister: PastLister, tree: SnapshotTree, config: MountConfig) -> None:
+    """Ask for the first page of the bucket, unless it is known: who mounts wants to hear what is in the way.
+
+    Raises S3MountError.
+    """
+    with trio.move_on_after(CHECK_TIMEOUT_S):
+        await lister.find(tree.top, "")
+        return
+    where = config.store.endpoint_url or "AWS"
+    raise MountError(f"S3 at {where} did not answer within {CHECK_TIMEOUT_S:g} s")
 
 
 @contextmanager
@@ -207,12 +225,20 @@ def with_past(
 async def _manifest_catalog(
     config: MountConfig, past: Past, library: Library, reporter: Reporter
 ) -> tuple[HeldCatalog, dict[str, Any]]:
-    manifest = Path(past.manifest)
-    reporter.step(f"reading {manifest.name}")
-    digest = await _in_thread(partial(library.digest_of, manifest, _teller(reporter)))
-    held = await _in_thread(
-        partial(library.of_manifest, manifest, digest, past.bucket, _teller(reporter))
-    )
+    reporter.step(f"reading {past.manifest}")
+    tell = _teller(reporter)
+
+    def open_store(bucket: str) -> EngineClient:
+        return EngineClient(msgspec.structs.replace(config.store, bucket=bucket))
+
+    try:
+        async with brought_here(past.manifest, open_store) as manifest:
+            digest = await _in_thread(partial(library.digest_of, manifest, tell))
+            held = await _in_thread(
+                partial(library.of_manifest, manifest, digest, past.bucket, tell)
+            )
+    except StoreError as error:
+        raise MountError(f"{past.manifest} cannot be read: {error}") from error
     about = {
         "manifest": past.manifest,
         "digest": digest,

@@ -53,10 +53,12 @@ def is_manifest(source: str, *, is_forced: bool) -> bool:
     """Does ``source`` mean a manifest rather than a bucket?
 
     A file does when its name ends as manifests' names do, or when it is given by a path with a slash:
-    a bucket's name has none.
+    a bucket's name has none. So does an ``s3://`` URL that ends so; with a slash at its end it is a prefix.
     """
     if is_forced:
         return True
+    if "://" in source:
+        return source.startswith("s3://") and source.endswith(SUFFIXES)
     return (source.endswith(SUFFIXES) or "/" in source) and os.path.isfile(source)
 
 

@@ -71,11 +71,12 @@ class PastLister:
     async def find(self, number: int, name: str) -> None:
         """Make one entry of the directory known, if there is one. Raises S3MountError.
 
-        A directory that does not come with one page is not listed for it.
+        A directory that does not come with one page is not listed for it. With an empty ``name`` only
+        that page is asked for.
         """
         while not self._catalog.is_listed(number) and number not in self._large:
             await self._once(number, self._take_whole, is_whole=False)
-        if not self._catalog.is_listed(number):
+        if name and not self._catalog.is_listed(number):
             await self._ask_for(number, name)
 
     async def _once(
