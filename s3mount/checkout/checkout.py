@@ -21,7 +21,7 @@ from s3mount.checkout.paths import Folding
 from s3mount.checkout.planning import Planner, Step
 from s3mount.checkout.removing import Remover
 from s3mount.checkout.selection import Selection
-from s3mount.checkout.summary import Failure, Progress, Summary
+from s3mount.checkout.summary import Failures, Progress, Summary
 from s3mount.checkout.target import Target
 from s3mount.errors import LocalDiskError, S3MountError, UsageError
 from s3mount.manifest.model import Entry
@@ -118,6 +118,7 @@ class _Run:
         self._watch = watch
         self._tell = tell
         self._summary = Summary(is_rehearsal=options.is_rehearsal)
+        self._failures = Failures()
         self._planner = Planner(
             target,
             index,
@@ -155,11 +156,7 @@ class _Run:
         summary.left_out = seen.left_out
         summary.right += seen.right_files
         summary.right_bytes += seen.right_bytes
-        refused = [
-            Failure(path, entry.bucket, entry.key, entry.version_id, why)
-            for path, entry, why in planner.refused
-        ]
-        summary.failures = sorted([*refused, *summary.failures], key=lambda failure: failure.path)
+        summary.take(planner.refused, self._failures)
         return summary
 
     def _work(self, ahead: list[Step], open_store: OpenStore, stored_in: StoredIn) -> None:
@@ -181,6 +178,7 @@ class _Run:
                 open_store=open_store,
                 stored_in=stored_in,
                 summary=self._summary,
+                failures=self._failures,
                 watch=self._watch,
             )
             try:
@@ -197,7 +195,9 @@ class _Run:
     def _rehearse(self, steps: Iterator[Step]) -> None:
         from s3mount.checkout.rehearsing import Rehearsal
 
-        rehearsal = Rehearsal(self._target, self._index, self._selection, self._summary, self._tell)
+        rehearsal = Rehearsal(
+            self._target, self._index, self._selection, self._summary, self._failures, self._tell
+        )
         try:
             rehearsal.run(steps)
         finally:
@@ -218,7 +218,7 @@ class _Run:
                     remover.remove(doomed)
                 except OSError as error:
                     why = f"it cannot be removed: {error.strerror}"
-                    self._summary.failures.append(Failure(doomed.path, "", "", None, why))
+                    self._failures.add(doomed.path, None, why)
         finally:
             folders.close()
         self._summary.deleted += remover.removed

@@ -14,6 +14,7 @@ from s3mount.checkout.digests import DigestIndex, Row
 from s3mount.checkout.folders import Folders, ObstacleError
 from s3mount.checkout.paths import HIDDEN, Folding, Spellings, as_text, native, permissions, refusal
 from s3mount.checkout.selection import Selection
+from s3mount.checkout.summary import Failures
 from s3mount.checkout.target import Target
 from s3mount.manifest.model import Entry
 
@@ -51,14 +52,6 @@ class Step(NamedTuple):
     obstacle: Doomed | None = None
 
 
-class Refusal(NamedTuple):
-    """An entry of which nothing can be made, and why."""
-
-    path: str
-    entry: Entry
-    why: str
-
-
 class Seen(msgspec.Struct):
     """What planning counted so far."""
 
@@ -87,7 +80,7 @@ class Planner:
         folding: Callable[[], Folding],
     ) -> None:
         self.seen = Seen()
-        self.refused: list[Refusal] = []
+        self.refused = Failures()
         self.extras: list[Doomed] = []
         self._target = target
         self._index = index
@@ -141,7 +134,7 @@ class Planner:
     def _refuse(self, path: str, entry: Entry, why: str) -> None:
         self.seen.files += 1
         self.seen.size_bytes += entry.size or 0
-        self.refused.append(Refusal(path, entry, why))
+        self.refused.add(path, entry, why)
 
     # Names that are a file and a folder, or twice there: known when the next paths are.
 

@@ -12,7 +12,7 @@ from s3mount.checkout.placing import open_file
 from s3mount.checkout.planning import Kind, Step
 from s3mount.checkout.removing import Remover
 from s3mount.checkout.selection import Selection
-from s3mount.checkout.summary import Failure, Summary
+from s3mount.checkout.summary import Failures, Summary
 from s3mount.checkout.target import Target
 from s3mount.errors import LocalDiskError
 
@@ -26,11 +26,13 @@ class Rehearsal:
         index: DigestIndex | None,
         selection: Selection,
         summary: Summary,
+        failures: Failures,
         tell: Callable[[str, str, int], None],
     ) -> None:
         self._folders = Folders(target.root) if target.root is not None else None
         self._index = index
         self._summary = summary
+        self._failures = failures
         self._tell = tell
         self._remover = (
             Remover(self._folders, selection, is_rehearsal=True, tell=tell)
@@ -60,11 +62,8 @@ class Rehearsal:
                     summary.adjusted += step.kind is Kind.ADJUST
                     continue
             except (LocalDiskError, OSError) as error:
-                entry = step.entry
                 why = error.strerror if isinstance(error, OSError) else str(error)
-                summary.failures.append(
-                    Failure(step.path, entry.bucket, entry.key, entry.version_id, str(why))
-                )
+                self._failures.add(step.path, step.entry, str(why))
                 continue
             summary.downloaded += 1
             summary.downloaded_bytes += step.entry.size or 0

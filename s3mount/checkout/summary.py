@@ -7,7 +7,11 @@ from typing import Any
 
 import msgspec
 
+from s3mount.manifest.model import Entry
+
 FAILURES_SHOWN_MAX = 20
+FAILURES_KEPT_MAX = 10_000
+"""So many are told by name in the summary for programs; all are counted."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -18,6 +22,21 @@ class Failure(msgspec.Struct, frozen=True):
     key: str
     version_id: str | None
     reason: str
+
+
+class Failures:
+    """What failed: all counted, the first kept. To be added to by one thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.kept: list[Failure] = []
+
+    def add(self, path: str, entry: Entry | None, reason: str) -> None:
+        """Note one; ``entry`` is ``None`` for what the manifest does not have."""
+        self.count += 1
+        if len(self.kept) < FAILURES_KEPT_MAX:
+            about = (entry.bucket, entry.key, entry.version_id) if entry else ("", "", None)
+            self.kept.append(Failure(path, *about, reason))
 
 
 class Progress(msgspec.Struct):
@@ -50,6 +69,7 @@ class Summary(msgspec.Struct):
     left_out: int = 0
     unverified: int = 0
     leftovers: int = 0
+    failed: int = 0
     failures: list[Failure] = []
     stopped: str = ""
     seconds: float = 0.0
@@ -57,20 +77,24 @@ class Summary(msgspec.Struct):
     @property
     def is_complete(self) -> bool:
         """Is every file that was meant there?"""
-        return not self.failures and not self.stopped
+        return not self.failed and not self.stopped
+
+    def take(self, *found: Failures) -> None:
+        """Add what failed, in the order of paths."""
+        self.failed += sum(failures.count for failures in found)
+        kept = [failure for failures in found for failure in failures.kept]
+        self.failures = sorted(kept, key=lambda failure: failure.path)[:FAILURES_KEPT_MAX]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, for programs."""
         told: dict[str, Any] = msgspec.to_builtins(self)
-        told["failed"] = told.pop("failures")
         return told
 
     def failure_lines(self) -> list[str]:
         """The first failures, a line each, and how many more there are for each reason."""
-        lines = [f"{failure.path}: {failure.reason}" for failure in self.failures]
-        if len(lines) <= FAILURES_SHOWN_MAX:
-            return lines
-        rest = Counter(failure.reason for failure in self.failures[FAILURES_SHOWN_MAX:])
-        more = [f"{count:,} more: {reason}" for reason, count in rest.most_common(5)]
-        others = len(lines) - FAILURES_SHOWN_MAX - sum(c for _, c in rest.most_common(5))
-        return [*lines[:FAILURES_SHOWN_MAX], *more, *([f"{others:,} more"] if others else [])]
+        shown = self.failures[:FAILURES_SHOWN_MAX]
+        lines = [f"{failure.path}: {failure.reason}" for failure in shown]
+        rest = Counter(failure.reason for failure in self.failures[len(shown) :]).most_common(5)
+        others = self.failed - len(shown) - sum(count for _, count in rest)
+        more = [f"{count:,} more: {reason}" for reason, count in rest]
+        return [*lines, *more, *([f"{others:,} more"] if others else [])]

@@ -19,7 +19,7 @@ from s3mount.checkout.paths import permissions
 from s3mount.checkout.placing import Placer, open_file
 from s3mount.checkout.planning import Kind, Step, wants_adjusting
 from s3mount.checkout.removing import Remover
-from s3mount.checkout.summary import Failure, Progress, Summary
+from s3mount.checkout.summary import Failures, Progress, Summary
 from s3mount.errors import (
     DiskFullError,
     EngineError,
@@ -99,6 +99,7 @@ class Work:
         open_store: OpenStore,
         stored_in: StoredIn,
         summary: Summary,
+        failures: Failures,
         watch: Callable[[Progress], None],
     ) -> None:
         self._steps = steps
@@ -115,6 +116,7 @@ class Work:
         self._fetcher = Fetcher(placer, stored_in, self._count_bytes)
         self._hashing = trio.CapacityLimiter(os.cpu_count() or 1)
         self._summary = summary
+        self._failures = failures
         self._fruitless = 0
         self._failure: S3MountError | None = None
         self._stores: Stores
@@ -205,10 +207,7 @@ class Work:
             self._fruitless += 1
             if self._fruitless >= FRUITLESS_MAX:
                 raise error
-        entry = step.entry
-        self._summary.failures.append(
-            Failure(step.path, entry.bucket, entry.key, entry.version_id, reason(error))
-        )
+        self._failures.add(step.path, step.entry, reason(error))
 
     def _clear(self, step: Step) -> None:
         assert step.obstacle is not None

@@ -136,6 +136,6 @@ def _in_words(summary: Summary) -> str:
         parts.append(f"{summary.deleted:,} {would}deleted")
     if summary.left_out:
         parts.append(f"{summary.left_out:,} left out")
-    if summary.failures:
-        parts.append(f"{len(summary.failures):,} failed")
+    if summary.failed:
+        parts.append(f"{summary.failed:,} failed")
     return f"{', '.join(parts)}; {summary.seconds:.1f} s"

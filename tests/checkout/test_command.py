@@ -128,7 +128,7 @@ def test_missing_and_deleted_versions_fail_alone(checkout: Checkout) -> None:
     )
     checkout.write_manifest([kept, removed, hidden])
     told = checkout.summary(status=1)
-    assert [failure["key"] for failure in told["failed"]] == ["removed"]
+    assert [failure["key"] for failure in told["failures"]] == ["removed"]
     assert checkout.files() == {"kept": b"1", "behind-a-marker": b"3"}
     done = checkout.run()
     assert done.returncode == 1
@@ -229,7 +229,7 @@ def test_encrypted_with_a_key_of_ones_own_is_refused_and_other_opaque_etags_are_
     plain = msgspec.structs.replace(checkout.put("plain", b"y" * 100), etag="")
     checkout.write_manifest([secret, plain])
     told = checkout.summary(status=1)
-    assert [failure["key"] for failure in told["failed"]] == ["secret"]
+    assert [failure["key"] for failure in told["failures"]] == ["secret"]
     os.utime(checkout.folder / "plain")
     checkout.write_manifest([plain])
     told = checkout.summary()
@@ -328,8 +328,8 @@ def test_a_full_disk(checkout: Checkout) -> None:
 def test_a_bucket_that_is_not_there(checkout: Checkout) -> None:
     checkout.write_manifest([Entry("no-such-bucket-anywhere", "k", "v", 1)])
     told = checkout.summary(status=1)
-    assert len(told["failed"]) == 1
-    assert "no-such-bucket-anywhere" in json.dumps(told["failed"])
+    assert len(told["failures"]) == 1
+    assert "no-such-bucket-anywhere" in json.dumps(told["failures"])
 
 
 def test_nobody_listens(checkout: Checkout) -> None:

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from s3mount.checkout import fetching, ordering
+from s3mount.checkout import summary as summary_module
 from s3mount.checkout.paths import HIDDEN
 from s3mount.errors import (
     AccessDeniedError,
@@ -536,3 +537,17 @@ def test_long_manifests_are_sorted_on_disk(world: World, monkeypatch: pytest.Mon
     assert [failure.path for failure in summary.failures] == [twice, twice]
     assert (summary.files, summary.downloaded) == (41, 39)
     assert world.check_out(wanted).right == 39
+
+
+def test_failures_are_bounded_and_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary_module, "FAILURES_KEPT_MAX", 30)
+    there = world.put("there", b"1")
+    wanted = [msgspec.structs.replace(there, key=f"gone{n:03}") for n in range(100)]
+    wanted += [msgspec.structs.replace(there, key=f"../{n:03}") for n in range(50)]
+    summary = world.check_out([there, *wanted])
+    assert (summary.failed, len(summary.failures), summary.downloaded) == (150, 30, 1)
+    lines = summary.failure_lines()
+    assert len(lines) == 22
+    assert lines[0].startswith("../000: ")
+    assert lines[-2].startswith("10 more: '..'")
+    assert lines[-1] == "120 more"
