@@ -128,7 +128,10 @@ class Reader:
             return checksum.matches
         if self._traits.etag_is_md5 is False or not etag_is_md5(info.etag, answer.headers):
             return True
-        return hashlib.md5(answer.body, usedforsecurity=False).hexdigest() == info.etag
+        is_md5 = hashlib.md5(answer.body, usedforsecurity=False).hexdigest() == info.etag
+        if is_md5 and answer.body:
+            self._traits.etag_is_md5 = True
+        return is_md5
 
     async def fetch(
         self,

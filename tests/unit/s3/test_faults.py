@@ -1,6 +1,6 @@
 """The data plane against a server that hangs, resets, truncates, trickles and refuses.
 
-Time runs 20 times as fast, so that deadlines of seconds pass in fractions; sockets are real.
+Waits are 20 times as fast, so that deadlines of seconds pass in fractions; sockets are real.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from s3mount.errors import (
     AccessDeniedError,
@@ -28,6 +27,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders
 from s3mount.s3.client import S3Store
+from tests.idle_clock import IdleClock
 from tests.unit.s3.fault_server import (
     Behaviour,
     Exchange,
@@ -70,7 +70,8 @@ def run(
                 await body(server, store)
                 assert (await store.statistics())["requests_running"] == 0
 
-    trio.run(main, clock=trio.testing.MockClock(rate=RATE))
+    clock = IdleClock(rate=RATE)
+    trio.run(main, clock=clock, instruments=[clock])
 
 
 def test_a_hung_request_ends_at_its_deadline_and_is_repeated() -> None:
