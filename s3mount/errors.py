@@ -67,10 +67,10 @@ class StoreError(S3MountError):
         self.code = code
         self.request_id = request_id
 
-    def describe(self) -> str:
-        """The error with its key, code and request id, for logs."""
+    def describe(self, *, of: str = "") -> str:
+        """The error with its key, unless that is ``of``, code and request id, for logs."""
         parts = [str(self)]
-        if self.key:
+        if self.key and self.key != of:
             parts.append(f"key={self.key!r}")
         if self.code or self.status:
             parts.append(f"s3={self.status} {self.code}".rstrip())

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+TOP_MARKER = ".s3mount/"
+"""The key, below a mount's prefix, that keeps the attributes of its top folder."""
+FULL_SHARE = 0.9
+FREE_BYTES_LOW = 64 << 20
 
 
-Phase: TypeAlias = Literal["serving", "draining", "dead", "silent", "unknown", "ended", "lost"]
+Phase: TypeAlias = Literal[
+    "serving", "ending", "draining", "dead", "silent", "unknown", "ended", "lost"
+]
 
 
 class PendingChange(msgspec.Struct, frozen=True):
@@ -79,7 +86,8 @@ class Missing(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One mount at one moment.
 
-    ``phase``: ``serving``; ``draining`` after its mount ended, sending what is left; ``dead`` when
+    ``phase``: ``serving``; ``ending`` when it was told to end, and sends what is left before its mount
+    ends; ``draining`` after its mount ended, sending what is left; ``dead`` when
     the process is gone and the mount point was left behind; ``silent`` when it does not answer;
     ``unknown`` when the mount answers, but where its process listens is not known. Without any
     mount: ``ended`` in good order with changes kept for the next mount, or ``lost``, when the process
@@ -160,8 +168,14 @@ def to_text(snapshot: Snapshot) -> str:
     if snapshot.uploads.get("saved_bytes"):
         saved = size_text(snapshot.uploads["saved_bytes"])
         lines.append(f"  {saved} were not sent, as S3 had them already")
+    lines.extend(_room(snapshot.spool))
     lines.extend(_trouble(snapshot))
-    lines.extend(map(_conflict, snapshot.conflicts))
+    waiting = {change.key for change in snapshot.pending.list if change.conflict}
+    lines.extend(
+        _conflict(conflict)
+        for conflict in snapshot.conflicts
+        if conflict.outcome != "held" or conflict.key in waiting
+    )
     lines.extend(map(_damaged, snapshot.damaged))
     if snapshot.store_honours:
         lines.append(f"  {describe_honours(snapshot.store_honours)}")
@@ -179,7 +193,7 @@ def _trouble(snapshot: Snapshot) -> list[str]:
     for change in snapshot.troubled:
         state = "conflict" if change.conflict else change.state
         tries = "1 try" if change.attempts == 1 else f"{change.attempts} tries"
-        lines.append(f"  {state} after {tries}: {change.key}: {change.error}")
+        lines.append(f"  {state} after {tries}: {_shown(change.key)}: {change.error}")
     if any(change.conflict for change in snapshot.troubled):
         lines.append("  to decide a conflict: s3mount retry [--overwrite], or discard")
     elif any(change.state == "parked" for change in snapshot.troubled):
@@ -211,12 +225,38 @@ def describe_past(past: dict[str, Any]) -> str:
     return f"{text}; {unshown} keys have no place in the tree" if unshown else text
 
 
+def _shown(key: str) -> str:
+    """A key as people know it."""
+    name = key.removesuffix(TOP_MARKER)
+    is_top = name != key and (not name or name.endswith("/"))
+    return "the top folder's attributes" if is_top else key
+
+
+def _room(spool: dict[str, Any]) -> list[str]:
+    """Warnings where writers are, or soon will be, told that there is no space."""
+    lines = []
+    used, most = spool.get("used_bytes", 0), spool.get("max_bytes", 0)
+    if most and used > FULL_SHARE * most:
+        lines.append(
+            f"  the spool holds {size_text(used)} of {size_text(most)} (--spool-size): writers wait "
+            "for uploads to make room"
+        )
+    free = spool.get("disk_free_bytes")
+    if free is not None and free < FREE_BYTES_LOW:
+        lines.append(
+            f"  the disk of the state folder has {size_text(free)} left: writers are told so, until "
+            "uploads make room"
+        )
+    return lines
+
+
 def _conflict(conflict: Conflict) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(conflict.at_ns / 1e9))
+    at = _local_time(conflict.at_ns)
     became = {
         "kept-both": f"theirs has the name, yours is {conflict.kept_as}",
         "overwritten": "yours replaced theirs",
         "held": "yours waits for you to decide",
+        "not-deleted": "theirs stays, though you removed it",
     }
     outcome = became.get(conflict.outcome, conflict.outcome)
     return f"  conflict at {at}: {conflict.key}: {outcome}"
@@ -235,6 +275,7 @@ HONOURS = {
     "complete_condition": "conditions on CompleteMultipartUpload",
     "copy_condition": "conditions on COPY",
     "copy_source_condition": "conditions on a COPY's source",
+    "delete_condition": "If-Match on DELETE",
 }
 
 
@@ -245,6 +286,10 @@ def describe_honours(honours: dict[str, Any]) -> str:
         names = [name for field, name in HONOURS.items() if honours.get(field) is value]
         if names:
             said.append(f"{what} {', '.join(names)}")
+    if any(honours.get(field) is False for field in HONOURS):
+        said.append("where it does not, a look just before each write stands for it")
+    if honours.get("etag_is_md5") is False:
+        said.append("gives ETags that are no MD5s")
     if honours.get("checksum"):
         said.append(f"verifies {honours['checksum']}")
     if honours.get("reason"):
@@ -254,12 +299,17 @@ def describe_honours(honours: dict[str, Any]) -> str:
 
 def file_to_text(described: dict[str, Any]) -> str:
     """One file's description, a line for each thing known, without the last newline."""
-    width = max((len(name) for name in described), default=0)
-    return "\n".join(
-        f"{name.replace('_', ' '):{width}}  {value}"
-        for name, value in described.items()
-        if value is not None
-    )
+    shown = {name: value for name, value in described.items() if value is not None}
+    if "mode" in shown:
+        shown["mode"] = stat.filemode(int(shown["mode"], 8))
+    if "mtime_ns" in shown:
+        shown["mtime"] = _local_time(shown.pop("mtime_ns"))
+    width = max(map(len, shown), default=0)
+    return "\n".join(f"{name.replace('_', ' '):{width}}  {value}" for name, value in shown.items())
+
+
+def _local_time(at_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ns / 1e9))
 
 
 def describe_pending(snapshot: Snapshot) -> str:
@@ -293,7 +343,7 @@ def _what(snapshot: Snapshot) -> str:
         parts.append(f"at {snapshot.endpoint_url}")
     if snapshot.read_only:
         parts.append("read-only")
-    if snapshot.phase in ("draining", "dead", "silent", "unknown"):
+    if snapshot.phase in ("ending", "draining", "dead", "silent", "unknown"):
         parts.append(snapshot.phase)
     if snapshot.pid is not None:
         parts.append(f"pid {snapshot.pid}")

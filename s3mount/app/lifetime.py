@@ -159,7 +159,7 @@ class Lifetime:
         found = status.Snapshot(
             mountpoint=record.mountpoint,
             source=record.source,
-            phase=self._phase,
+            phase="ending" if self._signals and self._phase == "serving" else self._phase,
             pid=record.pid,
             version=record.version,
             mounted_at_ns=self._mounted_at_ns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections import deque
@@ -119,7 +120,10 @@ def _describe_connect(error: OSError, host: str, port: int) -> str:
     last = causes[-1]
     if isinstance(last, BaseExceptionGroup):
         last = last.exceptions[0]
-    reason = getattr(last, "strerror", None) or str(last) or str(error)
+    reason = str(last) or str(error)
+    if isinstance(last, OSError) and last.errno and last.errno > 0:
+        # Without the address once more, which trio puts in front of it.
+        reason = os.strerror(last.errno)
     return f"cannot connect to {host}:{port}: {reason}"
 
 

@@ -86,7 +86,9 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     def note_failure(self, error: S3MountError) -> None:
         """A try failed, in a way that people should hear of."""
         self.attempts += 1
-        self.error = error.describe() if isinstance(error, StoreError) else str(error)
+        self.error = str(error)
+        if isinstance(error, StoreError):
+            self.error = error.describe(of=self.key)
         self.error_kind = type(error).__name__
 
     def forget_failures(self) -> None:

@@ -245,6 +245,7 @@ class Filesystem:
             "spool": {
                 "used_bytes": self.state.spool.used_bytes,
                 "max_bytes": self.state.spool.size_bytes_max,
+                "disk_free_bytes": _free_bytes(self.config.state_dir),
             },
             "uploads": dict(self.uploader.counters),
             "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
@@ -275,6 +276,14 @@ class Filesystem:
             "mtime_ns": node.attributes.mtime_ns,
             "attempts": change.attempts if change is not None else 0,
         }
+
+
+def _free_bytes(folder: str) -> int | None:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 def _describe_change(change: Change) -> dict[str, Any]:

@@ -64,6 +64,9 @@ def test_conflicts_damage_and_what_the_store_honours() -> None:
             conflicts=(
                 Conflict(0, "b", "kept-both", "b.conflict-h-1"),
                 Conflict(0, "c", "overwritten"),
+                Conflict(0, "a", "held"),
+                Conflict(0, "decided since", "held"),
+                Conflict(0, "d", "not-deleted"),
             ),
             damaged=(Damaged("/s/damaged/1", 0, "the journal is gone", kept_blobs=({}, {})),),
             store_honours={"if_match": True, "if_absent": False, "checksum": "crc64nvme"},
@@ -76,12 +79,50 @@ def test_conflicts_damage_and_what_the_store_honours() -> None:
         "  damaged: the journal is gone; set aside in /s/damaged/1, with 2 files that nobody claims",
         (
             "  S3 honours If-Match on PUT; does not honour If-None-Match on PUT; was not tried for "
-            "conditions on CompleteMultipartUpload, conditions on COPY, conditions on a COPY's source; "
+            "conditions on CompleteMultipartUpload, conditions on COPY, conditions on a COPY's source, "
+            "If-Match on DELETE; where it does not, a look just before each write stands for it; "
             "verifies crc64nvme"
         ),
     ]
     assert ": b: theirs has the name, yours is b.conflict-h-1" in text
     assert ": c: yours replaced theirs" in text
+    assert ": a: yours waits for you to decide" in text
+    assert ": d: theirs stays, though you removed it" in text
+    assert "decided since" not in text
+
+
+def test_little_room_is_told() -> None:
+    text = status.to_text(
+        snapshot(spool={"used_bytes": 95, "max_bytes": 100, "disk_free_bytes": 1 << 20})
+    )
+    assert "the spool holds 95 B of 100 B (--spool-size)" in text
+    assert "the disk of the state folder has 1.0 MiB left" in text
+    roomy = {"used_bytes": 50, "max_bytes": 100, "disk_free_bytes": 1 << 30}
+    assert len(status.to_text(snapshot(spool=roomy)).splitlines()) == 2
+
+
+def test_one_file_in_words() -> None:
+    text = status.file_to_text({"key": "a", "etag": None, "mode": "0o100644", "mtime_ns": 0})
+    told = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert told["key"] == "a"
+    assert told["mode"] == "-rw-r--r--"
+    assert told["mtime"].startswith(("1970-01-01 ", "1969-12-31 "))
+    assert "etag" not in told
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (".s3mount/", "the top folder's attributes"),
+        ("prefix/.s3mount/", "the top folder's attributes"),
+        ("my.s3mount/", "my.s3mount/"),
+        ("file", "file"),
+    ],
+)
+def test_keys_as_people_know_them(key: str, shown: str) -> None:
+    change = PendingChange(key, "put", "parked", 0, 1, "refused")
+    text = status.to_text(snapshot(pending=Pending(1, 0, {"parked": 1}, (change,))))
+    assert f"parked after 1 try: {shown}: refused" in text
 
 
 @pytest.mark.parametrize(
@@ -91,6 +132,7 @@ def test_conflicts_damage_and_what_the_store_honours() -> None:
         ("silent", "does not answer"),
         ("unknown", "cannot be asked"),
         ("draining", "everything is in S3"),
+        ("ending", "everything is in S3"),
     ],
 )
 def test_every_phase_has_its_words(phase: str, said: str) -> None:
