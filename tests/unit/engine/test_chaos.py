@@ -96,7 +96,7 @@ def test_whatever_happens_when(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
                 async def kill_now_and_then() -> None:
                     with killing:
                         while True:
-                            await trio.sleep(rng.uniform(0.01, 0.08))
+                            await trio.sleep(rng.uniform(0.005, 0.03))
                             # One that comes to nothing again and again is another test's.
                             if client._lives._deaths < lives.DEATHS_MAX - 2:
                                 children[-1].kill()

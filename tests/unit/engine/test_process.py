@@ -88,7 +88,7 @@ def test_killing_the_engine_under_load_costs_the_callers_a_delay_only(tmp_path: 
                         nursery.start_soon(write_and_read, client, number)
                     # The first kill loses answers of puts: that is what the test is about.
                     any_of = ("put", "get", "fetch")
-                    for goal, lost in ((100, ("put",)), (700, any_of), (1300, any_of)):
+                    for goal, lost in ((100, ("put",)), (400, any_of), (800, any_of)):
                         while answered < goal or not any(map(network.unanswered.get, lost)):  # noqa: ASYNC110 - the calls are the clock
                             await trio.sleep(0.001)
                         engine.kill_newest(signal.SIGKILL)
