@@ -20,6 +20,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from s3mount.config import MountConfig
 from s3mount.errors import S3MountError, StoreError
+from s3mount.tree.block import Block
 from s3mount.tree.names import name_of
 from s3mount.tree.nodes import Node
 from s3mount.vfs.errnos import errno_of
@@ -85,6 +86,8 @@ class Operations(pyfuse3.Operations):
         self._nodes = filesystem.state.nodes
         self._directories: dict[int, OpenDirectory] = {}
         self._next_directory = 1
+        self._file_mode = stat.S_IFREG | config.file_mode
+        self._directory_mode = stat.S_IFDIR | config.dir_mode
         self.enable_writeback_cache = not config.read_only
         self.on_init: Callable[[], None] = lambda: None
 
@@ -122,6 +125,27 @@ class Operations(pyfuse3.Operations):
         entry.st_ctime_ns = attributes.ctime_ns
         return entry
 
+    def _listed_entry(self, block: Block, index: int, valid_s: float) -> EntryAttributes:
+        """The same for an entry that only a listing told of."""
+        is_directory = block.is_directory(index)
+        entry = EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(block.base + index)
+        entry.generation = 0
+        entry.entry_timeout = valid_s
+        entry.attr_timeout = valid_s
+        mode = self._directory_mode if is_directory else self._file_mode
+        entry.st_mode = pyfuse3.ModeT(mode)
+        entry.st_nlink = 1
+        entry.st_uid = self._config.uid
+        entry.st_gid = self._config.gid
+        size = block.sizes[index]
+        entry.st_size = size
+        entry.st_blksize = PREFERRED_IO_BYTES
+        entry.st_blocks = -(-size // BLOCK_BYTES)
+        time_ns = self._fs.state.mounted_ns if is_directory else block.last_modified_ns[index]
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = time_ns
+        return entry
+
     def _valid_s(self, node: Node) -> float:
         """How long the kernel may believe it: until the listing it came from is too old."""
         if node.parent is None:
@@ -149,11 +173,23 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: pyfuse3.InodeT, name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self._node(parent_inode)
-        node = await self._fs.directories.lookup(parent, name_of(name))
+        directories = self._fs.directories
+        text = name_of(name)
+        await directories.look(parent, text)
+        assert parent.directory is not None
+        children = parent.directory.children
+        if directories.is_shown(parent, text):
+            found = children.listed(text) if text not in children.nodes else None
+            if found is not None and directories.is_enough(found):
+                found[0].hold(found[1])
+                return self._listed_entry(*found, max(0.0, directories.fresh_for_s(parent)))
+            node = children.get(text)
+        else:
+            node = None
         if node is None:
             entry = EntryAttributes()
             entry.st_ino = pyfuse3.InodeT(0)
-            entry.entry_timeout = max(0.0, self._fs.directories.fresh_for_s(parent))
+            entry.entry_timeout = max(0.0, directories.fresh_for_s(parent))
             return entry
         return await self._looked_up(node)
 
@@ -163,6 +199,10 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def getattr(self, inode: pyfuse3.InodeT, ctx: RequestContext) -> EntryAttributes:
+        found = self._nodes.peek(inode)
+        if found is not None and self._fs.directories.is_enough(found):
+            valid_s = self._fs.directories.fresh_for_s(found[0].directory)
+            return self._listed_entry(*found, max(0.0, valid_s))
         node = self._node(inode)
         await self._fs.directories.know_attributes_of(node)
         self._fs.contents.fold(node)
@@ -387,12 +427,20 @@ class Operations(pyfuse3.Operations):
         valid_s = max(0.0, self._fs.directories.fresh_for_s(node))
         names = opened.names
         for number in range(start_id, len(names)):
-            child = children.get(names[number])
+            name = names[number]
+            found = children.listed(name) if name not in children.nodes else None
+            if found is not None:
+                entry = self._listed_entry(*found, valid_s)
+                if not pyfuse3.readdir_reply(token, name.encode(), entry, number + 1):
+                    return
+                found[0].hold(found[1])
+                continue
+            child = children.get(name)
             if child is None:
                 continue
             self._fs.contents.fold(child)
             entry = self._entry(child, valid_s)
-            if not pyfuse3.readdir_reply(token, names[number].encode(), entry, number + 1):
+            if not pyfuse3.readdir_reply(token, name.encode(), entry, number + 1):
                 return
             child.lookups += 1
 

@@ -12,6 +12,7 @@ import logging
 import trio
 
 from s3mount.errors import NetworkError, S3MountError
+from s3mount.tree.block import Block
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
 from s3mount.tree.nodes import Node
@@ -112,6 +113,8 @@ class Directories:
             # It may have come and gone without a node: only a listing from now on tells.
             return
         self._merger.merge(directory, key, listing, watch.keys)
+        self._state.nodes.use(directory)
+        self._state.nodes.trim()
         known.listed_at = started
         known.listing_s = (
             trio.current_time() - started if ahead is None else ahead.origin.took_s * ahead.share
@@ -121,19 +124,40 @@ class Directories:
 
     async def lookup(self, directory: Node, name: str) -> Node | None:
         """The entry ``name``, or ``None``. Raises OSError (ENOTDIR, ENAMETOOLONG), StoreError."""
+        await self.look(directory, name)
+        assert directory.directory is not None
+        return directory.directory.children.get(name) if self.is_shown(directory, name) else None
+
+    def is_shown(self, directory: Node, name: str) -> bool:
+        """May there be an entry ``name`` in ``directory``?"""
+        return is_name(name) and not self._state.is_hidden(directory, name)
+
+    def is_enough(self, found: tuple[Block, int]) -> bool:
+        """Does what a listing told of an entry that has no node say all of it?"""
+        block, index = found
+        if block.is_directory(index):
+            return False
+        policy = self._state.config.attributes
+        known = block.directory.directory
+        return policy == "never" or (
+            policy == "auto" and known is not None and known.stores_attributes is False
+        )
+
+    async def look(self, directory: Node, name: str) -> None:
+        """Make what is known of the entry ``name`` fresh. Raises OSError (ENOTDIR, ENAMETOOLONG), StoreError."""
         known = directory.directory
         if known is None:
             raise OSError(errno.ENOTDIR, "not a directory")
         if len(name.encode()) > NAME_BYTES_MAX:
             raise OSError(errno.ENAMETOOLONG, "name is longer than 255 bytes")
-        if not is_name(name) or self._state.is_hidden(directory, name):
-            return None
+        if not self.is_shown(directory, name):
+            return
+        self._state.nodes.use(directory)
         left_s = self.fresh_for_s(directory)
         if left_s < 0:
             await self._refresh_or_ask(directory, name)
         elif left_s < REFRESH_AHEAD * known.listing_s:
             self._refresh_ahead(directory)
-        return known.children.get(name)
 
     def _refresh_ahead(self, directory: Node) -> None:
         """List a directory in use again before its entries are too old, so that no lookup waits for it."""
@@ -252,6 +276,6 @@ class Directories:
             await self.refresh(directory)
         except S3MountError as error:
             self._believe_on(directory, error)
-        children = directory.directory.children
-        await self.attributes.know_attributes(list(children.values()))
-        return sorted(children)
+        self._state.nodes.use(directory)
+        await self.attributes.know_all(directory)
+        return sorted(directory.directory.children)

@@ -79,7 +79,12 @@ class Filesystem:
             known=KnownContent(spool, reader, index, part_bytes=config.part_bytes),
             mounted_ns=mounted_ns,
         )
-        state.nodes = Nodes(config.prefix, state.file_attributes(mounted_ns, stat.S_IFDIR))
+        state.nodes = Nodes(
+            config.prefix, state.file_attributes(mounted_ns, stat.S_IFDIR), state.file_attributes
+        )
+        state.nodes.is_needed = lambda node: (
+            state.change_of(node) is not None or state.is_written(node)
+        )
         self.state = state
         self.config = config
         self.directories = Directories(state)

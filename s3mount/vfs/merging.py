@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import stat
 from collections.abc import Iterable
+from operator import itemgetter
 
 from s3mount.refs import Key, ObjectInfo
 from s3mount.spool.changes import Change
+from s3mount.tree.block import GONE, UNPACKED, Block
 from s3mount.tree.listing import Listing
 from s3mount.tree.nodes import Node
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
@@ -30,12 +32,73 @@ class Merger:
         """
         known = directory.directory
         assert known is not None
+        children = known.children
+        packed = {name: (block, index) for name, block, index in children.all_listed()}
         seen: set[str] = set()
-        for name, info in listing.files.items():
-            if info.key in self._state.spool.changes or info.key in finished:
+        new = self._merge_files(directory, listing, finished, packed, seen)
+        new += self._merge_directories(directory, prefix, listing, finished, packed, seen)
+        seen |= self.show_pending(directory, prefix)
+        for name, (block, index) in packed.items():
+            if name in seen or block.flags[index] & (GONE | UNPACKED):
                 continue
-            self.show_file(directory, name, info)
+            if not self._is_key_kept(prefix, name, block.is_directory(index), finished):
+                self._state.nodes.lose(block, index)
+        for name, node in list(children.nodes.items()):
+            if name not in seen and not self.is_kept(node, prefix, name, finished):
+                self._state.nodes.replace(node)
+        new = [entry for entry in new if entry[0] not in children.nodes]
+        new.sort(key=itemgetter(0))
+        self._state.nodes.add_listed(directory, new)
+        self._state.nodes.tidy(directory)
+        known.unshown = len(listing.ignored)
+        self._report_ignored(listing.ignored)
+
+    def _merge_files(
+        self,
+        directory: Node,
+        listing: Listing,
+        finished: set[Key],
+        packed: dict[str, tuple[Block, int]],
+        seen: set[str],
+    ) -> list[tuple[str, ObjectInfo | None]]:
+        """Bring what is there of the listed files up to date; those that are new, by name."""
+        assert directory.directory is not None
+        nodes = directory.directory.children.nodes
+        changes = self._state.spool.changes
+        new: list[tuple[str, ObjectInfo | None]] = []
+        for name, info in listing.files.items():
+            if info.key in changes or info.key in finished:
+                continue
             seen.add(name)
+            there = packed.get(name)
+            if there is None and name not in nodes:
+                new.append((name, info))
+                continue
+            if there is not None:
+                block, index = there
+                if not block.is_same(index, info):
+                    self._state.nodes.lose(block, index)
+                    new.append((name, info))
+                    continue
+                if block.storage_class(index) == info.storage_class:
+                    block.last_modified_ns[index] = info.last_modified_ns
+                    continue
+            self.show_file(directory, name, info)
+        return new
+
+    def _merge_directories(
+        self,
+        directory: Node,
+        prefix: Key,
+        listing: Listing,
+        finished: set[Key],
+        packed: dict[str, tuple[Block, int]],
+        seen: set[str],
+    ) -> list[tuple[str, ObjectInfo | None]]:
+        """The same for directories."""
+        assert directory.directory is not None
+        nodes = directory.directory.children.nodes
+        new: list[tuple[str, ObjectInfo | None]] = []
         for name in sorted(listing.directories):
             key = f"{prefix}{name}/"
             change = self._state.spool.changes.get(key)
@@ -43,19 +106,20 @@ class Merger:
                 continue
             if change is not None and change.op == "delete":
                 continue
-            node = known.children.get(name)
+            seen.add(name)
+            there = packed.get(name)
+            if there is not None:
+                if there[0].is_directory(there[1]):
+                    continue
+                self._state.nodes.lose(*there)
+            node = nodes.get(name)
             if (node is None or not node.is_directory) and change is not None:
                 self._add_pending(directory, name, change)
-            else:
+            elif node is not None:
                 self.show_directory(directory, name)
-            seen.add(name)
-        seen |= self.show_pending(directory, prefix)
-        for name, node in list(known.children.items()):
-            if name in seen or self.is_kept(node, prefix, name, finished):
-                continue
-            self._state.nodes.replace(node)
-        known.unshown = len(listing.ignored)
-        self._report_ignored(listing.ignored)
+            else:
+                new.append((name, None))
+        return new
 
     def show_file(self, directory: Node, name: str, info: ObjectInfo) -> None:
         """Let ``name`` be what S3 has there: the node that it has if the content is the same, else a new one."""
@@ -138,8 +202,13 @@ class Merger:
 
     def is_kept(self, node: Node, prefix: Key, name: str, finished: set[Key]) -> bool:
         """Does an entry stay though S3 does not list it?"""
-        if not node.is_directory:
-            return f"{prefix}{name}" in finished or self._state.is_written(node)
+        if not node.is_directory and self._state.is_written(node):
+            return True
+        return self._is_key_kept(prefix, name, node.is_directory, finished)
+
+    def _is_key_kept(self, prefix: Key, name: str, is_directory: bool, finished: set[Key]) -> bool:
+        if not is_directory:
+            return f"{prefix}{name}" in finished
         key = f"{prefix}{name}/"
         return self._state.spool.implies(key) or any(each.startswith(key) for each in finished)
 

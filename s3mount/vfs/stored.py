@@ -99,7 +99,18 @@ class StoredAttributes:
         if parent.headed_one_by_one <= HEADED_ONE_BY_ONE_MAX:
             await self.know_attributes([node])
         else:
-            await self.know_attributes(list(parent.children.values()))
+            await self.know_all(node.parent)
+
+    async def know_all(self, directory: Node) -> None:
+        """Learn what is stored with every entry of ``directory``. Raises StoreError."""
+        known = directory.directory
+        assert known is not None
+        policy = self._state.config.attributes
+        if policy == "never" or (policy == "auto" and known.stores_attributes is False):
+            # What has no node yet has nothing stored; to look at all of them would give them one.
+            await self.know_attributes(list(known.children.nodes.values()))
+        else:
+            await self.know_attributes(list(known.children.values()))
 
     async def know_attributes(self, nodes: list[Node]) -> None:
         """Learn what is stored with each of ``nodes``, by memory or by HEADs in parallel. Raises StoreError."""

@@ -408,8 +408,7 @@ class TreeWalks:
 def directories_of(directory: Node) -> list[str]:
     """The names of a directory's subdirectories, each with its ``/``, in the order of their keys."""
     assert directory.directory is not None
-    children = directory.directory.children
-    return sorted(f"{name}/" for name, node in children.items() if node.is_directory)
+    return sorted(f"{name}/" for name in directory.directory.children.directories())
 
 
 def _fits(base: Key, names: list[str]) -> bool:
