@@ -55,7 +55,20 @@ ENGINE_METRICS = (
 )
 """What the engine's client adds to it."""
 
-METRICS: tuple[Metric, ...] = S3_METRICS + ENGINE_METRICS
+LISTING_METRICS = (
+    Metric("inode_bytes", "gauge", "B", "memory that inodes and listings take, about"),
+    Metric("inode_bytes_each", "gauge", "B", "the same for each inode"),
+    Metric("inode_bytes_max", "gauge", "B", "above this, what was not used for longest is dropped"),
+    Metric("inodes_unpacked", "gauge", "1", "inodes that were more than listed"),
+    Metric("inodes_dropped", "counter", "1", "inodes that were dropped to make room"),
+    Metric("ahead_walks", "counter", "1", "walks of a tree that were recognised"),
+    Metric("ahead_pages", "counter", "1", "flat pages that were listed ahead of them"),
+    Metric("ahead_used", "counter", "1", "directories listed ahead and then asked for"),
+    Metric("ahead_unused", "counter", "1", "directories listed ahead in vain"),
+)
+"""What ``status`` tells under ``listings``."""
+
+METRICS: tuple[Metric, ...] = S3_METRICS + ENGINE_METRICS + LISTING_METRICS
 
 
 def find(name: str) -> Metric:

@@ -117,6 +117,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     pending: Pending = Pending()
     inodes: int = 0
     open_files: int = 0
+    listings: dict[str, float] = {}
     ignored_keys: Any = None
     spool: dict[str, Any] = {}
     uploads: dict[str, Any] = {}

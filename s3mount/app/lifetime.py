@@ -59,6 +59,10 @@ class Served(Protocol):
         """Try refused changes again now; their keys. Raises S3MountError."""
         ...
 
+    async def refresh(self, paths: Sequence[str]) -> None:
+        """Forget what is known of them, so that the next look asks S3."""
+        ...
+
     def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
         ...
@@ -190,6 +194,11 @@ class Lifetime:
         """Try refused changes again now; their keys. Raises S3MountError."""
         assert self._parts is not None
         return self._parts.filesystem.retry(paths, overwrite=overwrite)
+
+    async def refresh(self, paths: Sequence[str]) -> None:
+        """Forget what is known of them, so that the next look asks S3."""
+        assert self._parts is not None
+        await self._parts.filesystem.refresh(paths)
 
     def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Give pending changes up, or only tell which; their keys. Raises S3MountError."""

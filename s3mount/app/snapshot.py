@@ -112,6 +112,10 @@ class SnapshotMount:
         """Nothing is ever refused."""
         return []
 
+    async def refresh(self, paths: Sequence[str]) -> None:
+        """What was cannot change: there is nothing to look at again."""
+        await trio.lowlevel.checkpoint()
+
     def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Raise MountError: there is nothing to give up."""
         raise MountError("nothing is pending in a snapshot")

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "s3mount.cli.status:status",
     "wait": "s3mount.cli.wait:wait",
     "retry": "s3mount.cli.retry:retry",
+    "refresh": "s3mount.cli.refresh:refresh",
     "discard": "s3mount.cli.discard:discard",
     "export": "s3mount.cli.export:export",
     "recover": "s3mount.cli.recover:recover",

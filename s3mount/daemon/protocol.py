@@ -50,6 +50,12 @@ class Discard(msgspec.Struct, frozen=True, tag="discard"):
     is_rehearsal: bool = False
 
 
+class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
+    """Forget what is known of ``paths`` (relative to the mount; all of it without) and below."""
+
+    paths: tuple[str, ...] = ()
+
+
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """As ``Wait`` for everything; then stays connected until the process has ended."""
 
@@ -58,7 +64,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """A process that only sends what is left after its mount has ended: keep the rest and exit now."""
 
 
-Request: TypeAlias = Status | StatusOf | Wait | Retry | Discard | Leave | Stop
+Request: TypeAlias = Status | StatusOf | Wait | Retry | Discard | Refresh | Leave | Stop
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

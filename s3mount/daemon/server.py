@@ -47,6 +47,10 @@ class Mounted(Protocol):
         """Try refused changes again now; their keys. Raises S3MountError."""
         ...
 
+    async def refresh(self, paths: Sequence[str]) -> None:
+        """Forget what is known of them, so that the next look asks S3."""
+        ...
+
     def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
         ...
@@ -163,6 +167,7 @@ class ControlServer:
         | protocol.StatusOf
         | protocol.Retry
         | protocol.Discard
+        | protocol.Refresh
         | protocol.Stop,
     ) -> dict[str, Any]:
         if isinstance(request, protocol.Retry):
@@ -170,6 +175,9 @@ class ControlServer:
         if isinstance(request, protocol.Discard):
             rehearsal = request.is_rehearsal
             return {"keys": self._mounted.discard(request.paths, is_rehearsal=rehearsal)}
+        if isinstance(request, protocol.Refresh):
+            await self._mounted.refresh(request.paths)
+            return {}
         if isinstance(request, protocol.StatusOf):
             return await self._mounted.snapshot_of(request.path)
         if isinstance(request, protocol.Stop):

@@ -6,6 +6,7 @@ whole mount; so every handler exists and every one is wrapped.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -63,6 +64,17 @@ def answered(
     return functools.update_wrapper(wrapped, handler)
 
 
+async def _forget_entry(parent: int, name: str) -> None:
+    """Make the kernel drop what it knows of a name, and of all below it."""
+
+    def forget() -> None:
+        # Whatever the kernel says: there was nothing to drop, or it is in use and will be asked for anew.
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name.encode()))
+
+    await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
+
+
 class OpenDirectory:
     """An opened directory: the names as they were when reading began."""
 
@@ -86,6 +98,7 @@ class Operations(pyfuse3.Operations):
         self._nodes = filesystem.state.nodes
         self._directories: dict[int, OpenDirectory] = {}
         self._next_directory = 1
+        filesystem.refreshing.forget_entry = _forget_entry
         self._file_mode = stat.S_IFREG | config.file_mode
         self._directory_mode = stat.S_IFDIR | config.dir_mode
         self.enable_writeback_cache = not config.read_only

@@ -46,6 +46,7 @@ class Directories:
         self._finished = FinishedKeys()
         self._merger = Merger(state)
         self._walks = TreeWalks(state, self._finished)
+        self._forgotten = 0
         self.attributes = StoredAttributes(state)
         self.know_attributes_of = self.attributes.know_attributes_of
         self.know_headers = self.attributes.know_headers
@@ -73,30 +74,39 @@ class Directories:
         """How long the entries of ``directory`` are still believed, in seconds; negative: too old."""
         known = directory.directory
         assert known is not None
-        ttl_s = max(self._state.config.metadata_ttl_s, LISTING_SHARE * known.listing_s)
+        ttl_s = self._state.config.metadata_ttl_s
+        if ttl_s:
+            ttl_s = max(ttl_s, LISTING_SHARE * known.listing_s)
         return max(known.listed_at + ttl_s, known.believed_until) - trio.current_time()
 
     async def refresh(self, directory: Node) -> None:
         """Make the entries of ``directory`` no older than the metadata TTL. Raises StoreError, OSError."""
-        while self.fresh_for_s(directory) < 0:
+        known = directory.directory
+        assert known is not None
+        asked_at = trio.current_time()
+        is_strict = not self._state.config.metadata_ttl_s
+        while is_strict or (self.fresh_for_s(directory) < 0 and known.listed_at < asked_at):
             running = self._running.get(directory.inode)
             if running is not None:
                 await running.wait()
                 continue
             done = self._running[directory.inode] = trio.Event()
             try:
-                await self._list(directory)
+                if await self._list(directory) and is_strict:
+                    return
             finally:
                 del self._running[directory.inode]
                 done.set()
 
-    async def _list(self, directory: Node) -> None:
+    async def _list(self, directory: Node) -> bool:
+        """Bring a directory up to date; was it? False where it moved, or what was listed ahead was of no use."""
         known = directory.directory
         assert known is not None
         if not directory.linked:
             known.listed_at = float("inf")
-            return
+            return True
         key = self._state.nodes.key_of(directory)
+        forgotten = self._forgotten
         ahead = await self._walks.take(directory, key)
         if ahead is None:
             started = trio.current_time()
@@ -108,17 +118,27 @@ class Directories:
             started, watch, listing = ahead.origin.started, ahead.origin.watch, ahead.listing
         await self.attributes.read_marker(directory, listing, watch.keys)
         if not directory.linked or self._state.nodes.key_of(directory) != key:
-            return
+            return False
         if ahead is not None and watch.saw_below(key):
             # It may have come and gone without a node: only a listing from now on tells.
-            return
+            return False
         self._merger.merge(directory, key, listing, watch.keys)
-        self._state.nodes.use(directory)
-        self._state.nodes.trim()
-        known.listed_at = started
+        known.listed_at = started if forgotten == self._forgotten else float("-inf")
         known.listing_s = (
             trio.current_time() - started if ahead is None else ahead.origin.took_s * ahead.share
         )
+        self._state.nodes.use(directory)
+        self._state.nodes.trim()
+        return True
+
+    def forget_ahead(self) -> None:
+        """What is being listed just now is not to be believed: it may be older than what happens next."""
+        self._forgotten += 1
+        self._walks.end()
+
+    def statistics(self) -> dict[str, float]:
+        """How much was listed ahead, and what became of it."""
+        return self._walks.statistics()
 
     # ----------------------------------------------------------------- lookups
 
@@ -154,7 +174,9 @@ class Directories:
             return
         self._state.nodes.use(directory)
         left_s = self.fresh_for_s(directory)
-        if left_s < 0:
+        if not self._state.config.metadata_ttl_s:
+            await self._ask_in_time(directory, name)
+        elif left_s < 0:
             await self._refresh_or_ask(directory, name)
         elif left_s < REFRESH_AHEAD * known.listing_s:
             self._refresh_ahead(directory)
@@ -221,7 +243,13 @@ class Directories:
         known = directory.directory
         assert known is not None
         was_listed = known.listed_at > float("-inf")
-        if not was_listed or not isinstance(error, S3MountError) or not error.retryable:
+        is_strict = not self._state.config.metadata_ttl_s
+        if (
+            is_strict
+            or not was_listed
+            or not isinstance(error, S3MountError)
+            or not error.retryable
+        ):
             raise error
         path = self._state.nodes.path_of(directory)
         log.warning("%s is shown as it was last listed: %s", path, error)
@@ -233,7 +261,6 @@ class Directories:
         prefix = self._state.nodes.key_of(directory)
         key = check_key(prefix + name)
         watch = self._finished.watch()
-        finished = watch.keys
         self._merger.show_pending(directory, prefix)
         listing = Listing()
 
@@ -253,6 +280,7 @@ class Directories:
                 nursery.start_soon(as_directory)
         except* S3MountError as errors:
             raise errors.exceptions[0] from None
+        finished = frozenset(watch.keys)
         pending = self._state.spool.changes
         if key in pending or f"{key}/" in pending or {key, f"{key}/"} & finished:
             self._merger.show_pending(directory, prefix)

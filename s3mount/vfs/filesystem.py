@@ -34,6 +34,7 @@ from s3mount.vfs.directories import Directories
 from s3mount.vfs.known import KnownContent
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
+from s3mount.vfs.refreshing import Refreshing
 from s3mount.vfs.renaming import Renaming
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, OWN_NAME, MountState
 from s3mount.vfs.uploads import UploadHooks
@@ -88,6 +89,7 @@ class Filesystem:
         self.state = state
         self.config = config
         self.directories = Directories(state)
+        self.refreshing = Refreshing(state, self.directories)
         self.contents = Contents(state, self.directories)
         self.naming = Naming(state, self.directories, self.contents)
         self.renaming = Renaming(state, self.directories, self.contents, self.naming)
@@ -216,6 +218,10 @@ class Filesystem:
         """See ``Decisions.retry``."""
         return self.decisions.retry(paths, overwrite=overwrite)
 
+    async def refresh(self, paths: Sequence[str]) -> None:
+        """See ``Refreshing.refresh``."""
+        await self.refreshing.refresh(paths)
+
     def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """See ``Decisions.discard``."""
         return self.decisions.discard(paths, is_rehearsal=is_rehearsal)
@@ -258,8 +264,20 @@ class Filesystem:
             "store_honours": self.capabilities,
             "cache": self.state.reader.statistics() | self.contents.walks.statistics(),
             "inodes": len(self.state.nodes),
+            "listings": self._listings(),
             "open_files": len(self.contents.open_files()),
             "ignored_keys": self.directories.ignored_keys,
+        }
+
+    def _listings(self) -> dict[str, float]:
+        nodes = self.state.nodes
+        return {
+            "inode_bytes": nodes.size_bytes,
+            "inode_bytes_each": round(nodes.size_bytes / len(nodes), 1),
+            "inode_bytes_max": nodes.bytes_max,
+            "inodes_unpacked": nodes.unpacked,
+            "inodes_dropped": nodes.dropped,
+            **self.directories.statistics(),
         }
 
     async def status_of(self, path: str) -> dict[str, Any]:

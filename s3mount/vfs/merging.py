@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import stat
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from operator import itemgetter
 
 from s3mount.refs import Key, ObjectInfo
@@ -25,7 +26,9 @@ class Merger:
         self._warned: set[Key] = set()
         self.ignored_keys = 0
 
-    def merge(self, directory: Node, prefix: Key, listing: Listing, finished: set[Key]) -> None:
+    def merge(
+        self, directory: Node, prefix: Key, listing: Listing, finished: AbstractSet[Key]
+    ) -> None:
         """Bring the entries of ``directory`` to what S3 lists and what is pending.
 
         Keys ``finished`` while S3 listed keep their local state.
@@ -57,7 +60,7 @@ class Merger:
         self,
         directory: Node,
         listing: Listing,
-        finished: set[Key],
+        finished: AbstractSet[Key],
         packed: dict[str, tuple[Block, int]],
         seen: set[str],
     ) -> list[tuple[str, ObjectInfo | None]]:
@@ -91,7 +94,7 @@ class Merger:
         directory: Node,
         prefix: Key,
         listing: Listing,
-        finished: set[Key],
+        finished: AbstractSet[Key],
         packed: dict[str, tuple[Block, int]],
         seen: set[str],
     ) -> list[tuple[str, ObjectInfo | None]]:
@@ -200,13 +203,15 @@ class Merger:
         node.headers = change.headers
         node.storage_class = change.storage_class
 
-    def is_kept(self, node: Node, prefix: Key, name: str, finished: set[Key]) -> bool:
+    def is_kept(self, node: Node, prefix: Key, name: str, finished: AbstractSet[Key]) -> bool:
         """Does an entry stay though S3 does not list it?"""
         if not node.is_directory and self._state.is_written(node):
             return True
         return self._is_key_kept(prefix, name, node.is_directory, finished)
 
-    def _is_key_kept(self, prefix: Key, name: str, is_directory: bool, finished: set[Key]) -> bool:
+    def _is_key_kept(
+        self, prefix: Key, name: str, is_directory: bool, finished: AbstractSet[Key]
+    ) -> bool:
         if not is_directory:
             return f"{prefix}{name}" in finished
         key = f"{prefix}{name}/"

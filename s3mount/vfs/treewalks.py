@@ -118,6 +118,7 @@ class TreeWalk:
             if found is not None:
                 self._ready_keys -= found.keys
                 self._taken += found.keys
+                self._owner.counters["used"] += 1
                 self._misses = 0
                 self._pump()
                 return found
@@ -162,6 +163,7 @@ class TreeWalk:
             if stream.scope is not None:
                 stream.scope.cancel()
         self._streams = []
+        self._owner.counters["unused"] += len(self._ready)
         self._ready.clear()
         self._ready_keys = 0
 
@@ -198,6 +200,7 @@ class TreeWalk:
             if self._ready[key].origin.started >= limit:
                 return
             self._ready_keys -= self._ready.pop(key).keys
+            self._owner.counters["unused"] += 1
 
     def _split(self) -> Stream | None:
         """Another stream, beginning about where the page that is on its way last will end."""
@@ -329,6 +332,11 @@ class TreeWalks:
         self._walks: OrderedDict[int, TreeWalk] = OrderedDict()
         self._traces: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._is_trusted = True
+        self.counters = {"walks": 0, "pages": 0, "used": 0, "unused": 0}
+
+    def statistics(self) -> dict[str, float]:
+        """Walks that were recognised, pages listed ahead, and directories of them that were asked for or not."""
+        return {f"ahead_{name}": count for name, count in self.counters.items()}
 
     @property
     def ttl_s(self) -> float:
@@ -342,6 +350,7 @@ class TreeWalks:
 
     async def list_page(self, base: Key, after: Key) -> ListPage:
         """One flat page. Raises StoreError."""
+        self.counters["pages"] += 1
         return await self._state.store.list_page(base, start_after=after)
 
     def distrust(self) -> None:
@@ -395,6 +404,7 @@ class TreeWalks:
             return
         while len(self._walks) >= WALKS_MAX:
             self._walks.popitem(last=False)[1].end()
+        self.counters["walks"] += 1
         self._walks[parent.inode] = TreeWalk(self, base, names, first)
 
     def _end_idle(self) -> None:

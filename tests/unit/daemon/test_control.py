@@ -53,6 +53,9 @@ class Pretended:
             raise S3MountError("nothing at nothing waits for another try")
         return [f"{path} overwrite={overwrite}" for path in paths]
 
+    async def refresh(self, paths: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+
     def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         return [f"{path} rehearsal={is_rehearsal}" for path in paths]
 
