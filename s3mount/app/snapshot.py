@@ -75,6 +75,11 @@ class CachedBuckets:
                 self._open[bucket] = Access(store, reader)
         return self._open[bucket]
 
+    def open_reader(self, bucket: str) -> CacheReader | None:
+        """See ``vfs.buckets.Buckets``."""
+        found = self._open.get(bucket)
+        return None if found is None else found.reader
+
     def statistics(self) -> dict[str, float]:
         """The counters of all caches together."""
         total: dict[str, float] = {}
@@ -136,7 +141,7 @@ class SnapshotMount:
             "past": self._about(),
             "missing": self._files.troubles.status(),
             "open_files": self._files.open_files,
-            "cache": self._caches.statistics(),
+            "cache": self._caches.statistics() | {"files_ahead_asked": self._files.strides.asked},
         }
 
     async def status_of(self, path: str) -> dict[str, Any]:
@@ -182,6 +187,7 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
                 )
                 await pool.close()
             finally:
+                files.close()
                 nursery.cancel_scope.cancel()
 
 
@@ -216,7 +222,12 @@ def with_past(
             troubles=troubles,
             place=place,
         )
-        return OpenPast(files, held.close)
+
+        def close() -> None:
+            files.close()
+            held.close()
+
+        return OpenPast(files, close)
 
     hall = SnapshotHall(open_at, uid=config.uid, gid=config.gid, mounted_ns=SystemClock().now_ns())
     past = SnapshotOperations(hall, xattr=config.xattr, first_handle=FIRST_HANDLE)

@@ -44,6 +44,10 @@ class Buckets(Protocol):
         """The store and the cache of a bucket. Raises S3MountError."""
         ...
 
+    def open_reader(self, bucket: str) -> CacheReader | None:
+        """The cache of a bucket if it is open already."""
+        ...
+
 
 class OneBucket:
     """The bucket of a mount that is there already."""
@@ -55,3 +59,7 @@ class OneBucket:
         """See ``Buckets.access``."""
         await trio.lowlevel.checkpoint()
         return self._access
+
+    def open_reader(self, bucket: str) -> CacheReader | None:
+        """See ``Buckets.open_reader``."""
+        return self._access.reader

@@ -20,6 +20,7 @@ from s3mount.refs import Attributes, ObjectInfo
 from s3mount.tree import attributes as codec
 from s3mount.tree.snapshot import PastNode, SnapshotTree
 from s3mount.vfs.buckets import Buckets
+from s3mount.vfs.strides import Strides
 from s3mount.vfs.troubles import Troubles, why
 
 FOREVER_S = 3.0e8
@@ -81,6 +82,14 @@ class SnapshotFiles:
         self._slots = trio.CapacityLimiter(HEADS_MAX)
         self._handles: dict[int, OpenFile] = {}
         self._next_handle = 1
+        self.strides = Strides(tree, self._is_listed, buckets.open_reader)
+
+    def close(self) -> None:
+        """Let go of what was read ahead. Repeatable."""
+        self.strides.close()
+
+    def _is_listed(self, number: int) -> bool:
+        return self._lister is None or self.tree.catalog.is_listed(number)
 
     # ------------------------------------------------------------- translation
 
@@ -270,7 +279,7 @@ class SnapshotFiles:
 
     # ------------------------------------------------------------------ reading
 
-    async def open(self, inode: int) -> int:
+    async def open(self, inode: int, *, is_read_by_program: bool = True) -> int:
         """A handle to read a file by. Raises OSError (EIO: its version is missing), S3MountError."""
         node = self.node(inode)
         if node.is_directory:
@@ -284,7 +293,12 @@ class SnapshotFiles:
             await trio.lowlevel.checkpoint()
         number = self._next_handle
         self._next_handle += 1
-        self._handles[number] = OpenFile(node)
+        opened = self._handles[number] = OpenFile(node)
+        guess = self.strides.opened(node) if is_read_by_program else None
+        reader = self._buckets.open_reader(node.bucket)
+        if guess is not None and reader is not None and node.content is not None:
+            opened.reader = reader.open(node.content)
+        self.strides.used(guess)
         return number
 
     async def read(self, number: int, offset: int, length: int) -> bytes:
@@ -340,7 +354,7 @@ class SnapshotFiles:
             return target
         if node.size is not None and node.size > LINK_BYTES_MAX:
             raise OSError(errno.EIO, "the link's target is too long")
-        number = await self.open(inode)
+        number = await self.open(inode, is_read_by_program=False)
         try:
             return await self.read(number, 0, LINK_BYTES_MAX)
         finally:
