@@ -27,14 +27,14 @@ from tests.fuse.pasts import store_time_ns
 from tests.mounting import Mount
 from tests.servers import S3Server
 
-KEYS = int(os.environ.get("S3MOUNT_TEST_ORACLE_KEYS", "250"))
+KEYS = int(os.environ.get("S3MOUNT_TEST_ORACLE_KEYS", "150"))
 TIMES = int(os.environ.get("S3MOUNT_TEST_ORACLE_TIMES", "3"))
 VERSIONS = 5
 WRITERS = 8
 READERS = 16
 DELETED_SHARE = 0.2
 
-pytestmark = [pytest.mark.needs_s3, pytest.mark.timeout(120 + KEYS * TIMES // 50)]
+pytestmark = [pytest.mark.needs_s3, pytest.mark.timeout(300 + KEYS * TIMES // 50)]
 
 Make = Callable[..., Mount]
 State = dict[str, bytes]
