@@ -53,13 +53,17 @@ class ContentRef(msgspec.Struct, frozen=True):
 class FileSlice(msgspec.Struct, frozen=True):
     """``length`` bytes at ``offset`` of the local file ``path``: a body to send or a place to fill.
 
-    ``expected``, where it is known, is the CRC64NVME that a body to send must have.
+    ``expected``, where it is known, is the CRC64NVME that a body to send must have. Of a place to fill the
+    CRC64NVME of each block of ``1 << sums_shift`` bytes of the file is written to ``sums_offset`` + 8 times
+    the block's number (64 bits, little endian) before the block is reported; ``sums_offset`` 0: nowhere.
     """
 
     path: str
     offset: int
     length: int
     expected: Checksum | None = None
+    sums_offset: int = 0
+    sums_shift: int = 0
 
 
 Body: TypeAlias = bytes | FileSlice

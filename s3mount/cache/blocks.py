@@ -24,6 +24,9 @@ connection it costs 5 ms, a request on its own costs a round trip of 10 to 50.""
 PAGE_BYTES = 4096
 """Files take whole pages of disk."""
 
+SUM_BYTES = 8
+"""A block's checksum in the file."""
+
 _CLAIM = bytes.maketrans(bytes([MISSING]), bytes([COMING]))
 _UNCLAIM = bytes.maketrans(bytes([COMING]), bytes([MISSING]))
 _FILL = bytes.maketrans(bytes([COMING]), bytes([PRESENT]))
@@ -38,6 +41,21 @@ def shift_for(size_bytes: int) -> int:
 def page_rounded(length: int) -> int:
     """``length`` rounded up to whole pages: what a file of it takes on disk."""
     return (length + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
+
+
+def sums_offset(size_bytes: int) -> int:
+    """Where the checksums of the blocks lie in the file of a content of this size: behind it, on a page."""
+    return page_rounded(size_bytes)
+
+
+def file_bytes(size_bytes: int, shift: int) -> int:
+    """How long the file of a content is with the checksums of its blocks."""
+    return sums_offset(size_bytes) + SUM_BYTES * (((size_bytes - 1) >> shift) + 1)
+
+
+def sums_room(size_bytes: int, shift: int) -> int:
+    """What the checksums take on disk."""
+    return page_rounded(file_bytes(size_bytes, shift) - sums_offset(size_bytes))
 
 
 class BlockMap:

@@ -4,7 +4,8 @@ The order is always: data into the file, then the catalog; and for removals: the
 disk (``synchronous=FULL``), then the file. So the catalog never claims bytes that are not
 there after a kill, and lost updates cost only a fetch. A power cut can also lose data that
 the kernel had not written back: rows changed since are known by their boot id and dropped,
-unless the content has a CRC-32 (small files) or was settled (``fdatasync``) before.
+unless the content has checksums (a CRC-32 of small files, one of each block of others) or was
+settled (``fdatasync``) before.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ MIGRATIONS = (
     CREATE TRIGGER entry_update AFTER UPDATE OF allocated ON entry BEGIN
         UPDATE total SET allocated = allocated + new.allocated - old.allocated; END;
     """,
+    """
+    -- 1: the file holds a checksum of every block that is there, behind the content.
+    ALTER TABLE entry ADD COLUMN sums INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 _BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for another mount's transaction (each takes milliseconds)."""
@@ -64,6 +69,7 @@ class Row(NamedTuple):
     allocated: int
     revision: int
     doubtful: bool
+    sums: bool
 
 
 class Update(NamedTuple):
@@ -79,6 +85,7 @@ class Update(NamedTuple):
     used_ns: int
     revision: int
     replace: bool = False
+    sums: bool = False
 
 
 class Victim(NamedTuple):
@@ -88,6 +95,17 @@ class Victim(NamedTuple):
     digest: bytes
     file: str
     allocated: int
+
+
+class Unsettled(NamedTuple):
+    """An entry that is not known to be on the disk. ``lacks_sums``: it is complete and has no checksums."""
+
+    digest: bytes
+    file: str
+    revision: int
+    size: int
+    shift: int
+    lacks_sums: bool
 
 
 class Catalog:
@@ -120,16 +138,16 @@ class Catalog:
     def look_up(self, digest: bytes) -> Row | None:
         """The entry, or ``None``."""
         row = self._database.execute(
-            "SELECT file, size, shift, blocks, crc, allocated, revision, boot FROM entry"
+            "SELECT file, size, shift, blocks, crc, allocated, revision, boot, sums FROM entry"
             " WHERE digest = ?",
             (digest,),
         ).fetchone()
         if row is None:
             return None
-        file, size, shift, packed, crc, allocated, revision, boot = row
-        doubtful = crc is None and boot not in ("", self._boot_id)
+        file, size, shift, packed, crc, allocated, revision, boot, sums = row
+        doubtful = crc is None and not sums and boot not in ("", self._boot_id)
         snapshot = None if packed is None else blocks.unpack(packed)
-        return Row(file, size, shift, snapshot, crc, allocated, revision, doubtful)
+        return Row(file, size, shift, snapshot, crc, allocated, revision, doubtful, bool(sums))
 
     def files(self, prefix: str) -> set[str]:
         """The file names that begin with ``prefix`` (hexadecimal digits)."""
@@ -180,27 +198,29 @@ class Catalog:
         )
         return [Victim(*row) for row in found]
 
-    def unsettled(self, used_before_ns: int, limit: int) -> list[tuple[bytes, str, int]]:
-        """Entries (digest, file, revision) whose data may not be on the disk yet."""
+    def unsettled(self, used_before_ns: int, limit: int) -> list[Unsettled]:
+        """Entries whose data may not be on the disk yet."""
         found = self._database.execute(
-            "SELECT digest, file, revision FROM entry"
+            "SELECT digest, file, revision, size, shift, blocks IS NULL AND NOT sums FROM entry"
             " WHERE boot != '' AND crc IS NULL AND used_ns < ? ORDER BY used_ns LIMIT ?",
             (used_before_ns, limit),
         )
-        return [(row[0], row[1], row[2]) for row in found]
+        return [Unsettled(*row) for row in found]
 
-    def settle(self, digest: bytes, revision: int) -> None:
-        """Note that the entry's data are on the disk, if it has not changed since."""
+    def settle(self, digest: bytes, revision: int, *, sums: bool = False) -> None:
+        """Note that the entry's data are on the disk, if it has not changed since; ``sums``: checksums, too."""
         self._database.execute(
-            "UPDATE entry SET boot = '' WHERE digest = ? AND revision = ?", (digest, revision)
+            "UPDATE entry SET boot = '', sums = max(sums, ?) WHERE digest = ? AND revision = ?",
+            (sums, digest, revision),
         )
 
     def _update_one(self, update: Update) -> tuple[int, int]:
         row = self._database.execute(
-            "SELECT file, blocks, allocated, revision FROM entry WHERE digest = ?",
+            "SELECT file, blocks, allocated, revision, sums FROM entry WHERE digest = ?",
             (update.digest,),
         ).fetchone()
         snapshot, allocated, revision = update.snapshot, update.allocated, update.revision
+        sums = update.sums
         if row is None:
             # The content may have been relabelled: then its file has a row under another digest.
             self._database.execute("DELETE FROM entry WHERE file = ?", (update.file,))
@@ -214,11 +234,12 @@ class Catalog:
                 elif snapshot is not None:
                     snapshot = blocks.merged(snapshot, blocks.unpack(row[1]))
             revision = max(revision, row[3])
+            sums = sums and bool(row[4])
         self._database.execute(
-            "INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+            "INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
             if row is None
             else "UPDATE entry SET size = ?3, shift = ?4, blocks = ?5, crc = ?6, allocated = ?7,"
-            " used_ns = ?8, boot = ?9, revision = ?10 WHERE digest = ?1 AND file = ?2",
+            " used_ns = ?8, boot = ?9, revision = ?10, sums = ?11 WHERE digest = ?1 AND file = ?2",
             (
                 update.digest,
                 update.file,
@@ -230,6 +251,7 @@ class Catalog:
                 update.used_ns,
                 self._boot_id,
                 revision + 1,
+                sums,
             ),
         )
         return revision + 1, allocated

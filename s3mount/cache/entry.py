@@ -59,6 +59,8 @@ class Entry:
     are held whole or not at all: as ``body``, as a file, or both. ``descriptor`` is -1 when no
     file is open; it holds the shared lock. ``held_bytes`` counts present and coming blocks and
     ``slack_bytes``, what else the file takes; ``recorded_bytes`` is what the catalog counts for it.
+    ``sums``: the file has checksums of its blocks; ``unproven`` has a 1 for each block that an earlier
+    life stored and that was not held against its checksum yet (``None``: there is none).
     ``seen`` is the first answer for a content whose ETag is not known. ``told_version`` is the version
     id that an answer gave where the listing had none; requests name it once the key holds another
     version (``replaced``).
@@ -88,7 +90,9 @@ class Entry:
         "slack_bytes",
         "small",
         "small_fetch",
+        "sums",
         "told_version",
+        "unproven",
         "unsaved",
         "waiters",
         "whole",
@@ -101,6 +105,8 @@ class Entry:
         self.small = ref.size <= INLINE_BODY_BYTES_MAX
         self.map = BlockMap(ref.size, shift_for(ref.size))
         self.whole = False
+        self.sums = False
+        self.unproven: bytearray | None = None
         self.body: bytes | None = None
         self.unsaved = False
         self.file = ""
@@ -161,6 +167,13 @@ class Entry:
             or self.waiters
             or self.punching
         )
+
+    def believe(self, first: int, stop: int) -> None:
+        """The blocks are what their checksums say."""
+        if self.unproven is not None:
+            self.unproven[first:stop] = bytes(stop - first)
+            if self.unproven.find(1) < 0:
+                self.unproven = None
 
     def wake(self, first: int, stop: int) -> None:
         """Wake the readers for whom the arrival of ``[first, stop)`` completed what they wait for."""

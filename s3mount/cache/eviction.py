@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import trio
 
-from s3mount.cache.blocks import PRESENT, BlockMap
+from s3mount.cache.blocks import PRESENT, BlockMap, sums_room
 from s3mount.cache.catalog import Catalog, Update, Victim
 from s3mount.cache.entry import Entry
 from s3mount.cache.folder import CacheFolder
@@ -228,10 +228,11 @@ def _shave(catalog: Catalog, files: CacheFolder, victim: Victim, wanted: int) ->
         shift=row.shift,
         snapshot=blocks.snapshot(),
         crc=None,
-        allocated=blocks.disk_bytes_held(),
+        allocated=blocks.disk_bytes_held() + (sums_room(row.size, row.shift) if row.sums else 0),
         used_ns=victim.used_ns,
         revision=row.revision,
         replace=True,
+        sums=row.sums,
     )
     catalog.shrink(update)
     descriptor = os.open(files.path_of(row.file), os.O_RDWR | os.O_CLOEXEC)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import trio
 
+from s3mount.cache.blocks import sums_offset
 from s3mount.cache.entry import Entry
 from s3mount.cache.eviction import Evictor
 from s3mount.cache.shelf import Shelf
@@ -404,7 +405,7 @@ class Fetcher:
                 info = await self._store.fetch(
                     ref.key,
                     ByteRange(start, length),
-                    FileSlice(path, start, length),
+                    _place(fetch, path, start, length),
                     version_id=version_id,
                     if_match=entry.if_match,
                     on_progress=on_progress if entry.pinned_version else None,
@@ -441,6 +442,14 @@ class Fetcher:
             if len(body) != wanted:
                 raise StoreError(f"{len(body)} bytes came instead of {wanted}", key=ref.key)
             return info, body
+
+
+def _place(fetch: Fetch, path: str, start: int, length: int) -> FileSlice:
+    """Where in the file the bytes go, and their checksums."""
+    entry = fetch.entry
+    if not (entry.sums and entry.file == fetch.file):
+        return FileSlice(path, start, length)
+    return FileSlice(path, start, length, None, sums_offset(entry.size), entry.map.shift)
 
 
 def _check_version(entry: Entry, ref: ContentRef, info: ObjectInfo) -> None:

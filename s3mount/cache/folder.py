@@ -19,6 +19,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from s3mount.cache.blocks import file_bytes, sums_offset
+from s3mount.refs import FileSlice
+from s3mount.s3.checksums import BlockSums
+
+_PIECE_BYTES = 1 << 20
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 ORPHAN_AGE_S = 10.0
@@ -71,14 +76,14 @@ class CacheFolder:
     def open(self, name: str, size: int) -> int:
         """An existing file; its descriptor, with a shared lock.
 
-        Raises ``OSError`` as well when somebody is about to remove it or its size is not ``size``.
+        Raises ``OSError`` as well when somebody is about to remove it or it is shorter than ``size``.
         """
         descriptor = os.open(self.path_of(name), os.O_RDWR | os.O_CLOEXEC)
         try:
             if not _lock(descriptor, fcntl.F_RDLCK):
                 raise OSError(errno.EBUSY, "cache file is being removed", self.path_of(name))
             found = os.fstat(descriptor)
-            if found.st_nlink == 0 or found.st_size != size:
+            if found.st_nlink == 0 or found.st_size < size:
                 raise OSError(errno.ESTALE, "cache file is not what it was", self.path_of(name))
         except BaseException:
             os.close(descriptor)
@@ -170,6 +175,25 @@ class CacheFolder:
     def disk_bytes(self, name: str) -> int:
         """What a file takes on disk, holes not counted."""
         return os.stat(self.path_of(name)).st_blocks * 512
+
+    def add_sums(self, name: str, size: int, shift: int) -> bool:
+        """Write the checksums of all blocks of a complete file behind it; False when it is in use or gone."""
+        with self.alone(name) as free:
+            if not free:
+                return False
+            try:
+                descriptor = os.open(self.path_of(name), os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                os.ftruncate(descriptor, file_bytes(size, shift))
+                sink = FileSlice(name, 0, size, None, sums_offset(size), shift)
+                sums = BlockSums(descriptor, sink)
+                for start in range(0, size, _PIECE_BYTES):
+                    sums.update(os.pread(descriptor, min(_PIECE_BYTES, size - start), start))
+            finally:
+                os.close(descriptor)
+        return True
 
     def force(self, name: str) -> bool:
         """Force a file's data to the disk; False when it is gone. May take long."""

@@ -18,13 +18,15 @@ they go through memory, and the disk is tried again after half a minute.
 
 from __future__ import annotations
 
+import logging
 import os
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from s3mount.cache.blocks import MISSING, PRESENT
+from s3mount.cache.blocks import MISSING, PRESENT, SUM_BYTES, sums_offset
 from s3mount.cache.entry import Entry, Waiter
 from s3mount.cache.eviction import Evictor
 from s3mount.cache.fetcher import Fetcher
@@ -35,10 +37,13 @@ from s3mount.cache.window import RANGE_BYTES_MAX, WINDOW_BYTES_MAX, Stream, Wind
 from s3mount.clock import SystemClock, WallClock
 from s3mount.errors import LocalDiskError, S3MountError
 from s3mount.refs import ContentRef
+from s3mount.s3.checksums import block_sums
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
 
 ACTIVE_S = 2.0
 """A stream that asked for nothing this long does not count when the prefetch budget is shared."""
@@ -230,6 +235,40 @@ class CacheReader:
                 del streams[other]
         return min(WINDOW_BYTES_MAX, self._prefetch_bytes_max // len(streams))
 
+    def _proven(self, entry: Entry, first: int, stop: int) -> bytes | None:
+        """The bytes of blocks of which some are not proven yet; ``None`` when any is not what it was."""
+        before = entry.map.present_count
+        data = self._prove(entry, first, stop)
+        if data is not None and entry.map.present_count < before:
+            # Damage comes in stretches: what is lost is known in time to be fetched in large pieces.
+            further = min(stop + (RANGE_BYTES_MAX >> entry.map.shift), len(entry.map.states))
+            if entry.unproven is not None and entry.unproven.find(1, stop, further) >= 0:
+                self._prove(entry, stop, further)
+            return None
+        return data
+
+    def _prove(self, entry: Entry, first: int, stop: int) -> bytes | None:
+        """Hold blocks against their checksums: spoilt ones are missing then. ``None``: it cannot be read."""
+        start, end = entry.map.byte_start(first), entry.map.byte_start(stop)
+        try:
+            data = os.pread(entry.descriptor, end - start, start)
+            place = sums_offset(entry.size) + SUM_BYTES * first
+            stored = os.pread(entry.descriptor, SUM_BYTES * (stop - first), place)
+        except OSError as error:
+            self._shelf.disk_failed(error)
+            data = stored = b""
+        if len(data) != end - start or len(stored) != SUM_BYTES * (stop - first):
+            self._shelf.abandon_file(entry)
+            return None
+        found = block_sums(data, entry.map.shift)
+        expected = struct.unpack(f"<{stop - first}Q", stored)
+        for block, one, other in zip(range(first, stop), found, expected, strict=True):
+            if one != other and entry.unproven is not None and entry.unproven[block]:
+                logger.warning("a block of %r in the cache is damaged; fetched anew", entry.ref.key)
+                self._shelf.spoilt(entry, block)
+        entry.believe(first, stop)
+        return data
+
     def _forget(self, handle: ReadHandle, entry: Entry, stream: Stream) -> None:
         self._streams.pop(stream, None)
         if entry.holders <= {handle}:
@@ -384,6 +423,12 @@ class ReadHandle:
         return await reader._fetcher.through(entry, offset, stop - offset)
 
     def _read_local(self, entry: Entry, offset: int, stop: int) -> bytes | None:
+        if entry.unproven is not None:
+            first, last = entry.map.span(offset, stop)
+            if entry.unproven.find(1, first, last) >= 0:
+                data = self._reader._proven(entry, first, last)
+                start = entry.map.byte_start(first)
+                return None if data is None else data[offset - start : stop - start]
         try:
             data = os.pread(entry.descriptor, stop - offset, offset)
         except OSError as error:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import trio
 
-from s3mount.cache.blocks import COMING, MISSING, PRESENT, page_rounded
+from s3mount.cache.blocks import COMING, MISSING, PRESENT, file_bytes, page_rounded, sums_room
 from s3mount.cache.catalog import Catalog, Row, Update
 from s3mount.cache.entry import Entry, digest_of
 from s3mount.cache.folder import CacheFolder, new_name
@@ -156,6 +156,7 @@ class Shelf:
         entry.file = row.file
         entry.row_digest = digest
         if not entry.small:
+            entry.sums = row.sums
             if not self._open_file(entry):
                 return None
             # Another mount may have taken blocks away before the lock was there: look again.
@@ -171,6 +172,9 @@ class Shelf:
                 self._discard_row(digest, row.file)
                 return None
             entry.whole = entry.map.whole
+            entry.sums = row.sums
+            if row.sums:
+                entry.unproven = bytearray(entry.map.snapshot())
         entry.crc = row.crc
         entry.revision = row.revision
         entry.held_bytes = entry.recorded_bytes = row.allocated
@@ -193,7 +197,7 @@ class Shelf:
 
     def _open_file(self, entry: Entry) -> bool:
         try:
-            entry.descriptor = self.files.open(entry.file, entry.size)
+            entry.descriptor = self.files.open(entry.file, _file_bytes(entry))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 self.abandon_file(entry)
@@ -217,6 +221,8 @@ class Shelf:
         entry.file = ""
         entry.row_digest = None
         entry.crc = None
+        entry.sums = False
+        entry.unproven = None
         entry.slack_bytes = 0
         self._account(entry, 0, 0)
 
@@ -226,8 +232,13 @@ class Shelf:
         """The path of the entry's file, which is made if there is none. Raises ``OSError``."""
         if not entry.file:
             name = new_name(entry.digest or os.urandom(16))
-            entry.descriptor = self.files.create(name, entry.size)
+            entry.sums = not entry.small
+            entry.descriptor = self.files.create(name, _file_bytes(entry))
             entry.file = name
+            if entry.sums:
+                room = sums_room(entry.size, entry.map.shift)
+                entry.slack_bytes += room
+                self._account(entry, entry.held_bytes + room, entry.recorded_bytes)
         return self.files.path_of(entry.file)
 
     def abandon_file(self, entry: Entry) -> None:
@@ -240,6 +251,15 @@ class Shelf:
         self._forget_file(entry)
         self._account(entry, coming, 0)
         self._mark_clean(entry)
+
+    def spoilt(self, entry: Entry, block: int) -> None:
+        """A block is not what its checksum says: it is missing. Its room counts until the file is measured."""
+        self.damaged += 1
+        entry.slack_bytes += entry.map.disk_bytes_in(PRESENT, block, block + 1)
+        entry.map.empty(block, block + 1)
+        entry.whole = False
+        entry.believe(block, block + 1)
+        self.mark_dirty(entry)
 
     def check_file(self, entry: Entry) -> None:
         """Abandon the entry's file if it is no longer where the engine would look for it."""
@@ -279,6 +299,7 @@ class Shelf:
         """Coming blocks lie in the file."""
         entry.map.fill(first, stop)
         entry.whole = entry.map.whole
+        entry.believe(first, stop)
         self.mark_dirty(entry)
         entry.wake(first, stop)
 
@@ -401,6 +422,7 @@ class Shelf:
             used_ns=self.clock.now_ns(),
             revision=entry.revision,
             replace=replace,
+            sums=entry.sums,
         )
 
     def take_dirty(self, count_max: int) -> list[Save]:
@@ -560,3 +582,7 @@ class Shelf:
         """Raise LocalDiskError when nothing can be stored now."""
         if not self.usable:
             raise LocalDiskError(f"the cache in {self.files.root} cannot be used")
+
+
+def _file_bytes(entry: Entry) -> int:
+    return file_bytes(entry.size, entry.map.shift) if entry.sums else entry.size

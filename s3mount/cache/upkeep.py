@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import trio
 
 from s3mount.boot import boot_id
-from s3mount.cache.catalog import Catalog, Update, remove_catalog
+from s3mount.cache.catalog import Catalog, Unsettled, Update, remove_catalog
 from s3mount.cache.folder import ORPHAN_AGE_S
 from s3mount.cache.shelf import RETRY_DISK_S, Save, Shelf, Unwanted
 from s3mount.errors import LocalDiskError
@@ -231,11 +231,18 @@ class Upkeep:
         found = await self.with_catalog(
             lambda catalog: catalog.unsettled(before_ns, SETTLE_COUNT_MAX)
         )
-        for digest, file, revision in found:
+        for entry in found:
             # Apart from the other jobs: it may take seconds, and readers may wait for room.
-            is_there = await self._slow_work(functools.partial(self.shelf.files.force, file))
-            mark = functools.partial(_settle, digest=digest, file=file, revision=revision)
-            await self.with_catalog(mark if is_there else functools.partial(mark, is_gone=True))
+            is_there, sums = await self._slow_work(functools.partial(self._force, entry))
+            await self.with_catalog(
+                functools.partial(_settle, entry=entry, sums=sums, is_gone=not is_there)
+            )
+
+    def _force(self, entry: Unsettled) -> tuple[bool, bool]:
+        """To the disk, with checksums where it has none; is it there, and did it get some?"""
+        files = self.shelf.files
+        sums = bool(entry.lacks_sums) and files.add_sums(entry.file, entry.size, entry.shift)
+        return files.force(entry.file), sums
 
     async def _sweep(self) -> None:
         """Remove files that the catalog does not know: what a kill left behind.
@@ -279,13 +286,11 @@ class Upkeep:
         return writer, Catalog(files.root, self._boot_id, reader=True), total
 
 
-def _settle(
-    catalog: Catalog, *, digest: bytes, file: str, revision: int, is_gone: bool = False
-) -> None:
+def _settle(catalog: Catalog, *, entry: Unsettled, sums: bool, is_gone: bool) -> None:
     if is_gone:
-        catalog.forget(digest, file)
+        catalog.forget(entry.digest, entry.file)
     else:
-        catalog.settle(digest, revision)
+        catalog.settle(entry.digest, entry.revision, sums=sums)
 
 
 def _forgetter(catalog: Catalog, unwanted: Unwanted) -> Callable[[], None] | None:

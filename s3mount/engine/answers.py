@@ -24,7 +24,14 @@ def to_wire(body: Body) -> WireBody:
 
 def slice_to_wire(place: FileSlice) -> Slice:
     """A place in a local file as it travels."""
-    return Slice(os.fsencode(place.path), place.offset, place.length, place.expected)
+    return Slice(
+        os.fsencode(place.path),
+        place.offset,
+        place.length,
+        place.expected,
+        place.sums_offset,
+        place.sums_shift,
+    )
 
 
 def _from_wire(body: WireBody) -> Body:
@@ -34,7 +41,14 @@ def _from_wire(body: WireBody) -> Body:
 
 
 def _slice_from_wire(place: Slice) -> FileSlice:
-    return FileSlice(os.fsdecode(place.path), place.offset, place.length, place.expected)
+    return FileSlice(
+        os.fsdecode(place.path),
+        place.offset,
+        place.length,
+        place.expected,
+        place.sums_offset,
+        place.sums_shift,
+    )
 
 
 async def _head(store: Store, r: messages.Head, _: Report) -> Reply:

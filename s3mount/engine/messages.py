@@ -42,6 +42,8 @@ class Slice(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     length: int
     expected: Checksum | None = None
+    sums_offset: int = 0
+    sums_shift: int = 0
 
 
 WireBody: TypeAlias = bytes | Slice

@@ -5,7 +5,6 @@ It needs no threads and no sockets, so that it runs under trio's virtual clock.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -15,7 +14,6 @@ import trio
 from s3mount.clock import SystemClock, WallClock
 from s3mount.config import PART_BYTES_MAX, PART_BYTES_MIN
 from s3mount.errors import (
-    DamagedBodyError,
     NoSuchKeyError,
     RangeError,
     RejectedError,
@@ -41,11 +39,11 @@ from s3mount.refs import (
     VersionId,
     VersionPage,
 )
-from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.headers import (
     check_headers,
     check_key,
 )
+from s3mount.s3.memory_bodies import read_body, write_slice
 from s3mount.s3.memory_bucket import Bucket, Upload, replaced
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 
@@ -502,34 +500,3 @@ def _at_header_resolution(info: ObjectInfo) -> ObjectInfo:
     """An object as HEAD and GET tell it: Last-Modified in whole seconds."""
     whole = info.last_modified_ns - info.last_modified_ns % _SECOND_NS
     return msgspec.structs.replace(info, last_modified_ns=whole)
-
-
-def read_body(body: Body) -> bytes:
-    """The bytes of a body. Raises RejectedError when the local file cannot give them all."""
-    if isinstance(body, bytes):
-        return body
-    try:
-        fd = os.open(body.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise RejectedError(f"{body.path}: {error.strerror}") from error
-    try:
-        data = os.pread(fd, body.length, body.offset)
-    finally:
-        os.close(fd)
-    if len(data) != body.length:
-        raise DamagedBodyError(f"{body.path} ends inside the part to send")
-    if body.expected is not None and crc64nvme(data) != body.expected:
-        raise DamagedBodyError(f"{body.path} has other bytes at {body.offset} than were written")
-    return data
-
-
-def write_slice(sink: FileSlice, position: int, data: bytes) -> None:
-    """Write ``data`` at ``position`` of ``sink``. Raises RejectedError when the disk does not take it."""
-    try:
-        fd = os.open(sink.path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(fd, data, sink.offset + position)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise RejectedError(f"{sink.path}: {error.strerror}") from error

@@ -15,7 +15,7 @@ from s3mount.errors import (
     ServerFaultError,
 )
 from s3mount.refs import ByteRange, ETag, FileSlice, Key, ListPage, ObjectInfo, VersionId
-from s3mount.s3.checksums import RunningChecksum, etag_is_md5, promised
+from s3mount.s3.checksums import BlockSums, RunningChecksum, etag_is_md5, promised
 from s3mount.s3.documents import parse_list
 from s3mount.s3.headers import check_key, object_info
 from s3mount.s3.plane import Plane, file_sink
@@ -222,6 +222,7 @@ class _Fetch:
         self._done = 0
         self._told = 0
         self._checksum: RunningChecksum | None = None
+        self._sums = BlockSums(fd, sink) if sink.sums_offset else None
         self.info: ObjectInfo
         self.call = Call(
             "fetch",
@@ -248,6 +249,7 @@ class _Fetch:
         """Begin again at the range's start."""
         self._done = 0
         self._checksum = None
+        self._sums = BlockSums(self._fd, self._sink) if self._sink.sums_offset else None
 
     def _before_try(self) -> None:
         start = self._range.start + self._done
@@ -284,6 +286,11 @@ class _Fetch:
         def write(piece: memoryview) -> None:
             if self._done + len(piece) > self._range.length:
                 raise ServerFaultError("more bytes came than were asked for", key=self._key)
+            if self._sums is not None:
+                try:
+                    self._sums.update(piece)
+                except OSError as error:
+                    raise local_failure(self._sink.path, error) from error
             into_file(piece)
 
         if checksum is None:

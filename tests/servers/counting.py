@@ -41,7 +41,10 @@ class Answer(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One request as it passed: ``path`` is decoded, ``at_s`` is the monotonic clock, ``access_key`` signed it."""
+    """One request as it passed: ``path`` is decoded, ``at_s`` is the monotonic clock, ``access_key`` signed it.
+
+    ``asked`` is the range of bytes that it names (start, length), (0, 0) without one.
+    """
 
     method: str
     path: str
@@ -49,6 +52,7 @@ class Request(NamedTuple):
     length: int
     at_s: float
     access_key: str = ""
+    asked: tuple[int, int] = (0, 0)
 
 
 WRITING = ("PUT", "POST", "DELETE")
@@ -356,6 +360,7 @@ def parse_head(head: bytes) -> tuple[Request, int, bool, bool]:
     except ValueError:
         raise ConnectionEndedError from None
     length, chunked, expects_continue, access_key = 0, False, False, ""
+    asked = (0, 0)
     for line in lines:
         name, _, value = line.partition(":")
         if name.lower() == "content-length":
@@ -366,8 +371,11 @@ def parse_head(head: bytes) -> tuple[Request, int, bool, bool]:
             expects_continue = True
         elif name.lower() == "authorization":
             access_key = value.partition("Credential=")[2].partition("/")[0]
+        elif name.lower() == "range":
+            start, _, last = value.strip().removeprefix("bytes=").partition("-")
+            asked = (int(start), int(last) + 1 - int(start))
     path, _, query = target.partition("?")
-    request = Request(method, unquote(path), query, length, time.monotonic(), access_key)
+    request = Request(method, unquote(path), query, length, time.monotonic(), access_key, asked)
     return request, length, chunked, expects_continue
 
 

@@ -25,7 +25,8 @@ from s3mount.refs import (
     ObjectInfo,
     VersionId,
 )
-from s3mount.s3.memory import MemoryStore, write_slice
+from s3mount.s3.memory import MemoryStore
+from s3mount.s3.memory_bodies import write_slice
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -117,8 +117,18 @@ async def test_a_power_cut_costs_what_was_not_settled(
         assert reader.adopt(adopted, tmp_path / "blob")
     assert await read_everything() == 2
     monkeypatch.setattr("s3mount.cache.upkeep.boot_id", lambda: "next")
-    # Small ones are known by their checksum.
+    # All are known by their checksums.
+    assert await read_everything() == 0
+    (file,) = [file for file in data_files(tmp_path) if file.stat().st_size > MIB]
+    with file.open("r+b") as lost:
+        # What the kernel had not written back reads as zeros.
+        lost.seek(MIB)
+        lost.write(bytes(MIB))
+    asked = len(store.log)
     assert await read_everything() == 1
+    again = store.ranges[asked:]
+    assert sum(length for _, length in again) == MIB
+    assert len(again) <= 4
     async with running(store, tmp_path) as reader:
         await trio.sleep(200)
         assert reader.statistics()["cache_bytes"] > 3 * MIB
@@ -152,6 +162,102 @@ async def test_a_damaged_small_file_is_fetched_anew(tmp_path: Path, damage: str)
     assert len(store.log) == 2
     (file,) = data_files(tmp_path)
     assert file.read_bytes() == data
+
+
+def _change(file: Path, *places: int) -> None:
+    """Flip one bit at each place."""
+    with file.open("r+b") as changed:
+        for place in places:
+            changed.seek(place)
+            byte = changed.read(1)[0]
+            changed.seek(place)
+            changed.write(bytes([byte ^ 1]))
+
+
+@simulated
+async def test_a_changed_block_is_known_by_its_checksum_and_only_it_is_fetched_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SlowStore()
+    ref, data = store.add("large", 5 * MIB + 1234)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        assert await read_all(handle) == data
+        handle.close()
+    (file,) = data_files(tmp_path)
+    _change(file, 3 * MIB + 5, ref.size - 1)
+    for reads in range(2):
+        asked = len(store.log)
+        async with running(store, tmp_path) as reader:
+            handle = reader.open(ref)
+            assert await read_all(handle) == data
+            handle.close()
+            assert reader.statistics()["cache_damaged"] == (2 if reads == 0 else 0)
+        if reads == 0:
+            start = 5 * MIB
+            assert sorted(store.ranges[asked:]) == [(3 * MIB, 64 * KIB), (start, ref.size - start)]
+        else:
+            assert len(store.log) == asked
+    assert "damaged" in caplog.text
+
+
+@simulated
+async def test_a_damaged_checksum_costs_a_fetch_and_is_mended(tmp_path: Path) -> None:
+    store = SlowStore()
+    ref, data = store.add("large", 3 * MIB)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        assert await read_all(handle) == data
+        handle.close()
+    (file,) = data_files(tmp_path)
+    _change(file, ref.size + 8 * 7)
+    for _ in range(2):
+        async with running(store, tmp_path) as reader:
+            handle = reader.open(ref)
+            assert await read_all(handle) == data
+            handle.close()
+    assert store.ranges[-1] == (7 * 64 * KIB, 64 * KIB)
+    assert store.ranges.count((7 * 64 * KIB, 64 * KIB)) == 1
+
+
+@simulated
+async def test_random_reads_prove_the_blocks_they_use(tmp_path: Path) -> None:
+    store = SlowStore()
+    ref, data = store.add("large", 8 * MIB)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        assert await read_all(handle) == data
+        handle.close()
+    (file,) = data_files(tmp_path)
+    _change(file, *range(1000, ref.size, 512 * KIB))
+    places = random.Random(11).choices(range(ref.size), k=300)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        for offset in places:
+            assert await handle.read(offset, 5000) == data[offset : offset + 5000]
+        handle.close()
+
+
+@simulated
+async def test_an_adopted_file_gets_checksums_when_it_rests(tmp_path: Path) -> None:
+    store = SlowStore()
+    ref, data = store.add("adopted", 2 * MIB + 99)
+    (tmp_path / "blob").write_bytes(data)
+    async with running(store, tmp_path) as reader:
+        assert reader.adopt(ref, tmp_path / "blob")
+        await trio.sleep(1)
+    with sqlite3.connect(tmp_path / "bucket" / "catalog.sqlite") as database:
+        database.execute("UPDATE entry SET used_ns = 0")
+    database.close()
+    async with running(store, tmp_path) as reader:
+        await trio.sleep(100)
+    (file,) = data_files(tmp_path)
+    _change(file, MIB)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        assert await read_all(handle) == data
+        handle.close()
+    assert store.ranges == [(MIB, 64 * KIB)]
 
 
 @simulated
