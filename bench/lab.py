@@ -25,9 +25,11 @@ class Scale:
     big_mib: int = 1024
     small_files: int = 2000
     small_bytes: int = 4096
+    read_files: int = 5000
+    random_reads: int = 400
     folders: int = 100
     keys_per_folder: int = 100
-    first_files: int = 100
+    first_files: int = 200
     first_bytes: int = 64 << 10
     moved_files: int = 1000
 
@@ -41,6 +43,8 @@ class Scale:
             big_mib=self.big_mib,
             small_files=part(self.small_files),
             small_bytes=self.small_bytes,
+            read_files=part(self.read_files),
+            random_reads=part(self.random_reads),
             folders=part(self.folders),
             keys_per_folder=self.keys_per_folder,
             first_files=part(self.first_files),
@@ -62,6 +66,9 @@ class Scale:
         return {
             "big": f"{gib} GiB" if gib and not rest else f"{self.big_mib} MiB",
             "small": f"{self.small_files:,} x {self.small_bytes // 1024} KiB",
+            "read": f"{self.read_files:,} x {self.small_bytes // 1024} KiB",
+            "quarter": f"{self.big_mib // 4} MiB",
+            "random": f"{self.random_reads:,}",
             "keys": f"{self.keys:,} keys in {self.folders} folders",
             "first": f"{self.first_bytes // 1024} KiB",
             "moved": f"{self.moved_files:,}",
@@ -107,6 +114,23 @@ class Sources:
         if not made:
             write_many(path, self.scale.small_files, self.scale.small_bytes)
         return path
+
+    def read(self) -> Path:
+        """A folder of more small files, to be read."""
+        path, made = self._made("read")
+        if not made:
+            write_many(path, self.scale.read_files, self.scale.small_bytes)
+        return path
+
+    def quarters(self) -> list[Path]:
+        """The big file's bytes as four files."""
+        size = self.scale.big_bytes // 4
+        paths = [self._folder / f"quarter-{number}.bin" for number in range(4)]
+        for path in paths:
+            if not path.exists():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_random(path, size)
+        return paths
 
     def moved(self) -> Path:
         """A folder to be renamed."""

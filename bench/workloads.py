@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.lab import Cell, Lab, MountCell, RawCell, sizes_below, warm
+from bench.mounting import drop_page_cache
 from bench.process import Finished, StepFailed
 
 PROBE = Path(__file__).with_name("probe.py")
@@ -84,10 +85,12 @@ def read_once(cell: MountCell) -> float:
 
 
 def read_big(cell: MountCell) -> None:
-    """Read cold; again from the page cache; again after a remount without page cache."""
+    """Read cold; again from the page cache; without it; and without it after a remount."""
     with cell.usage():
         cell.record("cold_mb_s", read_once(cell))
     cell.record("warm_mb_s", read_once(cell))
+    drop_page_cache()
+    cell.record("dropped_mb_s", read_once(cell))
     cell.mount.remount()
     cell.record("remount_mb_s", read_once(cell))
 
@@ -97,6 +100,56 @@ def read_big_raw(cell: RawCell) -> None:
     cell.scratch.mkdir(parents=True)
     done = cell.s5cmd("cp", f"s3://{cell.bucket}/big.bin", f"{cell.scratch}/")
     cell.record("cold_mb_s", cell.lab.scale.big_bytes / 1e6 / done.seconds)
+
+
+def prepare_quarters(lab: Lab, bucket: str) -> None:
+    """Four files of a quarter of the big one's size."""
+    for path in lab.sources.quarters():
+        lab.put(path, bucket, f"quarters/{path.name}")
+
+
+def read_quarters(cell: MountCell) -> None:
+    """Four readers at once, each with a file of its own."""
+    files = [f"{cell.path}/quarters/{path.name}" for path in cell.lab.sources.quarters()]
+    each = " & ".join(f"dd if={file} of=/dev/null bs=1M" for file in files)
+    with cell.usage():
+        done = cell.shell(f"{{ {each} & wait; }} 2>&1")
+    size = cell.lab.scale.big_bytes // 4
+    if done.stdout.count(f"\n{size} bytes") + done.stdout.startswith(f"{size} bytes") < 4:
+        raise StepFailed(f"dd did not read all: {done.stdout.strip()}")
+    cell.record("cold_mb_s", cell.lab.scale.big_bytes / 1e6 / done.seconds)
+
+
+def read_quarters_raw(cell: RawCell) -> None:
+    """s5cmd cp of the four."""
+    cell.scratch.mkdir(parents=True)
+    done = cell.s5cmd("cp", f"s3://{cell.bucket}/quarters/*", f"{cell.scratch}/")
+    cell.record("cold_mb_s", cell.lab.scale.big_bytes / 1e6 / done.seconds)
+
+
+RANDOM_READ_BYTES = 16 << 10
+
+
+def _offsets(cell: Cell) -> str:
+    """Where the random reads begin, the same for every tool."""
+    chosen = random.Random(8)
+    last = cell.lab.scale.big_bytes - RANDOM_READ_BYTES
+    return "\n".join(str(chosen.randrange(last)) for _ in range(cell.lab.scale.random_reads))
+
+
+def random_reads(cell: MountCell) -> None:
+    """16 KiB here and there of the cold big file, one after another."""
+    probe = [sys.executable, str(PROBE), "random", str(cell.path / "big.bin")]
+    with cell.usage():
+        done = cell.run(probe, _offsets(cell).encode())
+    cell.record("reads_s", cell.lab.scale.random_reads / json.loads(done.stdout))
+
+
+def random_reads_raw(cell: RawCell) -> None:
+    """A GET each on one kept connection."""
+    (url,) = cell.lab.truth.urls(cell.endpoint, cell.bucket, ["big.bin"])
+    done = cell.run([sys.executable, str(PROBE), "random-raw", url], _offsets(cell).encode())
+    cell.record("reads_s", cell.lab.scale.random_reads / json.loads(done.stdout))
 
 
 # -- many small files --------------------------------------------------------------------------
@@ -128,13 +181,18 @@ def prepare_small(lab: Lab, bucket: str) -> None:
     lab.put(lab.sources.small(), bucket, "small/")
 
 
+def prepare_read(lab: Lab, bucket: str) -> None:
+    """More small files as objects."""
+    lab.put(lab.sources.read(), bucket, "read/")
+
+
 def tar_once(cell: MountCell) -> float:
     """tar the folder through a pipe (into /dev/null GNU tar would not read), return files/s."""
-    done = cell.shell(f"tar cf - -C {cell.path} small | wc -c")
+    done = cell.shell(f"tar cf - -C {cell.path} read | wc -c")
     scale = cell.lab.scale
-    if int(done.stdout) < scale.small_files * (scale.small_bytes + 512):
+    if int(done.stdout) < scale.read_files * (scale.small_bytes + 512):
         raise StepFailed(f"tar wrote only {done.stdout.strip()} bytes")
-    return scale.small_files / done.seconds
+    return scale.read_files / done.seconds
 
 
 def read_small(cell: MountCell) -> None:
@@ -147,8 +205,8 @@ def read_small(cell: MountCell) -> None:
 def read_small_raw(cell: RawCell) -> None:
     """s5cmd cp of all of them into a local folder."""
     cell.scratch.mkdir(parents=True)
-    done = cell.s5cmd("cp", f"s3://{cell.bucket}/small/*", f"{cell.scratch}/")
-    cell.record("cold_files_s", cell.lab.scale.small_files / done.seconds)
+    done = cell.s5cmd("cp", f"s3://{cell.bucket}/read/*", f"{cell.scratch}/")
+    cell.record("cold_files_s", cell.lab.scale.read_files / done.seconds)
 
 
 # -- listings ----------------------------------------------------------------------------------
@@ -307,11 +365,26 @@ WORKLOADS: tuple[Workload, ...] = (
         (
             Row("cold_mb_s", "{big} read: cold", "MB/s"),
             Row("warm_mb_s", "... again", "MB/s"),
+            Row("dropped_mb_s", "... after the page cache was dropped", "MB/s"),
             Row("remount_mb_s", "... after remount, page cache dropped", "MB/s"),
         ),
         prepare_big,
         read_big,
         read_big_raw,
+    ),
+    Workload(
+        "read-4",
+        (Row("cold_mb_s", "four readers, {quarter} each: cold", "MB/s"),),
+        prepare_quarters,
+        read_quarters,
+        read_quarters_raw,
+    ),
+    Workload(
+        "random-read",
+        (Row("reads_s", "{random} random 16 KiB reads of the cold {big}", "reads/s"),),
+        prepare_big,
+        random_reads,
+        random_reads_raw,
     ),
     Workload(
         "small-write",
@@ -327,10 +400,10 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload(
         "small-read",
         (
-            Row("cold_files_s", "{small} `tar c`: cold", "files/s"),
+            Row("cold_files_s", "{read} `tar c`: cold", "files/s"),
             Row("again_files_s", "... again", "files/s"),
         ),
-        prepare_small,
+        prepare_read,
         read_small,
         read_small_raw,
     ),
