@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from s3mount.checkout.checkout import Options, Tell, check_out
+from s3mount.checkout.checkout import check_out
+from s3mount.checkout.options import Options, Tell
 from s3mount.checkout.summary import Progress, Summary
 from s3mount.config import StoreConfig
-from s3mount.manifest.reading import read_entries
 
 if TYPE_CHECKING:
     from s3mount.checkout.fetching import Stored
     from s3mount.checkout.working import OpenStore
+    from s3mount.manifest.model import Entry
     from s3mount.refs import ObjectHeaders
     from s3mount.s3.store import Store
 
@@ -48,8 +50,16 @@ def check_out_manifest(
         return S3Store(msgspec.structs.replace(store, bucket=name))
 
     with contextlib.ExitStack() as stack:
+        path = _brought_here(manifest, open_store, stack)
+
+        def entries() -> Iterable[Entry]:
+            from s3mount.manifest.reading import read_entries
+
+            return read_entries(path, bucket=bucket)
+
         return check_out(
-            read_entries(_brought_here(manifest, open_store, stack), bucket=bucket),
+            entries,
+            _identity(path, bucket),
             folder,
             options,
             open_store=open_store,
@@ -57,6 +67,15 @@ def check_out_manifest(
             watch=watch,
             tell=tell,
         )
+
+
+def _identity(path: Path, bucket: str | None) -> str | None:
+    """Equal for equal bytes of a manifest; ``None`` for what cannot be read, which reading it will tell."""
+    try:
+        with open(path, "rb") as file:
+            return f"{bucket or ''}/{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return None
 
 
 def _brought_here(manifest: str, open_store: OpenStore, stack: contextlib.ExitStack) -> Path:

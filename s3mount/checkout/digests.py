@@ -8,18 +8,16 @@ it costs hashing, and another download of what has no ETag that tells anything.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sqlite3
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from s3mount import db
+from s3mount.checkout.picture import place_of
 from s3mount.errors import LocalDiskError
 from s3mount.manifest.model import Entry
 
-FOLDER = "checkouts"
-"""Below s3mount's cache folder."""
 TABLES_MAX = 200
 """Tables of so many folders are kept, those used last."""
 ROWS_MAX = 20_000_000
@@ -126,9 +124,8 @@ class DigestIndex:
     @classmethod
     def open(cls, cache_dir: Path, folder: Path) -> DigestIndex:
         """The table of ``folder``. One that is damaged is begun anew. Raises LocalDiskError."""
-        name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
-        home = cache_dir / FOLDER
-        path = home / f"{name}.sqlite"
+        path = place_of(cache_dir, folder, "sqlite")
+        home = path.parent
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -253,8 +250,8 @@ class DigestIndex:
 
 
 def remove(path: Path) -> None:
-    """Remove a table and what SQLite keeps beside it. Raises OSError."""
-    for name in (str(path), f"{path}-wal", f"{path}-shm"):
+    """Remove a table and what lies beside it. Raises OSError."""
+    for name in (str(path), f"{path}-wal", f"{path}-shm", str(path.with_suffix(".picture"))):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
 

@@ -13,6 +13,7 @@ import msgspec
 from s3mount.checkout.digests import DigestIndex, Row
 from s3mount.checkout.folders import Folders, ObstacleError
 from s3mount.checkout.paths import HIDDEN, Folding, Spellings, as_text, native, permissions, refusal
+from s3mount.checkout.picture import Notes
 from s3mount.checkout.selection import Selection
 from s3mount.checkout.summary import Failures
 from s3mount.checkout.target import Target
@@ -78,10 +79,12 @@ class Planner:
         with_buckets: bool,
         delete: bool,
         folding: Callable[[], Folding],
+        notes: Notes,
     ) -> None:
         self.seen = Seen()
         self.refused = Failures()
         self.extras: list[Doomed] = []
+        self._notes = notes
         self._target = target
         self._index = index
         self._selection = selection
@@ -173,6 +176,8 @@ class Planner:
 
     def _look_at(self, path: str, entry: Entry) -> Step | str | None:
         """The step for one entry; ``None`` where all is right already, or why it is refused."""
+        if not entry.etag and entry.version_id in (None, "null"):
+            self._notes.give_up()
         is_folder = path.endswith("/")
         plain = path[:-1] if is_folder else path
         folder, _, name = plain.rpartition("/")
@@ -207,6 +212,7 @@ class Planner:
             except OSError:
                 return Step(Kind.FOLDER, path, entry)
             if stat.S_ISDIR(found.st_mode):
+                self._notes.folder(path[:-1])
                 return None
             if not self._may_go(path[:-1], found):
                 return "something that is no folder is in the way"
@@ -229,6 +235,7 @@ class Planner:
             return Step(Kind.FETCH if sure else Kind.CHECK, path, entry, row)
         if wants_adjusting(entry, found):
             return Step(Kind.ADJUST, path, entry, row)
+        self._notes.file(path, found)
         return None
 
     def _may_go(self, path: str, found: os.stat_result) -> bool:

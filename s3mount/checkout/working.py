@@ -16,6 +16,7 @@ from s3mount.checkout import comparing
 from s3mount.checkout.digests import DigestIndex, Row, row_of
 from s3mount.checkout.fetching import Fetcher, StoredIn
 from s3mount.checkout.paths import permissions
+from s3mount.checkout.picture import Notes
 from s3mount.checkout.placing import Placer, open_file
 from s3mount.checkout.planning import Kind, Step, wants_adjusting
 from s3mount.checkout.removing import Remover
@@ -100,6 +101,7 @@ class Work:
         stored_in: StoredIn,
         summary: Summary,
         failures: Failures,
+        notes: Notes,
         watch: Callable[[Progress], None],
     ) -> None:
         self._steps = steps
@@ -117,6 +119,7 @@ class Work:
         self._hashing = trio.CapacityLimiter(os.cpu_count() or 1)
         self._summary = summary
         self._failures = failures
+        self._notes = notes
         self._fruitless = 0
         self._failure: S3MountError | None = None
         self._stores: Stores
@@ -221,14 +224,15 @@ class Work:
             self._placer.folders.find(step.path.rstrip("/"), make=True)
         except OSError as error:
             raise LocalDiskError(str(error.strerror)) from error
+        self._notes.folder(step.path.rstrip("/"))
 
     def _adjust(self, path: str, entry: Entry, row: Row | None) -> None:
         found = self._placer.adjust(path, permissions(entry.mode), entry.mtime_ns)
         self._summary.adjusted += 1
         self._summary.right += 1
         self._summary.right_bytes += found.st_size
-        if row is not None and self._index is not None:
-            self._index.put(row_of(path, entry, found, row.digest))
+        if row is not None:
+            self._remember(path, entry, found, row.digest)
 
     async def _is_right(self, step: Step) -> bool:
         """Read the file that is there; note it where it is right."""
@@ -238,12 +242,11 @@ class Work:
         verdict = await self._compare(step, entry)
         if not verdict.is_right:
             return False
-        if self._index is not None:
-            self._index.put(row_of(step.path, entry, verdict.found, verdict.digest))
         if wants_adjusting(entry, verdict.found):
             row = row_of(step.path, entry, verdict.found, verdict.digest)
             self._adjust(step.path, entry, row)
             return True
+        self._remember(step.path, entry, verdict.found, verdict.digest)
         self._summary.right += 1
         self._summary.right_bytes += verdict.found.st_size
         return True
@@ -286,8 +289,13 @@ class Work:
         self._fruitless = 0
         self._summary.downloaded += 1
         self._summary.unverified += not fetched.is_verified
+        self._remember(step.path, fetched.entry, fetched.found, fetched.digest)
+
+    def _remember(self, path: str, entry: Entry, found: os.stat_result, digest: bytes) -> None:
+        """The file at ``path`` holds ``entry`` now."""
+        self._notes.file(path, found)
         if self._index is not None:
-            self._index.put(row_of(step.path, fetched.entry, fetched.found, fetched.digest))
+            self._index.put(row_of(path, entry, found, digest))
 
 
 def reason(error: S3MountError) -> str:

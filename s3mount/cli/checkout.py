@@ -45,7 +45,7 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
     Exit status 0: all of it is there. 1: something is not, which is named; the rest is.
     """
     from s3mount.app.checkout import check_out_manifest
-    from s3mount.checkout.checkout import Options
+    from s3mount.checkout.options import Options
 
     options = Options(
         cache_dir=Path(absolute(given["cache_dir"]) or default_cache_dir()),

@@ -9,6 +9,9 @@ import pytest
 from tests.unit.checkout.folders import World
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+@pytest.fixture(params=[False, True], ids=["always-read", "known-by-digest"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> World:
+    """Once with manifests that must be read each time, once with such as are known again."""
+    made = World(tmp_path)
+    made.is_known = request.param
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -11,7 +12,8 @@ import msgspec
 import trio
 
 from s3mount.app.checkout import stored_in
-from s3mount.checkout.checkout import Options, check_out
+from s3mount.checkout.checkout import check_out
+from s3mount.checkout.options import Options
 from s3mount.checkout.summary import Summary
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectHeaders
@@ -28,6 +30,9 @@ class World:
         self.stores: dict[str, MemoryStore] = {}
         self.opened: list[str] = []
         self.told: list[tuple[str, str]] = []
+        self.is_known = False
+        """Whether the manifest may be known by its digest, so that it need not be read."""
+        self.read = 0
 
     def store(self, bucket: str = "memory") -> MemoryStore:
         if bucket not in self.stores:
@@ -88,8 +93,17 @@ class World:
         """Check out into the folder."""
         self.told.clear()
         self.opened.clear()
+        held = list(entries)
+        self.read = 0
+
+        def read() -> Iterable[Entry]:
+            self.read += 1
+            return held
+
+        identity = hashlib.sha256(msgspec.msgpack.encode(held)).hexdigest()
         return check_out(
-            entries,
+            read,
+            identity if self.is_known else None,
             self.folder,
             Options(
                 cache_dir=self.cache_dir,

@@ -509,6 +509,7 @@ def test_what_is_true_of_all_is_not_asked_for_each(
 
 
 def test_a_damaged_table_of_digests_is_begun_anew(world: World) -> None:
+    world.is_known = False
     wanted = [world.put("f", b"1")]
     world.check_out(wanted)
     (table,) = (world.cache_dir / "checkouts").glob("*.sqlite")

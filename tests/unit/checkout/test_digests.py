@@ -88,7 +88,7 @@ def test_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         index = DigestIndex.open(tmp_path, Path(f"/t{number}"))
         index.put(row("f"))
         index.close()
-    assert len(list((tmp_path / digests.FOLDER).glob("*.sqlite"))) <= 3
+    assert len(list((tmp_path / "checkouts").glob("*.sqlite"))) <= 3
 
 
 @pytest.mark.parametrize(

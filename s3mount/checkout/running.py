@@ -1,0 +1,161 @@
+"""One checkout from the look at the folder to the summary."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from s3mount.checkout.digests import DigestIndex
+from s3mount.checkout.options import Options, Tell
+from s3mount.checkout.ordering import Ordered
+from s3mount.checkout.paths import Folding
+from s3mount.checkout.picture import Notes, Picture
+from s3mount.checkout.planning import Planner, Step
+from s3mount.checkout.removing import Remover
+from s3mount.checkout.selection import Selection
+from s3mount.checkout.summary import Failures, Progress, Summary
+from s3mount.checkout.target import Target
+from s3mount.errors import S3MountError
+
+if TYPE_CHECKING:
+    from s3mount.checkout.fetching import StoredIn
+    from s3mount.checkout.working import OpenStore
+
+AHEAD_MAX = 100_000
+"""So many files that need work are planned before the first is fetched, so that progress knows the whole."""
+
+
+class Run:
+    """Of one open target; ``run`` once."""
+
+    def __init__(
+        self,
+        target: Target,
+        index: DigestIndex | None,
+        ordered: Ordered,
+        selection: Selection,
+        options: Options,
+        watch: Callable[[Progress], None],
+        tell: Tell,
+    ) -> None:
+        self._target = target
+        self._index = index
+        self._selection = selection
+        self._options = options
+        self._watch = watch
+        self._tell = tell
+        self._summary = Summary(is_rehearsal=options.is_rehearsal)
+        self._failures = Failures()
+        self._notes = Notes()
+        self._planner = Planner(
+            target,
+            index,
+            selection,
+            with_buckets=ordered.buckets > 1,
+            delete=options.delete,
+            folding=self._folding,
+            notes=self._notes,
+        )
+        self._steps = self._planner.steps(ordered.entries)
+
+    def _folding(self) -> Folding:
+        """How the file system takes names; a rehearsal, which may not try, believes that they differ."""
+        if self._options.is_rehearsal:
+            return Folding(case=False, form=False)
+        return self._target.folding()
+
+    def picture(self, key: str) -> Picture | None:
+        """How the folder looks afterwards, where it holds the whole manifest."""
+        summary = self._summary
+        if not summary.is_complete or summary.is_rehearsal:
+            return None
+        return self._notes.picture(key, summary.files, summary.size_bytes, summary.left_out)
+
+    def run(self, open_store: OpenStore, stored_in: StoredIn) -> Summary:
+        """Do it. Raises LocalDiskError, and what the entries raise."""
+        summary, planner = self._summary, self._planner
+        try:
+            ahead = list(itertools.islice(self._steps, AHEAD_MAX))
+            if self._options.is_rehearsal:
+                self._rehearse(itertools.chain(ahead, self._steps))
+            elif ahead:
+                self._work(ahead, open_store, stored_in)
+            if not summary.stopped:
+                self._remove_extras()
+        finally:
+            planner.close()
+            if self._target.root is not None:
+                self._target.clear_up()
+        seen = planner.seen
+        summary.files, summary.size_bytes = seen.files, seen.size_bytes
+        summary.left_out = seen.left_out
+        summary.right += seen.right_files
+        summary.right_bytes += seen.right_bytes
+        summary.take(planner.refused, self._failures)
+        return summary
+
+    def _work(self, ahead: list[Step], open_store: OpenStore, stored_in: StoredIn) -> None:
+        """Do what is to be done; ``stopped`` in the summary tells why the rest was given up."""
+        import trio
+
+        from s3mount.checkout.placing import Placer
+        from s3mount.checkout.working import Work
+
+        placer = Placer(self._target)
+        try:
+            work = Work(
+                ahead=ahead,
+                is_whole=len(ahead) < AHEAD_MAX,
+                steps=self._steps,
+                placer=placer,
+                index=self._index,
+                remover=Remover(placer.folders, self._selection, is_rehearsal=False),
+                open_store=open_store,
+                stored_in=stored_in,
+                summary=self._summary,
+                failures=self._failures,
+                notes=self._notes,
+                watch=self._watch,
+            )
+            try:
+                trio.run(work.run, strict_exception_groups=True)
+            except S3MountError as error:
+                self._summary.stopped = " ".join(str(error).split())
+            except BaseExceptionGroup as group:
+                if group.subgroup(KeyboardInterrupt) is None:
+                    raise
+                raise KeyboardInterrupt from None
+        finally:
+            placer.close()
+
+    def _rehearse(self, steps: Iterator[Step]) -> None:
+        from s3mount.checkout.rehearsing import Rehearsal
+
+        rehearsal = Rehearsal(
+            self._target, self._index, self._selection, self._summary, self._failures, self._tell
+        )
+        try:
+            rehearsal.run(steps)
+        finally:
+            rehearsal.close()
+
+    def _remove_extras(self) -> None:
+        if not self._planner.extras or self._target.root is None:
+            return
+        from s3mount.checkout.folders import Folders
+
+        folders = Folders(self._target.root)
+        remover = Remover(
+            folders, self._selection, is_rehearsal=self._options.is_rehearsal, tell=self._tell
+        )
+        try:
+            for doomed in self._planner.extras:
+                try:
+                    remover.remove(doomed)
+                except OSError as error:
+                    why = f"it cannot be removed: {error.strerror}"
+                    self._failures.add(doomed.path, None, why)
+        finally:
+            folders.close()
+        self._summary.deleted += remover.removed
