@@ -135,7 +135,7 @@ def test_missing_and_deleted_versions_fail_alone(checkout: Checkout) -> None:
     assert "removed: " in done.stderr
     checkout.write_manifest([a_marker])
     (checkout.folder / "behind-a-marker").unlink()
-    assert len(checkout.summary(status=1)["failed"]) == 1
+    assert checkout.summary(status=1)["failed"] == 1
 
 
 def test_killed_and_resumed(checkout: Checkout, relay: Relay) -> None:
