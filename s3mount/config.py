@@ -74,6 +74,7 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     attributes: Literal["auto", "always", "never"] = "auto"
     storage_class: str | None = None
     cache_bytes_max: int = 10 * GIB
+    cache_free_bytes_min: int = GIB
     spool_bytes_max: int = 100 * GIB
     prefetch_bytes_max: int = 256 * MIB
     part_bytes: int = 8 * MIB

@@ -44,6 +44,7 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                 Path(config.cache_dir),
                 namespace=namespace,
                 size_bytes_max=config.cache_bytes_max,
+                free_bytes_min=config.cache_free_bytes_min,
                 prefetch_bytes_max=config.prefetch_bytes_max,
             )
             async with trio.open_nursery() as nursery:

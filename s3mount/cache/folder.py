@@ -172,6 +172,11 @@ class CacheFolder:
         """Change the exclusive lock back into the shared one."""
         _lock(descriptor, fcntl.F_RDLCK)
 
+    def disk_room(self) -> tuple[int, int]:
+        """Bytes of its disk that are free for this user, and how large the disk is."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
     def disk_bytes(self, name: str) -> int:
         """What a file takes on disk, holes not counted."""
         return os.stat(self.path_of(name)).st_blocks * 512

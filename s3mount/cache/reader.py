@@ -57,7 +57,8 @@ class CacheReader:
     """The contents of one bucket (``namespace``: a digest of endpoint and bucket), cached in ``folder``.
 
     ``size_bytes_max`` is the cap of what the namespace takes on disk, also while files are being
-    read. ``prefetch_bytes_max`` bounds what is asked for ahead of the readers, all together.
+    read; it falls when less than ``free_bytes_min`` (at most a tenth) of the disk would be left free.
+    ``prefetch_bytes_max`` bounds what is asked for ahead of the readers, all together.
     ``worker`` runs what may block; by default a thread.
     """
 
@@ -69,10 +70,17 @@ class CacheReader:
         namespace: str,
         size_bytes_max: int,
         prefetch_bytes_max: int,
+        free_bytes_min: int = 0,
         clock: WallClock | None = None,
         worker: Worker | None = None,
     ) -> None:
-        self._shelf = Shelf(folder / namespace, namespace, size_bytes_max, clock or SystemClock())
+        self._shelf = Shelf(
+            folder / namespace,
+            namespace,
+            size_bytes_max,
+            clock or SystemClock(),
+            free_bytes_min=free_bytes_min,
+        )
         self._upkeep = Upkeep(self._shelf, worker or thread_worker(), worker or thread_worker())
         self._evictor = Evictor(self._shelf, self._upkeep)
         # Half of a small cache at most: what is fetched ahead must not push out what is being read.

@@ -55,10 +55,19 @@ class Unwanted(NamedTuple):
 class Shelf:
     """All entries of one namespace in one cache folder, and the room they may take."""
 
-    def __init__(self, folder: Path, namespace: str, size_bytes_max: int, clock: WallClock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        namespace: str,
+        size_bytes_max: int,
+        clock: WallClock,
+        *,
+        free_bytes_min: int = 0,
+    ) -> None:
         self.namespace = namespace
         self.files = CacheFolder(folder)
-        self.size_bytes_max = size_bytes_max
+        self.size_bytes_max = self._allowed_bytes = size_bytes_max
+        self._free_bytes_min = free_bytes_min
         self.clock = clock
         self.catalog: Catalog | None = None
         self.entries: dict[bytes, Entry] = {}
@@ -370,6 +379,17 @@ class Shelf:
     def total_bytes(self) -> int:
         """Disk space of all entries, with blocks that are on their way to the disk or off it."""
         return self.recorded_total + self._beyond_record + self.freeing_bytes
+
+    def note_disk_room(self, free_bytes: int, disk_bytes: int) -> None:
+        """So much of the disk is free: the cap falls where less than the floor would be left, and rises again.
+
+        On a small disk the floor is a tenth of it.
+        """
+        floor = min(self._free_bytes_min, disk_bytes // 10)
+        if floor:
+            left = max(0, self.total_bytes + free_bytes - floor)
+            self.size_bytes_max = min(self._allowed_bytes, left)
+            self.has_room(0)
 
     @property
     def headroom_bytes(self) -> int:

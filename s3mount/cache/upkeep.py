@@ -26,6 +26,8 @@ T = TypeVar("T")
 SAVE_INTERVAL_S = 0.25
 """Changes are gathered for so long before they are written; a kill costs that much refetching."""
 SAVE_COUNT_MAX = 512
+DISK_ROOM_INTERVAL_S = 5.0
+"""How often the disk's free space is looked at while nothing is saved: others fill it as well."""
 SETTLE_INTERVAL_S = 60.0
 SETTLE_COUNT_MAX = 16
 
@@ -123,6 +125,7 @@ class Upkeep:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_saving)
             nursery.start_soon(self._keep_settling)
+            nursery.start_soon(self._keep_disk_room)
             if self._writer is not None:
                 nursery.start_soon(self._sweep)
 
@@ -154,6 +157,8 @@ class Upkeep:
         if not any(chore):
             await trio.lowlevel.checkpoint()
             return
+        if chore.saves:
+            await self.look_at_disk()
         try:
             done = await self.with_catalog(functools.partial(self._do_chore, chore))
         except (OSError, sqlite3.Error) as error:
@@ -213,6 +218,22 @@ class Upkeep:
         }
         done = [results.get(save.update.digest, (0, 0, None)) for save in chore.saves]
         return _Done(kept, done, failure, catalog.total())
+
+    # -- the disk's free space
+
+    async def _keep_disk_room(self) -> None:
+        while True:
+            await self.look_at_disk()
+            await trio.sleep(DISK_ROOM_INTERVAL_S)
+
+    async def look_at_disk(self) -> None:
+        """Let the shelf know how much of the disk is free."""
+        try:
+            room = await self._work(self.shelf.files.disk_room)
+        except OSError as error:
+            logger.debug("the free space below the cache is not known: %s", error)
+            return
+        self.shelf.note_disk_room(*room)
 
     # -- settling and sweeping
 

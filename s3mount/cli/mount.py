@@ -46,6 +46,12 @@ from s3mount.logs import LEVELS
 @store_options
 @option("--cache-dir", type=click.Path(), help="Where to keep what was read.")
 @option("--cache-size", type=size, default=10 * GIB, help="Its limit.  [default: 10G]")
+@option(
+    "--cache-free",
+    type=size,
+    default=GIB,
+    help="Leave so much of its disk free, at most a tenth.  [default: 1G]",
+)
 @option("--state-dir", type=click.Path(), help="Where to keep what is not in S3 yet.")
 @option("--spool-size", type=size, default=100 * GIB, help="Its limit.  [default: 100G]")
 @option(
@@ -164,6 +170,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         attributes=values["attributes"],
         storage_class=values["storage_class"],
         cache_bytes_max=values["cache_size"],
+        cache_free_bytes_min=values["cache_free"],
         spool_bytes_max=values["spool_size"],
         room_wait_s=values["spool_wait"],
         prefetch_bytes_max=values["prefetch_max"],

@@ -162,6 +162,7 @@ class running:
         *,
         size_bytes_max: int = 256 * MIB,
         prefetch_bytes_max: int = 256 * MIB,
+        free_bytes_min: int = 0,
         worker: Worker = inline,
     ) -> None:
         self.reader = CacheReader(
@@ -170,6 +171,7 @@ class running:
             namespace="bucket",
             size_bytes_max=size_bytes_max,
             prefetch_bytes_max=prefetch_bytes_max,
+            free_bytes_min=free_bytes_min,
             worker=worker,
         )
         self._scope = trio.CancelScope()

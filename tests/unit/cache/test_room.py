@@ -259,3 +259,46 @@ def test_the_sum_of_the_catalog_is_kept_by_itself(tmp_path: Path) -> None:
     assert catalog.total() == summed == disk_bytes(tmp_path)
     database.close()
     catalog.close()
+
+
+@simulated
+async def test_a_part_of_the_disk_is_left_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others fill the disk: the cap falls and what is cached goes; it rises when they are gone."""
+    whole_bytes, others_bytes = 200 * MIB, 0
+
+    def disk_room(files: CacheFolder) -> tuple[int, int]:
+        return whole_bytes - others_bytes - disk_bytes(tmp_path), whole_bytes
+
+    monkeypatch.setattr(CacheFolder, "disk_room", disk_room)
+    store = SlowStore()
+    ref, data = store.add("large", 60 * MIB)
+    async with running(store, tmp_path, free_bytes_min=10 * MIB) as reader:
+        handle = reader.open(ref)
+        assert await read_all(handle) == data
+        handle.close()
+        await trio.sleep(10)
+        assert disk_bytes(tmp_path) >= 60 * MIB
+        others_bytes = 160 * MIB
+        await trio.sleep(20)
+        assert disk_room(reader._shelf.files)[0] >= 10 * MIB
+        assert 0 < reader.statistics()["cache_bytes_max"] <= 30 * MIB
+        handle = reader.open(ref)
+        assert await read_all(handle) == data
+        await trio.sleep(20)
+        assert disk_room(reader._shelf.files)[0] >= 10 * MIB
+        handle.close()
+        others_bytes = 0
+        await trio.sleep(20)
+        assert reader.statistics()["cache_bytes_max"] >= 180 * MIB
+
+
+@simulated
+async def test_on_a_small_disk_the_floor_is_a_tenth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CacheFolder, "disk_room", lambda files: (40 * MIB, 50 * MIB))
+    async with running(SlowStore(), tmp_path, free_bytes_min=1 << 30) as reader:
+        await trio.sleep(10)
+        assert reader.statistics()["cache_bytes_max"] == 35 * MIB
