@@ -38,6 +38,7 @@ T = TypeVar("T")
 TOP_INODE = 1
 CHECK_TIMEOUT_S = 20.0
 """How long the first look at the bucket may take; a person waits for it."""
+TELL_EVERY_S = 5.0
 LIBRARY = "catalogs"
 """The folder of catalogs in the cache folder."""
 SETTLED_NS = 15 * 60 * 1_000_000_000
@@ -159,7 +160,8 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
         pool = EnginePool(config.store, nursery)
         caches = CachedBuckets(config, pool, nursery)
         if past.at_ns is None:
-            held, about = await _manifest_catalog(config, past, library, reporter)
+            with _told_on(nursery, reporter, f"reading {past.manifest}"):
+                held, about = await _manifest_catalog(config, past, library, reporter)
         else:
             held, about = await _past_catalog(config, past.at_ns, library)
         with held:
@@ -237,10 +239,27 @@ def with_past(
         hall.close()
 
 
+@contextmanager
+def _told_on(nursery: trio.Nursery, reporter: Reporter, doing: str) -> Iterator[None]:
+    """Let the parent know from time to time that this still goes on: a large manifest takes its time to come."""
+    scope = trio.CancelScope()
+
+    async def tell() -> None:
+        with scope:
+            while True:
+                reporter.step(doing)
+                await trio.sleep(TELL_EVERY_S)
+
+    nursery.start_soon(tell)
+    try:
+        yield
+    finally:
+        scope.cancel()
+
+
 async def _manifest_catalog(
     config: MountConfig, past: Past, library: Library, reporter: Reporter
 ) -> tuple[HeldCatalog, dict[str, Any]]:
-    reporter.step(f"reading {past.manifest}")
     tell = _teller(reporter)
 
     def open_store(bucket: str) -> EngineClient:
