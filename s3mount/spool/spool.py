@@ -7,7 +7,7 @@ stands between two awaits of the caller is a critical section.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,11 +17,12 @@ from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
-from s3mount.spool.changes import ABSENT, Change, parent_of
+from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.extents import Extents
 from s3mount.spool.forcing import Forcing, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.journal import Journal
 from s3mount.spool.labels import Labels
+from s3mount.spool.relations import Relations
 from s3mount.spool.salvage import Damage
 from s3mount.spool.states import Event, State, after
 from s3mount.spool.takeover import follow_disk, settle, tell_from_earlier
@@ -47,17 +48,14 @@ class Spool:
         self.journal = Journal(folder / "journal.sqlite")
         self.size_bytes_max = size_bytes_max
         self.used_bytes = 0
-        self.changes: dict[Key, Change] = {}
+        self.relations = Relations()
+        self.changes = self.relations.changes
         self.live_blobs: dict[str, Blob] = {}
         self.damages: list[Damage] = []
         self._labels = Labels()
         self.on_queued: Callable[[Change], None] = lambda change: None
         self.on_removed: Callable[[Key], None] = lambda key: None
         self.on_unused: Callable[[Blob], None] = self.drop_blob
-        self._below: dict[Key, set[Key]] = {}
-        self._implied: dict[Key, dict[Key, int]] = {}
-        self._readers: dict[Key, set[Key]] = {}
-        self._reads: dict[Key, Key] = {}
         self._seq = 0
         self._is_rebooted = False
         self._room = trio.Event()
@@ -113,7 +111,7 @@ class Spool:
         """Take over a change that only its blob's label tells of, in place of an earlier one of the key."""
         earlier = self.changes.get(change.key)
         if earlier is not None:
-            self._unindex(earlier)
+            self.relations.remove(earlier)
         self._recover(change, self.blobs.size_of(change.blob_id), set())
         if change.blob_id:
             self._describe_blob(change)
@@ -161,7 +159,7 @@ class Spool:
             blob.sums.mark_unknown(blob.extents)
             self._take_in(blob)
             self.used_bytes += blob.extents.total
-        self._index(change)
+        self.relations.add(change)
         reach("recovery: change taken over")
 
     def close(self) -> None:
@@ -206,12 +204,12 @@ class Spool:
         self._journal(new, gone)
         reach("spool: recorded")
         for key in gone:
-            self._unindex(self.changes[key])
+            self.relations.remove(self.changes[key])
         for change in new:
             earlier = self.changes.get(change.key)
             if earlier is not None:
-                self._unindex(earlier)
-            self._index(change)
+                self.relations.remove(earlier)
+            self.relations.add(change)
         for key in gone:
             self.on_removed(key)
         for change in new:
@@ -256,14 +254,14 @@ class Spool:
         change.seq = self.next_seq()
         change.first_seq = change.first_seq or change.seq
         change.content_seq = change.seq
-        self._index(change)
+        self.relations.add(change)
 
     def save(self, change: Change) -> None:
         """Journal ``change`` as it is, without a new seq. Raises LocalDiskError."""
         if change.blob_id:
             self._describe_blob(change)
-        self._unindex(change)
-        self._index(change)
+        self.relations.remove(change)
+        self.relations.add(change)
         self._label([change], [])
         self._journal([change])
         reach("spool: saved")
@@ -295,7 +293,7 @@ class Spool:
         self.disown(change.blob_id)
         self.journal.record([], [change.key])
         reach("change: finished")
-        self._unindex(change)
+        self.relations.remove(change)
         change.state = State.DONE
         self.on_removed(change.key)
 
@@ -316,86 +314,6 @@ class Spool:
         change.base = blob.base
         change.base_limit = blob.base_limit
         change.extents = list(blob.extents) if blob.base is not None else [(0, blob.size)]
-
-    def _index(self, change: Change) -> None:
-        self.changes[change.key] = change
-        self._below.setdefault(parent_of(change.key), set()).add(change.key)
-        if change.op != "delete":
-            self._count_implied(change.key, 1)
-        source = change.reads
-        if source is not None:
-            self._readers.setdefault(source, set()).add(change.key)
-            self._reads[change.key] = source
-
-    def _unindex(self, change: Change) -> None:
-        if self.changes.get(change.key) is not change:
-            return
-        del self.changes[change.key]
-        _discard(self._below, parent_of(change.key), change.key)
-        if change.op != "delete":
-            self._count_implied(change.key, -1)
-        source = self._reads.pop(change.key, None)
-        if source is not None:
-            _discard(self._readers, source, change.key)
-
-    def _count_implied(self, key: Key, step: int) -> None:
-        """Count ``key`` for every directory above it, listed under that directory's parent."""
-        directory = parent_of(key)
-        while directory:
-            above = parent_of(directory)
-            counts = self._implied.setdefault(above, {})
-            counts[directory] = counts.get(directory, 0) + step
-            if not counts[directory]:
-                del counts[directory]
-                if not counts:
-                    del self._implied[above]
-            directory = above
-
-    def directories_in(self, directory: Key) -> Iterable[Key]:
-        """Keys of directories directly in ``directory`` that have something pending (no deletion) below."""
-        return self._implied.get(directory, ())
-
-    def implies(self, directory: Key) -> bool:
-        """Is anything but deletions pending below ``directory``?"""
-        return directory in self._implied.get(parent_of(directory), ())
-
-    def below(self, directory: Key) -> Iterator[Change]:
-        """The changes of keys directly in ``directory`` (a key that is empty or ends with ``/``)."""
-        for key in self._below.get(directory, ()):
-            yield self.changes[key]
-
-    def under(self, prefix: Key) -> list[Change]:
-        """All changes of keys that begin with ``prefix``, in order of their seq."""
-        found = [change for key, change in self.changes.items() if key.startswith(prefix)]
-        return sorted(found, key=lambda change: change.seq)
-
-    def readers_of(self, key: Key) -> set[Key]:
-        """Keys whose change still needs what S3 holds under ``key``."""
-        return self._readers.get(key, set())
-
-    def blocker_of(self, change: Change) -> Key | None:
-        """A key whose change must be done before ``change`` may be sent, if there is one."""
-        for reader in self.readers_of(change.key):
-            if reader != change.key:
-                return reader
-        if change.op == "delete" and change.key.endswith("/"):
-            for below in self.below(change.key):
-                if below.op == "delete":
-                    return below.key
-        return None
-
-    def waits_in_circle(self, change: Change) -> bool:
-        """Would ``change``, if recorded now, wait for itself by way of others?"""
-        seen: set[Key] = set()
-        todo = [key for key in self.readers_of(change.key) if key != change.key]
-        while todo:
-            key = todo.pop()
-            if key == change.reads:
-                return True
-            if key not in seen:
-                seen.add(key)
-                todo.extend(reader for reader in self.readers_of(key) if reader != key)
-        return False
 
     def as_fetched(self, change: Change) -> Change:
         """The copy ``change`` as one that fetches its content first, so that its source may change. Raises OSError."""
@@ -494,11 +412,3 @@ def _inherit_tries(change: Change, earlier: Change) -> None:
     """What was sent for the earlier change of a key may still turn out to be there."""
     for mark in earlier.tried:
         change.note_try(mark)
-
-
-def _discard(index: dict[Key, set[Key]], name: Key, member: Key) -> None:
-    members = index.get(name)
-    if members is not None:
-        members.discard(member)
-        if not members:
-            del index[name]

@@ -126,8 +126,8 @@ class Uploader:
 
     def _blocker_of(self, change: Change) -> Key | None:
         """What ``change`` waits for. Of changes that wait for each other in a circle one fetches its content."""
-        blocker = self._spool.blocker_of(change)
-        if blocker is None or not self._spool.waits_in_circle(change):
+        blocker = self._spool.relations.blocker_of(change)
+        if blocker is None or not self._spool.relations.waits_in_circle(change):
             return blocker
         if change.op == "put":
             change.detach = True

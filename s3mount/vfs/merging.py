@@ -180,14 +180,14 @@ class Merger:
         """Add a node for every pending file or directory below that has none; all their names."""
         assert directory.directory is not None
         names = set()
-        for change in list(self._state.spool.below(prefix)):
+        for change in list(self._state.spool.relations.below(prefix)):
             name = change.key[len(prefix) :].rstrip("/")
             if change.op == "delete" or self._state.is_hidden(directory, name) or not name:
                 continue
             names.add(name)
             if name not in directory.directory.children:
                 self._add_pending(directory, name, change)
-        for key in self._state.spool.directories_in(prefix):
+        for key in self._state.spool.relations.directories_in(prefix):
             name = key[len(prefix) : -1]
             if not self._state.is_hidden(directory, name):
                 names.add(name)
@@ -215,7 +215,9 @@ class Merger:
         if not is_directory:
             return f"{prefix}{name}" in finished
         key = f"{prefix}{name}/"
-        return self._state.spool.implies(key) or any(each.startswith(key) for each in finished)
+        return self._state.spool.relations.implies(key) or any(
+            each.startswith(key) for each in finished
+        )
 
     def _report_ignored(self, keys: Iterable[Key]) -> None:
         for key in keys:

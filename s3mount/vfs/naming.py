@@ -227,7 +227,7 @@ class Naming:
         if change is not None and (change.expected != ABSENT or change.tried):
             return True
         if node.is_directory:
-            below = self._state.spool.below(key)
+            below = self._state.spool.relations.below(key)
             return change is None or any(each.op == "delete" for each in below)
         return change is None and node.content is not None and node.content.key == key
 

@@ -11,8 +11,9 @@ import trio
 
 from s3mount.errors import S3MountError
 from tests.sim.model import brief
+from tests.sim.mount import Mount
 from tests.sim.program import Wrong
-from tests.sim.world import Mount, World
+from tests.sim.world import World
 
 T = TypeVar("T")
 

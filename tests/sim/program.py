@@ -14,8 +14,9 @@ import trio
 from s3mount.errors import S3MountError
 from s3mount.vfs.renaming import RENAME_EXCHANGE
 from tests.sim.model import File, Tree, as_paths, brief
+from tests.sim.mount import Mount
 from tests.sim.synced import Ledger
-from tests.sim.world import INLINE_BYTES_MAX, KIB, PART_BYTES, Mount, World
+from tests.sim.world import INLINE_BYTES_MAX, KIB, PART_BYTES, World
 
 T = TypeVar("T")
 Effect = Callable[[Tree], None]

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TypeVar
 
 from tests.sim.model import File, Tree, as_paths, brief
+from tests.sim.mount import Mount
 from tests.sim.program import Program, Wrong
-from tests.sim.world import Mount
 
 T = TypeVar("T")
 

@@ -28,9 +28,10 @@ from s3mount.errors import S3MountError
 from tests.sim.disk import Disk
 from tests.sim.faults import PROFILES, SeededFaults
 from tests.sim.foreign import Rivals
+from tests.sim.mount import Mount
 from tests.sim.program import TRIES_MAX, Program, Wrong
 from tests.sim.recovery import recover, recover_from_power_cut
-from tests.sim.world import Mount, World, small_blocks, small_requests
+from tests.sim.world import World, small_blocks, small_requests
 
 LIVES_MAX = 4
 SIMULATED_STEPS = tuple(

@@ -66,7 +66,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
     assert again.live_blobs[blob.id].read(0, 100) == b"x" * 50
     assert again.blobs.ids() == {blob.id}, f"{orphan.id} was never closed"
     assert again.next_seq() > max(change.seq for change in again.changes.values())
-    assert again.readers_of("s") == {"b"}
+    assert again.relations.readers_of("s") == {"b"}
     assert 4 in again.changes["a"].tried, "the run before may have sent it"
     again.close()
 
@@ -74,12 +74,12 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
 def test_the_order_of_what_reads_and_what_replaces(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     spool.record([copy("a", "b"), Change(key="a", op="delete")])
-    assert spool.blocker_of(spool.changes["a"]) == "b"
-    assert spool.blocker_of(spool.changes["b"]) is None
-    assert spool.waits_in_circle(copy("b", "a"))
-    assert not spool.waits_in_circle(copy("x", "a"))
+    assert spool.relations.blocker_of(spool.changes["a"]) == "b"
+    assert spool.relations.blocker_of(spool.changes["b"]) is None
+    assert spool.relations.waits_in_circle(copy("b", "a"))
+    assert not spool.relations.waits_in_circle(copy("x", "a"))
     spool.finish(spool.changes["b"])
-    assert spool.blocker_of(spool.changes["a"]) is None
+    assert spool.relations.blocker_of(spool.changes["a"]) is None
     spool.close()
 
 
@@ -88,7 +88,7 @@ def test_circles_of_any_length_are_seen(tmp_path: Path, length: int) -> None:
     spool = opened(tmp_path)
     spool.record([copy(f"k{n}", f"k{n + 1}") for n in range(length - 1)])
     last = copy(f"k{length - 1}", "k0")
-    assert spool.waits_in_circle(last)
+    assert spool.relations.waits_in_circle(last)
     fetched = spool.as_fetched(last)
     assert (fetched.op, fetched.detach, fetched.base) == ("put", True, last.source)
     spool.close()
@@ -97,11 +97,11 @@ def test_circles_of_any_length_are_seen(tmp_path: Path, length: int) -> None:
 def test_a_folders_marker_waits_for_what_is_deleted_below(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     spool.record([Change(key="d/", op="delete"), Change(key="d/a", op="delete"), put("d/b")])
-    assert spool.blocker_of(spool.changes["d/"]) == "d/a"
+    assert spool.relations.blocker_of(spool.changes["d/"]) == "d/a"
     spool.finish(spool.changes["d/a"])
-    assert spool.blocker_of(spool.changes["d/"]) is None
-    assert {change.key for change in spool.below("d/")} == {"d/b"}
-    assert [change.key for change in spool.under("d")] == ["d/", "d/b"]
+    assert spool.relations.blocker_of(spool.changes["d/"]) is None
+    assert {change.key for change in spool.relations.below("d/")} == {"d/b"}
+    assert [change.key for change in spool.relations.under("d")] == ["d/", "d/b"]
     spool.close()
 
 

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from s3mount.errors import S3MountError
-from tests.sim.world import PART_BYTES, Mount, World, simulated
+from tests.sim.mount import Mount
+from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 
 PART = PART_BYTES

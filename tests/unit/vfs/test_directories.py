@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from s3mount.errors import EngineError, NetworkError
-from tests.sim.world import Mount, World, simulated
+from tests.sim.mount import Mount
+from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
 
 

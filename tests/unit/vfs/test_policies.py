@@ -17,7 +17,8 @@ from s3mount.errors import (
     StoreError,
 )
 from s3mount.spool.uploader import REFUSALS_MAX
-from tests.sim.world import PART_BYTES, Mount, World, simulated
+from tests.sim.mount import Mount
+from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 
 PART = PART_BYTES

@@ -7,7 +7,8 @@ from pathlib import Path
 import trio
 
 from s3mount.errors import NetworkError
-from tests.sim.world import Mount, World, simulated
+from tests.sim.mount import Mount
+from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
 
 

@@ -12,7 +12,8 @@ import trio
 
 from s3mount.errors import PreconditionFailedError
 from s3mount.vfs.walks import LISTS_AHEAD_MAX, WINDOW_FILES_MAX
-from tests.sim.world import Mount, World, simulated
+from tests.sim.mount import Mount
+from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
 
 ROUND_TRIP_S = 0.02

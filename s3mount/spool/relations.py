@@ -1,0 +1,109 @@
+"""How pending changes relate: what lies below which directory, and who still reads what S3 holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from s3mount.refs import Key
+from s3mount.spool.changes import Change, parent_of
+
+
+class Relations:
+    """The pending changes of one spool, by key in ``changes``, and the indexes over them. In memory only."""
+
+    def __init__(self) -> None:
+        self.changes: dict[Key, Change] = {}
+        self._below: dict[Key, set[Key]] = {}
+        self._implied: dict[Key, dict[Key, int]] = {}
+        self._readers: dict[Key, set[Key]] = {}
+        self._reads: dict[Key, Key] = {}
+
+    def add(self, change: Change) -> None:
+        """``change`` is pending from now on; that of the same key was removed before."""
+        self.changes[change.key] = change
+        self._below.setdefault(parent_of(change.key), set()).add(change.key)
+        if change.op != "delete":
+            self._count_implied(change.key, 1)
+        source = change.reads
+        if source is not None:
+            self._readers.setdefault(source, set()).add(change.key)
+            self._reads[change.key] = source
+
+    def remove(self, change: Change) -> None:
+        """``change`` is not pending any more. Repeatable."""
+        if self.changes.get(change.key) is not change:
+            return
+        del self.changes[change.key]
+        _discard(self._below, parent_of(change.key), change.key)
+        if change.op != "delete":
+            self._count_implied(change.key, -1)
+        source = self._reads.pop(change.key, None)
+        if source is not None:
+            _discard(self._readers, source, change.key)
+
+    def _count_implied(self, key: Key, step: int) -> None:
+        """Count ``key`` for every directory above it, listed under that directory's parent."""
+        directory = parent_of(key)
+        while directory:
+            above = parent_of(directory)
+            counts = self._implied.setdefault(above, {})
+            counts[directory] = counts.get(directory, 0) + step
+            if not counts[directory]:
+                del counts[directory]
+                if not counts:
+                    del self._implied[above]
+            directory = above
+
+    def directories_in(self, directory: Key) -> Iterable[Key]:
+        """Keys of directories directly in ``directory`` that have something pending (no deletion) below."""
+        return self._implied.get(directory, ())
+
+    def implies(self, directory: Key) -> bool:
+        """Is anything but deletions pending below ``directory``?"""
+        return directory in self._implied.get(parent_of(directory), ())
+
+    def below(self, directory: Key) -> Iterator[Change]:
+        """The changes of keys directly in ``directory`` (a key that is empty or ends with ``/``)."""
+        for key in self._below.get(directory, ()):
+            yield self.changes[key]
+
+    def under(self, prefix: Key) -> list[Change]:
+        """All changes of keys that begin with ``prefix``, in order of their seq."""
+        found = [change for key, change in self.changes.items() if key.startswith(prefix)]
+        return sorted(found, key=lambda change: change.seq)
+
+    def readers_of(self, key: Key) -> set[Key]:
+        """Keys whose change still needs what S3 holds under ``key``."""
+        return self._readers.get(key, set())
+
+    def blocker_of(self, change: Change) -> Key | None:
+        """A key whose change must be done before ``change`` may be sent, if there is one."""
+        for reader in self.readers_of(change.key):
+            if reader != change.key:
+                return reader
+        if change.op == "delete" and change.key.endswith("/"):
+            for below in self.below(change.key):
+                if below.op == "delete":
+                    return below.key
+        return None
+
+    def waits_in_circle(self, change: Change) -> bool:
+        """Would ``change``, if recorded now, wait for itself by way of others?"""
+        seen: set[Key] = set()
+        todo = [key for key in self.readers_of(change.key) if key != change.key]
+        while todo:
+            key = todo.pop()
+            if key == change.reads:
+                return True
+            if key not in seen:
+                seen.add(key)
+                todo.extend(reader for reader in self.readers_of(key) if reader != key)
+        return False
+
+
+def _discard(index: dict[Key, set[Key]], name: Key, member: Key) -> None:
+    members = index.get(name)
+    if members is not None:
+        members.discard(member)
+        if not members:
+            del index[name]
