@@ -11,7 +11,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sim.world import Mount, World, simulated
+from tests.sim.mount import Mount
+from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
 
 FOLDERS = [f"t/{a}{b}" for a in "abc" for b in ("", "-x", "/y", "/y.z/q")]
