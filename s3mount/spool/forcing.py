@@ -6,13 +6,14 @@ out whose journal knows nothing of it), and before a blob is removed, or an olde
 that needs it. As local file systems do, what takes another blob's place is flushed with the journal,
 though nobody called fsync().
 
-What it costs: changes that are sent together share a flush, and nobody but the sending waits for it. 2,000 files of
-4 KiB to a server on the same two cores took 72 to 109 flushes (two fsync calls each), 0.7 to 0.8 s of waiting in
-a thread out of 12 to 22 s of sending; a file of 1 GiB took 3, 0.01 s out of 23. The mount's processor time was the same
-with and without (2.4 and 2.9 s against 2.8 and 2.9; 1.2 s for the large file), the times differed by less than from run to
-run, and a commit's median while flushes went on all the time was 38 and 45 us against 38, 30 and 49. To count them
-again: ``strace -f -c -e trace=fsync,fdatasync s3mount BUCKET MOUNTPOINT --foreground``; to compare, let ``Forcing._force``
-return at once.
+What it costs: changes that are sent together share a flush, and nobody but the sending waits for
+it. 2,000 files of 4 KiB to a server on the same two cores took 72 to 109 flushes (two fsync calls
+each), 0.7 to 0.8 s of waiting in a thread out of 12 to 22 s of sending; a file of 1 GiB took 3,
+0.01 s out of 23. The mount's processor time was the same with and without (2.4 and 2.9 s against
+2.8 and 2.9; 1.2 s for the large file), the times differed by less than from run to run, and a
+commit's median while flushes went on all the time was 38 and 45 us against 38, 30 and 49. To count
+them again: ``strace -f -c -e trace=fsync,fdatasync s3mount BUCKET MOUNTPOINT --foreground``; to
+compare, let ``Forcing._force`` return at once.
 """
 
 from __future__ import annotations
