@@ -16,20 +16,21 @@ from s3mount.errors import DiskFullError, LocalDiskError
 
 
 def open_database(
-    path: Path, migrations: Sequence[str], *, any_thread: bool = False
+    path: Path, migrations: Sequence[str], *, any_thread: bool = False, flushes: bool = True
 ) -> sqlite3.Connection:
     """Open or make the database at ``path`` and bring it to the newest schema.
 
     ``migrations[i]`` is a script that leads from schema i to schema i + 1; the number reached is
     kept in ``user_version``. The connection is in autocommit mode: callers say BEGIN themselves.
+    Without ``flushes`` the disk is never waited for; a power cut may leave the database damaged.
     Raises LocalDiskError when the file cannot be used, is damaged, or is from a newer release.
     """
     try:
         connection = sqlite3.connect(
             path, isolation_level=None, cached_statements=64, check_same_thread=not any_thread
         )
+        connection.execute(f"PRAGMA synchronous={'NORMAL' if flushes else 'OFF'}")
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=2000")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(migrations):

@@ -70,7 +70,13 @@ class Shown(NamedTuple):
 
 
 def _run(main: Callable[[], Awaitable[R]]) -> R:
-    return trio.run(main, strict_exception_groups=True)
+    """Run ``main``. Raises what it raises; an interruption comes out of nurseries as it is."""
+    try:
+        return trio.run(main, strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        raise KeyboardInterrupt from None
 
 
 async def _shown(work: Callable[[], Awaitable[R]], show: Show, text: Callable[[], str]) -> R:

@@ -110,6 +110,8 @@ class Uploader:
             "overwritten": 0,
         }
         self._news = trio.Event()
+        self.on_stored: Callable[[Key, Change, ContentRef | None], None] = lambda *_: None
+        """Told of all that S3 has now by our hand, ``None`` for a deletion, before the journal forgets it."""
         spool.on_queued = self._queued
         spool.on_removed = self._removed
 
@@ -318,6 +320,7 @@ class Uploader:
         current = self._spool.changes.get(key)
         result = None if stored is None else stored.result
         etag = ABSENT if result is None else result.etag
+        self.on_stored(key, change, None if stored is None else stored.ref(key))
         if current is not change:
             reach("change: superseded")
             # Superseded by a deletion, a rename or a new file while it was on its way.

@@ -21,6 +21,7 @@ from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
 from s3mount.refs import Capabilities
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
+from s3mount.spool.putlog import PutLog
 from s3mount.spool.selecting import select
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import State
@@ -104,6 +105,8 @@ class Filesystem:
             delay_s=config.upload_delay_s,
             on_conflict=config.on_conflict,
         )
+        self.puts = PutLog(Path(config.state_dir))
+        self.uploader.on_stored = self.puts.stored
         self.contents.connect(self.uploader)
         self.decisions = Decisions(state, self.naming, self.uploader)
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
@@ -120,6 +123,7 @@ class Filesystem:
                 if self.config.read_only:
                     await trio.sleep_forever()
                 probed = trio.Event()
+                self.puts.open()
                 nursery.start_soon(self._probe, probed)
                 nursery.start_soon(self._upload, probed)
                 nursery.start_soon(self._store_touched_directories)
@@ -127,6 +131,7 @@ class Filesystem:
             self.state.nursery = None
             self.state.memory.close()
             self.state.known.close()
+            self.puts.close(is_all_sent=not self.state.spool.changes)
 
     async def _upload(self, probed: trio.Event) -> None:
         """Upload for ever; while the store's habits are unknown it looks before each conditional write."""

@@ -23,6 +23,8 @@ BLOCK_BYTES = 512
 JOURNAL = "journal.sqlite"
 LOG = f"{JOURNAL}-wal"
 LOG_HEADER_BYTES = 32
+PUTS = "puts.sqlite"
+"""Nothing that is promised here depends on the list of what was put: it may be gone as a whole."""
 REBUILT = "-shm"
 """SQLite makes its index of the log anew where nobody has the database open."""
 
@@ -163,7 +165,7 @@ class Disk:
         flushed = folder.flushed if folder is not None else {}
         there = {each.name for each in os.scandir(path)} if path.is_dir() else set()
         for name in sorted({*flushed, *there}):
-            if name.endswith(REBUILT):
+            if name.endswith(REBUILT) or name.startswith(PUTS):
                 continue
             kept = flushed.get(name)
             if (path / name).is_dir():
