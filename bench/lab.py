@@ -32,6 +32,9 @@ class Scale:
     first_files: int = 200
     first_bytes: int = 64 << 10
     moved_files: int = 1000
+    wide_folders: int = 1000
+    keys_per_wide_folder: int = 200
+    flat_keys: int = 50_000
 
     def times(self, factor: float) -> Scale:
         """The same with ``factor`` times as many files; sizes stay."""
@@ -50,6 +53,9 @@ class Scale:
             first_files=part(self.first_files),
             first_bytes=self.first_bytes,
             moved_files=part(self.moved_files),
+            wide_folders=part(self.wide_folders),
+            keys_per_wide_folder=self.keys_per_wide_folder,
+            flat_keys=part(self.flat_keys),
         )
 
     @property
@@ -69,6 +75,9 @@ class Scale:
             "read": f"{self.read_files:,} x {self.small_bytes // 1024} KiB",
             "quarter": f"{self.big_mib // 4} MiB",
             "random": f"{self.random_reads:,}",
+            "wide": f"{self.wide_folders * self.keys_per_wide_folder:,} keys in "
+            f"{self.wide_folders:,} folders",
+            "flat": f"{self.flat_keys:,} keys in one folder",
             "keys": f"{self.keys:,} keys in {self.folders} folders",
             "first": f"{self.first_bytes // 1024} KiB",
             "moved": f"{self.moved_files:,}",
@@ -152,6 +161,21 @@ class Sources:
         if not made:
             for number in range(self.scale.folders):
                 write_many(path / f"d{number:04d}", self.scale.keys_per_folder, 16)
+        return path
+
+    def wide(self) -> Path:
+        """Very many tiny files in many folders."""
+        path, made = self._made("wide")
+        if not made:
+            for number in range(self.scale.wide_folders):
+                write_many(path / f"d{number:04d}", self.scale.keys_per_wide_folder, 16)
+        return path
+
+    def flat(self) -> Path:
+        """Very many tiny files in one folder."""
+        path, made = self._made("flat")
+        if not made:
+            write_many(path, self.scale.flat_keys, 16)
         return path
 
 

@@ -260,6 +260,59 @@ def _listed_per_s(cell: RawCell, done: Finished) -> float:
     return cell.lab.scale.keys / done.seconds
 
 
+def prepare_wide(lab: Lab, bucket: str) -> None:
+    """Very many tiny objects in folders."""
+    lab.put(lab.sources.wide(), bucket, "wide/")
+
+
+def _wide_per_s(cell: Cell, lines: int, seconds: float) -> float:
+    scale = cell.lab.scale
+    keys = scale.wide_folders * scale.keys_per_wide_folder
+    if lines < keys:
+        raise StepFailed(f"only {lines} of at least {keys} lines")
+    return keys / seconds
+
+
+def find_wide(cell: MountCell) -> None:
+    """find on a large cold tree, then ls -lR of it."""
+    with cell.usage():
+        done = cell.shell(f"find {cell.path}/wide | wc -l")
+        cell.record("find_entries_s", _wide_per_s(cell, int(done.stdout), done.seconds))
+    done = cell.shell(f"ls -lR {cell.path}/wide | wc -l")
+    cell.record("then_ls_entries_s", _wide_per_s(cell, int(done.stdout), done.seconds))
+
+
+def find_wide_raw(cell: RawCell) -> None:
+    """s5cmd ls of all keys."""
+    done = cell.s5cmd("ls", f"s3://{cell.bucket}/wide/*")
+    cell.record("find_entries_s", _wide_per_s(cell, done.stdout.count("\n"), done.seconds))
+
+
+def prepare_flat(lab: Lab, bucket: str) -> None:
+    """Very many tiny objects in one folder."""
+    lab.put(lab.sources.flat(), bucket, "flat/")
+
+
+def _flat_per_s(cell: Cell, lines: int, seconds: float) -> float:
+    keys = cell.lab.scale.flat_keys
+    if lines < keys:
+        raise StepFailed(f"only {lines} of at least {keys} lines")
+    return keys / seconds
+
+
+def list_flat(cell: MountCell) -> None:
+    """ls -l of a large cold folder."""
+    with cell.usage():
+        done = cell.shell(f"ls -l {cell.path}/flat | wc -l")
+        cell.record("ls_entries_s", _flat_per_s(cell, int(done.stdout), done.seconds))
+
+
+def list_flat_raw(cell: RawCell) -> None:
+    """s5cmd ls of all keys."""
+    done = cell.s5cmd("ls", f"s3://{cell.bucket}/flat/*")
+    cell.record("ls_entries_s", _flat_per_s(cell, done.stdout.count("\n"), done.seconds))
+
+
 # -- first byte --------------------------------------------------------------------------------
 
 
@@ -423,6 +476,23 @@ WORKLOADS: tuple[Workload, ...] = (
         prepare_tree,
         list_tree,
         list_tree_raw,
+    ),
+    Workload(
+        "find-wide",
+        (
+            Row("find_entries_s", "{wide}: `find`, cold", "entries/s"),
+            Row("then_ls_entries_s", "... then `ls -lR`", "entries/s"),
+        ),
+        prepare_wide,
+        find_wide,
+        find_wide_raw,
+    ),
+    Workload(
+        "ls-flat",
+        (Row("ls_entries_s", "{flat}: `ls -l`, cold", "entries/s"),),
+        prepare_flat,
+        list_flat,
+        list_flat_raw,
     ),
     Workload(
         "first-byte",

@@ -16,8 +16,8 @@ from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 
 log = logging.getLogger(__name__)
 
-HEADS_MAX = 64
-"""HEAD requests on their way at once for one directory: 64 at 20 ms are 3,200/s."""
+HEADS_MAX = 128
+"""HEAD requests on their way at once for one directory, if the store's window allows: 128 at 20 ms are 6,400/s."""
 HEADED_ONE_BY_ONE_MAX = 2
 """After so many single HEADs in a directory the rest of it comes in one batch."""
 

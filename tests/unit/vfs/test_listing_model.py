@@ -11,6 +11,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3mount.errors import S3MountError
 from tests.sim.mount import Mount
 from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
@@ -75,7 +76,7 @@ def test_what_is_shown_is_what_there_is(bytes_max: int, steps: list[tuple[str, s
             for number, (what, place) in enumerate(steps):
                 try:
                     await step(world, mount, what, place, number)
-                except OSError:
+                except (OSError, S3MountError):
                     # It was replaced meanwhile: a program would be told so.
                     continue
             await mount.sync()
