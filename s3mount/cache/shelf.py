@@ -17,12 +17,12 @@ from typing import NamedTuple
 import trio
 
 from s3mount.cache.blocks import COMING, MISSING, PRESENT, file_bytes, page_rounded, sums_room
-from s3mount.cache.catalog import Catalog, Row, Update
+from s3mount.cache.catalog import Row, Update
 from s3mount.cache.entry import Entry, digest_of
 from s3mount.cache.folder import CacheFolder, new_name
+from s3mount.cache.room import Room
 from s3mount.clock import WallClock
 from s3mount.config import MIB
-from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ BODY_BYTES_MAX = 64 * MIB
 """Small contents kept in memory while they are open; the oldest go when there are more."""
 UNSAVED_BYTES_MAX = 32 * MIB
 """Small contents on their way to the disk; beyond it they are served but not kept."""
-RETRY_DISK_S = 30.0
-"""How long a failed cache disk is left alone."""
 
 
 class Save(NamedTuple):
@@ -52,7 +50,7 @@ class Unwanted(NamedTuple):
     unrecorded_bytes: int = 0
 
 
-class Shelf:
+class Shelf(Room):
     """All entries of one namespace in one cache folder, and the room they may take."""
 
     def __init__(
@@ -64,55 +62,20 @@ class Shelf:
         *,
         free_bytes_min: int = 0,
     ) -> None:
+        super().__init__(CacheFolder(folder), size_bytes_max, free_bytes_min)
         self.namespace = namespace
-        self.files = CacheFolder(folder)
-        self.size_bytes_max = self._allowed_bytes = size_bytes_max
-        self._free_bytes_min = free_bytes_min
         self.clock = clock
-        self.catalog: Catalog | None = None
         self.entries: dict[bytes, Entry] = {}
         self.private: set[Entry] = set()
         self.dirty: dict[Entry, None] = {}
         self.touched: dict[bytes, int] = {}
         self.unwanted: list[Unwanted] = []
         self.evicting: set[bytes] = set()
-        self.recorded_total = 0
-        self.freeing_bytes = 0
-        self.room_wanted = trio.Event()
-        self.room_needed = 0
         self.upkeep_wanted = trio.Event()
         self.unsaved_bytes = 0
         self.damaged = 0
-        self._beyond_record = 0
         self._bodies: OrderedDict[Entry, None] = OrderedDict()
         self._body_bytes = 0
-        self._disk_retry_at_s = 0.0
-        self._disk_failing = False
-
-    # -- the disk's health
-
-    @property
-    def usable(self) -> bool:
-        """The disk may be used for what is not on it yet."""
-        if self.catalog is None:
-            return False
-        return not self._disk_failing or trio.current_time() >= self._disk_retry_at_s
-
-    def disk_failed(self, error: Exception) -> None:
-        """Note that the disk failed: reads go through memory for a while. One warning."""
-        self._disk_retry_at_s = trio.current_time() + RETRY_DISK_S
-        if not self._disk_failing:
-            self._disk_failing = True
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            logger.warning(
-                "the cache in %s fails (%s); reading without it", self.files.root, reason
-            )
-
-    def disk_worked(self) -> None:
-        """Note that the disk works (again)."""
-        if self._disk_failing:
-            self._disk_failing = False
-            logger.info("the cache in %s works again", self.files.root)
 
     # -- finding and letting go
 
@@ -373,47 +336,6 @@ class Shelf:
             entry.body = None
             del self._bodies[entry]
 
-    # -- room
-
-    @property
-    def total_bytes(self) -> int:
-        """Disk space of all entries, with blocks that are on their way to the disk or off it."""
-        return self.recorded_total + self._beyond_record + self.freeing_bytes
-
-    def note_disk_room(self, free_bytes: int, disk_bytes: int) -> None:
-        """So much of the disk is free: the cap falls where less than the floor would be left, and rises again.
-
-        On a small disk the floor is a tenth of it.
-        """
-        floor = min(self._free_bytes_min, disk_bytes // 10)
-        if floor:
-            left = max(0, self.total_bytes + free_bytes - floor)
-            self.size_bytes_max = min(self._allowed_bytes, left)
-            self.has_room(0)
-
-    @property
-    def headroom_bytes(self) -> int:
-        """Eviction stops at this much below the cap, and begins at half of it."""
-        return min(self.size_bytes_max // 8, 512 * MIB)
-
-    def has_room(self, needed: int) -> bool:
-        """``needed`` more bytes fit below the cap. Starts eviction when it gets narrow."""
-        after = self.total_bytes + needed
-        if after > self.size_bytes_max - self.headroom_bytes // 2:
-            self.room_wanted.set()
-        return after <= self.size_bytes_max
-
-    def want_room(self, needed: int) -> None:
-        """Have the next round of eviction make at least this much room; does not wait for it."""
-        self.room_needed = max(self.room_needed, needed)
-        self.room_wanted.set()
-
-    def _account(self, entry: Entry, held: int, recorded: int) -> None:
-        before = entry.held_bytes - entry.recorded_bytes
-        self._beyond_record += held - recorded - before
-        entry.held_bytes = held
-        entry.recorded_bytes = recorded
-
     # -- saving
 
     def mark_dirty(self, entry: Entry) -> None:
@@ -597,11 +519,6 @@ class Shelf:
             self._close_file(entry)
             entry.map.forget_present()
             entry.whole = False
-
-    def require_disk(self) -> None:
-        """Raise LocalDiskError when nothing can be stored now."""
-        if not self.usable:
-            raise LocalDiskError(f"the cache in {self.files.root} cannot be used")
 
 
 def _file_bytes(entry: Entry) -> int:

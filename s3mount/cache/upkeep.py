@@ -17,7 +17,8 @@ import trio
 from s3mount.boot import boot_id
 from s3mount.cache.catalog import Catalog, Unsettled, Update, remove_catalog
 from s3mount.cache.folder import ORPHAN_AGE_S
-from s3mount.cache.shelf import RETRY_DISK_S, Save, Shelf, Unwanted
+from s3mount.cache.room import RETRY_DISK_S
+from s3mount.cache.shelf import Save, Shelf, Unwanted
 from s3mount.errors import LocalDiskError
 
 logger = logging.getLogger(__name__)

@@ -492,3 +492,32 @@ async def test_materialize_raises_what_hinders_it(tmp_path: Path) -> None:
             await reader.materialize(ref)
         await trio.sleep(1)
         assert reader.statistics()["cache_open_entries"] == 0
+
+
+@simulated
+async def test_readers_share_what_may_be_read_ahead_evenly(tmp_path: Path) -> None:
+    """Three that begin later come as far in the same time as the one that had all for itself before."""
+    store = SlowStore(latency_s=0.02, bytes_per_s=10e6)
+    refs = [store.add(f"large-{number}", 40 * MIB)[0] for number in range(4)]
+    done = [0] * 4
+    async with running(store, tmp_path, prefetch_bytes_max=32 * MIB) as reader:
+
+        async def read_on(number: int) -> None:
+            handle = reader.open(refs[number])
+            while piece := await handle.read(done[number], 128 * KIB):
+                done[number] += len(piece)
+            handle.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_on, 0)
+            while done[0] < 8 * MIB:  # noqa: ASYNC110 - the clock is virtual
+                await trio.sleep(0.01)
+            before = done[0]
+            for number in (1, 2, 3):
+                nursery.start_soon(read_on, number)
+            while min(done[1:]) < 16 * MIB:
+                await trio.sleep(0.01)
+                assert reader.statistics()["cache_prefetch_bytes"] <= 32 * MIB
+            progress = [done[0] - before, *done[1:]]
+            nursery.cancel_scope.cancel()
+    assert max(progress) <= 2 * min(progress), progress
