@@ -27,9 +27,9 @@ class StepFailed(Exception):
 class Finished:
     """A command that ended: its time from fork to exit and what it used.
 
-    ``started_s`` is on perf_counter's clock. CPU seconds include its children's; peak memory is the
-    command's own, as last seen at most 50 ms before its end. (The kernel's ru_maxrss will not do:
-    it starts at the memory of the process that forked.)
+    ``started_s`` is on perf_counter's clock. CPU seconds include its children's; peak memory is the sum
+    of what the command and its children peaked at, as last seen at most 50 ms before its end. (The
+    kernel's ru_maxrss will not do: it starts at the memory of the process that forked.)
     """
 
     started_s: float
@@ -127,7 +127,7 @@ def _watch(pid: int, timeout_s: float) -> tuple[bool, int]:
             ended, _, _ = select.select([pidfd], [], [], max(0.0, min(PEAK_POLL_S, left_s)))
             if ended or left_s <= 0:
                 return bool(ended), peak_bytes
-            peak_bytes = max(peak_bytes, peak_rss_bytes(pid))
+            peak_bytes = max(peak_bytes, peak_rss_with_children(pid))
     finally:
         os.close(pidfd)
 
@@ -211,3 +211,13 @@ def peak_rss_bytes(pid: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def peak_rss_with_children(pid: int) -> int:
+    """The same of ``pid`` and all that descends from it, together: some programs come in a wrapper."""
+    total = peak_rss_bytes(pid)
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return total
+    return total + sum(peak_rss_with_children(int(child)) for child in children)

@@ -85,3 +85,10 @@ def test_a_tree_s_cpu_and_memory_count_children_from_the_start_on() -> None:
     assert peak_bytes > 48 * MIB
     assert later_cpu_s < 0.2
     assert later_peak_bytes < peak_bytes - 40 * MIB
+
+
+def test_peak_memory_of_what_a_wrapper_starts() -> None:
+    inner = "import time; kept = bytearray(80 << 20); time.sleep(0.5)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    done = run([sys.executable, "-c", outer], timeout_s=60)
+    assert done.peak_rss_bytes > 80 << 20
