@@ -16,28 +16,34 @@ from tests.servers import S3Server
 
 KEYS = 200
 WRITE_S = 8.0
+WRITE_S_MAX = 60.0
+"""On a machine that is busy with other things."""
 WRITERS = ("left", "right")
 
 
 class Writer:
     """Writes random files of one mount, each time what it read there and a line of its own."""
 
-    def __init__(self, name: str, mount: Mount, until_s: float) -> None:
+    def __init__(self, name: str, mount: Mount, began_s: float) -> None:
         self.written: list[tuple[str, str]] = []
         self.errors: list[OSError] = []
         self._name = name
         self._mount = mount
-        self._until_s = until_s
+        self._began_s = began_s
         self._random = random.Random(name)
         self.thread = threading.Thread(target=self._work)
 
     def _work(self) -> None:
         try:
-            while time.monotonic() < self._until_s:
+            while not self._is_enough():
                 self._write_one(f"file{self._random.randrange(KEYS)}")
                 time.sleep(0.002)
         except OSError as error:
             self.errors.append(error)
+
+    def _is_enough(self) -> bool:
+        past_s = time.monotonic() - self._began_s
+        return past_s > WRITE_S_MAX or (past_s > WRITE_S and len(self.written) > KEYS)
 
     def _write_one(self, name: str) -> None:
         """A line more: so that every version contains those that its writer knew of."""
@@ -63,8 +69,8 @@ def test_two_writers_lose_no_version(
     for number in range(KEYS):
         contents.put(f"file{number}", b"begun\n")
     mounts = [mount_factory(bucket) for _ in WRITERS]
-    until_s = time.monotonic() + WRITE_S
-    writers = [Writer(name, mount, until_s) for name, mount in zip(WRITERS, mounts, strict=True)]
+    began_s = time.monotonic()
+    writers = [Writer(name, mount, began_s) for name, mount in zip(WRITERS, mounts, strict=True)]
     for writer in writers:
         writer.thread.start()
     for writer in writers:
@@ -82,7 +88,6 @@ def test_two_writers_lose_no_version(
     assert lost == []
     written = sum(len(writer.written) for writer in writers)
     conflicts = sum(counter(mount, "conflicts") for mount in mounts)
-    assert written > KEYS
     assert conflicts > 0, f"{written} writes never met"
     assert len(there) > KEYS
     for lines in there.values():
