@@ -95,14 +95,17 @@ def test_a_list_that_may_lack_a_key_says_so(tmp_path: Path) -> None:
 
 
 def test_after_a_restart_of_the_machine_rows_may_be_missing(tmp_path: Path) -> None:
-    put(opened(tmp_path), "a")
+    puts = opened(tmp_path)
+    put(puts, "a")
+    puts.close(is_all_sent=False)
     with mock.patch("s3mount.spool.putlog.boot_id", return_value="another"):
         opened(tmp_path).close(is_all_sent=False)
     with pytest.raises(MountError, match="the machine was restarted"):
         names(tmp_path)
     # Made, and nothing of it flushed.
     for path in tmp_path.iterdir():
-        path.write_bytes(b"")
+        path.unlink()
+    (tmp_path / NAME).write_bytes(b"")
     opened(tmp_path).close(is_all_sent=False)
     with pytest.raises(MountError, match="the machine was restarted"):
         names(tmp_path)
