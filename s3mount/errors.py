@@ -7,8 +7,6 @@ mapped to these at the boundary where they arise, and nowhere else.
 
 from __future__ import annotations
 
-import builtins
-
 
 class S3MountError(Exception):
     """Base of all errors that s3mount raises on purpose. ``str(error)`` is one line for a person."""
@@ -157,14 +155,3 @@ class DeadlineError(StoreError):
     """The request outlived its deadline and was cancelled."""
 
     retryable = True
-
-
-def store_error_named(name: str) -> type[StoreError]:
-    """The StoreError class with this name, for errors that crossed a process boundary.
-
-    Raises ``KeyError`` for a name that is no StoreError.
-    """
-    found = globals()[name]
-    if not (isinstance(found, builtins.type) and issubclass(found, StoreError)):
-        raise KeyError(name)
-    return found

@@ -6,13 +6,11 @@ import errno
 
 import trio
 
-from s3mount.errors import StoreError, store_error_named
 from s3mount.spool.changes import Change
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.nodes import Node
 from s3mount.vfs.callers import is_told_to_stop
-from s3mount.vfs.errnos import errno_of
 from s3mount.vfs.state import MountState
 
 LOOK_S = 0.1
@@ -34,8 +32,8 @@ class UploadBarrier:
     async def wait(self, node: Node, pid: int) -> None:
         """Return when S3 has what is pending for ``node``, or a later state of it.
 
-        Raises OSError: the errno of the error that a try to send it met (it stays pending, and the next
-        call tries again), at once where it is parked already; EINTR when process ``pid`` is being stopped.
+        Raises OSError: EIO when a try to send it failed (it stays pending, and the next call tries again),
+        at once where it is parked already; EINTR when process ``pid`` is being stopped.
         """
         change = self._state.change_of(node)
         if change is None:
@@ -68,9 +66,5 @@ class UploadBarrier:
 
 
 def _failure(change: Change) -> OSError:
-    """What a program is told of the last failed try."""
-    try:
-        error: StoreError = store_error_named(change.error_kind)(change.error)
-    except KeyError:
-        return OSError(errno.EIO, change.error)
-    return OSError(errno_of(error), change.error)
+    """What a program is told of the last failed try: EIO, as write-back errors are told by every file system."""
+    return OSError(errno.EIO, change.error)
