@@ -21,6 +21,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from s3mount.config import MountConfig
 from s3mount.errors import S3MountError, StoreError
+from s3mount.fuse.dots import DOTS, reply_dots
 from s3mount.tree.block import Block
 from s3mount.tree.names import name_of
 from s3mount.tree.nodes import Node
@@ -439,8 +440,11 @@ class Operations(pyfuse3.Operations):
         children = node.directory.children
         valid_s = max(0.0, self._fs.directories.fresh_for_s(node))
         names = opened.names
-        for number in range(start_id, len(names)):
-            name = names[number]
+        above = self._entry(node.parent or node)
+        if not reply_dots(token, start_id, self._entry(node, valid_s), above):
+            return
+        for number in range(max(start_id, DOTS), DOTS + len(names)):
+            name = names[number - DOTS]
             found = children.listed(name) if name not in children.nodes else None
             if found is not None:
                 entry = self._listed_entry(*found, valid_s)

@@ -10,6 +10,7 @@ from typing import NoReturn, Protocol
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 
+from s3mount.fuse.dots import DOTS, reply_dots
 from s3mount.fuse.operations import (
     BLOCK_BYTES,
     CAPACITY_BYTES,
@@ -145,10 +146,15 @@ class SnapshotOperations(pyfuse3.Operations):
         self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken
     ) -> None:
         opened = self._directories[fh]
-        if start_id != opened.place:
+        if start_id < DOTS:
+            own = self._entry(await self._files.shown(opened.inode))
+            if not reply_dots(token, start_id, own, own):
+                return
+        place = max(start_id - DOTS, 0)
+        if place != opened.place:
             # Somebody went back, or jumped by seekdir().
-            opened.after = self._files.name_at(opened.inode, start_id - 1) if start_id else ""
-            opened.place = start_id
+            opened.after = self._files.name_at(opened.inode, place - 1) if place else ""
+            opened.place = place
             opened.rows = []
         while True:
             if not opened.rows:
@@ -158,7 +164,8 @@ class SnapshotOperations(pyfuse3.Operations):
             name, shown = opened.rows[-1]
             if shown is not None:
                 entry = self._entry(shown)
-                if not pyfuse3.readdir_reply(token, name.encode(), entry, opened.place + 1):
+                number = DOTS + opened.place + 1
+                if not pyfuse3.readdir_reply(token, name.encode(), entry, number):
                     return
                 self._files.refer(shown.inode)
             opened.rows.pop()

@@ -103,6 +103,22 @@ def test_listing_is_complete(place: Place) -> None:
     assert kinds == {"file": ENTRIES, "folder": 1, "link": 1}
 
 
+def test_a_folder_lists_itself_and_the_one_above(place: Place) -> None:
+    (place.path / "above" / "here").mkdir(parents=True)
+    (place.path / "above" / "here" / "file").touch()
+    here = libc.opendir(os.fsencode(place.path / "above" / "here"))
+    try:
+        found = {}
+        while entry := libc.readdir(here):
+            found[entry.contents.d_name] = entry.contents.d_ino
+    finally:
+        libc.closedir(here)
+    above = place.path / "above"
+    assert list(found) == [b".", b"..", b"file"]
+    assert found[b"."] == (above / "here").stat().st_ino
+    assert found[b".."] == above.stat().st_ino
+
+
 def test_inode_numbers_agree(place: Place) -> None:
     """A listing's inode numbers are those of ``stat``."""
     _fill(place.path, 50)
