@@ -21,7 +21,13 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from s3mount.config import MountConfig
 from s3mount.errors import S3MountError, StoreError
-from s3mount.fuse.dots import DOTS, reply_dots
+from s3mount.fuse.entries import (
+    CAPACITY_BYTES,
+    DOTS,
+    PREFERRED_IO_BYTES,
+    entry_of,
+    reply_dots,
+)
 from s3mount.tree.block import Block
 from s3mount.tree.names import name_of
 from s3mount.tree.nodes import Node
@@ -34,12 +40,6 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=pyfuse3.Operations)
-
-BLOCK_BYTES = 512
-"""Unit of st_blocks."""
-PREFERRED_IO_BYTES = 1 << 20
-CAPACITY_BYTES = 1 << 50
-"""What statfs claims: S3 has no limit, but tools want to see room."""
 
 
 def answered(
@@ -100,8 +100,6 @@ class Operations(pyfuse3.Operations):
         self._directories: dict[int, OpenDirectory] = {}
         self._next_directory = 1
         filesystem.refreshing.forget_entry = _forget_entry
-        self._file_mode = stat.S_IFREG | config.file_mode
-        self._directory_mode = stat.S_IFDIR | config.dir_mode
         self.enable_writeback_cache = not config.read_only
         self.on_init: Callable[[], None] = lambda: None
 
@@ -118,47 +116,18 @@ class Operations(pyfuse3.Operations):
             raise OSError(errno.ESTALE, "inode is forgotten") from None
 
     def _entry(self, node: Node, valid_s: float | None = None) -> EntryAttributes:
-        attributes = node.attributes
-        entry = EntryAttributes()
-        entry.st_ino = pyfuse3.InodeT(node.inode)
-        entry.generation = 0
-        ttl_s = self._valid_s(node) if valid_s is None else valid_s
-        entry.entry_timeout = ttl_s
-        entry.attr_timeout = ttl_s
-        entry.st_mode = pyfuse3.ModeT(attributes.mode)
-        # A directory's 1 tells tools that its subdirectories are not counted, as on btrfs.
-        entry.st_nlink = 1 if node.linked else 0
-        entry.st_uid = attributes.uid
-        entry.st_gid = attributes.gid
-        entry.st_rdev = attributes.rdev
-        entry.st_size = node.size
-        entry.st_blksize = PREFERRED_IO_BYTES
-        entry.st_blocks = -(-node.size // BLOCK_BYTES)
-        entry.st_atime_ns = attributes.atime_ns
-        entry.st_mtime_ns = attributes.mtime_ns
-        entry.st_ctime_ns = attributes.ctime_ns
-        return entry
+        valid_s = self._valid_s(node) if valid_s is None else valid_s
+        links = 1 if node.linked else 0
+        return entry_of(node.inode, node.attributes, node.size, valid_s, links=links)
 
     def _listed_entry(self, block: Block, index: int, valid_s: float) -> EntryAttributes:
         """The same for an entry that only a listing told of."""
-        is_directory = block.is_directory(index)
-        entry = EntryAttributes()
-        entry.st_ino = pyfuse3.InodeT(block.base + index)
-        entry.generation = 0
-        entry.entry_timeout = valid_s
-        entry.attr_timeout = valid_s
-        mode = self._directory_mode if is_directory else self._file_mode
-        entry.st_mode = pyfuse3.ModeT(mode)
-        entry.st_nlink = 1
-        entry.st_uid = self._config.uid
-        entry.st_gid = self._config.gid
-        size = block.sizes[index]
-        entry.st_size = size
-        entry.st_blksize = PREFERRED_IO_BYTES
-        entry.st_blocks = -(-size // BLOCK_BYTES)
-        time_ns = self._fs.state.mounted_ns if is_directory else block.last_modified_ns[index]
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = time_ns
-        return entry
+        state = self._fs.state
+        if block.is_directory(index):
+            attributes = state.file_attributes(state.mounted_ns, stat.S_IFDIR)
+        else:
+            attributes = state.file_attributes(block.last_modified_ns[index])
+        return entry_of(block.base + index, attributes, block.sizes[index], valid_s)
 
     def _valid_s(self, node: Node) -> float:
         """How long the kernel may believe it: until the listing it came from is too old."""

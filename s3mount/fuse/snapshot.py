@@ -10,13 +10,8 @@ from typing import NoReturn, Protocol
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 
-from s3mount.fuse.dots import DOTS, reply_dots
-from s3mount.fuse.operations import (
-    BLOCK_BYTES,
-    CAPACITY_BYTES,
-    PREFERRED_IO_BYTES,
-    answered,
-)
+from s3mount.fuse.entries import CAPACITY_BYTES, DOTS, PREFERRED_IO_BYTES, entry_of, reply_dots
+from s3mount.fuse.operations import answered
 from s3mount.tree.names import name_of
 from s3mount.vfs.snapshot import FOREVER_S, Shown
 
@@ -70,24 +65,7 @@ class SnapshotOperations(pyfuse3.Operations):
 
     @staticmethod
     def _entry(shown: Shown) -> EntryAttributes:
-        attributes = shown.attributes
-        entry = EntryAttributes()
-        entry.st_ino = pyfuse3.InodeT(shown.inode)
-        entry.generation = 0
-        entry.entry_timeout = shown.valid_s
-        entry.attr_timeout = shown.valid_s
-        entry.st_mode = pyfuse3.ModeT(attributes.mode)
-        entry.st_nlink = 1
-        entry.st_uid = attributes.uid
-        entry.st_gid = attributes.gid
-        entry.st_rdev = attributes.rdev
-        entry.st_size = shown.size
-        entry.st_blksize = PREFERRED_IO_BYTES
-        entry.st_blocks = -(-shown.size // BLOCK_BYTES)
-        entry.st_atime_ns = attributes.atime_ns
-        entry.st_mtime_ns = attributes.mtime_ns
-        entry.st_ctime_ns = attributes.ctime_ns
-        return entry
+        return entry_of(shown.inode, shown.attributes, shown.size, shown.valid_s)
 
     # ---------------------------------------------------------------- looking
 
