@@ -61,6 +61,8 @@ def parse_bucket(text: str) -> tuple[str, str]:
     bucket, slash, prefix = (rest if separator else text).partition("/")
     if not _BUCKET.fullmatch(bucket) or (slash and not separator):
         hint = "; for a part of a bucket write s3://BUCKET/PREFIX" if slash and bucket else ""
+        if not bucket and slash and not separator:
+            hint = ", and no manifest is there"
         raise click.UsageError(f"{text!r} is no bucket{hint}")
     return bucket, normal_prefix(prefix)
 
