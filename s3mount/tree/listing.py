@@ -39,37 +39,44 @@ PLACES_MAX = 24
 """Characters of a name that are looked at to guess where others part."""
 STREAMS_MAX = 8
 """Pages of one large directory that are on their way at once."""
-SPLITS_MAX = 24
-"""Ranges that a directory is parted into when its first page shows that there are more."""
+PAGES_ALONE = 4
+"""So many pages come one after the other, so that the requests that ranges waste are few beside them."""
+SPLITS_MAX = 8
+"""Ranges that the rest is parted into. Each may waste a request: its last page reaches over its end."""
 
 
 async def list_directory(store: Store, prefix: Key, *, page_keys: int = 1000) -> Listing:
     """List everything directly below ``prefix`` (empty, or ending with ``/``). Raises StoreError.
 
-    A page is on its way alone; where more follow, the rest of the names is parted into ranges that are
+    The first pages come one by one; where more follow, the rest of the names is parted into ranges that are
     listed side by side.
     """
     listing = Listing()
-    page = await store.list_page(prefix, delimiter="/", max_keys=page_keys)
-    _take_in(listing, prefix, page, None)
-    if page.next_token is not None:
+    token = None
+    while True:
+        page = await store.list_page(prefix, delimiter="/", token=token, max_keys=page_keys)
+        _take_in(listing, prefix, page, None)
+        token = page.next_token
+        if token is None or listing.pages == PAGES_ALONE:
+            break
+    if token is not None:
         await _list_rest(store, prefix, page, listing, page_keys)
     listing.drop_shadowed()
     return listing
 
 
 async def _list_rest(
-    store: Store, prefix: Key, first: ListPage, listing: Listing, page_keys: int
+    store: Store, prefix: Key, last: ListPage, listing: Listing, page_keys: int
 ) -> None:
-    """All behind the first page, by ranges that end where the next one begins."""
-    names = [info.key[len(prefix) :] for info in first.objects]
-    names = sorted([*names, *(common[len(prefix) : -1] for common in first.prefixes)])
-    keys = [info.key for info in first.objects]
+    """All behind the ``last`` page so far, by ranges that end where the next one begins."""
+    names = [info.key[len(prefix) :] for info in last.objects]
+    names = sorted([*names, *(common[len(prefix) : -1] for common in last.prefixes)])
+    keys = [info.key for info in last.objects]
     # A store that does not list in order (S3 Express) cannot be asked for ranges.
     is_ordered = keys == sorted(keys)
     points = []
     if is_ordered:
-        behind = max([*keys[-1:], *first.prefixes[-1:]])
+        behind = max([*keys[-1:], *last.prefixes[-1:]])
         points = [prefix + point for point in split_points(names) if prefix + point > behind]
     stops: list[Key | None] = [*points, None]
     waiting = list(zip([None, *points], stops, strict=True))
@@ -78,7 +85,7 @@ async def _list_rest(
     async def work() -> None:
         while waiting:
             after, stop = waiting.pop()
-            token = first.next_token if after is None else None
+            token = last.next_token if after is None else None
             while True:
                 page = await store.list_page(
                     prefix,
@@ -138,14 +145,16 @@ def split_points(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     last = names[-1]
+    places = range(min(len(last), PLACES_MAX))
+    seen_at = [{name[place] for name in names if len(name) > place} for place in places]
+    is_hex = any(seen & DIGITS and seen & HEX and seen <= DIGITS | HEX for seen in seen_at)
     points = set()
-    for place in range(min(len(last), PLACES_MAX)):
-        seen = {name[place] for name in names if len(name) > place}
+    for place, seen in zip(places, seen_at, strict=True):
         if len(seen) > 1 and last[place] == max(seen) and place and seen <= DIGITS:
             continue
-        likely = (
-            seen | (DIGITS if seen & DIGITS else set()) | (HEX if seen <= DIGITS | HEX else set())
-        )
+        likely = seen | (DIGITS if seen & DIGITS else set())
+        if is_hex and seen <= DIGITS | HEX:
+            likely |= DIGITS | HEX
         if len(seen) == 1 and not seen & DIGITS:
             likely = seen
         points |= {last[:place] + character for character in likely if character > last[place]}
