@@ -41,7 +41,7 @@ STREAMS_MAX = 8
 """Pages of one large directory that are on their way at once."""
 PAGES_ALONE = 4
 """So many pages come one after the other, so that the requests that ranges waste are few beside them."""
-SPLITS_MAX = 8
+SPLITS_MAX = 6
 """Ranges that the rest is parted into. Each may waste a request: its last page reaches over its end."""
 
 
