@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -172,7 +172,13 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when all was measured (cells may fail), 2 for wrong flags, 130 when interrupted."""
-    options = parser().parse_args(argv)
+    return told(parser().parse_args(argv), measure)
+
+
+def told(
+    options: argparse.Namespace, measure: Callable[[argparse.Namespace], Sequence[object]]
+) -> int:
+    """Measure, print the tables or why there are none; the exit status."""
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, interrupt)
     try:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench import report
-from bench.cli import add_server_flags, facts_of_machine, interrupt, server
+from bench.cli import add_server_flags, facts_of_machine, server, told
 from bench.folders import FOLDER_TOOLS, FolderTool, Job
 from bench.lab import MIB
 from bench.mounting import Mount, drop_page_cache
@@ -286,16 +284,4 @@ def _rounds(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when all was measured (cells may fail), 2 for wrong flags, 130 when interrupted."""
-    options = parser().parse_args(argv)
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, interrupt)
-    try:
-        results = measure(options)
-    except StepFailed as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"bench: interrupted; what was measured is in {options.results}", file=sys.stderr)
-        return 130
-    print((options.results / "results.md").read_text())
-    return 0 if results else 1
+    return told(parser().parse_args(argv), measure)

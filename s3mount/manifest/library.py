@@ -30,7 +30,6 @@ HASHED_BYTES = 1 << 20
 LOCK_POLL_S = 0.1
 SETTLED_NS = 2_000_000_000
 """A file whose ctime is so old cannot change again without getting another one."""
-REPORT_LINES = 100_000
 
 KNOWN = (
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Mapping
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from s3mount.errors import RejectedError, ServerFaultError
@@ -198,8 +198,3 @@ def iso_date_ns(value: str) -> int:
         return calendar.timegm(fields + clock) * 1_000_000_000 + nanoseconds
     except ValueError:
         raise ServerFaultError(f"the store sent {value[:40]!r} as a date") from None
-
-
-def http_date(time_ns: int) -> str:
-    """An HTTP date of nanoseconds since the epoch."""
-    return formatdate(time_ns / 1e9, usegmt=True)

@@ -74,11 +74,6 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
     )
 
 
-def blob_path(folder: Path, change: Change) -> Path:
-    """Where the content of ``change`` lies in the state folder."""
-    return folder / salvage.BLOBS / change.blob_id
-
-
 def _blobs(folder: Path) -> list[Path]:
     place = folder / salvage.BLOBS
     return [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []

@@ -173,15 +173,3 @@ async def list_subtree(store: Store, prefix: Key) -> list[ObjectInfo]:
         token = page.next_token
         if token is None:
             return found
-
-
-async def is_empty(store: Store, prefix: Key, gone: set[Key]) -> bool:
-    """Is there no object below ``prefix`` but its marker and those in ``gone``? Raises StoreError."""
-    token = None
-    while True:
-        page = await store.list_page(prefix, token=token)
-        if any(info.key != prefix and info.key not in gone for info in page.objects):
-            return False
-        token = page.next_token
-        if token is None:
-            return True

@@ -34,11 +34,6 @@ class Unroller(Generic[T]):
         self._open: list[Opened[T]] = []
         self._skipped = ""
 
-    @property
-    def open_keys(self) -> int:
-        """How many keys are held in directories that are not complete."""
-        return sum(each.keys for each in self._open)
-
     def add(self, info: ObjectInfo, origin: T) -> list[Opened[T]]:
         """Take the next key; the directories that it shows to be complete, inner ones first."""
         key = info.key
