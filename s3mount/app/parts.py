@@ -61,7 +61,8 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                 filesystem.uploader.sender.deletions.keeps_deleted = keeps_deleted
                 live = Operations(filesystem, config)
                 if config.snapshots:
-                    with with_past(config, live, Access(store, reader)) as (operations, tell):
+                    access = Access(store, reader)
+                    with with_past(config, filesystem, live, access) as (operations, tell):
                         yield Parts(filesystem, operations, store.statistics, _where(bucket), tell)
                 else:
                     yield Parts(filesystem, live, store.statistics, _where(bucket))

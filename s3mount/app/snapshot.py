@@ -29,6 +29,7 @@ from s3mount.manifest.location import brought_here
 from s3mount.tree.lister import PastLister
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.vfs.buckets import Access, OneBucket
+from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.hall import OpenPast, SnapshotHall
 from s3mount.vfs.snapshot import SnapshotFiles
 from s3mount.vfs.troubles import Troubles
@@ -207,7 +208,7 @@ async def _look(lister: PastLister, tree: SnapshotTree, config: MountConfig) -> 
 
 @contextmanager
 def with_past(
-    config: MountConfig, live: Operations, access: Access
+    config: MountConfig, filesystem: Filesystem, live: Operations, access: Access
 ) -> Iterator[tuple[OperationsWithPast, Callable[[], dict[str, Any]]]]:
     """A live mount's handlers with ``.snapshots`` below them, and what the status tells of that."""
     library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
@@ -232,6 +233,7 @@ def with_past(
         return OpenPast(files, close)
 
     hall = SnapshotHall(open_at, uid=config.uid, gid=config.gid, mounted_ns=SystemClock().now_ns())
+    filesystem.hall = hall
     past = SnapshotOperations(hall, xattr=config.xattr, first_handle=FIRST_HANDLE)
     try:
         yield OperationsWithPast(live, past), hall.status

@@ -30,7 +30,7 @@ from s3mount.fuse.entries import (
 )
 from s3mount.tree.block import Block
 from s3mount.tree.names import name_of
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.errnos import errno_of
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.naming import Creator

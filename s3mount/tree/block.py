@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from s3mount.refs import ContentRef, ETag, Key, ObjectInfo
 
 if TYPE_CHECKING:
-    from s3mount.tree.nodes import Node
+    from s3mount.tree.node import Node
 
 DIRECTORY = 1
 GONE = 2
@@ -117,6 +117,12 @@ class Block:
     def present(self) -> Iterator[int]:
         """The places of entries that are there and have no node."""
         return (index for index, flag in enumerate(self.flags) if not flag & (GONE | UNPACKED))
+
+    def held_directories(self) -> Iterator[int]:
+        """The places of directories without a node that the kernel has references to."""
+        return (
+            index for index in self.present() if self.held[index] and self.flags[index] & DIRECTORY
+        )
 
     def is_directory(self, index: int) -> bool:
         """Is the entry a directory?"""

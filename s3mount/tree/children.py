@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from s3mount.tree.block import GONE, UNPACKED, Block
 
 if TYPE_CHECKING:
-    from s3mount.tree.nodes import Node
+    from s3mount.tree.node import Node
 
 Unpack: TypeAlias = "Callable[[Block, int], Node]"
 

@@ -1,4 +1,4 @@
-"""Inodes: what the mount knows of every file and directory that somebody has looked at.
+"""The table of inodes: numbers, places, what the kernel holds, and what may be dropped.
 
 A node is one inode number for the life of a mount. When a name gets other content from elsewhere it
 gets a new node; the old one lives on, without a place in the tree, as long as somebody holds it.
@@ -12,9 +12,10 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
-from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, ObjectInfo
+from s3mount.refs import Attributes, Key, ObjectInfo
 from s3mount.tree.block import GONE, HELD_MAX, UNPACKED, Block
-from s3mount.tree.children import Children
+from s3mount.tree.dropped import DroppedDirectories, Place
+from s3mount.tree.node import Node
 
 ROOT_INODE = 1
 NODE_BYTES = 800
@@ -25,97 +26,6 @@ BYTES_MAX = 160 << 20
 """With more than this in nodes and listings, those of directories that were not used for longest are dropped."""
 UNUSED_REFERENCES = 4
 """References to a node that only the tables hold: two of them, the one who asks, and his question."""
-
-
-class Node:
-    """One inode. A directory has ``directory`` set, everything else has ``content`` or local bytes.
-
-    ``content`` is what S3 holds for it (``None``: nothing yet). ``attributes_known`` tells whether
-    ``attributes`` include what is stored with the object, or only what a listing said. ``headers``
-    are the object's headers, once read. ``parent`` is ``None`` for the root and for what was unlinked
-    or replaced (then ``linked`` is false). ``is_replaced``: not this mount took the node from its place,
-    but what S3 listed there.
-    """
-
-    __slots__ = (
-        "attributes",
-        "attributes_known",
-        "content",
-        "directory",
-        "headers",
-        "inode",
-        "is_replaced",
-        "last_modified_ns",
-        "linked",
-        "lookups",
-        "name",
-        "parent",
-        "size",
-        "storage_class",
-    )
-
-    def __init__(self, inode: int, parent: Node | None, name: str, attributes: Attributes) -> None:
-        self.inode = inode
-        self.parent = parent
-        self.name = name
-        self.attributes = attributes
-        self.attributes_known = True
-        self.content: ContentRef | None = None
-        self.last_modified_ns = 0
-        self.storage_class: str | None = None
-        self.headers: ObjectHeaders | None = None
-        self.size = 0
-        self.lookups = 0
-        self.linked = True
-        self.is_replaced = False
-        self.directory: DirectoryState | None = None
-        if stat.S_ISDIR(attributes.mode):
-            self.directory = DirectoryState()
-
-    @property
-    def is_directory(self) -> bool:
-        """Is it a directory?"""
-        return self.directory is not None
-
-    def is_inside(self, other: Node) -> bool:
-        """Is it ``other`` or somewhere below it?"""
-        node: Node | None = self
-        while node is not None:
-            if node is other:
-                return True
-            node = node.parent
-        return False
-
-
-class DirectoryState:
-    """What is known of a directory's entries.
-
-    ``listed_at`` is trio time of the beginning of the last listing, minus infinity before the first;
-    ``listing_s`` how long it took. ``stores_attributes`` tells whether objects below carry attributes
-    (``None``: not looked yet). ``believed_until`` is set while S3 cannot be asked. ``marker_etag`` is
-    the ETag of its marker object, empty without one. ``unshown`` counts keys below that are no path.
-    """
-
-    __slots__ = (
-        "believed_until",
-        "children",
-        "headed_one_by_one",
-        "listed_at",
-        "listing_s",
-        "marker_etag",
-        "stores_attributes",
-        "unshown",
-    )
-
-    def __init__(self) -> None:
-        self.children: Children = Children()
-        self.listed_at = float("-inf")
-        self.listing_s = 0.0
-        self.believed_until = float("-inf")
-        self.stores_attributes: bool | None = None
-        self.marker_etag = ""
-        self.headed_one_by_one = 0
-        self.unshown = 0
 
 
 class Nodes:
@@ -138,6 +48,7 @@ class Nodes:
         self.bytes_max = BYTES_MAX
         self.is_needed: Callable[[Node], bool] = lambda node: False
         self.dropped = 0
+        self.dropped_directories = DroppedDirectories()
         self._directory_attributes = root_attributes
         self._attributes_of = attributes_of or (lambda last_modified_ns: root_attributes)
         self._by_inode: dict[int, Node] = {ROOT_INODE: self.root}
@@ -170,8 +81,29 @@ class Nodes:
         node = self._by_inode.get(inode)
         if node is not None:
             return node
-        block, index = self._locate(inode)
-        return self._unpack(block, index)
+        trail = []
+        at = inode
+        while at not in self._by_inode and (place := self.dropped_directories.take(at)) is not None:
+            trail.append((at, place))
+            at = place.parent
+        node = self._by_inode.get(at) or self._unpack(*self._locate(at))
+        for returning, place in reversed(trail):
+            known = node.directory
+            # A listing since then would have brought it back by name.
+            is_listed = known is None or known.listed_at > float("-inf")
+            if known is None or is_listed or not node.linked or place.name in known.children:
+                raise KeyError(inode)
+            node = self._return(node, place.name, returning, place.lookups)
+        return node
+
+    def _return(self, parent: Node, name: str, inode: int, lookups: int) -> Node:
+        """A directory that was dropped, at its place again."""
+        assert parent.directory is not None
+        node = Node(inode, parent, name, self._directory_attributes)
+        node.attributes_known = False
+        node.lookups = lookups
+        self._by_inode[inode] = parent.directory.children.nodes[name] = node
+        return node
 
     def peek(self, inode: int) -> tuple[Block, int] | None:
         """The entry with this number, if there is no node for it."""
@@ -201,6 +133,8 @@ class Nodes:
         """
         assert parent.directory is not None
         children = parent.directory.children
+        if self.dropped_directories:
+            entries = [entry for entry in entries if not self._return_listed(parent, *entry)]
         if len(entries) < BLOCK_ENTRIES_MIN:
             for name, info in entries:
                 node = self.add(parent, name, self._attributes(info))
@@ -213,6 +147,16 @@ class Nodes:
         self._packed += len(block)
         self._packed_bytes += block.size_bytes
         children.add_block(block, self._unpack)
+
+    def _return_listed(self, parent: Node, name: str, info: ObjectInfo | None) -> bool:
+        """Was the listed entry a directory before, that keeps its number?"""
+        if info is not None:
+            return False
+        earlier = self.dropped_directories.take_at(parent.inode, name)
+        if earlier is None:
+            return False
+        self._return(parent, name, *earlier)
+        return True
 
     def _attributes(self, info: ObjectInfo | None) -> Attributes:
         if info is None:
@@ -325,7 +269,8 @@ class Nodes:
     def trim(self) -> None:
         """Drop what was listed of directories that were not used for longest, until there is room.
 
-        What the kernel asks for by a number that was dropped is ESTALE, and it looks the name up again.
+        A file that the kernel asks for by a number that was dropped is ESTALE, and it looks the name up again;
+        a directory comes back to its place, as a process may stand in it.
         """
         if self.size_bytes <= max(self.bytes_max, self._trim_from):
             return
@@ -355,8 +300,11 @@ class Nodes:
             if sys.getrefcount(node) > UNUSED_REFERENCES or self.is_needed(node):
                 continue
             self._remove(node)
+            if node.is_directory:
+                self._remember(directory, node.inode, name, node.lookups)
             self.dropped += 1
         self.dropped += sum(block.left for block in known.children.blocks)
+        self._remember_listed(directory)
         self._drop_blocks(directory)
         known.listed_at = known.believed_until = float("-inf")
         if nodes or directory.parent is None:
@@ -365,17 +313,32 @@ class Nodes:
             self._pack(directory)
         return True
 
+    def _remember(self, directory: Node, inode: int, name: str, lookups: int) -> None:
+        if lookups:
+            self.dropped_directories.remember(inode, Place(directory.inode, name, lookups))
+
+    def _remember_listed(self, directory: Node) -> None:
+        assert directory.directory is not None
+        for block in directory.directory.children.blocks:
+            for index in block.held_directories():
+                self._remember(directory, block.base + index, block.name(index), block.held[index])
+
     # -------------------------------------------------------------------- names
 
     def add(self, parent: Node, name: str, attributes: Attributes) -> Node:
         """A new node under ``parent``; one that had the name before loses its place."""
         assert parent.directory is not None
-        node = Node(self._next, parent, name, attributes)
-        self._next += 1
-        self._by_inode[node.inode] = node
         earlier = parent.directory.children.get(name)
         if earlier is not None:
             self.unlink(earlier)
+        dropped = self.dropped_directories.take_at(parent.inode, name)
+        if dropped is not None and stat.S_ISDIR(attributes.mode):
+            node = self._return(parent, name, *dropped)
+            node.attributes, node.attributes_known = attributes, True
+            return node
+        node = Node(self._next, parent, name, attributes)
+        self._next += 1
+        self._by_inode[node.inode] = node
         parent.directory.children.nodes[name] = node
         return node
 
@@ -422,6 +385,7 @@ class Nodes:
             found = self.peek(inode)
             if found is not None:
                 found[0].forget(found[1], count)
+            self.dropped_directories.forget(inode, count)
             return None
         node.lookups = max(0, node.lookups - count)
         if node.lookups:

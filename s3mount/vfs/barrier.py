@@ -9,7 +9,7 @@ import trio
 from s3mount.spool.changes import Change
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.callers import is_told_to_stop
 from s3mount.vfs.state import MountState
 

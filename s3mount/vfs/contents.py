@@ -20,7 +20,7 @@ from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.steps import reach
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BaseFiller

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import trio
 
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 
 ORDERS_MAX = 64
 """Folders whose order is remembered; a walk needs those from its top down."""

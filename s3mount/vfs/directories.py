@@ -15,7 +15,7 @@ from s3mount.errors import NetworkError, S3MountError
 from s3mount.tree.block import Block
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.finished import FinishedKeys, Watch
 from s3mount.vfs.merging import Merger
 from s3mount.vfs.state import MountState

@@ -32,6 +32,8 @@ from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.hall import NAME as SNAPSHOTS
+from s3mount.vfs.hall import SnapshotHall
 from s3mount.vfs.known import KnownContent
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
@@ -111,6 +113,7 @@ class Filesystem:
         self.decisions = Decisions(state, self.naming, self.uploader)
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
         self.capabilities: dict[str, Any] = {}
+        self.hall: SnapshotHall | None = None
 
     # --------------------------------------------------------------- background
 
@@ -287,8 +290,11 @@ class Filesystem:
 
     async def status_of(self, path: str) -> dict[str, Any]:
         """Where one file stands. ``path`` is relative to the mount. Raises S3MountError, OSError."""
+        names = [part for part in path.split("/") if part]
+        if self.hall is not None and names[:1] == [SNAPSHOTS]:
+            return {**await self.hall.status_of(names[1:]), "path": path}
         node = self.state.nodes.root
-        for name in [part for part in path.split("/") if part]:
+        for name in names:
             found = await self.directories.lookup(node, name)
             if found is None:
                 raise S3MountError(f"{path}: no such file in the mount")

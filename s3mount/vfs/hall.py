@@ -6,7 +6,7 @@ import errno
 import logging
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -177,6 +177,18 @@ class SnapshotHall:
     async def xattr_names(self, inode: int) -> list[str]:
         """See ``SnapshotFiles.xattr_names``."""
         return [] if inode == HALL_INODE else await self._past(inode).files.xattr_names(inode)
+
+    async def status_of(self, names: Sequence[str]) -> dict[str, Any]:
+        """One file, by the names that lead there. Raises S3MountError, OSError."""
+        if names:
+            past = await self._named(names[0])
+            return await past.files.status_of("/".join(names[1:]))
+        await trio.lowlevel.checkpoint()
+        return {
+            "size": 0,
+            "mode": oct(self._attributes.mode),
+            "mtime_ns": self._attributes.mtime_ns,
+        }
 
     def status(self) -> dict[str, Any]:
         """What is told of the pasts: which were looked at, and what of them cannot be read."""

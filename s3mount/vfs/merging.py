@@ -12,7 +12,7 @@ from s3mount.refs import Key, ObjectInfo
 from s3mount.spool.changes import Change
 from s3mount.tree.block import GONE, UNPACKED, Block
 from s3mount.tree.listing import Listing
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from s3mount.refs import Attributes
 from s3mount.spool.changes import Change
 from s3mount.spool.states import State
 from s3mount.tree import attributes as codec
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.naming import Naming

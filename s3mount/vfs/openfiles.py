@@ -13,7 +13,7 @@ from s3mount.dedupe.follower import Follower
 from s3mount.dedupe.reading import Track
 from s3mount.refs import ContentRef
 from s3mount.spool.blobs import Blob
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 
 
 class OpenFile:

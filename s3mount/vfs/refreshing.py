@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState
 

@@ -13,7 +13,7 @@ from s3mount.spool.states import State
 from s3mount.steps import reach
 from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.naming import Batch, Naming, deletion

@@ -17,7 +17,8 @@ from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
 from s3mount.spool.spool import Spool
 from s3mount.tree.memory import HeadMemory
-from s3mount.tree.nodes import Node, Nodes
+from s3mount.tree.node import Node
+from s3mount.tree.nodes import Nodes
 from s3mount.vfs.known import KnownContent
 
 OWN_NAME = ".s3mount"

@@ -11,7 +11,7 @@ from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 from s3mount.tree import attributes as codec
 from s3mount.tree.listing import Listing
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from s3mount.errors import S3MountError
 from s3mount.refs import Key, ListPage
 from s3mount.tree.listing import Listing
 from s3mount.tree.names import KEY_BYTES_MAX
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.tree.unroll import Opened, Unroller
 from s3mount.vfs.finished import FinishedKeys, Watch
 from s3mount.vfs.state import MountState

@@ -16,7 +16,7 @@ from s3mount.spool.hooks import ConflictOutcome
 from s3mount.spool.states import State
 from s3mount.steps import reach
 from s3mount.tree import attributes as codec
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.state import MountState
 

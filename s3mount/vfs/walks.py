@@ -14,7 +14,7 @@ from s3mount.cache.guesses import Guess
 from s3mount.config import MIB
 from s3mount.errors import S3MountError
 from s3mount.refs import ObjectInfo
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.course import Course, Orders
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState

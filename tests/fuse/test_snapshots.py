@@ -333,7 +333,7 @@ def test_stored_attributes_and_links(mount_factory: Make, writer: Writer, tmp_pa
 
 def test_pasts_below_a_live_mount(mount_factory: Make, writer: Writer) -> None:
     writer.put("a", b"one")
-    writer.put("dir/b", b"two")
+    put = writer.put("dir/b", b"two")
     first, then = writer.moment(), bodies(writer)
     writer.put("a", b"changed")
     writer.delete("dir/b")
@@ -351,6 +351,10 @@ def test_pasts_below_a_live_mount(mount_factory: Make, writer: Writer) -> None:
         raises(errno.ENOENT, (pasts / name).stat)
     told = status_of(mount)
     assert told["snapshots"] == sorted([first, second])
+    one = status_of_file(mount, f".snapshots/{first}/dir/b")
+    assert (one["path"], one["key"], one["size"]) == (f".snapshots/{first}/dir/b", "dir/b", 3)
+    assert one["version_id"] == put.version_id
+    assert status_of_file(mount, ".snapshots")["mode"] == "0o40555"
     mount.unmount()
 
 

@@ -13,7 +13,7 @@ import trio
 
 from s3mount.spool.spool import Spool
 from s3mount.tree.names import name_of
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.naming import Creator
 

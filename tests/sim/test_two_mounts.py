@@ -18,7 +18,7 @@ import trio.testing
 
 from s3mount.errors import S3MountError
 from s3mount.refs import ObjectHeaders
-from s3mount.tree.nodes import Node
+from s3mount.tree.node import Node
 from tests.sim.faults import Profile, SeededFaults
 from tests.sim.mount import Mount
 from tests.sim.world import World, small_blocks, small_requests

@@ -9,7 +9,9 @@ import pytest
 
 from s3mount.refs import Attributes, ObjectInfo
 from s3mount.tree.block import Block
-from s3mount.tree.nodes import BLOCK_ENTRIES_MIN, Node, Nodes
+from s3mount.tree.dropped import DroppedDirectories, Place
+from s3mount.tree.node import Node
+from s3mount.tree.nodes import BLOCK_ENTRIES_MIN, Nodes
 
 FOLDER = Attributes(stat.S_IFDIR | 0o755, 1, 1, 5, 5, 5)
 
@@ -174,6 +176,87 @@ def test_what_is_needed_or_being_looked_at_is_not_dropped() -> None:
     nodes.trim()
     assert list(children) == ["n00001"]
     assert nodes.get(inode).directory is not None
+
+
+def nested(nodes: Nodes, names: list[str]) -> list[int]:
+    """Directories in each other, each listed with some others; their inodes, which the kernel holds."""
+    inodes = []
+    at = nodes.root
+    for name in names:
+        nodes.add_listed(at, sorted((each, None) for each in (name, "p", "q", "r", "s")))
+        assert at.directory is not None
+        at.directory.listed_at = 1.0
+        nodes.use(at)
+        at = at.directory.children[name]
+        at.lookups = 1
+        inodes.append(at.inode)
+    return inodes
+
+
+def drop_all(nodes: Nodes) -> None:
+    nodes.bytes_max = 0
+    for _ in range(10):
+        nodes._trim_from = 0.0
+        nodes.trim()
+    assert nodes.unpacked < 3
+
+
+def test_a_directory_that_somebody_stands_in_comes_back_by_its_number() -> None:
+    nodes = Nodes("", FOLDER, file_attributes)
+    inodes = nested(nodes, [f"d{number}" for number in range(600)])
+    drop_all(nodes)
+    assert len(nodes.dropped_directories) == 600
+    node = nodes.get(inodes[-1])
+    assert nodes.key_of(node) == "".join(f"d{number}/" for number in range(600))
+    assert nodes.get(inodes[300]).lookups == 1
+    assert len(nodes.dropped_directories) == 0
+    del node
+
+
+def test_a_dropped_directory_keeps_its_number_when_it_is_listed_again() -> None:
+    nodes = Nodes("", FOLDER, file_attributes)
+    inodes = nested(nodes, ["a", "b", "c"])
+    drop_all(nodes)
+    nodes.add_listed(nodes.root, [(name, None) for name in "apqrst"])
+    assert nodes.root.directory is not None
+    again = nodes.root.directory.children["a"]
+    assert (again.inode, again.lookups) == (inodes[0], 1)
+    assert nodes.add(again, "b", FOLDER).inode == inodes[1]
+    assert nodes.key_of(nodes.get(inodes[2])) == "a/b/c/"
+
+
+def test_a_dropped_directory_that_went_meanwhile_is_forgotten() -> None:
+    nodes = Nodes("", FOLDER, file_attributes)
+    inodes = nested(nodes, ["a", "b"])
+    drop_all(nodes)
+    nodes.add_listed(nodes.root, [(name, None) for name in "pqrst"])
+    assert nodes.root.directory is not None
+    nodes.root.directory.listed_at = 2.0
+    for inode in reversed(inodes):
+        with pytest.raises(KeyError):
+            nodes.get(inode)
+    other = nested(Nodes("", FOLDER, file_attributes), ["a"])
+    nodes = Nodes("", FOLDER, file_attributes)
+    assert nested(nodes, ["a"]) == other
+    drop_all(nodes)
+    nodes.forget(other[0], 1)
+    with pytest.raises(KeyError):
+        nodes.get(other[0])
+
+
+def test_no_more_places_are_remembered_than_may_be() -> None:
+    dropped = DroppedDirectories(places_max=3)
+    for number in range(5):
+        dropped.remember(number, Place(1, f"d{number}", 2))
+    assert len(dropped) == 3
+    assert dropped.take(1) is None
+    assert dropped.take_at(1, "d0") is None
+    dropped.forget(2, 1)
+    assert dropped.take_at(1, "d2") == (2, 1)
+    dropped.remember(9, Place(1, "d3", 7))
+    assert dropped.take(3) is None, "another has its place now"
+    dropped.forget(9, 7)
+    assert dropped.take(9) is None
 
 
 def test_a_million_entries_are_small() -> None:
