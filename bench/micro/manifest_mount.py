@@ -13,14 +13,13 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from s3mount import mountinfo
+from bench.micro.mounted import Mounted
 from s3mount.manifest.model import Entry
 from s3mount.manifest.writing import ManifestWriter
 
@@ -28,9 +27,7 @@ FOLDERS = 100
 FILES_PER_FOLDER = 1000
 BATCH = 10_000
 MIB = 1 << 20
-LIMIT_S = 3600.0
 WALKED_MAX = 1_000_000
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Measured(NamedTuple):
@@ -68,53 +65,22 @@ def write_manifest(path: Path, count: int) -> None:
         writer.finish()
 
 
-class Mounted:
+def mount(manifest: Path, folder: Path) -> Mounted:
     """The command in the foreground, on a mount point of its own."""
-
-    def __init__(self, manifest: Path, folder: Path) -> None:
-        self.top = folder / "mnt"
-        self.top.mkdir(exist_ok=True)
-        environment = {
-            **os.environ,
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nobody",
-            "S3MOUNT_RUN_DIR": str(folder / "run"),
-        }
-        (folder / "run").mkdir(mode=0o700, exist_ok=True)
-        where = ("--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache"))
-        nowhere = ("--endpoint-url", "http://127.0.0.1:9", "--path-style", "--region", "us-east-1")
-        command = [sys.executable, "-m", "s3mount", "mount", str(manifest), str(self.top)]
-        self._process = subprocess.Popen(
-            [*command, "--foreground", "--log-level", "error", *where, *nowhere], env=environment
-        )
-        deadline = time.monotonic() + LIMIT_S
-        while mountinfo.topmost_at(str(self.top), mountinfo.read_mounts()) is None:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the mount did not come up")
-            time.sleep(0.01)
-
-    def _pids(self) -> Iterator[int]:
-        pids = [self._process.pid]
-        while pids:
-            pid = pids.pop()
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-            pids += map(int, children.split())
-            yield pid
-
-    def memory_mib(self, what: str) -> float:
-        """``VmRSS`` or ``VmHWM`` of the mount's processes together."""
-        statuses = (Path(f"/proc/{pid}/status").read_text() for pid in self._pids())
-        return sum(int(each.partition(f"{what}:")[2].split()[0]) for each in statuses) / 1024
-
-    def cpu_s(self) -> float:
-        """What the mount's processes used so far."""
-        stats = (Path(f"/proc/{pid}/stat").read_text() for pid in self._pids())
-        fields = (each.rpartition(")")[2].split() for each in stats)
-        return sum(int(each[11]) + int(each[12]) for each in fields) / CLOCK_TICKS
-
-    def close(self) -> None:
-        subprocess.run(["fusermount3", "-u", str(self.top)], check=True)
-        self._process.wait(60)
+    top = folder / "mnt"
+    top.mkdir(exist_ok=True)
+    environment = {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nobody",
+        "S3MOUNT_RUN_DIR": str(folder / "run"),
+    }
+    (folder / "run").mkdir(mode=0o700, exist_ok=True)
+    where = ("--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache"))
+    nowhere = ("--endpoint-url", "http://127.0.0.1:9", "--path-style", "--region", "us-east-1")
+    command = ["s3mount", "mount", str(manifest), str(top)]
+    return Mounted(
+        [*command, "--foreground", "--log-level", "error", *where, *nowhere], top, environment
+    )
 
 
 def measure(count: int, folder: Path) -> Measured:
@@ -123,14 +89,14 @@ def measure(count: int, folder: Path) -> Measured:
     # So old that its digest need not be computed again, as yesterday's is.
     time.sleep(2.1)
     began_s = time.monotonic()
-    mounted = Mounted(manifest, folder)
+    mounted = mount(manifest, folder)
     os.listdir(mounted.top)
     first_s = time.monotonic() - began_s
     first_cpu_s, compiling_mib = mounted.cpu_s(), mounted.memory_mib("VmHWM")
     mounted.close()
     (catalog,) = (folder / "cache" / "catalogs").glob("*.sqlite")
     began_s = time.monotonic()
-    mounted = Mounted(manifest, folder)
+    mounted = mount(manifest, folder)
     assert os.listdir(mounted.top) == ["logs"]
     second_s = time.monotonic() - began_s
     second_cpu_s, mounted_mib = mounted.cpu_s(), mounted.memory_mib("VmRSS")

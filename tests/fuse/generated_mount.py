@@ -1,6 +1,6 @@
 """A mount of a bucket that exists only as a rule: any number of keys, without a server that has to hold them.
 
-``python -m tests.fuse.generated_mount MOUNTPOINT STATE --folders N --files M [--groups G]`` runs what
+``python -m tests.fuse.generated_mount MOUNTPOINT STATE --folders N --files M [--groups G] ...`` runs what
 ``s3mount mount`` runs, read-only, over a store that computes its list pages: ``gGGGG/dDDDDD/fFFFFF.bin``.
 """
 
@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--folders", type=int, default=100)
     parser.add_argument("--files", type=int, default=100)
+    parser.add_argument("--inode-bytes-max", type=int, help="room for what was listed")
     options = parser.parse_args()
     config = MountConfig(
         store=StoreConfig(bucket="generated"),
@@ -122,6 +123,8 @@ def main() -> int:
             )
             await nursery.start(reader.run)
             filesystem = Filesystem(config=config, store=store, spool=spool, reader=reader)
+            if options.inode_bytes_max is not None:
+                filesystem.state.nodes.bytes_max = options.inode_bytes_max
 
             async def statistics() -> dict[str, float]:
                 return {"requests_list": store.requests.get("list", 0)}

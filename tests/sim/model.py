@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import re
 from dataclasses import dataclass, field
 
 
@@ -133,13 +135,8 @@ def _states(file: File, after_crash: bool) -> str:
 
 def brief(data: bytes) -> str:
     """Content in a few characters: its length, and its bytes as runs."""
-    runs: list[list[int]] = []
-    for byte in data:
-        if runs and runs[-1][0] == byte:
-            runs[-1][1] += 1
-        else:
-            runs.append([byte, 1])
-    shown = " ".join(f"{byte:02x}*{count}" for byte, count in runs[:12])
+    runs = list(itertools.islice(re.finditer(rb"(?s)(.)\1*", data), 13))
+    shown = " ".join(f"{run[1].hex()}*{len(run[0])}" for run in runs[:12])
     return f"<{len(data)}: {shown}{' ...' if len(runs) > 12 else ''}>"
 
 
