@@ -56,6 +56,7 @@ class MultipartSender:
         self._plan = PartPlan(part_bytes)
         self.slots = trio.CapacityLimiter(parts_max)
         self._nursery: trio.Nursery | None = None
+        self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
         self._leftovers = Leftovers(spool, store)
         self._resuming = Resuming(spool, store, self._plan)
@@ -65,6 +66,9 @@ class MultipartSender:
         """Give background tasks a home, and abort uploads that nobody needs; cancel to stop."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            for task in self._early:
+                nursery.start_soon(task)
+            self._early.clear()
             try:
                 while True:
                     await self._leftovers.abort_all()
@@ -72,12 +76,12 @@ class MultipartSender:
             finally:
                 self._nursery = None
 
-    def start_soon(self, task: Callable[[], Awaitable[None]]) -> bool:
-        """Run ``task`` in the background until the sender stops; does it run? It must not raise."""
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run ``task`` in the background, once the sender runs and until it stops. It must not raise."""
         if self._nursery is None:
-            return False
-        self._nursery.start_soon(task)
-        return True
+            self._early.append(task)
+        else:
+            self._nursery.start_soon(task)
 
     def abandon(self, upload: PartsUpload) -> None:
         """The upload is of no use any more: abort it in the background."""

@@ -40,8 +40,9 @@ class Streaming:
         wake = self._streams.get(blob.id)
         if wake is not None:
             wake.set()
-        elif self._multipart.start_soon(lambda: self._stream(change, blob)):
+        else:
             self._streams[blob.id] = trio.Event()
+            self._multipart.start_soon(lambda: self._stream(change, blob))
 
     def is_worth_it(self, blob: Blob) -> bool:
         """Is there a whole part behind the writer that could leave now?"""
@@ -66,6 +67,8 @@ class Streaming:
     async def _stream(self, change: Change, blob: Blob) -> None:
         """Send parts as they are finished, until the change leaves the OPEN state or a part fails."""
         try:
+            if not self._is_open(change, blob):
+                return
             if blob.upload is None:
                 await self._multipart.begin(change, blob, streamed=True)
             own_slots = trio.CapacityLimiter(STREAMED_PARTS_MAX)
@@ -94,14 +97,13 @@ class Streaming:
         finally:
             self._streams.pop(blob.id, None)
 
+    def _is_open(self, change: Change, blob: Blob) -> bool:
+        is_current = self._spool.changes.get(change.key) is change
+        return is_current and change.state == "open" and change.blob_id == blob.id
+
     def _goes_on(self, change: Change, blob: Blob) -> bool:
-        return (
-            self._spool.changes.get(change.key) is change
-            and change.state == "open"
-            and change.blob_id == blob.id
-            and blob.upload is not None
-            and blob.upload.key == change.key
-        )
+        upload = blob.upload
+        return self._is_open(change, blob) and upload is not None and upload.key == change.key
 
     async def _stream_part(
         self,

@@ -75,7 +75,9 @@ class GeneratedStore(MemoryStore):
                     prefixes.append(common)
                 folder = bisect.bisect_left(self._folders, common[:-1] + "0", folder)
                 continue
-            first = bisect.bisect_right(self._files, after[len(name) :]) if after >= name else 0
+            first = len(self._files) if after >= name else 0
+            if after.startswith(name):
+                first = bisect.bisect_right(self._files, after[len(name) :])
             for file in self._files[first : first + max_keys - len(objects)]:
                 key = name + file
                 if key.startswith(prefix):

@@ -14,7 +14,7 @@ import pytest
 from s3mount import mountinfo
 from tests.fuse.bucket_contents import wait_until
 
-FOLDERS, FILES = 300, 100
+GROUPS, FOLDERS, FILES = 30, 10, 100
 ROOM_BYTES = 200_000
 DEADLINE_S = 60.0
 
@@ -24,10 +24,13 @@ def top(tmp_path: Path) -> Iterator[Path]:
     """Mounted, with room for about a tenth of the names."""
     place = tmp_path / "mnt"
     place.mkdir()
-    options = ["--folders", str(FOLDERS), "--files", str(FILES), "--inode-bytes-max"]
+    shape = {"--groups": GROUPS, "--folders": FOLDERS, "--files": FILES}
+    options = [str(word) for pair in shape.items() for word in pair]
     command = [sys.executable, "-m", "tests.fuse.generated_mount", str(place), str(tmp_path)]
     log = (tmp_path / "log").open("wb")
-    process = subprocess.Popen([*command, *options, str(ROOM_BYTES)], stderr=log)
+    process = subprocess.Popen(
+        [*command, *options, "--inode-bytes-max", str(ROOM_BYTES)], stderr=log
+    )
     try:
         wait_until(
             lambda: mountinfo.topmost_at(str(place), mountinfo.read_mounts()) is not None, "mounted"
@@ -61,30 +64,34 @@ def listings(top: Path) -> dict[str, float]:
 
 def test_a_walk_finds_all_and_keeps_little(top: Path) -> None:
     for _ in range(2):
-        assert len(bash("find .", top).splitlines()) == FOLDERS * (FILES + 1) + 1
+        assert len(bash("find .", top).splitlines()) == GROUPS * (FOLDERS * (FILES + 1) + 1) + 1
         told = listings(top)
         assert told["inode_bytes"] < 2 * ROOM_BYTES
-        assert told["inodes_dropped"] > FOLDERS * FILES / 2
+        assert told["inodes_dropped"] > GROUPS * FOLDERS * FILES / 2
 
 
 def test_a_shell_goes_on_in_a_folder_that_was_dropped(top: Path) -> None:
     """Its folder comes by number alone; what it says of itself stays the same."""
     script = f"""
-        cd d00007; before=$(stat -c %i .)
-        find {top} > /dev/null
+        cd g0007/d00007; before=$(stat -c %i .)
+        (cd /; find {top} > /dev/null)
         ls | wc -l; stat -c %s f000005.bin; [ "$(stat -c %i .)" = "$before" ]; ls -d ../d00008
     """
-    assert bash(script, top).split() == [str(FILES), str(len("d00007/f000005.bin")), "../d00008"]
+    assert bash(script, top).split() == [
+        str(FILES),
+        str(len("g0007/d00007/f000005.bin")),
+        "../d00008",
+    ]
 
 
 def test_an_open_folder_and_a_path_outlast_a_walk(top: Path) -> None:
-    descriptor = os.open(top / "d00003", os.O_RDONLY)
+    descriptor = os.open(top / "g0003/d00003", os.O_RDONLY)
     try:
         inode = os.fstat(descriptor).st_ino
         bash("find .", top)
         assert os.fstat(descriptor).st_ino == inode
         assert len(os.listdir(descriptor)) == FILES
-        assert os.stat("f000000.bin", dir_fd=descriptor).st_size == len("d00003/f000000.bin")
-        assert (top / "d00003").stat().st_ino == inode
+        assert os.stat("f000000.bin", dir_fd=descriptor).st_size == len("g0003/d00003/f000000.bin")
+        assert (top / "g0003/d00003").stat().st_ino == inode
     finally:
         os.close(descriptor)

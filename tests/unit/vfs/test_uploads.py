@@ -100,6 +100,24 @@ async def test_a_large_file_leaves_in_parts_while_it_is_written(tmp_path: Path) 
 
 
 @simulated
+async def test_what_is_written_before_the_store_is_known_leaves_in_parts_too(
+    tmp_path: Path,
+) -> None:
+    """The mount answers while it still asks what the store honours: nothing is sent till then."""
+    world = World(tmp_path, faults=Script(latency_s=0.2))
+    async with world.mounted() as mount:
+        fd = await mount.create("film.mkv")
+        await mount.pwrite(fd, b"x" * 10 * PART, 0)
+        assert world.requests["upload_part"] < 3
+        with trio.fail_after(30):
+            while world.requests["upload_part"] < 8:
+                await trio.sleep(0.1)
+        await mount.close(fd)
+        await mount.sync()
+        assert world.files()["film.mkv"] == b"x" * 10 * PART
+
+
+@simulated
 async def test_a_part_that_was_sent_and_then_rewritten_is_sent_again(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.mounted() as mount:
