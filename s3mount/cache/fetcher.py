@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from s3mount.cache.blocks import sums_offset
+from s3mount.cache.blocks import sums_offset, sums_room
 from s3mount.cache.entry import Entry
 from s3mount.cache.eviction import Evictor
 from s3mount.cache.shelf import Shelf
@@ -357,9 +357,12 @@ class Fetcher:
             await entry.punching.wait()
         if not shelf.usable:
             return False
+        needed = 0 if entry.file else sums_room(entry.size, entry.map.shift)
         if not fetch.claimed:
-            if not await self._evictor.make_room(entry.map.disk_bytes(fetch.first, fetch.stop)):
-                return False
+            needed += entry.map.disk_bytes(fetch.first, fetch.stop)
+        if needed and not await self._evictor.make_room(needed):
+            return False
+        if not fetch.claimed:
             shelf.reserve(entry, fetch.first, fetch.stop)
             fetch.claimed = True
         try:

@@ -148,6 +148,9 @@ class Upkeep:
     async def save(self) -> None:
         """Write one round of changes."""
         shelf = self.shelf
+        if shelf.dirty:
+            await self.look_at_disk()
+        # From here on to its end it is not cancelled, or what was taken would be forgotten.
         chore = _Chore(
             shelf.unwanted,
             list(shelf.touched.items()),
@@ -158,8 +161,6 @@ class Upkeep:
         if not any(chore):
             await trio.lowlevel.checkpoint()
             return
-        if chore.saves:
-            await self.look_at_disk()
         try:
             done = await self.with_catalog(functools.partial(self._do_chore, chore))
         except (OSError, sqlite3.Error) as error:
