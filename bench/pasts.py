@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from bench.process import StepFailed
 from bench.server import Endpoint
 from s3mount.manifest import plain
 from s3mount.manifest.model import Entry
 
+REMOVAL_TRIES = 3
 THREADS = 8
 FILES_PER_FOLDER = 100
 SPREAD = 1.3
@@ -106,8 +109,19 @@ class Past:
                     raise StepFailed(f"{key} has other bytes than were written")
 
     def remove(self) -> None:
-        """Delete the bucket with all its versions."""
+        """Delete the bucket with all its versions. Raises StepFailed when the server does not let it go."""
         self._clients.shutdown()
+        for _ in range(REMOVAL_TRIES):
+            self._remove_versions()
+            try:
+                self._client.delete_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                reason = str(error)
+            else:
+                return
+        raise StepFailed(f"the bucket {self.bucket} is left behind: {reason}")
+
+    def _remove_versions(self) -> None:
         pages = self._client.get_paginator("list_object_versions").paginate(Bucket=self.bucket)
         for page in pages:
             doomed = [
@@ -118,4 +132,3 @@ class Past:
                 self._client.delete_objects(
                     Bucket=self.bucket, Delete={"Objects": doomed, "Quiet": True}
                 )
-        self._client.delete_bucket(Bucket=self.bucket)
