@@ -49,6 +49,7 @@ format: .venv/.dev
 
 bench: .venv/.bench .venv-demo/.done | system-bench
 	$(BIN)/python -m bench $(ARGS)
+	$(if $(ARGS),,cp build/bench/results.md docs/BENCHMARKS.md)
 	$(if $(ARGS),,$(BIN)/python -m bench snapshots)
 
 setup: .venv/.dev .venv-demo/.done | system-test
