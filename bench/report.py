@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -69,6 +70,10 @@ class Table:
         failed = sum(1 for one in cells if one.error and measure not in one.measures)
         return Median(statistics.median(values) if values else None, len(cells), failed)
 
+    def has(self, workload: str) -> bool:
+        """Was it measured at this distance?"""
+        return any(one.workload == workload for one in self._results)
+
     def peers(self) -> list[str]:
         """The mounts that are not ours."""
         return [tool for tool in self.tools if tool not in (OURS, RAW)]
@@ -97,11 +102,16 @@ class Table:
     def failures(self) -> list[str]:
         """One line for each thing that failed, equal ones once."""
         lines = [
-            f"{one.workload}, {one.tool}: {' '.join(one.error.split())[:300]}"
+            f"{one.workload}, {one.tool}: {_without_folders(one.error)[:200]}"
             for one in self._results
             if one.error
         ]
         return list(dict.fromkeys(lines))
+
+
+def _without_folders(text: str) -> str:
+    """A message in one line; what lay below the run's own folder is named by its place there."""
+    return re.sub(r"/\S*/s3mount-bench-\w+/", "", " ".join(text.split()))
 
 
 def number(value: float) -> str:
@@ -141,6 +151,8 @@ def speed_and_cost(
     """The lines of the table of speeds and those of the table of CPU and memory."""
     speed, cost = [], []
     for workload in workloads:
+        if not table.has(workload.name):
+            continue
         for row in workload.rows:
             title = row.title.format(**scale.words())
             speed.append(line([f"{title}, {row.unit}", *cells_of(table, workload, row)]))
