@@ -66,9 +66,9 @@ def default_command() -> list[str]:
 
 
 class EngineProcess:
-    """One running child, started by the constructor. Raises OSError when it cannot be."""
+    """One running child, started by the constructor, in ``folder`` if given. Raises OSError when it cannot be."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], *, folder: str | None = None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket = ours
         self._line = b""
@@ -82,6 +82,7 @@ class EngineProcess:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     env=_environment(),
+                    cwd=folder,
                     close_fds=True,
                     pass_fds=[theirs.fileno()],
                 )
@@ -164,6 +165,20 @@ def _environment() -> dict[str, str]:
     return environment
 
 
+class _Prepared:
+    child: EngineProcess | None = None
+
+
+def prepare_engine(*, folder: str | None = None) -> None:
+    """Start the real engine ahead of its use: it gets ready while this process does.
+
+    ``spawn_engine`` hands it out first; unused it ends with this process. Once per process, from the thread
+    that will run the trio loop. Raises OSError.
+    """
+    _Prepared.child = EngineProcess(default_command(), folder=folder)
+
+
 def spawn_engine() -> Child:
-    """Start the real engine."""
-    return EngineProcess(default_command())
+    """The engine that was prepared, or else one that is started now."""
+    child, _Prepared.child = _Prepared.child, None
+    return child or EngineProcess(default_command())

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -294,3 +295,48 @@ def test_the_childs_warnings_are_the_parents(
     trio.run(main)
     (record,) = [r for r in caplog.records if r.message == "a warning from a thread"]
     assert (record.name, record.levelname) == ("s3mount.relay", "WARNING")
+
+
+PREPARING = """
+import os, sys
+from s3mount.engine.process import prepare_engine, spawn_engine
+prepare_engine(folder="/")
+if sys.argv[1] == "used":
+    first, second = spawn_engine(), spawn_engine()
+    assert first.pid != second.pid
+    assert os.readlink(f"/proc/{first.pid}/cwd") == "/"
+    assert os.readlink(f"/proc/{second.pid}/cwd") == os.getcwd()
+    print(first.pid, second.pid)
+else:
+    from s3mount.engine.process import _Prepared
+    print(_Prepared.child.pid)
+"""
+
+
+@pytest.mark.parametrize("how", ["used", "unused"])
+def test_an_engine_that_was_prepared_is_handed_out_once_and_ends_with_its_process(
+    tmp_path: Path, how: str
+) -> None:
+    """Away from the folder that the command was given in, which it would keep busy."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARING, how],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    pids = list(map(int, done.stdout.split()))
+    assert len(pids) == (2 if how == "used" else 1)
+    deadline = time.monotonic() + 20
+    while any(runs(pid) for pid in pids):
+        assert time.monotonic() < deadline, "it outlives its parent"
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Is it there, and no zombie?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
