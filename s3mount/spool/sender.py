@@ -39,6 +39,7 @@ from s3mount.spool.outcomes import (
 )
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
+from s3mount.spool.takeover import told_from_earlier
 from s3mount.steps import reach
 from s3mount.transfer.digest import etag_if_put
 
@@ -379,7 +380,10 @@ class Sender:
         """
         there = await self._head(change.key)
         begun = change.upload_attributes
-        ctimes = (_ctime_ns(change), None if begun is None else begun.ctime_ns)
+        ctimes = {_ctime_ns(change), _ctime_ns(change) if begun is None else begun.ctime_ns}
+        if isinstance(error, BlobGoneError):
+            # Sent by a run that found more in the blob than its row told of.
+            ctimes |= set(map(told_from_earlier, ctimes))
         if there is None or there.size != change.size or self._ctime_of(there) not in ctimes:
             raise error
         blob = self._spool.live_blobs.get(change.blob_id)
