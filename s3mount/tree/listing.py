@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from s3mount.errors import S3MountError
 from s3mount.refs import Key, ListPage, ObjectInfo
 from s3mount.s3.store import Store
+from s3mount.tree.failing import first_error
 from s3mount.tree.names import is_name
 
 
@@ -99,12 +99,10 @@ async def _list_rest(
                 if is_over or token is None:
                     break
 
-    try:
+    with first_error():
         async with trio.open_nursery() as nursery:
             for _ in range(min(STREAMS_MAX, len(waiting))):
                 nursery.start_soon(work)
-    except* S3MountError as errors:
-        raise errors.exceptions[0] from None
 
 
 def _take_in(listing: Listing, prefix: Key, page: ListPage, stop: Key | None) -> bool:

@@ -13,6 +13,7 @@ import trio
 
 from s3mount.errors import NetworkError, S3MountError
 from s3mount.tree.block import Block
+from s3mount.tree.failing import first_error
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
 from s3mount.tree.node import Node
@@ -274,12 +275,10 @@ class Directories:
             if page.objects:
                 listing.directories.add(name)
 
-        try:
+        with first_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(as_file)
                 nursery.start_soon(as_directory)
-        except* S3MountError as errors:
-            raise errors.exceptions[0] from None
         finished = frozenset(watch.keys)
         pending = self._state.spool.changes
         if key in pending or f"{key}/" in pending or {key, f"{key}/"} & finished:

@@ -18,6 +18,7 @@ from s3mount.errors import PreconditionFailedError, S3MountError, StoreError
 from s3mount.names import NAME_BYTES_MAX, is_name
 from s3mount.refs import Attributes, ObjectInfo
 from s3mount.tree import attributes as codec
+from s3mount.tree.failing import first_error
 from s3mount.tree.snapshot import PastNode, SnapshotTree
 from s3mount.vfs.buckets import Buckets
 from s3mount.vfs.strides import Strides
@@ -248,11 +249,10 @@ class SnapshotFiles:
                     told.append((node.row.number, found, node.row.version_id is not None))
 
         try:
-            async with trio.open_nursery() as nursery:
-                for node in nodes:
-                    nursery.start_soon(ask, node)
-        except* S3MountError as errors:
-            raise _first(errors) from None
+            with first_error():
+                async with trio.open_nursery() as nursery:
+                    for node in nodes:
+                        nursery.start_soon(ask, node)
         finally:
             self.tree.catalog.learn(told)
 
@@ -430,11 +430,3 @@ def _difference(node: PastNode, found: ObjectInfo) -> str:
     if asked not in (None, "null") and told != asked and (told is not None or not row.etag):
         return f"S3 tells of the version {told}"
     return ""
-
-
-def _first(errors: BaseExceptionGroup[S3MountError]) -> S3MountError:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, S3MountError)
-    return found

@@ -7,9 +7,10 @@ import stat
 
 import trio
 
-from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
+from s3mount.errors import NoSuchKeyError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 from s3mount.tree import attributes as codec
+from s3mount.tree.failing import first_error
 from s3mount.tree.listing import Listing
 from s3mount.tree.node import Node
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
@@ -128,11 +129,10 @@ class StoredAttributes:
                     found.append(head)
 
         try:
-            async with trio.open_nursery() as nursery:
-                for node in unknown:
-                    nursery.start_soon(learn, node)
-        except* S3MountError as errors:
-            raise errors.exceptions[0] from None
+            with first_error():
+                async with trio.open_nursery() as nursery:
+                    for node in unknown:
+                        nursery.start_soon(learn, node)
         finally:
             self._remember(found)
 
