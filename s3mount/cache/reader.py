@@ -104,7 +104,11 @@ class CacheReader:
                 nursery.start_soon(self._upkeep.run)
                 nursery.start_soon(self._evictor.run)
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    # Before the nursery closes: whoever reads till then is told that the cache is closed.
+                    self._fetcher.stop()
         finally:
             self._fetcher.stop()
             with trio.CancelScope(shield=True):
