@@ -86,9 +86,7 @@ class Sender:
             return None
         await self._hooks.before_replace(change)
         await self._spool.forcing.journal()
-        if self._spool.changes.get(change.key) is not change:
-            # What is sent now would be nobody's: the tries that it notes are not journalled any more.
-            raise TryAgain("replaced before it was sent")
+        self._must_be_current(change)
         reach("send: before")
         if change.op == "delete":
             await self._delete(change)
@@ -100,6 +98,11 @@ class Sender:
             return await self._put(change)
         except BaseGoneError as error:
             return await self._without_base(change, error)
+
+    def _must_be_current(self, change: Change) -> None:
+        """What is sent for a change that was replaced would be nobody's: its successor knows none of its tries."""
+        if self._spool.changes.get(change.key) is not change:
+            raise TryAgain("replaced before it was sent")
 
     async def _delete(self, change: Change) -> None:
         """Delete what was known here, or what a write of our own made since, and nobody else's version."""
@@ -128,8 +131,7 @@ class Sender:
         if change.headers is not None or keeps_etag:
             return
         original = await self._head(source.key)
-        if self._spool.changes.get(change.key) is not change:
-            raise TryAgain("replaced before it was sent")
+        self._must_be_current(change)
         if original is not None and original.etag == source.etag:
             change.headers = original.headers
 
@@ -338,6 +340,7 @@ class Sender:
             raise TryAgain("changed while it was compared")
         if source is None:
             return None
+        self._must_be_current(change)
         change.note_try(_ctime_ns(change))
         headers = self._hooks.headers_of(change)
         try:
@@ -392,6 +395,7 @@ class Sender:
         return _as_stored(there)
 
     async def _put_body(self, change: Change, body: Body, condition: Condition) -> Stored:
+        self._must_be_current(change)
         change.note_try(_ctime_ns(change))
         headers = self._hooks.headers_of(change)
         size = len(body) if isinstance(body, bytes) else body.length
