@@ -25,7 +25,7 @@ from s3mount.spool.labels import Labels
 from s3mount.spool.relations import Relations
 from s3mount.spool.salvage import Damage
 from s3mount.spool.states import Event, State, after
-from s3mount.spool.takeover import follow_disk, settle, tell_from_earlier
+from s3mount.spool.takeover import data_ranges, follow_disk, settle, tell_from_earlier
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -157,6 +157,11 @@ class Spool:
             if on_disk_bytes is not None and on_disk_bytes != blob.size:
                 follow_disk(change, blob, on_disk_bytes, is_rebooted=self._is_rebooted)
             blob.sums.mark_unknown(blob.extents)
+            if on_disk_bytes and blob.sums.is_unsettled and blob.base is not None:
+                # A truncate that was not journalled may have parted it from its base: more was written
+                # to it than its row tells of.
+                blob.sums.mark_unknown(data_ranges(blob.fd))
+                blob.release()
             self._take_in(blob)
             self.used_bytes += blob.extents.total
         self.relations.add(change)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+from collections.abc import Iterator
 
 import msgspec
 
@@ -34,6 +36,20 @@ def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: 
         blob.extents.cut(on_disk_bytes)
         blob.base_limit = min(blob.base_limit, on_disk_bytes)
     change.size = blob.size = on_disk_bytes
+
+
+def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Where in a file something lies on the disk; all of it, where the file system does not tell. Raises OSError."""
+    stop, size = 0, os.fstat(descriptor).st_size
+    while stop < size:
+        try:
+            start = os.lseek(descriptor, stop, os.SEEK_DATA)
+            stop = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            start, stop = stop, size
+        yield start, stop
 
 
 def settle(journal: Journal, change: Change, unsettled: set[str], *, is_settled: bool) -> None:
