@@ -227,11 +227,19 @@ class BlockSums:
                 yield crc
 
     def check(self, start: int, stop: int, read: Read) -> None:
-        """Read the blocks of a range. Raises DamagedBlockError for the first that is not what was written."""
+        """Read the blocks of a range. Raises DamagedBlockError for the first that is not what was written.
+
+        Behind what was written of a block there must be nothing but zeros, up to ``stop``.
+        """
         for block in range(start >> BLOCK_SHIFT, ((stop - 1) >> BLOCK_SHIFT) + 1):
             crc, length = self.get(block)
-            if length != _UNKNOWN:
-                _read_block(block << BLOCK_SHIFT, crc, length, read)
+            if length == _UNKNOWN:
+                continue
+            at = block << BLOCK_SHIFT
+            _read_block(at, crc, length, read)
+            rest = min(stop - at, BLOCK_BYTES) - length
+            if rest > 0 and bytes(read(at + length, rest)).strip(b"\0"):
+                raise DamagedBlockError(at)
 
     # ------------------------------------------------------------------- storing
 
