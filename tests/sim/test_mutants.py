@@ -124,11 +124,18 @@ def test_the_simulation_finds_it(
 
 
 @pytest.mark.parametrize(
-    "mutant", [fsync_without_a_flush, s3_ahead_of_the_journal, blobs_removed_at_once]
+    ("mutant", "aim"),
+    [
+        (fsync_without_a_flush, ANY_STEP),
+        (s3_ahead_of_the_journal, ANY_STEP),
+        (blobs_removed_at_once, ("change: superseded", "spool: recorded")),
+    ],
 )
-def test_power_cuts_find_it(mutant: Callable[[], Any], tmp_path: Path) -> None:
+def test_power_cuts_find_it(
+    mutant: Callable[[], Any], aim: tuple[str, ...], tmp_path: Path
+) -> None:
     with mock.patch("tests.sim.run.POWER_CUTS_SHARE", 1.0):
-        test_the_simulation_finds_it(mutant, ANY_STEP, tmp_path)
+        test_the_simulation_finds_it(mutant, aim, tmp_path)
 
 
 def _first_of(error: BaseException) -> BaseException:
