@@ -101,16 +101,15 @@ class CacheReader:
         try:
             async with trio.open_nursery() as nursery:
                 self._fetcher.start(nursery)
-                nursery.start_soon(self._upkeep.run)
-                nursery.start_soon(self._evictor.run)
-                task_status.started()
                 try:
+                    nursery.start_soon(self._upkeep.run)
+                    nursery.start_soon(self._evictor.run)
+                    task_status.started()
                     await trio.sleep_forever()
                 finally:
-                    # Before the nursery closes: whoever reads till then is told that the cache is closed.
+                    # Before the nursery closes: whoever reads from now on is told that the cache is closed.
                     self._fetcher.stop()
         finally:
-            self._fetcher.stop()
             with trio.CancelScope(shield=True):
                 await self._upkeep.close()
 

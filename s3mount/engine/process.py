@@ -166,6 +166,8 @@ def _environment() -> dict[str, str]:
 
 
 class _Prepared:
+    """The child that was started ahead and is not handed out yet."""
+
     child: EngineProcess | None = None
 
 
