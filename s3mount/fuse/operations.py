@@ -135,11 +135,14 @@ class Operations(pyfuse3.Operations):
             return self._config.metadata_ttl_s
         return max(0.0, self._fs.directories.fresh_for_s(node.parent))
 
-    async def _looked_up(self, node: Node) -> EntryAttributes:
-        await self._fs.directories.know_attributes_of(node)
+    def _looked_up(self, node: Node) -> EntryAttributes:
         self._fs.contents.fold(node)
         node.lookups += 1
         return self._entry(node)
+
+    async def _made(self, node: Node) -> EntryAttributes:
+        await self._fs.directories.know_attributes_of(node)
+        return self._looked_up(node)
 
     @staticmethod
     def _creator(ctx: RequestContext) -> Creator:
@@ -166,15 +169,13 @@ class Operations(pyfuse3.Operations):
             if found is not None and directories.is_enough(found):
                 found[0].hold(found[1])
                 return self._listed_entry(*found, max(0.0, directories.fresh_for_s(parent)))
-            node = children.get(text)
-        else:
-            node = None
+        node = await directories.lookup_known(parent, text)
         if node is None:
             entry = EntryAttributes()
             entry.st_ino = pyfuse3.InodeT(0)
             entry.entry_timeout = max(0.0, directories.fresh_for_s(parent))
             return entry
-        return await self._looked_up(node)
+        return self._looked_up(node)
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         for inode, count in inode_list:
@@ -262,7 +263,7 @@ class Operations(pyfuse3.Operations):
         node = await self._fs.naming.make_node(
             self._node(parent_inode), name_of(name), mode, rdev, self._creator(ctx)
         )
-        return await self._looked_up(node)
+        return await self._made(node)
 
     @answered
     async def mkdir(
@@ -272,7 +273,7 @@ class Operations(pyfuse3.Operations):
         node = await self._fs.naming.make_directory(
             self._node(parent_inode), name_of(name), mode, self._creator(ctx)
         )
-        return await self._looked_up(node)
+        return await self._made(node)
 
     @answered
     async def symlink(
@@ -282,7 +283,7 @@ class Operations(pyfuse3.Operations):
         node = await self._fs.naming.make_symlink(
             self._node(parent_inode), name_of(name), target, self._creator(ctx)
         )
-        return await self._looked_up(node)
+        return await self._made(node)
 
     @answered
     async def readlink(self, inode: pyfuse3.InodeT, ctx: RequestContext) -> bytes:

@@ -30,6 +30,7 @@ class Blob:
     bytes at or above it are zero. ``size`` is the content's size. The descriptor is opened when
     needed and closed by ``release``, so that many pending files cost no open descriptors.
     While it ``is_being_sent`` whole, nobody writes to it: who wants to clones it, and then it ``is_replaced``.
+    ``filled`` are those of its bytes that came from the base since the file was last forced to the disk.
     ``sums`` tells what the file must hold. It ``is_gone`` when its file was not found at the start; ``is_unsure``
     when S3 has what it stands for, but not by this run's sending: a power cut may have taken bytes of it.
     """
@@ -40,6 +41,7 @@ class Blob:
         "base",
         "base_limit",
         "extents",
+        "filled",
         "id",
         "is_being_sent",
         "is_gone",
@@ -67,6 +69,7 @@ class Blob:
         self.base = base
         self.base_limit = base_limit if base else 0
         self.extents = Extents() if extents is None else extents
+        self.filled: Extents | None = None
         self.sums = BlockSums()
         self.upload: PartsUpload | None = None
         self.is_being_sent = False
@@ -130,7 +133,7 @@ class Blob:
         return data
 
     @contextmanager
-    def _as_it_was(self) -> Iterator[None]:
+    def as_it_was(self) -> Iterator[None]:
         """What is read to be sent leaves no descriptor open that was not."""
         was_open = self._fd >= 0
         try:
@@ -164,6 +167,8 @@ class Blob:
                 self.sums.lose(offset, at + len(view))
             if at > offset:
                 self.extents.add(offset, at)
+                if self.filled is not None:
+                    self.filled.remove(offset, at)
                 self.size = max(self.size, at)
         return self.extents.total - before
 
@@ -177,6 +182,9 @@ class Blob:
         for start, stop in self.missing(offset, offset + len(data)):
             self._put_base(start, memoryview(data)[start - offset : stop - offset])
             self.extents.add(start, stop)
+            if self.filled is None:
+                self.filled = Extents()
+            self.filled.add(start, stop)
         return self.extents.total - before
 
     def _put_base(self, start: int, piece: memoryview) -> None:
@@ -212,13 +220,13 @@ class Blob:
 
         Raises DamagedBlockError where a part of a block had to be read, and OSError.
         """
-        with self._as_it_was():
+        with self.as_it_was():
             expected = self.sums.of_range(start, stop, self._pread) if stop > start else None
         return FileSlice(self.location, start, stop - start, expected)
 
     def read_checked(self) -> bytes:
         """The whole content, for small ones. Raises DamagedBlockError when the disk altered it, OSError."""
-        with self._as_it_was():
+        with self.as_it_was():
             data = self.read(0, self.size)
             if data and self.sums.of_range(0, self.size, self._pread) not in (
                 None,
@@ -229,13 +237,14 @@ class Blob:
 
     def check(self, start: int, stop: int) -> None:
         """Read a range. Raises DamagedBlockError when it is not what was written, and OSError."""
-        with self._as_it_was():
+        with self.as_it_was():
             self.sums.check(start, min(stop, self.size), self._pread)
 
     def detach(self) -> None:
         """Forget the base: every byte is here now, or holes are meant to be zero."""
         self.base = None
         self.base_limit = 0
+        self.filled = None
 
 
 class BlobFolder:
@@ -281,6 +290,7 @@ class BlobFolder:
         copy.sums = blob.sums.copy()
         copy.base, copy.base_limit = blob.base, blob.base_limit
         copy.extents = Extents(blob.extents)
+        copy.filled = None if blob.filled is None else Extents(blob.filled)
         copy.was_synced = blob.was_synced
         reach("blob: cloned")
         return copy

@@ -23,11 +23,13 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     ``put``: the content of blob ``blob_id``; where ``base`` is set, bytes below ``base_limit`` that are
     not in ``extents`` are those of ``base``; ``sums`` are its blocks' checksums, where they fit;
-    ``synced``: the blob was forced to the disk once, and since then before every row that tells of more.
+    ``synced``: the blob was forced to the disk once, and since then before every row that tells of more,
+    but for the bytes in ``filled``, which are also those of ``base``.
     ``copy``: exactly ``source``, copied inside S3.
-    ``delete``: nothing. ``seq`` is the number of the last change, ``first_seq`` of the first one
-    that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under the key: ``None``
-    unknown, ``ABSENT`` nothing; ``expected_size`` is that object's, negative when unknown.
+    ``delete``: nothing. ``former``: keys under which S3 may still have this file as it was before a rename;
+    they are deleted once S3 has it under its new one. ``seq`` is the number of the last change,
+    ``first_seq`` of the first one that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under
+    the key: ``None`` unknown, ``ABSENT`` nothing; ``expected_size`` is that object's, negative when unknown.
     With ``replace_headers`` unset a copy keeps all stored with its source;
     ``headers`` are those known of the object that is replaced, so that foreign metadata survive.
     ``content_seq`` is the seq of the last change of the bytes (later ones changed attributes only).
@@ -55,8 +57,10 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     base_limit: int = 0
     extents: list[tuple[int, int]] = []
     synced: bool = False
+    filled: list[tuple[int, int]] = []
     sums: bytes = b""
     source: ContentRef | None = None
+    former: list[Key] = []
     headers: ObjectHeaders | None = None
     replace_headers: bool = True
     storage_class: str | None = None
@@ -112,6 +116,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.base = None
         self.base_limit = 0
         self.extents = []
+        self.filled = []
+        self.former = []
         self.sums = b""
         self.upload_id = ""
         self.detach = False

@@ -58,6 +58,19 @@ class Extents:
             self.total -= self._stops[-1] - size
             self._stops[-1] = size
 
+    def remove(self, start: int, stop: int) -> None:
+        """Take ``[start, stop)`` out."""
+        starts, stops = self._starts, self._stops
+        first, last = bisect_right(stops, start), bisect_left(starts, stop)
+        if first >= last or stop <= start:
+            return
+        touched = list(zip(starts[first:last], stops[first:last], strict=True))
+        ends = ((touched[0][0], start), (stop, touched[-1][1]))
+        left = [(a, b) for a, b in ends if a < b]
+        self.total += sum(b - a for a, b in left) - sum(b - a for a, b in touched)
+        starts[first:last] = [a for a, _ in left]
+        stops[first:last] = [b for _, b in left]
+
     def covers(self, start: int, stop: int) -> bool:
         """Is every byte of ``[start, stop)`` in?"""
         if stop <= start:

@@ -17,6 +17,8 @@ class Relations:
         self._implied: dict[Key, dict[Key, int]] = {}
         self._readers: dict[Key, set[Key]] = {}
         self._reads: dict[Key, Key] = {}
+        self._moved: dict[Key, set[Key]] = {}
+        self._former: dict[Key, tuple[Key, ...]] = {}
 
     def add(self, change: Change) -> None:
         """``change`` is pending from now on; that of the same key was removed before."""
@@ -28,6 +30,10 @@ class Relations:
         if source is not None:
             self._readers.setdefault(source, set()).add(change.key)
             self._reads[change.key] = source
+        if change.former:
+            self._former[change.key] = tuple(change.former)
+            for former in change.former:
+                self._moved.setdefault(former, set()).add(change.key)
 
     def remove(self, change: Change) -> None:
         """``change`` is not pending any more. Repeatable."""
@@ -40,6 +46,8 @@ class Relations:
         source = self._reads.pop(change.key, None)
         if source is not None:
             _discard(self._readers, source, change.key)
+        for former in self._former.pop(change.key, ()):
+            _discard(self._moved, former, change.key)
 
     def _count_implied(self, key: Key, step: int) -> None:
         """Count ``key`` for every directory above it, listed under that directory's parent."""
@@ -81,7 +89,12 @@ class Relations:
         for reader in self.readers_of(change.key):
             if reader != change.key:
                 return reader
-        if change.op == "delete" and change.key.endswith("/"):
+        if change.op != "delete":
+            return None
+        for moved in self._moved.get(change.key, ()):
+            # Nothing but the deletion of a directory's marker waits for a deletion: this makes no circle.
+            return moved
+        if change.key.endswith("/"):
             for below in self.below(change.key):
                 if below.op == "delete":
                     return below.key

@@ -30,8 +30,8 @@ def select(changes: Iterable[Change], prefix: Key, paths: Iterable[str]) -> list
 def given_up_with(changes: Mapping[Key, Change], selected: Iterable[Key]) -> list[Key]:
     """``selected``, and the deletions that must be given up with them so that nothing is lost by it.
 
-    A file that was moved is a copy and the deletion of its source. Without the copy the deletion must
-    not happen, nor that of the directories which the source lies in.
+    A file that was moved is a copy, or its new content, and the deletion of its former key. Without the first
+    the deletion must not happen, nor that of the directories which the former key lies in.
     """
     wanted = list(dict.fromkeys(selected))
     seen = set(wanted)
@@ -49,6 +49,8 @@ def given_up_with(changes: Mapping[Key, Change], selected: Iterable[Key]) -> lis
             continue
         if change.op != "delete" and change.reads is not None and change.reads != key:
             add_deletion(change.reads)
+        for former in change.former:
+            add_deletion(former)
         if change.op == "delete":
             above = parent_of(key)
             while above:

@@ -430,7 +430,7 @@ class Sender:
             there = await self._head(base.key)
             if there is not None and there.etag == base.etag:
                 change.headers = there.headers
-        blob.detach()
+        await self._spool.detach(blob)
         change.detach = False
         raise TryAgain("its content is here now")
 

@@ -25,7 +25,13 @@ from s3mount.spool.labels import Labels
 from s3mount.spool.relations import Relations
 from s3mount.spool.salvage import Damage
 from s3mount.spool.states import Event, State, after
-from s3mount.spool.takeover import data_ranges, follow_disk, settle, tell_from_earlier
+from s3mount.spool.takeover import (
+    data_ranges,
+    follow_disk,
+    recall_filled,
+    settle,
+    tell_from_earlier,
+)
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -142,6 +148,8 @@ class Spool:
             )
             blob.is_gone = on_disk_bytes is None
             blob.was_synced = change.synced
+            if change.filled:
+                recall_filled(blob, change, is_rebooted=self._is_rebooted)
             if self._is_rebooted:
                 # A synced file may have been changed in place since its row. Of any other it is not
                 # known what reached the disk: what its row tells of, or it waits for a person.
@@ -319,6 +327,7 @@ class Spool:
         change.base = blob.base
         change.base_limit = blob.base_limit
         change.extents = list(blob.extents) if blob.base is not None else [(0, blob.size)]
+        change.filled = list(blob.filled or ()) if blob.was_synced else []
 
     def as_fetched(self, change: Change) -> Change:
         """The copy ``change`` as one that fetches its content first, so that its source may change. Raises OSError."""
@@ -393,13 +402,28 @@ class Spool:
     def _holds(self, change: Change, blob: Blob) -> bool:
         return self.changes.get(change.key) is change and change.blob_id == blob.id
 
+    async def _force_blob(self, blob: Blob) -> None:
+        filled, blob.filled = blob.filled, None
+        try:
+            await self.forcing.file(blob.fd, blob.path.parent)
+        except BaseException:
+            if blob.base is not None:
+                blob.filled = Extents([*(filled or ()), *(blob.filled or ())])
+            raise
+
+    async def detach(self, blob: Blob) -> None:
+        """``blob`` has every byte of its base: forget the base, once they are on the disk. Raises OSError."""
+        with blob.as_it_was():
+            await self._force_blob(blob)
+        blob.detach()
+
     async def force(self, blob: Blob | None, change: Change | None = None) -> None:
         """Make ``blob``, which ``change`` tells of, and every change recorded so far survive a power cut.
 
         Calls that come together share one flush of the journal. Raises OSError and LocalDiskError.
         """
         if blob is not None:
-            await self.forcing.file(blob.fd, blob.path.parent)
+            await self._force_blob(blob)
             if not blob.was_synced:
                 blob.was_synced = True
                 if change is not None and self._holds(change, blob):

@@ -11,6 +11,7 @@ import msgspec
 
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
+from s3mount.spool.extents import Extents
 from s3mount.spool.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,20 @@ def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: 
         blob.extents.cut(on_disk_bytes)
         blob.base_limit = min(blob.base_limit, on_disk_bytes)
     change.size = blob.size = on_disk_bytes
+
+
+def recall_filled(blob: Blob, change: Change, *, is_rebooted: bool) -> None:
+    """Bytes of the base that were brought to a synced file, and not forced to the disk with it.
+
+    A power cut may have taken them; the base has them still.
+    """
+    filled = Extents(change.filled)
+    if not is_rebooted:
+        blob.filled = filled
+    elif blob.base is not None:
+        blob.extents = Extents(
+            kept for start, stop in blob.extents for kept in filled.missing(start, stop)
+        )
 
 
 def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:

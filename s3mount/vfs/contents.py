@@ -266,7 +266,7 @@ class Contents:
             await self._wait_for_room(len(data))
         blob = file.blob
         change = self._state.change_of(file.node)
-        if blob is None or change is None or not _is_ready(change, blob):
+        if blob is None or change is None or file.lock.locked() or not _is_ready(change, blob):
             blob = await self.make_writable(file)
         before_bytes = blob.extents.total
         try:
@@ -321,24 +321,45 @@ class Contents:
             node = file.node
             if file.blob is None:
                 await self._make_blob(file)
+            while self._is_being_sent(file):
+                await self._go_on_in_a_copy(file)
             assert file.blob is not None
             change = self._state.change_of(node)
-            if change is not None and change.op == "put" and change.blob_id == file.blob.id:
-                if file.blob.is_being_sent:
-                    # S3 must not get a mixture of two states.
-                    file.blob.is_replaced = True
-                    file.blob = self._state.spool.clone_blob(file.blob)
-                    change.blob_id = file.blob.id
-                    self._state.spool.touch(change)
-                    # The other blob goes as soon as it is sent, or S3 refused it.
-                    self._state.spool.save(change)
-                else:
-                    self._state.spool.touch(change)
+            if _is_content_of(file.blob, change):
+                assert change is not None
+                self._state.spool.touch(change)
             elif node.linked:
                 self._begin_change(file, change)
             else:
                 must_be_in_place(node)
             return file.blob
+
+    def _is_being_sent(self, file: OpenFile) -> bool:
+        blob = file.blob
+        if blob is None or not blob.is_being_sent:
+            return False
+        return _is_content_of(blob, self._state.change_of(file.node))
+
+    async def _go_on_in_a_copy(self, file: OpenFile) -> None:
+        """S3 must not get a mixture of two states. Does nothing where the sending ended meanwhile. Raises OSError."""
+        spool, original = self._state.spool, file.blob
+        assert original is not None
+        copy = spool.clone_blob(original)
+        try:
+            if copy.was_synced:
+                # Before a row tells of it in place of the one that was synced.
+                await spool.forcing.file(copy.fd, copy.path.parent)
+            change = self._state.change_of(file.node)
+            if not self._is_being_sent(file) or change is None or copy.base != original.base:
+                return
+            original.is_replaced = True
+            file.blob, change.blob_id = copy, copy.id
+            spool.touch(change)
+            # The other blob goes as soon as it is sent, or S3 refused it.
+            spool.save(change)
+        finally:
+            if file.blob is not copy:
+                spool.drop_blob(copy)
 
     async def _make_blob(self, file: OpenFile) -> None:
         node = file.node
@@ -367,6 +388,7 @@ class Contents:
                 size=file.blob.size,
                 blob_id=file.blob.id,
                 base=file.blob.base,
+                former=earlier.former if earlier else [],
                 headers=node.headers,
                 storage_class=node.storage_class,
                 expected=self.expected_of(node, earlier),
@@ -486,6 +508,11 @@ class Contents:
                     file.pinned = content
                 else:
                     self._state.reader.unpin(content)
+
+
+def _is_content_of(blob: Blob, change: Change | None) -> bool:
+    """Is ``blob`` what ``change`` sends?"""
+    return change is not None and change.op == "put" and change.blob_id == blob.id
 
 
 def _is_ready(change: Change, blob: Blob) -> bool:

@@ -34,6 +34,7 @@ ASK_PATIENCE_S = 2.0
 OFFLINE_BELIEF_S = 5.0
 """While S3 cannot be reached, a directory that was listed before is shown as it was for this long
 before it is asked for again."""
+LOOKS_MAX = 3
 REFRESH_AHEAD = 2.0
 """A directory in use is listed again when its entries are good for less than this many listings' time."""
 
@@ -148,6 +149,24 @@ class Directories:
         await self.look(directory, name)
         assert directory.directory is not None
         return directory.directory.children.get(name) if self.is_shown(directory, name) else None
+
+    async def lookup_known(self, directory: Node, name: str) -> Node | None:
+        """The entry ``name``, for which ``look`` was called just now, with what is stored of it.
+
+        One that somebody else replaces meanwhile is looked for again. Raises as ``lookup`` does.
+        """
+        assert directory.directory is not None
+        children = directory.directory.children
+        node: Node | None = None
+        for _ in range(LOOKS_MAX):
+            node = children.get(name) if self.is_shown(directory, name) else None
+            if node is None:
+                return None
+            await self.know_attributes_of(node)
+            if not node.is_replaced:
+                return node
+            await self.look(directory, name)
+        return node
 
     def is_shown(self, directory: Node, name: str) -> bool:
         """May there be an entry ``name`` in ``directory``?"""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Iterable
 
 import msgspec
 
 from s3mount.refs import ContentRef, Key, ObjectInfo
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, parent_of
 from s3mount.spool.states import State
 from s3mount.steps import reach
 from s3mount.tree.listing import list_subtree
@@ -106,10 +107,20 @@ class Renaming:
         else:
             raise OSError(errno.EIO, "a file without content cannot be moved")
         self._naming.plan_removal(node, batch)
+        if any(each.key == old_key for each in batch.changes):
+            self._note_former(moved, old_key)
         if self._is_way_back(moved, new_key):
             batch.removed.append(new_key)
         else:
             batch.changes.append(moved)
+
+    def _note_former(self, moved: Change, old_key: Key) -> None:
+        """The deletion of ``old_key`` waits until S3 has ``moved``, whatever is written to it till then."""
+        going = self._state.spool.changes
+        moved.former = [
+            *(key for key in moved.former if key in going and going[key].op == "delete"),
+            old_key,
+        ]
 
     def _copy_of(
         self, content: ContentRef, node: Node, new_key: Key, expected: str | None
@@ -229,6 +240,7 @@ class Renaming:
             if child is not None and child.content is not None and not child.is_directory:
                 content = child.content
             moved = self._moved_copy(content, child, info, new_key)
+            self._note_former(moved, info.key)
             batch.changes.append(moved)
             batch.changes.append(deletion(info.key, info.etag))
         for key in finished:
@@ -239,12 +251,15 @@ class Renaming:
             if child.is_directory:
                 batch.changes.append(self._fresh_marker(child, new_key))
             elif child.content is not None:
-                batch.changes.append(self._copy_of(child.content, child, new_key, ABSENT))
+                moved = self._copy_of(child.content, child, new_key, ABSENT)
+                self._note_former(moved, key)
+                batch.changes.append(moved)
             batch.changes.append(deletion(key, None))
         for key, change in pending.items():
             self._plan_pending_move(change, new_prefix + key[len(old_prefix) :], batch)
         if all(change.key != new_prefix for change in batch.changes):
             batch.changes.append(self._fresh_marker(node, new_prefix))
+        _keep_hidden(batch, pending.values())
         if old_prefix not in batch.removed and all(
             change.key != old_prefix for change in batch.changes
         ):
@@ -287,11 +302,29 @@ class Renaming:
         if change.op != "delete":
             child = self._state.find(key)
             file = self._contents.open_file(child) if child is not None else None
-            batch.changes.append(_moved(change, check_key(new_key), ABSENT, file))
+            moved = _moved(change, check_key(new_key), ABSENT, file)
+            batch.changes.append(moved)
             if in_store:
+                self._note_former(moved, key)
                 batch.changes.append(deletion(key, change.expected))
             else:
                 batch.removed.append(key)
+
+
+def _keep_hidden(batch: Batch, pending: Iterable[Change]) -> None:
+    """A directory that S3 never had shows there by what is still to be deleted below: its deletion is noted too."""
+    going = {
+        parent_of(change.key) for change in [*batch.changes, *pending] if change.op == "delete"
+    }
+    removed = []
+    # What lies deeper first.
+    for key in sorted(batch.removed, key=len, reverse=True):
+        if key in going:
+            batch.changes.append(deletion(key, None))
+            going.add(parent_of(key))
+        else:
+            removed.append(key)
+    batch.removed = removed
 
 
 def _moved(change: Change, new_key: Key, expected: str | None, file: OpenFile | None) -> Change:

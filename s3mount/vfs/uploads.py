@@ -133,13 +133,21 @@ class UploadHooks:
         elif node is not None and node.directory is not None:
             node.directory.marker_etag = result.etag
         is_ours = change.op == "put" or change.replace_headers
-        headers = self.headers_of(change) if is_ours else change.headers
+        headers = self._carried_by(change) if is_ours else change.headers
         if headers is None:
             self._state.memory.forget(ref.key)
             return
         modified_ns = result.date_ns or self._state.now_ns()
         known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)
         self._state.memory.remember([known])
+
+    def _carried_by(self, change: Change) -> ObjectHeaders:
+        """What is stored beside the object that ``change`` made: an upload of parts carries what it began with."""
+        begun = change.upload_attributes if change.op == "put" else None
+        if begun is None:
+            return self.headers_of(change)
+        sent = msgspec.structs.replace(change, attributes=begun)
+        return self.headers_of(sent, with_times=not change.upload_streamed)
 
     def _note_stored(self, node: Node, change: Change, ref: ContentRef, result: PutResult) -> None:
         node.content = ref
@@ -148,8 +156,12 @@ class UploadHooks:
         if file is not None and file.reader is not None and change.op == "put":
             file.reader.close()
             file.reader = None
+        blob = None if file is None or change.op != "copy" else file.blob
+        if blob is not None and blob.base == change.source:
+            # What was written through the open file is in S3, and the rest of it has another ETag now.
+            blob.base = ref
         if change.op == "put" or change.replace_headers:
-            node.headers = self.headers_of(change)
+            node.headers = self._carried_by(change)
             node.attributes_known = True
 
     def lost(self, change: Change) -> None:

@@ -78,10 +78,11 @@ class Mount:
             assert node is not None
             if not node.is_directory:
                 raise OSError(errno.ENOTDIR, path)
-            node = await self.fs.directories.lookup(node, name_of(name.encode()))
+            text = name_of(name.encode())
+            await self.fs.directories.look(node, text)
+            node = await self.fs.directories.lookup_known(node, text)
             if node is None:
                 return None
-            await self.fs.directories.know_attributes_of(node)
         return node
 
     async def node(self, path: str) -> Node:

@@ -46,10 +46,10 @@ async def recover(program: Program, mount: Mount, *, is_sent: bool) -> None:
     program.tree, program.may_be = tree, []
 
 
-async def recover_from_power_cut(program: Program, mount: Mount, *, has_discarded: bool) -> None:
+async def recover_from_power_cut(program: Program, mount: Mount, discarded: set[str]) -> None:
     """Is there what fsync() returned for? All that is found is how it is, from now on.
 
-    When something unsynced had to be discarded, what had been moved may have its former name.
+    ``discarded`` are the keys of unsynced changes that could not be sent.
     """
     program.begin(mount)
     for later in program.may_be[1:]:
@@ -57,7 +57,7 @@ async def recover_from_power_cut(program: Program, mount: Mount, *, has_discarde
     program.may_be = [program.tree]
     await _step(program, "wait until all is in S3", mount.sync)
     found = await _step(program, "look after the power cut", program.seen)
-    broken = program.ledger.broken(found, by_any_name=has_discarded)
+    broken = program.ledger.broken(found, discarded)
     if broken:
         seen = {path: None if data is None else brief(data) for path, data in found.items()}
         raise Wrong(f"after the power cut there is not {'; nor '.join(broken)}; but {seen}")

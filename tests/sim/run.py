@@ -31,7 +31,7 @@ from tests.sim.foreign import Rivals
 from tests.sim.mount import Mount
 from tests.sim.program import TRIES_MAX, Program, Wrong
 from tests.sim.recovery import recover, recover_from_power_cut
-from tests.sim.world import World, small_blocks, small_requests
+from tests.sim.world import Killed, World, small_blocks, small_requests
 
 LIVES_MAX = 4
 SIMULATED_STEPS = tuple(
@@ -66,10 +66,6 @@ RARE_STEPS = (
 
 LOSSES = ("BlobGoneError", "DamagedBlobError", "BaseGoneError")
 """How a power cut shows in what was never synced: the kinds of errors."""
-
-
-class Killed(BaseException):
-    """The mount was killed before it was there."""
 
 
 class Killer(trio.abc.Instrument):
@@ -246,14 +242,14 @@ class Simulation:
     ) -> None:
         """What a life consists of: is there what must be there? Then both programs at work."""
         rng = self._rng
-        has_discarded = False
+        discarded: set[str] = set()
         if self.after == "cut":
-            has_discarded = await self._send_or_discard(mount, programs)
+            discarded = await self._send_or_discard(mount, programs)
         if self.after:
             is_sent = rng.random() < 0.5
             for program in programs:
                 if self.after == "cut":
-                    await recover_from_power_cut(program, mount, has_discarded=has_discarded)
+                    await recover_from_power_cut(program, mount, discarded)
                 else:
                     await recover(program, mount, is_sent=is_sent)
         self.after = ""
@@ -264,17 +260,17 @@ class Simulation:
                 nursery.start_soon(rivals.write_past, world, rng.randint(0, 15))
                 nursery.start_soon(rivals.write_through, mount, rng.randint(0, 15))
 
-    async def _send_or_discard(self, mount: Mount, programs: list[Program]) -> bool:
+    async def _send_or_discard(self, mount: Mount, programs: list[Program]) -> set[str]:
         """As a person would: what was never synced may have lost its content in a power cut.
 
-        Was anything discarded?
+        What was discarded.
         """
-        has_discarded = False
+        discarded: set[str] = set()
         synced = {blob_id for program in programs for blob_id in program.ledger.blobs}
         for _ in range(TRIES_MAX):
             try:
                 await mount.sync()
-                return has_discarded
+                return discarded
             except S3MountError as error:
                 self.say(f"after the power cut: {error}")
             gone = [
@@ -284,8 +280,9 @@ class Simulation:
                 if change.blob_id in synced:
                     raise Wrong(f"{change.key} was synced: {change.error}")
             if gone:
-                has_discarded = True
-                mount.fs.discard([change.key for change in gone], is_rehearsal=False)
+                discarded |= set(
+                    mount.fs.discard([change.key for change in gone], is_rehearsal=False)
+                )
         raise Wrong("what is left cannot be sent")
 
     async def _end(

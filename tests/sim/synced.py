@@ -21,14 +21,19 @@ class Promise:
     names: set[str] = field(default_factory=set)
     is_replaced: bool = False
 
-    def is_kept_by(self, found: dict[str, bytes | None], *, by_any_name: bool) -> bool:
-        """Does ``found`` (content by path) have the file, under one of its names or ``by_any_name``?"""
+    def is_kept_by(self, found: dict[str, bytes | None], discarded: set[str]) -> bool:
+        """Does ``found`` (content by path) have the file, under one of its names?
+
+        When something unsynced had to be discarded, what had been moved may have its former name; and
+        of what was emptied since fsync() nothing is left, when what was written then is ``discarded``.
+        """
         there = [
             data
             for name, data in found.items()
-            if data is not None and (by_any_name or name in self.names)
+            if data is not None and (discarded or name in self.names)
         ]
-        return self.is_replaced or any(map(self._may_be, there))
+        is_given_up = b"" in self.states[1:] and not self.names.isdisjoint(discarded)
+        return self.is_replaced or is_given_up or any(map(self._may_be, there))
 
     def _may_be(self, data: bytes) -> bool:
         if data in self.states:
@@ -89,12 +94,10 @@ class Ledger:
                 elif other.now != tree.files[name].now:
                     promise.is_replaced = True
 
-    def broken(self, found: dict[str, bytes | None], *, by_any_name: bool) -> list[str]:
-        """The promises that ``found`` does not keep."""
+    def broken(self, found: dict[str, bytes | None], discarded: set[str]) -> list[str]:
+        """The promises that ``found`` does not keep, where the changes of the names ``discarded`` were given up."""
         return [
-            str(each)
-            for each in self._promises.values()
-            if not each.is_kept_by(found, by_any_name=by_any_name)
+            str(each) for each in self._promises.values() if not each.is_kept_by(found, discarded)
         ]
 
     def __len__(self) -> int:

@@ -200,6 +200,7 @@ class World:
             cache_dir=str(self.cache),
             **{"part_bytes": PART_BYTES, "uploads_max": 4, "uid": 7, "gid": 7, **settings},
         )
+        is_there = False
         is_new = not self.state.exists()
         self.state.mkdir(exist_ok=True)
         if self.disk is not None and is_new:
@@ -236,10 +237,17 @@ class World:
                 await nursery.start(fs.run)
                 if is_settled:
                     await trio.testing.wait_all_tasks_blocked()
+                is_there = True
                 yield mount
                 nursery.cancel_scope.cancel()
         finally:
             spool.close()
+        if not is_there:
+            raise Killed
+
+
+class Killed(BaseException):
+    """The mount was killed before it was there."""
 
 
 class LifeStore(MemoryStore):

@@ -8,19 +8,22 @@ from hypothesis import strategies as st
 from s3mount.spool.extents import Extents
 
 RANGES = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda p: (p[0], p[0] + p[1]))
-STEPS = st.lists(st.tuples(st.booleans(), RANGES), max_size=14)
+STEPS = st.lists(st.tuples(st.sampled_from(("add", "cut", "remove")), RANGES), max_size=14)
 
 
 @given(STEPS, RANGES)
 def test_extents_behave_as_a_set_of_offsets(
-    steps: list[tuple[bool, tuple[int, int]]], asked: tuple[int, int]
+    steps: list[tuple[str, tuple[int, int]]], asked: tuple[int, int]
 ) -> None:
     extents = Extents()
     model: set[int] = set()
-    for is_cut, (start, stop) in steps:
-        if is_cut:
+    for step, (start, stop) in steps:
+        if step == "cut":
             extents.cut(start)
             model = {offset for offset in model if offset < start}
+        elif step == "remove":
+            extents.remove(start, stop)
+            model -= set(range(start, stop))
         else:
             extents.add(start, stop)
             model |= set(range(start, stop))

@@ -155,3 +155,54 @@ async def test_a_held_conflict_given_up_shows_theirs(tmp_path: Path) -> None:
         mount.fs.decisions.discard(["a"])
         assert await mount.read("a") == b"theirs"
         assert mount.pending() == {}
+
+
+@simulated
+async def test_a_moved_file_stays_in_s3_until_what_was_written_to_it_since_is_there(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    async with world.mounted() as mount:
+        for key in ("a", "b"):
+            await mount.write(key, b"stored")
+        await mount.sync()
+        refusals = [script.fail("put", hopeless, key=key) for key in ("c", "d")]
+        for old, new in (("a", "c"), ("b", "d")):
+            await mount.rename(old, new)
+            await mount.close(await mount.open(new, os.O_WRONLY | os.O_TRUNC))
+            await mount.change(new, b"rewritten", 0)
+        await trio.sleep(100)
+        assert world.files() == {"a": b"stored", "b": b"stored"}
+        mount.kill()
+    async with world.mounted() as mount:
+        await trio.sleep(100)
+        assert world.files() == {"a": b"stored", "b": b"stored"}
+        assert sorted(mount.fs.decisions.discard(["c"])) == ["a", "c"]
+        for rule in refusals:
+            rule.times = 0
+        await mount.sync()
+        assert world.files() == {"a": b"stored", "d": b"rewritten"}
+        assert await mount.tree() == world.files()
+
+
+@simulated
+async def test_a_file_that_was_moved_twice_comes_back_under_its_first_name(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    async with world.mounted() as mount:
+        await mount.write("a", b"stored")
+        await mount.sync()
+        refusal = script.fail("copy", hopeless)
+        await mount.rename("a", "b")
+        await trio.sleep(10)
+        await mount.rename("b", "c")
+        await mount.close(await mount.open("c", os.O_WRONLY | os.O_TRUNC))
+        script.fail("put", hopeless, key="c")
+        await trio.sleep(100)
+        assert world.files() == {"a": b"stored"}
+        mount.fs.decisions.discard(["c"])
+        refusal.times = 0
+        await mount.sync()
+        assert world.files() == {"a": b"stored"}
+        assert await mount.tree() == world.files()

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from s3mount.errors import EngineError, NetworkError
+from s3mount.tree.node import Node
 from tests.sim.mount import Mount
 from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
@@ -294,3 +295,53 @@ async def test_an_engine_that_cannot_be_kept_running_is_one_error(tmp_path: Path
         mount.store.list_page = refuse  # type: ignore[method-assign, assignment]
         with pytest.raises(EngineError):
             await mount.exists("d")
+
+
+@simulated
+async def test_a_moved_directory_is_not_shown_under_its_old_name_by_what_arrives_late(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    async with world.mounted(metadata_ttl_s=0.0, upload_delay_s=60.0) as mount:
+        script.fail("delete", lambda: NetworkError("no route"))
+        gate = script.hold("put", "x/f")
+        await mount.mkdir("x")
+        await mount.write("x/f", b"1")
+        mount.fs.uploader.send_now(mount.spool.changes["x/f"])
+        await script.waiting.wait()
+        await mount.rename("x", "y")
+        gate.set()
+        await trio.sleep(1)
+        assert world.files() == {"x/f": b"1"}
+        assert await mount.tree() == {"y": None, "y/f": b"1"}
+
+
+@simulated
+async def test_an_entry_that_is_replaced_while_it_is_looked_at_is_looked_for_again(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    await world.foreign_put("a", b"first", {"mode": str(0o100640)})
+    async with world.mounted(attributes="always", metadata_ttl_s=5.0) as mount:
+        directories = mount.fs.directories
+        root = mount.fs.state.nodes.root
+        await directories.look(root, "a")
+        gate = script.hold("get", "a")
+        found: list[Node | None] = []
+
+        async def look() -> None:
+            found.append(await directories.lookup_known(root, "a"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await script.waiting.wait()
+            await world.foreign_put("a", b"second", {"mode": str(0o100600)})
+            await trio.sleep(10)
+            await directories.refresh(root)
+            gate.set()
+        (node,) = found
+        assert node is not None
+        assert node is await directories.lookup(root, "a")
+        assert (node.size, node.attributes.mode) == (6, 0o100600)

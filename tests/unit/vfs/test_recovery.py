@@ -285,3 +285,31 @@ async def test_what_was_written_after_the_row_is_not_taken_for_what_s3_has(tmp_p
         assert shown == b"one"
         await mount.sync()
         assert world.files() == {"a": shown}
+
+
+@simulated
+async def test_base_bytes_that_a_power_cut_took_from_a_synced_file_are_fetched_again(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("db", b"b" * 3000)
+    async with world.mounted() as mount:
+        fd = await mount.open("db", os.O_RDWR)
+        await mount.pwrite(fd, b"new", 1000)
+        await mount.fsync(fd)
+        # Reading it brings the rest of it here.
+        assert await mount.read_all(fd) == b"b" * 1000 + b"new" + b"b" * 1997
+        await mount.pwrite(fd, b"more", 2000)
+        await mount.close(fd)
+        blob = next(iter(mount.spool.live_blobs.values()))
+        mount.kill()
+    path = world.state / "blobs" / blob.id
+    data = bytearray(path.read_bytes())
+    data[:1000] = bytes(1000)
+    path.write_bytes(data)
+    world.boot += 1
+    async with world.mounted() as mount:
+        expected = b"b" * 1000 + b"new" + b"b" * 997 + b"more" + b"b" * 996
+        assert await mount.read("db") == expected
+        await mount.sync()
+        assert world.files() == {"db": expected}

@@ -481,3 +481,44 @@ async def test_there_and_back_while_parts_leave_keeps_the_new_mode(tmp_path: Pat
         assert (await world.metadata("a"))["mode"] == str(0o100640)
         await trio.sleep(1)
         assert mount.leftovers() == []
+
+
+@simulated
+async def test_who_has_a_file_open_reads_it_on_after_a_chmod_gave_it_another_etag(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    await world.foreign_put("big", b"b" * 3 * PART)
+    async with world.mounted() as mount:
+        fd = await mount.open("big", os.O_RDONLY)
+        await mount.change("big", b"end", 3 * PART)
+        await mount.sync()
+        before = (await world.s3.head("big")).etag
+        await mount.chmod("big", 0o600)
+        await mount.sync()
+        assert (await world.s3.head("big")).etag != before
+        assert await mount.pread(fd, PART, PART) == b"b" * PART
+        assert await mount.pread(fd, 4 * PART, 2 * PART) == b"b" * PART + b"end"
+
+
+@simulated
+async def test_a_copy_of_a_streamed_file_is_known_as_ours_when_its_answer_was_lost(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.faults = script = Script()
+    async with world.mounted() as mount:
+        await mount.sync()
+        fd = await mount.create("film.mkv")
+        for number in range(4):
+            await mount.pwrite(fd, b"x" * PART, number * PART)
+            await trio.sleep(0.5)
+        await mount.close(fd)
+        await mount.sync()
+        script.fail("copy", lambda: NetworkError("the answer was lost"), times=1, is_done=True)
+        await mount.rename("film.mkv", "b")
+        await trio.sleep(0.4)
+        assert world.requests["copy"] == 1
+        await mount.change("b", b"changed", 0)
+        await mount.sync()
+        assert world.files() == {"b": b"changed" + b"x" * (4 * PART - 7)}
