@@ -148,6 +148,7 @@ class Simulation:
         self.had_power_cut = False
         self._rng = random.Random(seed)
         self._turn = 0
+        self._discarded: set[str] = set()
 
     def _also_log(self) -> None:
         """Show what the mount logs among what happens."""
@@ -242,17 +243,17 @@ class Simulation:
     ) -> None:
         """What a life consists of: is there what must be there? Then both programs at work."""
         rng = self._rng
-        discarded: set[str] = set()
         if self.after == "cut":
-            discarded = await self._send_or_discard(mount, programs)
+            await self._send_or_discard(mount, programs)
         if self.after:
             is_sent = rng.random() < 0.5
             for program in programs:
                 if self.after == "cut":
-                    await recover_from_power_cut(program, mount, discarded)
+                    await recover_from_power_cut(program, mount, self._discarded)
                 else:
                     await recover(program, mount, is_sent=is_sent)
         self.after = ""
+        self._discarded.clear()
         async with trio.open_nursery() as nursery:
             for program in programs:
                 nursery.start_soon(program.run, mount, rng.randint(0, OPERATIONS_MAX))
@@ -260,17 +261,13 @@ class Simulation:
                 nursery.start_soon(rivals.write_past, world, rng.randint(0, 15))
                 nursery.start_soon(rivals.write_through, mount, rng.randint(0, 15))
 
-    async def _send_or_discard(self, mount: Mount, programs: list[Program]) -> set[str]:
-        """As a person would: what was never synced may have lost its content in a power cut.
-
-        What was discarded.
-        """
-        discarded: set[str] = set()
+    async def _send_or_discard(self, mount: Mount, programs: list[Program]) -> None:
+        """As a person would: what was never synced may have lost its content in a power cut."""
         synced = {blob_id for program in programs for blob_id in program.ledger.blobs}
         for _ in range(TRIES_MAX):
             try:
                 await mount.sync()
-                return discarded
+                return
             except S3MountError as error:
                 self.say(f"after the power cut: {error}")
             gone = [
@@ -280,7 +277,7 @@ class Simulation:
                 if change.blob_id in synced:
                     raise Wrong(f"{change.key} was synced: {change.error}")
             if gone:
-                discarded |= set(
+                self._discarded |= set(
                     mount.fs.discard([change.key for change in gone], is_rehearsal=False)
                 )
         raise Wrong("what is left cannot be sent")
