@@ -1,5 +1,7 @@
 """The simulation: ``python -m tests.sim.run SEED [COUNT]`` plays seeds, each exactly as every time before.
 
+So does ``SEED,SEED,...``; with ``-v`` all that happens is told.
+
 One seed is a bucket with faults and a few lives of one mount, each used by two programs at once and
 each but the last ended by a kill: at a random step of any task, or at a step that changes the
 state folder. After every kill what was closed or synced must be there; at the end S3 must hold
@@ -347,13 +349,14 @@ def main(arguments: list[str]) -> int:
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.sim.run", *arguments])
     is_verbose = "-v" in arguments
-    numbers = [int(argument) for argument in arguments if argument != "-v"]
-    first, count = numbers[0], numbers[1] if len(numbers) > 1 else 1
+    named, *counted = [argument for argument in arguments if argument != "-v"]
+    first, *others = [int(seed) for seed in named.split(",")]
+    seeds = [*range(first, first + (int(counted[0]) if counted else 1)), *others]
     logging.basicConfig(level=logging.CRITICAL)
     totals: dict[str, Counter[str]] = {"kills": Counter(), "cuts": Counter(), "reached": Counter()}
     failed = 0
     started = time.monotonic()
-    for seed in range(first, first + count):
+    for seed in seeds:
         with tempfile.TemporaryDirectory(
             dir="/dev/shm" if os.path.isdir("/dev/shm") else None
         ) as folder:
@@ -375,7 +378,7 @@ def main(arguments: list[str]) -> int:
         print(
             "".join(f"{total[where]:6} {name}" for name, total in totals.items()) + f" at {where}"
         )
-    print(f"{count - failed} passed, {failed} failed in {time.monotonic() - started:.1f} s")
+    print(f"{len(seeds) - failed} passed, {failed} failed in {time.monotonic() - started:.1f} s")
     return 1 if failed else 0
 
 
