@@ -36,8 +36,9 @@ class Labels:
         """Let ``blob`` say that it is for ``change``. Best effort: never raises."""
         if not self._is_possible:
             return
-        # Without checksums: who reads it cannot know whether the bytes changed since.
-        label = self._encode(msgspec.structs.replace(change, sums=b""))
+        # Without checksums: who reads it cannot know whether the bytes changed since. Nor does a deletion wait
+        # for it then: those had no label.
+        label = self._encode(msgspec.structs.replace(change, sums=b"", former=[]))
         if len(label) > SIZE_BYTES_MAX:
             self.clear(blob)
             return
