@@ -53,6 +53,7 @@ class Disk:
         self._folders: dict[Path, Folder] = {}
         self._inodes: dict[int, Inode] = {}
         self._log_header = b""
+        self._log: Inode | None = None
 
     # ------------------------------------------------------------------ watching
 
@@ -74,8 +75,10 @@ class Disk:
         self._root = root
         self._folders.clear()
         self._log_header = b""
+        self._log = None
         if not is_new:
             self._flush_all(root)
+            self._log = self._inode(root / LOG) if (root / LOG).exists() else None
 
     def follow(self, root: Path) -> None:
         """After a kill ``root`` is the folder's copy: what was not flushed before is not flushed now."""
@@ -147,11 +150,14 @@ class Disk:
         header = b"" if of_log is None else os.pread(of_log.held, LOG_HEADER_BYTES, 0)
         if _content(of_database.held) != of_database.flushed:
             self._flush_bytes(of_database)
-            if of_log is not None:
-                self._flush_bytes(of_log)
+            # Also one that is gone by now: who closes the database last checkpoints and removes it.
+            for each in (self._log, of_log):
+                if each is not None:
+                    self._flush_bytes(each)
         elif of_log is not None and header != self._log_header:
             of_log.flushed = header + of_log.flushed[LOG_HEADER_BYTES:]
         self._log_header = header
+        self._log = of_log or self._log
 
     # ------------------------------------------------------------------ the cut
 
