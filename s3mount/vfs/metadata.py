@@ -102,7 +102,7 @@ class Metadata:
                     size=node.size,
                     headers=node.headers,
                     storage_class=node.storage_class,
-                    expected=self._contents.expected_of(node, None),
+                    expected=self._contents.writing.expected_of(node, None),
                 )
             ]
         )

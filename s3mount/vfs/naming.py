@@ -215,7 +215,7 @@ class Naming:
             # What S3 has there is somebody else's, and was never shown: it stays.
             batch.removed.append(key)
         elif self._is_in_store(node, key, change):
-            batch.changes.append(deletion(key, self._contents.expected_of(node, change)))
+            batch.changes.append(deletion(key, self._contents.writing.expected_of(node, change)))
         else:
             batch.removed.append(key)
 

@@ -91,7 +91,7 @@ class Renaming:
     def _expected_at(self, key: Key, target: Node | None) -> str | None:
         change = self._state.spool.changes.get(key)
         if target is not None:
-            return self._contents.expected_of(target, change)
+            return self._contents.writing.expected_of(target, change)
         return change.expected if change is not None else ABSENT
 
     def _plan_move(

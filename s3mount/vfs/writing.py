@@ -1,0 +1,129 @@
+"""What a file is written to: a blob of its own, and the change that tells of it."""
+
+from __future__ import annotations
+
+from s3mount.spool.blobs import Blob
+from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.states import State
+from s3mount.tree.node import Node
+from s3mount.vfs.directories import Directories
+from s3mount.vfs.openfiles import OpenFile, must_be_in_place
+from s3mount.vfs.state import MountState
+
+
+class Writing:
+    """Gives open files a blob that may be written. One for each mount."""
+
+    def __init__(self, state: MountState, directories: Directories) -> None:
+        self._state = state
+        self._directories = directories
+
+    def pending_blob(self, node: Node) -> Blob | None:
+        """The blob of what is pending of a file, if there is one."""
+        change = self._state.change_of(node)
+        if change is None or not change.blob_id:
+            return None
+        return self._state.spool.live_blobs.get(change.blob_id)
+
+    async def make_writable(self, file: OpenFile) -> Blob:
+        """A blob that may be written now, and a change that says so. Raises OSError, S3MountError."""
+        async with file.lock:
+            node = file.node
+            if file.blob is None:
+                await self._make_blob(file)
+            while self._is_being_sent(file):
+                await self._go_on_in_a_copy(file)
+            assert file.blob is not None
+            change = self._state.change_of(node)
+            if _is_content_of(file.blob, change):
+                assert change is not None
+                self._state.spool.touch(change)
+            elif node.linked:
+                self._begin_change(file, change)
+            else:
+                must_be_in_place(node)
+            return file.blob
+
+    def _is_being_sent(self, file: OpenFile) -> bool:
+        blob = file.blob
+        if blob is None or not blob.is_being_sent:
+            return False
+        return _is_content_of(blob, self._state.change_of(file.node))
+
+    async def _go_on_in_a_copy(self, file: OpenFile) -> None:
+        """S3 must not get a mixture of two states. Does nothing where the sending ended meanwhile. Raises OSError."""
+        spool, original = self._state.spool, file.blob
+        assert original is not None
+        copy = spool.clone_blob(original)
+        try:
+            if copy.was_synced:
+                # Before a row tells of it in place of the one that was synced.
+                await spool.forcing.file(copy.fd, copy.path.parent)
+            change = self._state.change_of(file.node)
+            if not self._is_being_sent(file) or change is None or copy.base != original.base:
+                return
+            original.is_replaced = True
+            file.blob, change.blob_id = copy, copy.id
+            spool.touch(change)
+            # The other blob goes as soon as it is sent, or S3 refused it.
+            spool.save(change)
+        finally:
+            if file.blob is not copy:
+                spool.drop_blob(copy)
+
+    async def _make_blob(self, file: OpenFile) -> None:
+        node = file.node
+        if node.content is not None:
+            await self._directories.know_headers(node)
+        file.blob = self.pending_blob(node)
+        if file.blob is not None:
+            return
+        blob = self._state.spool.new_blob()
+        if node.content is not None and node.size:
+            blob.base = node.content
+            blob.base_limit = node.size
+            blob.truncate(node.size)
+        file.blob = blob
+        file.stream_at = 0
+
+    def _begin_change(self, file: OpenFile, earlier: Change | None) -> None:
+        node = file.node
+        assert file.blob is not None
+        self._state.spool.add_open(
+            Change(
+                key=self._state.nodes.key_of(node),
+                op="put",
+                state=State.OPEN,
+                attributes=node.attributes,
+                size=file.blob.size,
+                blob_id=file.blob.id,
+                base=file.blob.base,
+                former=earlier.former if earlier else [],
+                headers=node.headers,
+                storage_class=node.storage_class,
+                expected=self.expected_of(node, earlier),
+                expected_size=self._expected_size(node, earlier),
+                first_seq=earlier.first_seq if earlier else 0,
+            )
+        )
+
+    def _expected_size(self, node: Node, change: Change | None) -> int:
+        if change is not None:
+            return change.expected_size
+        return node.content.size if node.content is not None else -1
+
+    def expected_of(self, node: Node, change: Change | None) -> str | None:
+        """What S3 is believed to hold under the key of ``node``."""
+        if change is not None:
+            return change.expected
+        if node.is_directory:
+            # Its marker may be there or not; nobody asked.
+            return None
+        if node.content is not None and node.content.key == self._state.nodes.key_of(node):
+            return node.content.etag
+        return ABSENT
+
+
+def _is_content_of(blob: Blob, change: Change | None) -> bool:
+    """Is ``blob`` what ``change`` sends?"""
+    return change is not None and change.op == "put" and change.blob_id == blob.id
