@@ -57,10 +57,10 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     base_limit: int = 0
     extents: list[tuple[int, int]] = []
     synced: bool = False
-    filled: list[tuple[int, int]] = []
+    filled: tuple[tuple[int, int], ...] = ()
     sums: bytes = b""
     source: ContentRef | None = None
-    former: list[Key] = []
+    former: tuple[Key, ...] = ()
     headers: ObjectHeaders | None = None
     replace_headers: bool = True
     storage_class: str | None = None
@@ -116,8 +116,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.base = None
         self.base_limit = 0
         self.extents = []
-        self.filled = []
-        self.former = []
+        self.filled = ()
+        self.former = ()
         self.sums = b""
         self.upload_id = ""
         self.detach = False

@@ -38,7 +38,7 @@ class Labels:
             return
         # Without checksums: who reads it cannot know whether the bytes changed since. Nor does a deletion wait
         # for it then: those had no label.
-        label = self._encode(msgspec.structs.replace(change, sums=b"", former=[]))
+        label = self._encode(msgspec.structs.replace(change, sums=b"", former=()))
         if len(label) > SIZE_BYTES_MAX:
             self.clear(blob)
             return

@@ -31,7 +31,7 @@ class Relations:
             self._readers.setdefault(source, set()).add(change.key)
             self._reads[change.key] = source
         if change.former:
-            self._former[change.key] = tuple(change.former)
+            self._former[change.key] = change.former
             for former in change.former:
                 self._moved.setdefault(former, set()).add(change.key)
 

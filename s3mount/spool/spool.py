@@ -327,7 +327,7 @@ class Spool:
         change.base = blob.base
         change.base_limit = blob.base_limit
         change.extents = list(blob.extents) if blob.base is not None else [(0, blob.size)]
-        change.filled = list(blob.filled or ()) if blob.was_synced else []
+        change.filled = tuple(blob.filled or ()) if blob.was_synced else ()
 
     def as_fetched(self, change: Change) -> Change:
         """The copy ``change`` as one that fetches its content first, so that its source may change. Raises OSError."""

@@ -340,7 +340,7 @@ class Uploader:
             return
         reach("change: earlier state is in S3")
         change.first_seq = seq + 1
-        change.former = []
+        change.former = ()
         if change.state is State.SENDING:
             change.state = State.QUEUED
         self._hooks.uploaded_earlier(change, None if stored is None else stored.ref(key))

@@ -117,10 +117,12 @@ class Renaming:
     def _note_former(self, moved: Change, old_key: Key) -> None:
         """The deletion of ``old_key`` waits until S3 has ``moved``, whatever is written to it till then."""
         going = self._state.spool.changes
-        moved.former = [
-            *(key for key in moved.former if key in going and going[key].op == "delete"),
-            old_key,
-        ]
+        earlier = (
+            key
+            for key in moved.former
+            if key != moved.key and key in going and going[key].op == "delete"
+        )
+        moved.former = (*earlier, old_key)
 
     def _copy_of(
         self, content: ContentRef, node: Node, new_key: Key, expected: str | None

@@ -98,7 +98,7 @@ class Writing:
                 size=file.blob.size,
                 blob_id=file.blob.id,
                 base=file.blob.base,
-                former=earlier.former if earlier else [],
+                former=earlier.former if earlier else (),
                 headers=node.headers,
                 storage_class=node.storage_class,
                 expected=self.expected_of(node, earlier),
