@@ -34,8 +34,10 @@ def opaque(request: pytest.FixtureRequest, s3_server: S3Server) -> Iterator[Opaq
 
 @pytest.fixture
 def mount(bucket: str, opaque: OpaqueRelay, mount_factory: Callable[..., Mount]) -> Mount:
-    """A mount on it, which knows by now what ETags are worth."""
-    mount = mount_factory(bucket, "--part-size", "5M", endpoint_url=opaque.url)
+    """A mount on it, which knows by now what ETags are worth, and does not look what others do meanwhile."""
+    mount = mount_factory(
+        bucket, "--part-size", "5M", "--metadata-ttl", "300", endpoint_url=opaque.url
+    )
     wait_until(lambda: bool(status_of(mount)["store_honours"]), "the probe ends")
     return mount
 
