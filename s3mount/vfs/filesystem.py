@@ -122,16 +122,19 @@ class Filesystem:
         try:
             async with trio.open_nursery() as nursery:
                 self.state.nursery = nursery
-                task_status.started()
-                if self.config.read_only:
+                try:
+                    task_status.started()
+                    if not self.config.read_only:
+                        probed = trio.Event()
+                        self.puts.open()
+                        nursery.start_soon(self._probe, probed)
+                        nursery.start_soon(self._upload, probed)
+                        nursery.start_soon(self._store_touched_directories)
                     await trio.sleep_forever()
-                probed = trio.Event()
-                self.puts.open()
-                nursery.start_soon(self._probe, probed)
-                nursery.start_soon(self._upload, probed)
-                nursery.start_soon(self._store_touched_directories)
+                finally:
+                    # Before it closes: what is asked for from now on starts nothing in it.
+                    self.state.nursery = None
         finally:
-            self.state.nursery = None
             self.state.memory.close()
             self.state.known.close()
             self.puts.close(is_all_sent=not self.state.spool.changes)

@@ -217,6 +217,9 @@ class TreeWalk:
         return stream
 
     def _start(self, stream: Stream) -> None:
+        if self._owner.is_stopped:
+            self.end()
+            return
         stream.busy = trio.Event()
         stream.scope = trio.CancelScope()
         self._owner.spawn(self._step, stream)
@@ -343,6 +346,11 @@ class TreeWalks:
         """How long a listing is believed."""
         return self._state.config.metadata_ttl_s
 
+    @property
+    def is_stopped(self) -> bool:
+        """Does nothing go on in the background any more?"""
+        return self._state.nursery is None
+
     def spawn(self, function: Callable[[Stream], object], stream: Stream) -> None:
         """Run a walk's request in the background."""
         assert self._state.nursery is not None
@@ -394,7 +402,7 @@ class TreeWalks:
         self._traces[parent.inode] = (name, steps)
         while len(self._traces) > TRACES_MAX:
             self._traces.popitem(last=False)
-        if steps < needed or parent.inode in self._walks or self._state.nursery is None:
+        if steps < needed or parent.inode in self._walks or self.is_stopped:
             return
         base = self._state.nodes.key_of(parent)
         names = directories_of(parent)
