@@ -362,8 +362,11 @@ class MultipartSender:
                 worker = object()
                 await own_slots.acquire_on_behalf_of(worker)
                 await self.slots.acquire_on_behalf_of(worker)
-                upload.begin(index)
-                nursery.start_soon(bring, index, worker)
+                if upload.begin(index):
+                    nursery.start_soon(bring, index, worker)
+                else:
+                    self.slots.release_on_behalf_of(worker)
+                    own_slots.release_on_behalf_of(worker)
             if not nursery.child_tasks and upload.sending:
                 # Parts that the stream sent before the file was closed are still on their way.
                 await trio.sleep(0.005)

@@ -52,10 +52,15 @@ class PartsUpload:
         if index in self.sending:
             self._stale.add(index)
 
-    def begin(self, index: int) -> None:
-        """Part ``index`` is about to be read and sent."""
+    def begin(self, index: int) -> bool:
+        """Part ``index`` is about to be read and sent. ``False``: it was sent, or is on its way, by somebody else.
+
+        Two requests for one part could not be told apart: which bytes S3 has would be open.
+        """
+        if index in self.sending or index in self.sent:
+            return False
         self.sending.add(index)
-        self._stale.discard(index)
+        return True
 
     def arrived(self, index: int, part: PartInfo) -> bool:
         """S3 confirmed part ``index``; does it hold what the blob holds now?"""

@@ -89,12 +89,13 @@ class Resuming:
             index = part.number - 1
             span = self._plan.part_range(index)
             stop = span.start + part.size
-            if index not in unsent or index in upload.sending or index in upload.sent:
+            if index not in unsent:
                 return
             if part.size != self._size_of(blob, index) or blob.missing(span.start, stop):
                 return
             # As if it were on its way: what is written meanwhile takes it back.
-            upload.begin(index)
+            if not upload.begin(index):
+                return
             holds = False
             try:
                 holds = await is_part(blob.body(span.start, stop), part)

@@ -82,7 +82,9 @@ class Streaming:
                         await own_slots.acquire_on_behalf_of(worker)
                         if not self._goes_on(change, blob):
                             return
-                        upload.begin(index)
+                        if not upload.begin(index):
+                            own_slots.release_on_behalf_of(worker)
+                            continue
                         nursery.start_soon(
                             self._stream_part, blob, upload, index, own_slots, worker
                         )

@@ -113,6 +113,16 @@ def test_a_part_written_on_its_way_does_not_count() -> None:
     assert upload.finished_parts(5 * MIB) == [PartInfo(1, "new", 5 * MIB)]
 
 
+def test_a_part_is_sent_by_one_at_a_time() -> None:
+    upload, _ = sent_upload(1)
+    assert not upload.begin(0), "it was sent"
+    assert upload.begin(1)
+    upload.wrote(5 * MIB, 6 * MIB)
+    assert not upload.begin(1), "its old bytes are on their way, and would pass for the new ones"
+    assert not upload.arrived(1, PartInfo(2, "old", 5 * MIB))
+    assert upload.begin(1)
+
+
 def test_a_write_behind_the_end_takes_back_the_last_part(folder: BlobFolder) -> None:
     blob = folder.create()
     blob.upload, _ = sent_upload(0)
