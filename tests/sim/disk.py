@@ -4,9 +4,9 @@ Flushed is what ``os.fsync`` and ``os.fdatasync`` were called for: the bytes of 
 of a folder. SQLite's own flushes pass by Python, so they are inferred from what it writes, by its
 rules for ``synchronous=NORMAL``: when the database file changes there was a checkpoint, which flushes the
 log before it and the database after it; when the log begins anew its header is flushed first.
-All else may be lost: each file's bytes block by block, each entry that came or went by itself. The
-journal's log alone always loses what was not flushed: that the kernel wrote it back by itself, and not
-the blobs that were written before, is not played.
+All else may be lost: each file's bytes block by block, each entry that came or went by itself. Of the
+journal's log what was not flushed is lost as a whole, or there as a whole: the kernel may have written it
+back by itself, and not the blobs that were written before.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from unittest import mock
 
 BLOCK_BYTES = 512
+WRITTEN_BACK_SHARE = 0.3
+"""So often the kernel wrote the journal's log back in time."""
 JOURNAL = "journal.sqlite"
 LOG = f"{JOURNAL}-wal"
 LOG_HEADER_BYTES = 32
@@ -183,11 +185,15 @@ class Disk:
                 # It came, went or was exchanged after the last flush of the folder.
                 inode = inode if self._is_kept() else kept  # type: ignore[assignment]
             if inode is not None:
-                left = inode.flushed if name == LOG else self._left_of(inode)
+                left = self._left_of_log(inode) if name == LOG else self._left_of(inode)
                 (target / name).write_bytes(left)
 
     def _is_kept(self) -> bool:
         return self._rng.random() < 0.5
+
+    def _left_of_log(self, inode: Inode) -> bytes:
+        is_written_back = WRITTEN_BACK_SHARE and self._rng.random() < WRITTEN_BACK_SHARE
+        return _content(inode.held) if is_written_back else inode.flushed
 
     def _left_of(self, inode: Inode) -> bytes:
         """The bytes found after the cut: each block as flushed or as written last."""
