@@ -91,7 +91,8 @@ class Relations:
                 return reader
         if change.op != "delete":
             return None
-        for moved in self._moved.get(change.key, ()):
+        moved = next(iter(self._moved.get(change.key, ())), None)
+        if moved is not None:
             # Nothing but the deletion of a directory's marker waits for a deletion: this makes no circle.
             return moved
         if change.key.endswith("/"):

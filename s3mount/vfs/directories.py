@@ -35,6 +35,7 @@ OFFLINE_BELIEF_S = 5.0
 """While S3 cannot be reached, a directory that was listed before is shown as it was for this long
 before it is asked for again."""
 LOOKS_MAX = 3
+"""What somebody else replaces at every look is given up after so many: who opens it is told ESTALE."""
 REFRESH_AHEAD = 2.0
 """A directory in use is listed again when its entries are good for less than this many listings' time."""
 
