@@ -6,7 +6,6 @@ SIGKILL to its process, to its engine, or to both. Now and then everything is se
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import threading
@@ -130,9 +129,9 @@ class Campaign:
         how = ""
         if self._is_alive():
             how = self._rng.choice(AT_RANDOM)
-            if how != AT_RANDOM[0]:
-                with contextlib.suppress(MountFailed, OSError):
-                    kill_engines(self._mount)
+            if how != AT_RANDOM[0] and not kill_engines(self._mount):
+                # It killed itself in between, or its engine is just being started.
+                how = AT_RANDOM[0]
             if how == AT_RANDOM[2]:
                 # The mount goes on with a new engine, and is killed only after that was seen.
                 time.sleep(self._rng.random())

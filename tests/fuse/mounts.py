@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -94,17 +95,21 @@ def counter(mount: Mount, name: str) -> float:
 
 
 def engines_of(mount: Mount) -> list[psutil.Process]:
-    """The processes that the mount's process has started and that run."""
-    return [
-        child
-        for child in psutil.Process(mount.pid).children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE
-    ]
+    """The processes that the mount's process has started and that run; none when it is gone itself."""
+    engines = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(mount.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    engines.append(child)
+    return engines
 
 
 def kill_engines(mount: Mount) -> int:
     """SIGKILL to them; how many there were."""
-    engines = engines_of(mount)
-    for engine in engines:
-        os.kill(engine.pid, 9)
-    return len(engines)
+    killed = 0
+    for engine in engines_of(mount):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(engine.pid, 9)
+            killed += 1
+    return killed

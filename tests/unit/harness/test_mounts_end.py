@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests import mounting
+from tests.fuse.mounts import kill_engines
 from tests.mounting import Mount, MountFailed, mounted_at
 from tests.servers import S3Server
 
@@ -139,3 +140,12 @@ def test_orphans_of_a_killed_mount_are_told(
     finally:
         mount.close()
     assert not mount.mounted
+
+
+def test_a_mount_that_died_by_itself_has_no_engines_to_kill(tmp_path: Path) -> None:
+    mount = DeafMount(tmp_path)
+    mount.mount()
+    mount.kill_process()
+    until("it is reaped", lambda: not mount.runs)
+    assert kill_engines(mount) == 0
+    mount.kill9()
