@@ -132,7 +132,7 @@ def _behind(page: VersionPage, key_marker: Key, version_marker: VersionId | None
 
 def parse_versions(body: bytes) -> VersionPage:
     """A ListVersionsResult, its entries as they stand. Raises ServerFaultError when it is none."""
-    root, ns = parse_document(body, "ListVersionsResult")
+    root, ns = parse_document(body, "ListVersionsResult", "IsTruncated")
     encoded = root.findtext(f"{ns}EncodingType") == "url"
     version_tag, marker_tag = f"{ns}Version", f"{ns}DeleteMarker"
     versions = []

@@ -87,6 +87,8 @@ def test_keys_that_come_url_encoded_are_decoded(key: str) -> None:
         b"not XML",
         b"<ListBucketResult>",
         b"<Other></Other>",
+        b"<html><Contents></Contents></html>",
+        b"<Error><IsTruncated>false</IsTruncated></Error>",
         b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
         b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
         contents("a")
@@ -102,6 +104,17 @@ def test_keys_that_come_url_encoded_are_decoded(key: str) -> None:
 def test_what_is_no_list_is_the_servers_fault(body: bytes) -> None:
     with pytest.raises(ServerFaultError):
         parse_list(body)
+
+
+@pytest.mark.parametrize("space", ["", NS])
+def test_a_document_may_bear_another_name(space: str) -> None:
+    """As with AWS's own clients, which do not look at it."""
+    page = f"<ListObjectsV2Result {space}><IsTruncated>false</IsTruncated>{contents('a')}</ListObjectsV2Result>"
+    assert parse_list(page.encode()) == ListPage((listed("a"),), (), None)
+    created = f"<InitiateMultipartUpload {space}><UploadId>id</UploadId></InitiateMultipartUpload>"
+    assert parse_create(created.encode()) == "id"
+    parts = f"<ListPartsResponse {space}><IsTruncated>false</IsTruncated></ListPartsResponse>"
+    assert parse_parts(parts.encode()) == ([], "")
 
 
 def test_copies() -> None:
