@@ -40,6 +40,12 @@ S3_METRICS = (
     Metric(
         "bytes_sent", "counter", "B", "bytes of request heads and bodies, failed tries included"
     ),
+    Metric(
+        "bytes_written",
+        "gauge",
+        "B",
+        "bytes of requests that change S3, under way or answered well: a failed try's are taken back",
+    ),
     Metric("bytes_received", "counter", "B", "bytes of answers' bodies, failed tries included"),
     Metric("requests_running", "gauge", "1", "tries under way"),
     Metric("window_read", "gauge", "1", "reading requests that may be under way at once"),

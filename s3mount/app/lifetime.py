@@ -75,6 +75,10 @@ class Served(Protocol):
         """Files and bytes that are not in S3 yet."""
         ...
 
+    def trouble(self) -> str:
+        """The first of them that S3 did not take, and why; empty when there is none."""
+        ...
+
     def status(self) -> dict[str, Any]:
         """Counts and lists for ``status.Snapshot``."""
         ...
@@ -210,10 +214,14 @@ class Lifetime:
         assert self._parts is not None
         return self._parts.filesystem.pending()
 
+    def trouble(self) -> str:
+        """The first of them that S3 did not take, and why; empty when there is none."""
+        assert self._parts is not None
+        return self._parts.filesystem.trouble()
+
     async def moved(self) -> float:
-        """A number that changes whenever anything was sent."""
-        statistics = await self._statistics()
-        return statistics.get("bytes_sent", 0.0) + statistics.get("requests", 0.0)
+        """A number that is higher than ever before whenever something was sent."""
+        return (await self._statistics()).get("bytes_written", 0.0)
 
     async def _statistics(self) -> dict[str, float]:
         """The store's counters; none when it cannot tell just now."""

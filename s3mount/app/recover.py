@@ -14,12 +14,13 @@ from s3mount.app.parts import build_parts
 from s3mount.config import MountConfig
 from s3mount.daemon.launch import Reporter
 from s3mount.daemon.ownership import StateLock
+from s3mount.daemon.protocol import Progress
 from s3mount.errors import S3MountError
 
 LOOK_S = 0.5
 
-Watch: TypeAlias = Callable[[int, int, float], bool]
-"""Told of changes and bytes left, and of a number that grows with all that is sent; ``False`` gives up."""
+Watch: TypeAlias = Callable[[Progress], bool]
+"""Told how far the sending is; ``False`` gives up."""
 
 
 class Outcome(NamedTuple):
@@ -57,8 +58,8 @@ async def _recover(config: MountConfig, watch: Watch) -> Outcome:
 
                 async def look() -> None:
                     while True:
-                        moved = sum((await parts.statistics()).values())
-                        if not watch(*filesystem.pending(), moved):
+                        moved = (await parts.statistics()).get("bytes_written", 0.0)
+                        if not watch(Progress(*filesystem.pending(), moved, filesystem.trouble())):
                             sending.cancel()
                         await trio.sleep(LOOK_S)
 

@@ -134,6 +134,10 @@ class SnapshotMount:
         """Nothing."""
         return 0, 0
 
+    def trouble(self) -> str:
+        """None."""
+        return ""
+
     def status(self) -> dict[str, Any]:
         """Counts and lists for ``status.Snapshot``."""
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 
@@ -30,22 +31,35 @@ class Uploads:
         self._timeout_s = timeout_s
         self._stall_s = stall_s
         self._last: Progress | None = None
+        self._moved_max = -1.0
         self._live = sys.stderr.isatty()
         self._shown = False
 
     def seen(self, progress: Progress) -> None:
         """Take in and show one report."""
         now = time.monotonic()
-        if progress != self._last:
+        if progress.moved > self._moved_max or self._is_other(progress):
             self._moved_at = now
+            self._moved_max = max(progress.moved, self._moved_max)
         self._last = progress
         text = f"sending: {status.amount(progress.files, progress.size_bytes)} left"
+        if progress.trouble:
+            text += f"; not taken by S3 yet: {progress.trouble}"
         if self._live:
+            # One line of the terminal, or the next would not replace it.
+            text = text[: shutil.get_terminal_size().columns - 1]
             click.echo(f"\r\033[K{text}", err=True, nl=False)
             self._shown = True
         elif progress.files and now - self._told_at >= EVERY_S:
             click.echo(f"s3mount: {text}", err=True)
             self._told_at = now
+
+    def _is_other(self, progress: Progress) -> bool:
+        last = self._last
+        return last is None or (progress.files, progress.size_bytes) != (
+            last.files,
+            last.size_bytes,
+        )
 
     @property
     def expired(self) -> str | None:
@@ -66,10 +80,12 @@ class Uploads:
 
     @property
     def left(self) -> str:
-        """What was pending at the last report, in words."""
-        if self._last is None:
-            return "an unknown number of changes"
-        return status.amount(self._last.files, self._last.size_bytes)
+        """What was pending at the last report and why, in words."""
+        last = self._last
+        if last is None:
+            return "an unknown number of changes are not in S3 yet"
+        text = f"{status.amount(last.files, last.size_bytes)} not in S3 yet"
+        return f"{text}; {last.trouble}" if last.trouble else text
 
     def clear(self) -> None:
         """Take the progress line away."""

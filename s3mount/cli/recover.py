@@ -68,8 +68,8 @@ def _send(state: StateFolder, timeout: float | None, set_aside: bool) -> int:
     uploads = Uploads(timeout, None if timeout is not None else STALL_S)
     reasons: list[str] = []
 
-    def watch(changes: int, size_bytes: int, moved: float) -> bool:
-        uploads.seen(Progress(changes, size_bytes, moved))
+    def watch(progress: Progress) -> bool:
+        uploads.seen(progress)
         why = uploads.expired
         if why is not None:
             reasons.append(why)

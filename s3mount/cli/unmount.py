@@ -93,7 +93,7 @@ def _flush(
             if isinstance(answer, protocol.Progress):
                 uploads.seen(answer)
             if (why := uploads.expired) is not None:
-                return None, f"{why}: {uploads.left} not in S3 yet"
+                return None, f"{why}: {uploads.left}"
     finally:
         uploads.clear()
     return None, "the mount's process ended meanwhile"

@@ -64,7 +64,7 @@ def _wait_for(mount: Mount, relative: tuple[str, ...], timeout: float | None) ->
                 if isinstance(answer, protocol.Progress):
                     uploads.seen(answer)
                 if (why := uploads.expired) is not None:
-                    raise MountError(f"{why}: {uploads.left} not in S3 yet")
+                    raise MountError(f"{why}: {uploads.left}")
         finally:
             uploads.clear()
     raise MountError(f"the process of {mount.mountpoint} ended meanwhile")

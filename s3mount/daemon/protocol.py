@@ -68,11 +68,15 @@ Request: TypeAlias = Status | StatusOf | Wait | Retry | Discard | Refresh | Leav
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How much is not in S3 yet. ``moved`` grows with everything that was sent."""
+    """How much is not in S3 yet, and what S3 said to the first of it that it did not take, if any.
+
+    ``moved`` is higher than ever before when something was sent; a failed try takes its share back.
+    """
 
     files: int
     size_bytes: int
     moved: float
+    trouble: str = ""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

@@ -59,8 +59,12 @@ class Mounted(Protocol):
         """Files and bytes that are not in S3 yet."""
         ...
 
+    def trouble(self) -> str:
+        """The first of them that S3 did not take, and why; empty when there is none."""
+        ...
+
     async def moved(self) -> float:
-        """A number that changes whenever anything was sent. Never raises."""
+        """A number that is higher than ever before whenever something was sent. Never raises."""
         ...
 
     def stop_draining(self) -> None:
@@ -232,7 +236,8 @@ class ControlServer:
         while True:
             moved = await self._mounted.moved()
             try:
-                await _send(stream, protocol.Progress(*self._mounted.pending(), moved))
+                report = protocol.Progress(*self._mounted.pending(), moved, self._mounted.trouble())
+                await _send(stream, report)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 listening.cancel()
                 return

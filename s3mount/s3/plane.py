@@ -53,6 +53,13 @@ WATCH_EVERY_S = 0.2
 WATCH_BYTES_MIN = 256 * 1024
 """Smaller bodies come and go at once; their progress is not watched."""
 READ_KINDS = frozenset(("head", "get", "fetch", "list", "list_versions", "check_bucket"))
+CHANGE_KINDS = frozenset(
+    (
+        *("put", "copy", "delete", "delete_many"),
+        *("upload_part", "upload_part_copy", "complete_multipart"),
+    )
+)
+"""Success of these brings what is pending forward."""
 DOCUMENT_KINDS = frozenset(
     (
         *(
@@ -76,6 +83,7 @@ class _Watch:
     __slots__ = (
         "_acknowledged",
         "_allowance",
+        "_changes",
         "_next_look_s",
         "_scope",
         "_size",
@@ -84,21 +92,24 @@ class _Watch:
         "began_at_s",
         "moved",
         "sent_at_s",
+        "sent_bytes",
     )
 
     def __init__(
         self,
         scope: trio.CancelScope,
         allowance: Allowance,
-        size: int,
+        call: Call,
         statistics: Statistics,
         now_s: float,
     ) -> None:
         self._scope = scope
         self._allowance = allowance
-        self._size = size
+        self._size = call.size_bytes
+        self._changes = call.kind in CHANGE_KINDS
         self._statistics = statistics
         self.moved = 0
+        self.sent_bytes = 0
         self._acknowledged = 0
         self.began_at_s = now_s
         self.sent_at_s = 0.0
@@ -107,7 +118,15 @@ class _Watch:
 
     def sent(self, n: int) -> None:
         self._statistics.bytes_sent += n
+        self.sent_bytes += n
+        if self._changes:
+            self._statistics.bytes_written += n
         self._progress(n)
+
+    def failed(self) -> None:
+        """What was sent has changed nothing, as far as is known."""
+        if self._changes:
+            self._statistics.bytes_written -= self.sent_bytes
 
     def queued(self, n: int) -> None:
         if self.moved - n > self._acknowledged:
@@ -271,7 +290,7 @@ class Plane:
         pool = self._pool
         connection = pool.take_idle(now_s)
         if connection is not None:
-            watch = _Watch(scope, allowance, call.size_bytes, self.statistics, now_s)
+            watch = _Watch(scope, allowance, call, self.statistics, now_s)
             try:
                 return await self._exchange(pool, connection, call, watch)
             except BrokenConnectionError as error:
@@ -284,10 +303,19 @@ class Plane:
         self.statistics.opened += 1
         now_s = trio.current_time()
         scope.deadline = now_s + allowance.total_s
-        watch = _Watch(scope, allowance, call.size_bytes, self.statistics, now_s)
+        watch = _Watch(scope, allowance, call, self.statistics, now_s)
         return await self._exchange(pool, connection, call, watch)
 
     async def _exchange(
+        self, pool: Pool, connection: Connection, call: Call, watch: _Watch
+    ) -> Answer:
+        try:
+            return await self._converse(pool, connection, call, watch)
+        except BaseException:
+            watch.failed()
+            raise
+
+    async def _converse(
         self, pool: Pool, connection: Connection, call: Call, watch: _Watch
     ) -> Answer:
         """One request and its answer on one connection, which is kept or closed afterwards."""

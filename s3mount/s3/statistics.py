@@ -23,6 +23,7 @@ class Statistics:
         self.opened = 0
         self.stale = 0
         self.bytes_sent = 0
+        self.bytes_written = 0
         self.bytes_received = 0
         self.credentials_refreshed = 0
 
@@ -60,6 +61,7 @@ class Statistics:
             "connections_opened": self.opened,
             "connections_stale": self.stale,
             "bytes_sent": self.bytes_sent,
+            "bytes_written": self.bytes_written,
             "bytes_received": self.bytes_received,
             "credentials_refreshed": self.credentials_refreshed,
         }

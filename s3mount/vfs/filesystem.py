@@ -242,6 +242,13 @@ class Filesystem:
         changes = self.state.spool.changes.values()
         return len(changes), sum(change.size for change in changes if change.op == "put")
 
+    def trouble(self) -> str:
+        """The first change that S3 did not take, and why; empty when there is none."""
+        for change in self.state.spool.changes.values():
+            if change.error:
+                return f"{change.key!r}: {change.error}"
+        return ""
+
     # ------------------------------------------------------------------- status
 
     def status(self) -> dict[str, Any]:

@@ -170,6 +170,9 @@ class PretendedUploads:
     def pending(self) -> tuple[int, int]:
         return len(self._pending), 1024 * len(self._pending)
 
+    def trouble(self) -> str:
+        return ""
+
     def status(self) -> dict[str, Any]:
         changes, size = self.pending()
         return {"bucket": "pretended", "pending": {"changes": changes, "bytes": size}}
@@ -180,7 +183,7 @@ class PretendedUploads:
         return {"path": path, "state": "stored"}
 
     async def statistics(self) -> dict[str, float]:
-        return {"bytes_sent": self._sent}
+        return {"bytes_written": self._sent}
 
 
 def main() -> int:

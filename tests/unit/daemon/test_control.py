@@ -62,6 +62,9 @@ class Pretended:
     def pending(self) -> tuple[int, int]:
         return self.left, 10 * self.left
 
+    def trouble(self) -> str:
+        return "'a': refused" if self.left else ""
+
     async def moved(self) -> float:
         return 0.0
 
@@ -159,7 +162,7 @@ async def _waits(folder: Path) -> list[protocol.Answer]:
 
 def test_waiting_tells_how_far_it_is(tmp_path: Path) -> None:
     answers = trio.run(_waits, tmp_path)
-    assert answers[0] == Progress(2, 20, 0.0)
+    assert answers[0] == Progress(2, 20, 0.0, "'a': refused")
     assert answers[-1] == Done()
 
 

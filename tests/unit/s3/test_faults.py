@@ -746,3 +746,21 @@ def test_bodies_are_signed_when_the_aws_configuration_wants_it(
     run(unsigned)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(configured))
     run(signed)
+
+
+def test_bytes_written_are_those_of_tries_that_did_not_fail() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.then(refuse(500, "InternalError"), refuse(403, "AccessDenied"), hang)
+        with pytest.raises(AccessDeniedError):
+            await store.put("key", CONTENT, PLAIN)
+        assert (await store.statistics())["bytes_written"] == 0
+        with trio.move_on_after(1):
+            await store.put("key", CONTENT, PLAIN)
+        counted = await store.statistics()
+        assert counted["bytes_written"] == 0
+        assert counted["bytes_sent"] > 3 * len(CONTENT)
+        await store.put("key", CONTENT, PLAIN)
+        await store.head("key")
+        assert len(CONTENT) < (await store.statistics())["bytes_written"] < len(CONTENT) + 2000
+
+    run(body)

@@ -16,6 +16,7 @@ from s3mount.errors import RejectedError, ServerFaultError
 from s3mount.flow.timeouts import Timeouts
 from s3mount.refs import FileSlice
 from s3mount.s3.plane import _Watch
+from s3mount.s3.requests import Call
 from s3mount.s3.statistics import Statistics
 from s3mount.s3.wire import BrokenConnectionError, Connection
 
@@ -198,10 +199,11 @@ def test_a_file_that_shrank_is_not_sent(tmp_path: Path) -> None:
 def test_only_acknowledged_bytes_move_a_deadline() -> None:
     async def main() -> None:
         size = 8 << 20
-        allowance = Timeouts().allowance("upload_part", size, 0)
+        call = Call("upload_part", "PUT", "key", size_bytes=size)
+        allowance = Timeouts().allowance(call.kind, size, 0)
         scope = trio.CancelScope(deadline=trio.current_time() + allowance.total_s)
         first = scope.deadline
-        watch = _Watch(scope, allowance, size, Statistics(), trio.current_time())
+        watch = _Watch(scope, allowance, call, Statistics(), trio.current_time())
         watch.sent(size)
         watch.sent_all()
         await trio.sleep(allowance.total_s - 1)
