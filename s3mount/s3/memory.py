@@ -82,6 +82,7 @@ class NoFaults:
 class MemoryStore:
     """``Store`` in memory. ``faults`` may be exchanged at any time; ``requests`` counts calls by name.
     With ``opaque_etags`` every write gets an ETag of its own, which looks like an MD5 and is none (as with SSE-KMS).
+    With ``copy_gap_s`` that time passes between the check of a copy's source and its reading (as in LocalStack).
 
     Files named by a ``FileSlice`` are read and written for real, at the moment of the effect.
     """
@@ -95,11 +96,13 @@ class MemoryStore:
         faults: Faults | None = None,
         part_bytes_min: int = PART_BYTES_MIN,
         opaque_etags: bool = False,
+        copy_gap_s: float = 0.0,
     ) -> None:
         self.bucket = bucket
         self.faults: Faults = faults or NoFaults()
         self.requests: dict[str, int] = {}
         self.part_bytes_min = part_bytes_min
+        self.copy_gap_s = copy_gap_s
         self._bucket = Bucket(versioning, clock or SystemClock(), is_opaque=opaque_etags)
 
     async def __aenter__(self) -> MemoryStore:
@@ -226,7 +229,7 @@ class MemoryStore:
         arguments = {"source": source, "key": key, "headers": headers, "condition": condition}
         await self._begin("copy", arguments)
         check_key(key)
-        data = self._source(source)
+        data = await self._source(source)
         if headers is None:
             kept = self._bucket.version(source.key, source.version_id).info.headers
             headers = msgspec.structs.replace(kept or ObjectHeaders(), storage_class=storage_class)
@@ -348,7 +351,7 @@ class MemoryStore:
             "byte_range": byte_range,
         }
         await self._begin("upload_part_copy", arguments)
-        data = self._source(source)
+        data = await self._source(source)
         if byte_range.stop > len(data):
             raise RangeError("the source ends inside the range", key=source.key, status=416)
         part = self._add_part(key, upload_id, number, data[byte_range.start : byte_range.stop])
@@ -451,10 +454,13 @@ class MemoryStore:
             data = data[byte_range.start : byte_range.stop]
         return _at_header_resolution(found.info), data
 
-    def _source(self, source: ContentRef) -> bytes:
+    async def _source(self, source: ContentRef) -> bytes:
         found = self._bucket.version(source.key, source.version_id)
         if found.info.etag != source.etag:
             raise replaced(source.key)
+        if self.copy_gap_s:
+            await trio.sleep(self.copy_gap_s)
+            found = self._bucket.version(source.key, source.version_id)
         return found.data or b""
 
     def _upload(self, key: Key, upload_id: str) -> Upload:

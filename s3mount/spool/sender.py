@@ -158,6 +158,9 @@ class Sender:
                 storage_class=change.storage_class,
             )
             reach("copy: answered")
+            if not await self._is_copy_of(change, source, result, None):
+                change.expected = result.etag
+                raise TryAgain("its source was replaced while it was copied")
             return Stored(result, source.size)
         except ConflictError as error:
             return await self._look_again(change, written_ns, error)
@@ -346,9 +349,8 @@ class Sender:
         try:
             result = await self._store.copy(source, change.key, headers, condition=condition)
             reach("copy: answered")
-            if await self._is_copy_of(blob, source, result):
+            if await self._is_copy_of(change, source, result, blob):
                 return Stored(result, blob.size, is_copied=True)
-            # The store heeds no condition on the source, and somebody replaced it at this very moment.
             change.expected = result.etag
         except (
             PreconditionFailedError,
@@ -367,14 +369,26 @@ class Sender:
             raise TryAgain("it was copied from something else")
         return None
 
-    async def _is_copy_of(self, blob: Blob, source: ContentRef, result: PutResult) -> bool:
-        """Was it ``source``, and not what replaced it just then, that was copied? Raises S3MountError."""
-        if self.is_source_guarded or result.etag == source.etag or source.version_id is not None:
+    async def _is_copy_of(
+        self, change: Change, source: ContentRef, result: PutResult, blob: Blob | None
+    ) -> bool:
+        """Was it ``source``, whose bytes ``blob`` has too if given, that was copied, and not what replaced it then?
+
+        A store may heed no condition on the source, or look at it a moment before it reads the bytes:
+        what the ETags tell counts for more. Raises S3MountError.
+        """
+        if result.etag == source.etag or source.version_id is not None:
             return True
+        if source.key != change.key:
+            there = await self._head(source.key)
+            if there is not None and there.etag == source.etag:
+                return True
+        if blob is None:
+            # It may have been replaced after it was copied: that it was before, only an MD5 proves.
+            return source.key == change.key or not (self.etag_is_md5 and is_md5_etag(source.etag))
         if is_md5_etag(result.etag) and await etag_if_put(blob.location, blob.size) == result.etag:
             return True
-        there = await self._head(source.key)
-        return there is not None and there.etag == source.etag
+        return self.is_source_guarded and not self.etag_is_md5
 
     async def _as_found(self, change: Change, error: BlobGoneError | DamagedBlobError) -> Stored:
         """The blob cannot be sent. Perhaps it was: a power cut can bring rows back of what S3 has.

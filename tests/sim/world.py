@@ -104,6 +104,7 @@ class World:
         versioning: Any = "off",
         faults: Faults | None = None,
         opaque_etags: bool = False,
+        copy_gap_s: float = 0.0,
     ) -> None:
         self.folder = folder
         self.clock = VirtualClock()
@@ -112,6 +113,7 @@ class World:
             versioning=versioning,
             part_bytes_min=1,
             opaque_etags=opaque_etags,
+            copy_gap_s=copy_gap_s,
         )
         self.s3 = self.bucket.observer()
         self.faults = faults
@@ -256,6 +258,7 @@ class LifeStore(MemoryStore):
     def __init__(self, world: World) -> None:
         super().__init__("memory", part_bytes_min=1, faults=_LifeFaults(self, world))
         self._bucket = world.bucket._bucket
+        self.copy_gap_s = world.bucket.copy_gap_s
         self.is_dead = False
 
 

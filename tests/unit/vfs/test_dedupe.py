@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.errors import AccessDeniedError, NoSuchKeyError, PreconditionFailedError
+from s3mount.errors import (
+    AccessDeniedError,
+    NoSuchKeyError,
+    PreconditionFailedError,
+    S3MountError,
+)
 from s3mount.refs import ContentRef
 from s3mount.s3.checksums import BLOCK_BYTES
 from tests.sim.world import World, simulated
@@ -190,6 +195,56 @@ async def test_a_store_that_heeds_no_condition_on_the_source_is_looked_at_again(
         await mount.write("b", content)
         await mount.sync()
         assert world.files() == {"a": other, "b": content}
+
+
+@simulated
+async def test_a_store_that_looks_at_the_source_before_it_reads_it_is_not_believed(
+    tmp_path: Path,
+) -> None:
+    """As LocalStack does: what replaces the source in between is copied, though a condition forbade it."""
+    world = World(tmp_path, copy_gap_s=1.0)
+    content, other = os.urandom(50_000), os.urandom(9_000)
+    async with world.mounted(part_bytes=PART) as mount:
+        await mount.write("a", content)
+        await mount.sync()
+        await mount.write("b", content)
+        await trio.sleep(0.5)
+        await world.foreign_put("a", other)
+        await mount.sync()
+        assert world.files() == {"a": other, "b": content}
+        assert await mount.read("b") == content
+
+
+@simulated
+async def test_a_key_that_we_are_changing_is_no_source(tmp_path: Path) -> None:
+    """The copy would race with our own upload; what is pending is sent."""
+    world = World(tmp_path)
+    content, other = os.urandom(50_000), os.urandom(9_000)
+    async with world.mounted(part_bytes=PART, upload_delay_s=1) as mount:
+        await mount.write("a", content)
+        await mount.sync()
+        await mount.write("a", other)
+        await mount.write("b", content)
+        with world.counting() as asked:
+            await mount.sync()
+        assert asked["copy"] == 0
+        assert world.files() == {"a": other, "b": content}
+
+
+@simulated
+async def test_a_moved_file_is_not_what_replaced_its_source_at_that_moment(tmp_path: Path) -> None:
+    """Its bytes are gone with the old key: a person is told, and not shown somebody else's."""
+    world = World(tmp_path, copy_gap_s=1.0)
+    content, other = os.urandom(50_000), os.urandom(9_000)
+    async with world.mounted(part_bytes=PART) as mount:
+        await mount.write("a", content)
+        await mount.sync()
+        await mount.rename("a", "b")
+        await trio.sleep(0.5)
+        await world.foreign_put("a", other)
+        with pytest.raises(S3MountError, match=r"refuses 1 .* 'b': somebody else changed"):
+            await mount.sync()
+        assert world.files()["a"] == other
 
 
 @simulated
