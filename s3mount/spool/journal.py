@@ -221,16 +221,9 @@ class Journal:
         except sqlite3.Error as error:
             raise db.disk_error(f"cannot write the journal {self._path}", error) from error
 
-    def upload_begun(self, upload_id: str, key: Key, change: Change | None) -> None:
-        """Remember a multipart upload of ``key``, and that ``change`` goes on by it."""
-        with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO upload VALUES (?, ?)", (upload_id, key))
-            if change is None:
-                return
-            database.execute(
-                "UPDATE change SET body = ?, seq = ? WHERE key = ?",
-                (self._encode(change), change.seq, change.key),
-            )
+    def upload_begun(self, upload_id: str, key: Key) -> None:
+        """Remember a multipart upload of ``key``: it is aborted at the next start unless a change names it."""
+        self._single("INSERT OR REPLACE INTO upload VALUES (?, ?)", (upload_id, key))
 
     def upload_ended(self, upload_id: str) -> None:
         """Forget a multipart upload that was completed or aborted. Repeatable."""

@@ -109,14 +109,16 @@ class MultipartSender:
         upload.upload_id = await self._store.create_multipart(upload.key, headers)
         reach("upload: created")
         if not self._is_current(change, blob):
-            self._spool.journal.upload_begun(upload.upload_id, upload.key, None)
+            self._spool.journal.upload_begun(upload.upload_id, upload.key)
             self.abandon(upload)
             raise TryAgain("the file changed its place while its upload began")
         change.upload_id = upload.upload_id
         change.upload_attributes, change.upload_streamed = begun, streamed
         if begun is not None:
             change.note_try(begun.ctime_ns)
-        self._spool.journal.upload_begun(upload.upload_id, upload.key, change)
+        # Its row is written as a whole: recovery may have found more in the blob than the row told of.
+        self._spool.journal.upload_begun(upload.upload_id, upload.key)
+        self._spool.save(change)
         reach("upload: noted")
         blob.upload = upload
 

@@ -1,8 +1,9 @@
 """Which pending change may go next: order, waiting times and dependencies, without any I/O.
 
 A change waits until its time has come, until no change of the same key is on its way, until every
-change that still reads what S3 holds under its key is done, and, when it deletes a directory's
-marker, until everything deleted below is gone. Among those that may go, the oldest goes first.
+change that still reads what S3 holds under its key is done (and every request that does, though its change
+was replaced meanwhile), and, when it deletes a directory's marker, until everything deleted below is gone.
+Among those that may go, the oldest goes first.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class UploadQueue:
         self._deleting: set[Key] = set()
         self.gathers_deletions: Callable[[], bool] = lambda: False
         self._waiting: dict[Key, set[Key]] = {}
+        self._readers: dict[Key, dict[Key, None]] = {}
 
     def lane_of(self, change: Change) -> Lane:
         """The line that ``change`` waits in."""
@@ -68,20 +70,43 @@ class UploadQueue:
                 self._waiting.setdefault(key, set()).add(key)
                 continue
             is_fetching = change.detach and change.base is not None
-            blocker = None if is_fetching else self._blocker(change)
+            blocker = None if is_fetching else self._reader_of(key) or self._blocker(change)
             if blocker is not None:
                 self._waiting.setdefault(blocker, set()).add(key)
                 continue
             self._sending.add(key)
             if lane is Lane.DELETIONS:
                 self._deleting.add(key)
+            if change.reads is not None:
+                self._hold(change.reads, key)
             return change
         return None
+
+    def hold(self, source: Key, reader: Key) -> bool:
+        """The change of ``reader``, which is on its way, reads ``source`` in S3: that stays as it is till then.
+
+        False when it will not stay, as ``source`` has a change of its own.
+        """
+        if source != reader and (source in self._sending or self._find(source) is not None):
+            return False
+        self._hold(source, reader)
+        return True
+
+    def _hold(self, source: Key, reader: Key) -> None:
+        if source != reader:
+            self._readers.setdefault(source, {})[reader] = None
+
+    def _reader_of(self, key: Key) -> Key | None:
+        return next(iter(self._readers.get(key, ())), None)
 
     def finished(self, key: Key) -> list[Key]:
         """The sending of ``key`` ended, however; the keys that waited for it, to be pushed again."""
         self._sending.discard(key)
         self._deleting.discard(key)
+        for source in [source for source, readers in self._readers.items() if key in readers]:
+            del self._readers[source][key]
+            if not self._readers[source]:
+                del self._readers[source]
         return list(self._waiting.pop(key, ()))
 
     def freed(self, key: Key) -> list[Key]:

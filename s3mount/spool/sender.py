@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 from s3mount.errors import (
     AccessDeniedError,
@@ -69,6 +70,7 @@ class Sender:
         self.multipart = multipart
         self.deletions = Deletions(store)
         self.is_source_guarded = False
+        self.hold: Callable[[Key, Key], bool] = lambda source, reader: True
         self.etag_is_md5 = False
 
     async def perform(self, change: Change) -> Stored | None:
@@ -146,8 +148,12 @@ class Sender:
             change.note_try(source.etag)
             await self._know_headers(change, source)
             stored_ns = self._hooks.written_at_ns(change.headers) if change.headers else None
-            if stored_ns is not None:
+            if stored_ns is not None and stored_ns not in change.tried:
+                # The copy gets another ETag: after a kill nothing else tells it as ours.
                 change.note_try(stored_ns)
+                self._spool.save(change)
+                await self._spool.forcing.journal()
+                self._must_be_current(change)
         written_ns = _ctime_ns(change)
         try:
             result = await self._store.copy(
@@ -263,9 +269,15 @@ class Sender:
         raise TryAgain("S3 has an earlier state of it")
 
     async def _looks_copied(self, change: Change, there: ObjectInfo) -> bool:
-        """Is it what an earlier try of this copy made? S3 gives the copy of an object of parts another ETag."""
-        source = change.source
-        if change.op != "copy" or change.replace_headers or source is None:
+        """Is it what an earlier try of this copy made? S3 gives the copy of an object of parts another ETag.
+
+        So too when the copy has become a change of what it copied.
+        """
+        source = change.source if change.op == "copy" and not change.replace_headers else None
+        base = change.base
+        if change.op == "put" and base is not None and base.key != change.key:
+            source = base if base.etag in change.tried else None
+        if source is None:
             return False
         try:
             original = await self._store.head(source.key, version_id=source.version_id)
@@ -341,7 +353,7 @@ class Sender:
         source = await self._hooks.find_in_s3(change)
         if change.content_seq != content_seq or change.blob_id != blob.id:
             raise TryAgain("changed while it was compared")
-        if source is None:
+        if source is None or not self.hold(source.key, change.key):
             return None
         self._must_be_current(change)
         change.note_try(_ctime_ns(change))
@@ -379,13 +391,16 @@ class Sender:
         """
         if result.etag == source.etag or source.version_id is not None:
             return True
+        # It may have been replaced after it was copied: that it was before, only an MD5 proves.
+        is_told = self.etag_is_md5 and is_md5_etag(source.etag)
+        if blob is None and (source.key == change.key or not is_told):
+            return True
         if source.key != change.key:
             there = await self._head(source.key)
             if there is not None and there.etag == source.etag:
                 return True
         if blob is None:
-            # It may have been replaced after it was copied: that it was before, only an MD5 proves.
-            return source.key == change.key or not (self.etag_is_md5 and is_md5_etag(source.etag))
+            return False
         if is_md5_etag(result.etag) and await etag_if_put(blob.location, blob.size) == result.etag:
             return True
         return self.is_source_guarded and not self.etag_is_md5

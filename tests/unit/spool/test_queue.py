@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from s3mount.refs import ContentRef
 from s3mount.spool.changes import Change
 from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.states import State
@@ -96,3 +97,32 @@ def test_a_later_try_does_not_come_early() -> None:
     board.queue.push(change, 30.0)
     assert board.take(29.9) is None
     assert board.take(30.0) == "a"
+
+
+def test_what_a_request_reads_stays_until_it_ends_though_its_change_was_replaced() -> None:
+    board = Board()
+    copy = board.add("copy", 1)
+    copy.op, copy.source = "copy", ContentRef("source", "etag", 5)
+    assert board.take() == "copy"
+    board.add("copy", 2).op = "delete"
+    board.add("source", 3)
+    assert board.take() is None
+    assert sorted(board.queue.finished("copy")) == ["copy", "source"]
+    board.queue.push(board.changes["source"], 0.0)
+    assert board.take() == "source"
+
+
+def test_a_key_with_a_change_of_its_own_cannot_be_held() -> None:
+    board = Board()
+    board.add("reader", 1)
+    assert board.take() == "reader"
+    assert board.queue.hold("source", "reader")
+    assert board.queue.hold("reader", "reader")
+    board.add("other", 2)
+    assert not board.queue.hold("other", "reader")
+    board.add("source", 3)
+    assert board.take() == "other"
+    assert board.take() is None
+    del board.changes["other"]
+    assert not board.queue.hold("other", "reader"), "it is still on its way"
+    assert board.queue.finished("reader") == ["source"]

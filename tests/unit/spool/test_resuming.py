@@ -53,7 +53,8 @@ class Cut:
     async def begin(self, *noted: int) -> None:
         """Begin the upload; the journal has these parts."""
         self.change.upload_id = await self.store.create_multipart("large", ObjectHeaders())
-        self.spool.journal.upload_begun(self.change.upload_id, "large", self.change)
+        self.spool.journal.upload_begun(self.change.upload_id, "large")
+        self.spool.save(self.change)
         for index in noted:
             self.spool.journal.part_sent(self.change.upload_id, await self.send(index))
 

@@ -10,6 +10,7 @@ import trio
 
 from s3mount import steps
 from s3mount.errors import S3MountError
+from s3mount.s3.checksums import BLOCK_BYTES
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 
@@ -313,3 +314,57 @@ async def test_base_bytes_that_a_power_cut_took_from_a_synced_file_are_fetched_a
         assert await mount.read("db") == expected
         await mount.sync()
         assert world.files() == {"db": expected}
+
+
+@simulated
+async def test_what_was_appended_before_a_kill_is_sound_after_the_next_one_too(
+    tmp_path: Path,
+) -> None:
+    """The upload that begins in between tells the journal of a longer file, and of its checksums."""
+    world = World(tmp_path)
+    script = Script()
+    head, tail = os.urandom(2 * BLOCK_BYTES), os.urandom(3 * BLOCK_BYTES)
+    async with world.mounted(part_bytes=BLOCK_BYTES, upload_delay_s=1000) as mount:
+        await mount.write("a", head)
+        fd = await mount.open("a", os.O_RDWR)
+        await mount.pwrite(fd, tail, len(head))
+        mount.kill()
+    world.faults = script
+    script.hold("upload_part", "a")
+    async with world.mounted(part_bytes=BLOCK_BYTES) as mount:
+        await script.waiting.wait()
+        mount.kill()
+    world.faults = None
+    for upload in await world.s3.list_uploads(""):
+        await world.s3.abort_multipart("a", upload.upload_id)
+    async with world.mounted(part_bytes=BLOCK_BYTES) as mount:
+        await mount.sync()
+        assert world.files() == {"a": head + tail}
+
+
+@simulated
+async def test_a_copy_that_nobody_heard_of_is_ours_also_when_it_was_changed_since(
+    tmp_path: Path,
+) -> None:
+    """Under another ETag, as S3 gives the copy of an object of parts."""
+    world = World(tmp_path)
+    world.faults = script = Script()
+    content = os.urandom(4 * PART)
+    async with world.mounted() as mount:
+        fd = await mount.create("a")
+        await mount.pwrite(fd, content, 0)
+        # Its upload begins while it is written: what is stored with it tells no time of its end.
+        await trio.sleep(1)
+        await mount.close(fd)
+        await mount.sync()
+    async with world.mounted() as mount:
+        script.hold("copy", "b")
+        await mount.rename("a", "b")
+        await script.waiting.wait()
+        assert set(world.files()) == {"a", "b"}
+        mount.kill()
+    world.faults = Script(latency_s=5.0)
+    async with world.mounted() as mount:
+        await mount.truncate("b", 3 * PART + 7)
+        await mount.sync()
+        assert world.files() == {"b": content[: 3 * PART + 7]}
