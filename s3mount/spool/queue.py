@@ -85,9 +85,9 @@ class UploadQueue:
     def hold(self, source: Key, reader: Key) -> bool:
         """The change of ``reader``, which is on its way, reads ``source`` in S3: that stays as it is till then.
 
-        False when it will not stay, as ``source`` has a change of its own.
+        False when it does not, as a change of ``source`` is on its way itself.
         """
-        if source != reader and (source in self._sending or self._find(source) is not None):
+        if source != reader and source in self._sending:
             return False
         self._hold(source, reader)
         return True

@@ -401,9 +401,13 @@ class Sender:
                 return True
         if blob is None:
             return False
-        if is_md5_etag(result.etag) and await etag_if_put(blob.location, blob.size) == result.etag:
-            return True
-        return self.is_source_guarded and not self.etag_is_md5
+        if is_md5_etag(result.etag):
+            if await etag_if_put(blob.location, blob.size) == result.etag:
+                return True
+            if self.etag_is_md5:
+                return False
+        # Of a copy onto itself, which a look cannot tell from its source, the condition is all there is.
+        return self.is_source_guarded and source.key == change.key
 
     async def _as_found(self, change: Change, error: BlobGoneError | DamagedBlobError) -> Stored:
         """The blob cannot be sent. Perhaps it was: a power cut can bring rows back of what S3 has.

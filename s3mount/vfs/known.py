@@ -127,8 +127,9 @@ class KnownContent:
         for ref in found:
             if ref.key == change.key and ref.etag != change.expected:
                 continue
-            if ref.key != change.key and ref.key in self._spool.changes:
-                # The copy would race with what becomes of that key, both by our own hand.
+            pending = self._spool.changes.get(ref.key)
+            if pending is not None and pending.op == "delete":
+                # The copy would race with the deletion, both by our own hand.
                 continue
             if await self._is_same(blob, ref):
                 return ref
