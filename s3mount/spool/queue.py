@@ -77,24 +77,10 @@ class UploadQueue:
             self._sending.add(key)
             if lane is Lane.DELETIONS:
                 self._deleting.add(key)
-            if change.reads is not None:
-                self._hold(change.reads, key)
+            if change.reads not in (None, key):
+                self._readers.setdefault(change.reads, {})[key] = None
             return change
         return None
-
-    def hold(self, source: Key, reader: Key) -> bool:
-        """The change of ``reader``, which is on its way, reads ``source`` in S3: that stays as it is till then.
-
-        False when it does not, as a change of ``source`` is on its way itself.
-        """
-        if source != reader and source in self._sending:
-            return False
-        self._hold(source, reader)
-        return True
-
-    def _hold(self, source: Key, reader: Key) -> None:
-        if source != reader:
-            self._readers.setdefault(source, {})[reader] = None
 
     def _reader_of(self, key: Key) -> Key | None:
         return next(iter(self._readers.get(key, ())), None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
 
 from s3mount.errors import (
     AccessDeniedError,
@@ -70,7 +69,6 @@ class Sender:
         self.multipart = multipart
         self.deletions = Deletions(store)
         self.is_source_guarded = False
-        self.hold: Callable[[Key, Key], bool] = lambda source, reader: True
         self.etag_is_md5 = False
 
     async def perform(self, change: Change) -> Stored | None:
@@ -353,7 +351,7 @@ class Sender:
         source = await self._hooks.find_in_s3(change)
         if change.content_seq != content_seq or change.blob_id != blob.id:
             raise TryAgain("changed while it was compared")
-        if source is None or not self.hold(source.key, change.key):
+        if source is None:
             return None
         self._must_be_current(change)
         change.note_try(_ctime_ns(change))

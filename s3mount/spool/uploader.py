@@ -95,7 +95,6 @@ class Uploader:
         self.sender = Sender(spool, store, hooks, self.multipart, part_bytes=part_bytes)
         self.queue = UploadQueue(spool.changes.get, self._blocker_of, part_bytes)
         self.queue.gathers_deletions = lambda: self.sender.deletions.are_gathered
-        self.sender.hold = self.queue.hold
         self._deletion_slots = trio.CapacityLimiter(DELETIONS_AT_ONCE)
         self._wake = trio.Event()
         self._waiters = 0

@@ -110,21 +110,3 @@ def test_what_a_request_reads_stays_until_it_ends_though_its_change_was_replaced
     assert sorted(board.queue.finished("copy")) == ["copy", "source"]
     board.queue.push(board.changes["source"], 0.0)
     assert board.take() == "source"
-
-
-def test_a_key_whose_change_is_on_its_way_cannot_be_held() -> None:
-    board = Board()
-    board.add("reader", 1)
-    assert board.take() == "reader"
-    assert board.queue.hold("source", "reader")
-    assert board.queue.hold("reader", "reader")
-    board.add("other", 2)
-    board.add("source", 3)
-    assert board.take() == "other"
-    assert board.take() is None
-    assert not board.queue.hold("other", "reader")
-    del board.changes["other"]
-    assert not board.queue.hold("other", "reader"), "it is still on its way"
-    assert board.queue.finished("reader") == ["source"]
-    assert board.queue.finished("other") == []
-    assert board.queue.hold("other", "reader")

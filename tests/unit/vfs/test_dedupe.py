@@ -216,23 +216,6 @@ async def test_a_store_that_looks_at_the_source_before_it_reads_it_is_not_believ
 
 
 @simulated
-async def test_a_source_that_we_are_changing_stays_until_it_was_copied(tmp_path: Path) -> None:
-    """Though the store would copy what our own upload puts in its place."""
-    world = World(tmp_path, copy_gap_s=1.0, opaque_etags=True)
-    content, other = os.urandom(50_000), os.urandom(9_000)
-    async with world.mounted(part_bytes=PART) as mount:
-        await mount.write("a", content)
-        await mount.sync()
-        await mount.write("b", content)
-        await trio.sleep(0.5)
-        await mount.write("a", other)
-        sent = Sent(world)
-        await mount.sync()
-        assert sent.total == len(other)
-        assert world.files() == {"a": other, "b": content}
-
-
-@simulated
 async def test_a_moved_file_is_not_what_replaced_its_source_at_that_moment(tmp_path: Path) -> None:
     """Its bytes are gone with the old key: a person is told, and not shown somebody else's."""
     world = World(tmp_path, copy_gap_s=1.0)
