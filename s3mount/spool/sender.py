@@ -404,8 +404,8 @@ class Sender:
                 return True
             if self.etag_is_md5:
                 return False
-        # Of a copy onto itself, which a look cannot tell from its source, the condition is all there is.
-        return self.is_source_guarded and source.key == change.key
+        # Of a copy onto itself, and where ETags tell nothing of the bytes, the condition is all there is.
+        return self.is_source_guarded and (source.key == change.key or not self.etag_is_md5)
 
     async def _as_found(self, change: Change, error: BlobGoneError | DamagedBlobError) -> Stored:
         """The blob cannot be sent. Perhaps it was: a power cut can bring rows back of what S3 has.
