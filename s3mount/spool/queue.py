@@ -45,7 +45,7 @@ class UploadQueue:
         self._deleting: set[Key] = set()
         self.gathers_deletions: Callable[[], bool] = lambda: False
         self._waiting: dict[Key, set[Key]] = {}
-        self._readers: dict[Key, dict[Key, None]] = {}
+        self._reading: dict[Key, Key] = {}
 
     def lane_of(self, change: Change) -> Lane:
         """The line that ``change`` waits in."""
@@ -77,22 +77,19 @@ class UploadQueue:
             self._sending.add(key)
             if lane is Lane.DELETIONS:
                 self._deleting.add(key)
-            if change.reads not in (None, key):
-                self._readers.setdefault(change.reads, {})[key] = None
+            if change.reads is not None and change.reads != key:
+                self._reading[key] = change.reads
             return change
         return None
 
     def _reader_of(self, key: Key) -> Key | None:
-        return next(iter(self._readers.get(key, ())), None)
+        return next((reader for reader, source in self._reading.items() if source == key), None)
 
     def finished(self, key: Key) -> list[Key]:
         """The sending of ``key`` ended, however; the keys that waited for it, to be pushed again."""
         self._sending.discard(key)
         self._deleting.discard(key)
-        for source in [source for source, readers in self._readers.items() if key in readers]:
-            del self._readers[source][key]
-            if not self._readers[source]:
-                del self._readers[source]
+        self._reading.pop(key, None)
         return list(self._waiting.pop(key, ()))
 
     def freed(self, key: Key) -> list[Key]:
