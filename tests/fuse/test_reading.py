@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import os
 import random
 import signal
@@ -15,7 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.fuse.bucket_contents import S3Contents
 from tests.fuse.mounts import counter, engines_of, status_of
@@ -58,11 +62,11 @@ class Distant(NamedTuple):
 def distant(
     bucket: str, mount_factory: Callable[..., Mount], s3_server: S3Server
 ) -> Callable[..., Distant]:
-    """``distant(size)``: an object of that size, cold."""
+    """``distant(size)``: an object of that size, cold; ``distant(body=...)``: one of these bytes."""
     relays = []
 
-    def make(size: int) -> Distant:
-        body = body_of(size)
+    def make(size: int = 0, *, body: bytes = b"") -> Distant:
+        body = body or body_of(size)
         S3Contents(s3_server.boto3_client(), bucket).put("file", body)
         relay = Relay(s3_server.endpoint_url)
         relay.start()
@@ -161,6 +165,48 @@ def test_a_mapped_file_is_whole_without_any_hint(distant: Callable[..., Distant]
     places = [(start * MIB, MIB) for start in (11, 3, 0, 7)]
     check_mapped(place, "none", [*places, (0, len(place.body))])
     assert place.fetched_bytes() <= len(place.body) + 2 * MIB
+
+
+READ_PARQUET = """
+import sys
+import pyarrow.parquet as parquet
+path, mapped, group, column = sys.argv[1:]
+file = parquet.ParquetFile(path, memory_map=mapped == "mapped")
+print(file.metadata.num_rows, file.num_row_groups)
+print(repr(file.read_row_group(int(group), columns=[column])[column].to_pylist()))
+"""
+
+
+def parquet_of(rows: int, columns: int, rows_per_group: int) -> tuple[pyarrow.Table, bytes]:
+    """A table of random numbers and its file, of eight bytes for each number."""
+    rng = random.Random(6)
+    table = pyarrow.table(
+        {f"c{number}": [rng.random() for _ in range(rows)] for number in range(columns)}
+    )
+    sink = io.BytesIO()
+    parquet.write_table(
+        table, sink, row_group_size=rows_per_group, compression="none", use_dictionary=False
+    )
+    return table, sink.getvalue()
+
+
+@pytest.mark.parametrize("way", ["read", "mapped"])
+def test_a_column_of_a_parquet_file_costs_little(distant: Callable[..., Distant], way: str) -> None:
+    """By pyarrow, in another process: the footer, then one column of one row group."""
+    rows, group, column = 60_000, 3, "c17"
+    table, body = parquet_of(rows, 40, 15_000)
+    place = distant(body=body)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_PARQUET, str(place.path), way, str(group), column],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    numbers, values = done.stdout.splitlines()
+    assert numbers == f"{rows} {rows // 15_000}"
+    assert ast.literal_eval(values) == table[column][group * 15_000 :].to_pylist()
+    assert place.fetched_bytes() <= len(body) // 8
 
 
 READ_DESCRIPTOR = """
