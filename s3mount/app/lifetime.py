@@ -20,7 +20,7 @@ import msgspec
 import pyfuse3
 import trio
 
-from s3mount import __version__, status
+from s3mount import __version__, garbage, status
 from s3mount.config import MountConfig, RunConfig
 from s3mount.daemon import registry, supervisor
 from s3mount.daemon.launch import Reporter
@@ -295,6 +295,7 @@ class Lifetime:
         log.info("%s; kernel limits set: %s", message, session.tuning)
         self._reporter.ready(self._config.mountpoint, message)
         supervisor.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={message}")
+        garbage.spare_what_is_loaded()
 
     async def _drain_last(self) -> None:
         """The mount has ended; send what is left, within bounds."""

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import ctypes
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -21,7 +20,7 @@ from typing import TypeAlias
 
 import trio
 
-from s3mount import steps
+from s3mount import garbage, steps
 from s3mount.config import StoreConfig
 from s3mount.engine import messages
 from s3mount.engine.answers import answer
@@ -301,8 +300,7 @@ def _settle_down() -> None:
     time; at nice 10 on a busy machine 1.2 s). Threads have priorities of their own on Linux, so all
     that are there get the new one; later ones inherit it. A sandbox that refuses is obeyed.
     """
-    gc.collect()
-    gc.freeze()
+    garbage.spare_what_is_loaded()
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):
             nice = max(NICE, os.getpriority(os.PRIO_PROCESS, int(thread)))
