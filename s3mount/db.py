@@ -16,13 +16,19 @@ from s3mount.errors import DiskFullError, LocalDiskError
 
 
 def open_database(
-    path: Path, migrations: Sequence[str], *, any_thread: bool = False, flushes: bool = True
+    path: Path,
+    migrations: Sequence[str],
+    *,
+    any_thread: bool = False,
+    flushes: bool = True,
+    gives_back: bool = False,
 ) -> sqlite3.Connection:
     """Open or make the database at ``path`` and bring it to the newest schema.
 
     ``migrations[i]`` is a script that leads from schema i to schema i + 1; the number reached is
     kept in ``user_version``. The connection is in autocommit mode: callers say BEGIN themselves.
     Without ``flushes`` the disk is never waited for; a power cut may leave the database damaged.
+    A database that is made with ``gives_back`` can be made shorter by ``PRAGMA incremental_vacuum``.
     Raises LocalDiskError when the file cannot be used, is damaged, or is from a newer release.
     """
     try:
@@ -30,6 +36,8 @@ def open_database(
             path, isolation_level=None, cached_statements=64, check_same_thread=not any_thread
         )
         connection.execute(f"PRAGMA synchronous={'NORMAL' if flushes else 'OFF'}")
+        if gives_back:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA wal_autocheckpoint=2000")
         (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -1,5 +1,9 @@
 """What the cache's files hold, in SQLite: survives kill -9 and remount, shared by all mounts.
 
+The smallest contents lie in the catalog itself instead of a file (``row_name``): to make a file costs
+several times as much as to write 4 KiB, above all where many were removed lately, as ext4 then
+looks through their inodes.
+
 The order is always: data into the file, then the catalog; and for removals: the catalog, on
 disk (``synchronous=FULL``), then the file. So the catalog never claims bytes that are not
 there after a kill, and lost updates cost only a fetch. A power cut can also lose data that
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s3mount.cache import blocks
+from s3mount.cache.folder import new_name
 from s3mount.db import open_database
 from s3mount.errors import LocalDiskError
 
@@ -51,7 +56,16 @@ MIGRATIONS = (
     -- 1: the file holds a checksum of every block that is there, behind the content.
     ALTER TABLE entry ADD COLUMN sums INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    -- Contents that have no file: entry.file names the row.
+    CREATE TABLE body (file TEXT PRIMARY KEY, body BLOB NOT NULL);
+    """,
 )
+ROW_BYTES_MAX = 16 << 10
+"""Contents up to this size lie in the catalog."""
+FREE_PAGES_MAX = 2048
+"""Pages (of 4 KiB) that the database file may keep unused; more are given back to the disk."""
+_ROW_MARK = "="
 _BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for another mount's transaction (each takes milliseconds)."""
 _READ_BUSY_TIMEOUT_S = 0.05
@@ -118,7 +132,8 @@ class Catalog:
     def __init__(self, folder: Path, boot_id: str, *, reader: bool = False) -> None:
         self._boot_id = boot_id
         with _opening(folder):
-            self._database = open_database(folder / "catalog.sqlite", MIGRATIONS, any_thread=True)
+            path = folder / "catalog.sqlite"
+            self._database = open_database(path, MIGRATIONS, any_thread=True, gives_back=True)
         timeout_s = _READ_BUSY_TIMEOUT_S if reader else _BUSY_TIMEOUT_S
         self._database.execute(f"PRAGMA busy_timeout={round(timeout_s * 1000)}")
 
@@ -156,8 +171,17 @@ class Catalog:
         )
         return {row[0] for row in found}
 
-    def update(self, updates: Sequence[Update]) -> list[tuple[int, int]]:
+    def body(self, file: str) -> bytes | None:
+        """The content of this row name; ``None`` when it is gone."""
+        found = self._database.execute("SELECT body FROM body WHERE file = ?", (file,)).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def update(
+        self, updates: Sequence[Update], bodies: Sequence[tuple[str, bytes]] = ()
+    ) -> list[tuple[int, int]]:
         """Write the entries in one transaction; the (revision, allocated) that each has now.
+
+        ``bodies`` are the contents (row name, bytes) of those that have no file.
 
         The revision is -1 where another file is known for the content; nothing is changed there.
 
@@ -165,6 +189,7 @@ class Catalog:
         file under another digest goes.
         """
         with _Transaction(self._database):
+            self._database.executemany("INSERT OR REPLACE INTO body VALUES (?, ?)", bodies)
             return [self._update_one(update) for update in updates]
 
     def touch(self, used: Sequence[tuple[bytes, int]]) -> None:
@@ -181,8 +206,27 @@ class Catalog:
 
     def forget_many(self, entries: Sequence[tuple[bytes, str]]) -> None:
         """Remove entries (digest, file) in one transaction, on disk when this returns."""
+        rows = [(file,) for _, file in entries if is_row_name(file)]
         with _Transaction(self._database, durable=True):
             self._database.executemany("DELETE FROM entry WHERE digest = ? AND file = ?", entries)
+            self._database.executemany("DELETE FROM body WHERE file = ?", rows)
+        if rows:
+            self._give_back()
+
+    def forget_body(self, file: str) -> None:
+        """Remove a content that no entry names. Repeatable."""
+        self._database.execute("DELETE FROM body WHERE file = ?", (file,))
+
+    def sweep_bodies(self) -> None:
+        """Remove the contents that no entry names: what a kill left behind."""
+        self._database.execute("DELETE FROM body WHERE file NOT IN (SELECT file FROM entry)")
+
+    def _give_back(self) -> None:
+        (unused,) = self._database.execute("PRAGMA freelist_count").fetchone()
+        if unused > FREE_PAGES_MAX:
+            # It gives back a page with each row that is asked for.
+            excess = unused - FREE_PAGES_MAX // 2
+            self._database.execute(f"PRAGMA incremental_vacuum({excess})").fetchall()
 
     def shrink(self, update: Update) -> tuple[int, int]:
         """Write an entry from which blocks are about to go, on disk when this returns."""
@@ -255,6 +299,16 @@ class Catalog:
             ),
         )
         return revision + 1, allocated
+
+
+def row_name(digest: bytes) -> str:
+    """A name, never used before, for content with this digest that lies in the catalog."""
+    return _ROW_MARK + new_name(digest)
+
+
+def is_row_name(file: str) -> bool:
+    """Does the content of this name lie in the catalog?"""
+    return file.startswith(_ROW_MARK)
 
 
 class _Transaction:

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import sqlite3
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import trio
 
 from s3mount.cache.blocks import COMING, MISSING, PRESENT, file_bytes, page_rounded, sums_room
-from s3mount.cache.catalog import Row, Update
+from s3mount.cache.catalog import ROW_BYTES_MAX, Row, Update, is_row_name, row_name
 from s3mount.cache.entry import Entry, digest_of
 from s3mount.cache.folder import CacheFolder, new_name
 from s3mount.cache.room import Room
@@ -321,13 +322,25 @@ class Shelf(Room):
         if not entry.file:
             return None
         try:
-            body = self.files.read_whole(entry.file, entry.size, entry.crc)
+            if is_row_name(entry.file):
+                body = self._body_in_catalog(entry)
+            else:
+                body = self.files.read_whole(entry.file, entry.size, entry.crc)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 self.disk_failed(error)
             self.abandon_file(entry)
             return None
         self.keep_body(entry, body)
+        return body
+
+    def _body_in_catalog(self, entry: Entry) -> bytes:
+        try:
+            body = None if self.catalog is None else self.catalog.body(entry.file)
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, f"the catalog: {error}") from error
+        if body is None or len(body) != entry.size or zlib.crc32(body) != entry.crc:
+            raise OSError(errno.ESTALE, "the cached content is not what it was")
         return body
 
     def _drop_body(self, entry: Entry) -> None:
@@ -379,7 +392,8 @@ class Shelf(Room):
             body = None
             if entry.unsaved:
                 if not entry.file and entry.digest is not None:
-                    entry.file = new_name(entry.digest)
+                    in_row = entry.size <= ROW_BYTES_MAX
+                    entry.file = row_name(entry.digest) if in_row else new_name(entry.digest)
                 body = entry.body
             if not entry.small and not entry.map.present_count and entry.idle:
                 self.make_private(entry)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import trio
 
 from s3mount.boot import boot_id
-from s3mount.cache.catalog import Catalog, Unsettled, Update, remove_catalog
+from s3mount.cache.catalog import Catalog, Unsettled, Update, is_row_name, remove_catalog
 from s3mount.cache.folder import ORPHAN_AGE_S
 from s3mount.cache.room import RETRY_DISK_S
 from s3mount.cache.shelf import Save, Shelf, Unwanted
@@ -188,6 +188,11 @@ class Upkeep:
         failure: OSError | None = None
         kept = []
         for unwanted in chore.unwanted:
+            if is_row_name(unwanted.file):
+                if unwanted.digest is not None:
+                    catalog.forget(unwanted.digest, unwanted.file)
+                catalog.forget_body(unwanted.file)
+                continue
             try:
                 if not files.remove(unwanted.file, _forgetter(catalog, unwanted)):
                     kept.append(unwanted)
@@ -195,10 +200,14 @@ class Upkeep:
                 failure = error
                 kept.append(unwanted)
         updates: list[Update] = []
+        bodies: list[tuple[str, bytes]] = []
         for save in chore.saves:
             update = save.update
             try:
-                if save.body is not None:
+                if save.body is not None and is_row_name(update.file):
+                    bodies.append((update.file, save.body))
+                    update = update._replace(crc=zlib.crc32(save.body))
+                elif save.body is not None:
                     update = update._replace(crc=files.write_whole(update.file, save.body))
                 elif not save.entry.small:
                     measured = files.disk_bytes(update.file)
@@ -211,7 +220,7 @@ class Upkeep:
                 failure = error
                 continue
             updates.append(update)
-        written = catalog.update(updates)
+        written = catalog.update(updates, bodies)
         if chore.touched:
             catalog.touch(chore.touched)
         results = {
@@ -273,9 +282,11 @@ class Upkeep:
         Until then they take room beyond the cap: at most what was fetched within SAVE_INTERVAL_S.
         """
         await trio.sleep(SWEEP_DELAY_S)
-        for shard in range(256):
+        jobs: list[Callable[[Catalog], None]] = [Catalog.sweep_bodies]
+        jobs += [functools.partial(self._sweep_shard, shard) for shard in range(256)]
+        for job in jobs:
             try:
-                await self.with_catalog(functools.partial(self._sweep_shard, shard))
+                await self.with_catalog(job)
             except (OSError, sqlite3.Error) as error:
                 logger.debug("sweeping the cache ended early: %s", error)
                 return

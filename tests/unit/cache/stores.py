@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import random
-from collections.abc import Awaitable, Callable
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import trio
 import trio.testing
 
+from s3mount.cache.blocks import page_rounded
 from s3mount.cache.reader import CacheReader, ReadHandle
 from s3mount.cache.upkeep import Worker
 from s3mount.errors import StoreError
@@ -207,8 +210,27 @@ async def read_all(handle: ReadHandle, step: int = 128 * KIB) -> bytes:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What the cache's data files take on disk."""
-    return sum(path.stat().st_blocks * 512 for path in data_files(folder))
+    """What the cache's data files and the contents in its catalog take on disk."""
+    in_rows = sum(page_rounded(len(body)) for body in bodies(folder).values())
+    return in_rows + sum(path.stat().st_blocks * 512 for path in data_files(folder))
+
+
+def bodies(folder: Path) -> dict[str, bytes]:
+    """The contents that lie in the catalog, by the names of their rows."""
+    with database_of(folder) as database:
+        found = database.execute("SELECT file, body FROM body").fetchall()
+    return dict(found)
+
+
+@contextlib.contextmanager
+def database_of(folder: Path) -> Iterator[sqlite3.Connection]:
+    """The catalog's database, by a connection of its own; what is done with it is committed."""
+    database = sqlite3.connect(folder / "bucket" / "catalog.sqlite")
+    try:
+        with database:
+            yield database
+    finally:
+        database.close()
 
 
 def data_files(folder: Path) -> list[Path]:

@@ -19,7 +19,9 @@ from tests.unit.cache.stores import (
     KIB,
     MIB,
     SlowStore,
+    bodies,
     data_files,
+    database_of,
     read_all,
     running,
     simulated,
@@ -34,7 +36,7 @@ from tests.unit.cache.stores import SlowStore
 
 async def main():
     store = SlowStore(latency_s=0, bytes_per_s=200e6)
-    refs = [store.add(f"key{number}", size)[0] for number, size in enumerate([5_000_000, 70_000] * 8)]
+    refs = [store.add(f"key{number}", size)[0] for number, size in enumerate([5_000_000, 70_000, 7_000] * 6)]
     async with trio.open_nursery() as nursery:
         reader = CacheReader(
             store, Path(sys.argv[1]), namespace="bucket",
@@ -74,7 +76,8 @@ def _check_what_is_cached(folder: Path) -> int:
     """Whatever the cache says is local equals the source; how many blocks were."""
     store = SlowStore()
     contents = [
-        store.add(f"key{number}", size) for number, size in enumerate([5_000_000, 70_000] * 8)
+        store.add(f"key{number}", size)
+        for number, size in enumerate([5_000_000, 70_000, 7_000] * 6)
     ]
     found = 0
 
@@ -147,7 +150,7 @@ async def test_a_power_cut_costs_what_was_not_settled(
 @simulated
 async def test_a_damaged_small_file_is_fetched_anew(tmp_path: Path, damage: str) -> None:
     store = SlowStore()
-    ref, data = store.add("small", 3000)
+    ref, data = store.add("small", 30_000)
     async with running(store, tmp_path) as reader:
         handle = reader.open(ref)
         await read_all(handle)
@@ -162,6 +165,52 @@ async def test_a_damaged_small_file_is_fetched_anew(tmp_path: Path, damage: str)
     assert len(store.log) == 2
     (file,) = data_files(tmp_path)
     assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE body SET body = substr(body, 1, 100)",
+        "UPDATE body SET body = zeroblob(length(body))",
+        "DELETE FROM body",
+    ],
+)
+@simulated
+async def test_a_damaged_content_in_the_catalog_is_fetched_anew(
+    tmp_path: Path, damage: str
+) -> None:
+    store = SlowStore()
+    ref, data = store.add("small", 3000)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        await read_all(handle)
+        handle.close()
+    assert list(bodies(tmp_path).values()) == [data]
+    assert data_files(tmp_path) == []
+    with database_of(tmp_path) as database:
+        assert database.execute(damage).rowcount == 1
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        assert await read_all(handle) == data
+        handle.close()
+        await trio.sleep(1)
+    assert len(store.log) == 2
+    assert list(bodies(tmp_path).values()) == [data]
+
+
+@simulated
+async def test_what_a_kill_left_in_the_catalog_without_an_entry_is_removed(tmp_path: Path) -> None:
+    store = SlowStore()
+    ref, data = store.add("small", 3000)
+    async with running(store, tmp_path) as reader:
+        handle = reader.open(ref)
+        await read_all(handle)
+        handle.close()
+    with database_of(tmp_path) as database:
+        database.execute("INSERT INTO body VALUES ('=left', 'behind')")
+    async with running(store, tmp_path):
+        await trio.sleep(20)
+    assert list(bodies(tmp_path).values()) == [data]
 
 
 def _change(file: Path, *places: int) -> None:
@@ -454,7 +503,7 @@ def test_the_cache_is_for_its_owner_alone(tmp_path: Path) -> None:
     async def fill() -> None:
         store = SlowStore()
         async with running(store, tmp_path / "cache") as reader:
-            for size in (3000, 3 * MIB):
+            for size in (3000, 30_000, 3 * MIB):
                 handle = reader.open(store.add(f"key{size}", size)[0])
                 await handle.read(0, 10)
                 handle.close()

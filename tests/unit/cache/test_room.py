@@ -18,6 +18,7 @@ from tests.unit.cache.stores import (
     METADATA_BYTES,
     MIB,
     SlowStore,
+    bodies,
     disk_bytes,
     read_all,
     running,
@@ -174,6 +175,27 @@ async def test_many_small_files_are_evicted_down_to_the_cap(tmp_path: Path) -> N
         assert MIB < disk_bytes(tmp_path) <= 2 * MIB
         assert reader.statistics()["cache_bytes"] == disk_bytes(tmp_path)
         assert reader.statistics()["cache_open_entries"] == 0
+
+
+@simulated
+async def test_the_catalog_gives_the_room_of_evicted_contents_back(tmp_path: Path) -> None:
+    store = SlowStore(latency_s=0)
+    catalog = tmp_path / "bucket" / "catalog.sqlite"
+    async with running(store, tmp_path, size_bytes_max=64 * MIB) as reader:
+        for number in range(3000):
+            handle = reader.open(store.add(f"key{number}", 16 * KIB)[0])
+            await handle.read(0, 1)
+            handle.close()
+            if number % 100 == 0:
+                await trio.sleep(1)
+        await trio.sleep(1)
+        assert len(bodies(tmp_path)) == 3000
+        filled = catalog.stat().st_size
+        reader._shelf.want_room(60 * MIB)
+        await trio.sleep(5)
+        assert len(bodies(tmp_path)) < 300
+    assert filled > 40 * MIB
+    assert catalog.stat().st_size < 20 * MIB
 
 
 @simulated

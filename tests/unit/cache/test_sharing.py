@@ -19,6 +19,7 @@ from tests.unit.cache.stores import (
     METADATA_BYTES,
     MIB,
     SlowStore,
+    bodies,
     data_files,
     disk_bytes,
     read_all,
@@ -113,7 +114,7 @@ async def test_a_relabelled_content_needs_no_new_fetch(
         assert again.read_now(0, 1) is None
         again.close()
     assert store.log == []
-    assert len(data_files(tmp_path)) == 1
+    assert len(data_files(tmp_path)) + len(bodies(tmp_path)) == 1
 
 
 @simulated
