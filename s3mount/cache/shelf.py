@@ -485,9 +485,11 @@ class Shelf(Room):
         digest = digest_of(self.namespace, ref)
         if digest in self.entries or self._look_up(digest) is not None:
             return False
-        needed = page_rounded(ref.size)
         try:
-            if os.stat(path).st_size != ref.size or not self.has_room(needed):
+            found = os.stat(path)
+            # Its attributes may take a block as well.
+            needed = max(page_rounded(ref.size), found.st_blocks * 512)
+            if found.st_size != ref.size or not self.has_room(needed):
                 return False
             entry = Entry(ref, digest)
             name = new_name(digest)

@@ -2,7 +2,9 @@
 
 The label of a blob is the journal's row of its change, in an extended attribute of the file (2 us; ext4
 takes a block of 4 KiB more for it). The journal is the truth; labels are read only where its rows are
-lost. A blob without one belongs to nobody: it was never closed, or S3 has it.
+lost. A blob without one belongs to nobody: it was never closed, or S3 has it. A label that is not true any
+more is overwritten where it stands: to remove it frees its block, which took 3 ms in the mount's loop where
+the disk is told of each (ext4 without a journal, mounted with discard), this 7 us.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ log = logging.getLogger(__name__)
 NAME = "user.s3mount.change"
 SIZE_BYTES_MAX = 2048
 """What ext4 keeps of them in one block of 4 KiB, with room for others."""
+
+
+_NO_MESSAGE = b"\xc1"
+"""The one byte that MessagePack never uses."""
 
 
 class Labels:
@@ -47,7 +53,7 @@ class Labels:
     def clear(self, blob: Blob) -> None:
         """``blob`` belongs to nobody any more. Best effort, repeatable: never raises."""
         if self._is_possible:
-            self._try(lambda: os.removexattr(blob.place, NAME))
+            self._try(lambda: os.setxattr(blob.place, NAME, _of_nobody(), os.XATTR_REPLACE))
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
@@ -58,6 +64,11 @@ class Labels:
                 log.info("the spool's file system keeps no extended attributes: no labels")
             elif error.errno not in (errno.ENODATA, errno.ENOENT):
                 log.info("a blob's label could not be written: %s", error)
+
+
+def _of_nobody() -> bytes:
+    """What no label is. Random, as ext4 looks for blocks of the same content to share; long, so that it needs one."""
+    return _NO_MESSAGE + os.urandom(255)
 
 
 def read_label(path: Path) -> Change | None:
