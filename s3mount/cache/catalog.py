@@ -224,9 +224,9 @@ class Catalog:
     def _give_back(self) -> None:
         (unused,) = self._database.execute("PRAGMA freelist_count").fetchone()
         if unused > FREE_PAGES_MAX:
-            # It gives back a page with each row that is asked for.
             excess = unused - FREE_PAGES_MAX // 2
-            self._database.execute(f"PRAGMA incremental_vacuum({excess})").fetchall()
+            # Not by execute(), which takes one step: a page goes with each.
+            self._database.executescript(f"PRAGMA incremental_vacuum({excess})")
 
     def shrink(self, update: Update) -> tuple[int, int]:
         """Write an entry from which blocks are about to go, on disk when this returns."""
