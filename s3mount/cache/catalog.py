@@ -217,9 +217,14 @@ class Catalog:
         """Remove a content that no entry names. Repeatable."""
         self._database.execute("DELETE FROM body WHERE file = ?", (file,))
 
-    def sweep_bodies(self) -> None:
-        """Remove the contents that no entry names: what a kill left behind."""
-        self._database.execute("DELETE FROM body WHERE file NOT IN (SELECT file FROM entry)")
+    def sweep_bodies(self, prefix: str) -> None:
+        """Remove the contents that no entry names, of digests that begin with ``prefix``: what a kill left."""
+        first = _ROW_MARK + prefix
+        self._database.execute(
+            "DELETE FROM body WHERE file >= ? AND file < ?"
+            " AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.file = body.file)",
+            (first, first + "g"),
+        )
 
     def _give_back(self) -> None:
         (unused,) = self._database.execute("PRAGMA freelist_count").fetchone()

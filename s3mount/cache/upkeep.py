@@ -282,17 +282,17 @@ class Upkeep:
         Until then they take room beyond the cap: at most what was fetched within SAVE_INTERVAL_S.
         """
         await trio.sleep(SWEEP_DELAY_S)
-        jobs: list[Callable[[Catalog], None]] = [Catalog.sweep_bodies]
-        jobs += [functools.partial(self._sweep_shard, shard) for shard in range(256)]
-        for job in jobs:
+        for shard in range(256):
             try:
-                await self.with_catalog(job)
+                await self.with_catalog(functools.partial(self._sweep_shard, shard))
             except (OSError, sqlite3.Error) as error:
                 logger.debug("sweeping the cache ended early: %s", error)
                 return
 
     def _sweep_shard(self, shard: int, catalog: Catalog) -> None:
-        known = catalog.files(f"{shard:02x}")
+        prefix = f"{shard:02x}"
+        catalog.sweep_bodies(prefix)
+        known = catalog.files(prefix)
         self.shelf.files.sweep(shard, known, all_ages=self._rebuilt)
 
     # -- the catalog

@@ -207,7 +207,7 @@ async def test_what_a_kill_left_in_the_catalog_without_an_entry_is_removed(tmp_p
         await read_all(handle)
         handle.close()
     with database_of(tmp_path) as database:
-        database.execute("INSERT INTO body VALUES ('=left', 'behind')")
+        database.execute("INSERT INTO body VALUES ('=0123-left', 'behind')")
     async with running(store, tmp_path):
         await trio.sleep(20)
     assert list(bodies(tmp_path).values()) == [data]
