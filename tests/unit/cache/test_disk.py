@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from s3mount.errors import LocalDiskError
+from s3mount.refs import ContentRef
 from tests.unit.cache.stores import (
     KIB,
     MIB,
@@ -97,6 +98,16 @@ def _check_what_is_cached(folder: Path) -> int:
     return found
 
 
+async def read_once(store: SlowStore, folder: Path, ref: ContentRef) -> bytes:
+    """The content, by a reader of its own in this cache folder."""
+    async with running(store, folder) as reader:
+        handle = reader.open(ref)
+        try:
+            return await read_all(handle)
+        finally:
+            handle.close()
+
+
 @simulated
 async def test_a_power_cut_costs_what_was_not_settled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,10 +162,7 @@ async def test_a_power_cut_costs_what_was_not_settled(
 async def test_a_damaged_small_file_is_fetched_anew(tmp_path: Path, damage: str) -> None:
     store = SlowStore()
     ref, data = store.add("small", 30_000)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        await read_all(handle)
-        handle.close()
+    await read_once(store, tmp_path, ref)
     (file,) = data_files(tmp_path)
     _damage(file, damage)
     async with running(store, tmp_path) as reader:
@@ -181,10 +189,7 @@ async def test_a_damaged_content_in_the_catalog_is_fetched_anew(
 ) -> None:
     store = SlowStore()
     ref, data = store.add("small", 3000)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        await read_all(handle)
-        handle.close()
+    await read_once(store, tmp_path, ref)
     assert list(bodies(tmp_path).values()) == [data]
     assert data_files(tmp_path) == []
     with database_of(tmp_path) as database:
@@ -202,10 +207,7 @@ async def test_a_damaged_content_in_the_catalog_is_fetched_anew(
 async def test_what_a_kill_left_in_the_catalog_without_an_entry_is_removed(tmp_path: Path) -> None:
     store = SlowStore()
     ref, data = store.add("small", 3000)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        await read_all(handle)
-        handle.close()
+    await read_once(store, tmp_path, ref)
     with database_of(tmp_path) as database:
         database.execute("INSERT INTO body VALUES ('=0123-left', 'behind')")
     async with running(store, tmp_path):
@@ -229,10 +231,7 @@ async def test_a_changed_block_is_known_by_its_checksum_and_only_it_is_fetched_a
 ) -> None:
     store = SlowStore()
     ref, data = store.add("large", 5 * MIB + 1234)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        assert await read_all(handle) == data
-        handle.close()
+    assert await read_once(store, tmp_path, ref) == data
     (file,) = data_files(tmp_path)
     _change(file, 3 * MIB + 5, ref.size - 1)
     for reads in range(2):
@@ -254,10 +253,7 @@ async def test_a_changed_block_is_known_by_its_checksum_and_only_it_is_fetched_a
 async def test_a_damaged_checksum_costs_a_fetch_and_is_mended(tmp_path: Path) -> None:
     store = SlowStore()
     ref, data = store.add("large", 3 * MIB)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        assert await read_all(handle) == data
-        handle.close()
+    assert await read_once(store, tmp_path, ref) == data
     (file,) = data_files(tmp_path)
     _change(file, ref.size + 8 * 7)
     for _ in range(2):
@@ -273,10 +269,7 @@ async def test_a_damaged_checksum_costs_a_fetch_and_is_mended(tmp_path: Path) ->
 async def test_random_reads_prove_the_blocks_they_use(tmp_path: Path) -> None:
     store = SlowStore()
     ref, data = store.add("large", 8 * MIB)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        assert await read_all(handle) == data
-        handle.close()
+    assert await read_once(store, tmp_path, ref) == data
     (file,) = data_files(tmp_path)
     _change(file, *range(1000, ref.size, 512 * KIB))
     places = random.Random(11).choices(range(ref.size), k=300)
@@ -302,10 +295,7 @@ async def test_an_adopted_file_gets_checksums_when_it_rests(tmp_path: Path) -> N
         await trio.sleep(100)
     (file,) = data_files(tmp_path)
     _change(file, MIB)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        assert await read_all(handle) == data
-        handle.close()
+    assert await read_once(store, tmp_path, ref) == data
     assert store.ranges == [(MIB, 64 * KIB)]
 
 
@@ -351,10 +341,7 @@ async def test_a_damaged_large_file_is_fetched_anew(tmp_path: Path, damage: str,
         assert handle.read_now(0, ref.size) == data
         assert reader._shelf.usable
         handle.close()
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        assert await read_all(handle) == data
-        handle.close()
+    assert await read_once(store, tmp_path, ref) == data
 
 
 def _damage(file: Path, damage: str) -> None:
@@ -480,10 +467,7 @@ async def test_files_that_a_kill_left_behind_are_swept_when_they_are_old(
 ) -> None:
     store = SlowStore()
     ref, data = store.add("key", 3000)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        await read_all(handle)
-        handle.close()
+    await read_once(store, tmp_path, ref)
     shard = tmp_path / "bucket" / "blocks" / "ab"
     shard.mkdir(exist_ok=True)
     (shard / "abcd-1234").write_bytes(b"left behind")
