@@ -205,7 +205,10 @@ class Catalog:
         self.forget_many([(digest, file)])
 
     def forget_many(self, entries: Sequence[tuple[bytes, str]]) -> None:
-        """Remove entries (digest, file) in one transaction, on disk when this returns."""
+        """Remove entries (digest, file), contents in the catalog included, in one transaction.
+
+        On disk when this returns.
+        """
         rows = [(file,) for _, file in entries if is_row_name(file)]
         with _Transaction(self._database, durable=True):
             self._database.executemany("DELETE FROM entry WHERE digest = ? AND file = ?", entries)

@@ -189,9 +189,10 @@ class Upkeep:
         kept = []
         for unwanted in chore.unwanted:
             if is_row_name(unwanted.file):
-                if unwanted.digest is not None:
+                if unwanted.digest is None:
+                    catalog.forget_body(unwanted.file)
+                else:
                     catalog.forget(unwanted.digest, unwanted.file)
-                catalog.forget_body(unwanted.file)
                 continue
             try:
                 if not files.remove(unwanted.file, _forgetter(catalog, unwanted)):

@@ -98,14 +98,14 @@ def _check_what_is_cached(folder: Path) -> int:
     return found
 
 
-async def read_once(store: SlowStore, folder: Path, ref: ContentRef) -> bytes:
-    """The content, by a reader of its own in this cache folder."""
+async def read_once(store: SlowStore, folder: Path, ref: ContentRef, *, rest_s: float = 0) -> bytes:
+    """The content, by a reader of its own in this cache folder, which ends ``rest_s`` later."""
     async with running(store, folder) as reader:
         handle = reader.open(ref)
-        try:
-            return await read_all(handle)
-        finally:
-            handle.close()
+        data = await read_all(handle)
+        handle.close()
+        await trio.sleep(rest_s)
+    return data
 
 
 @simulated
@@ -165,11 +165,7 @@ async def test_a_damaged_small_file_is_fetched_anew(tmp_path: Path, damage: str)
     await read_once(store, tmp_path, ref)
     (file,) = data_files(tmp_path)
     _damage(file, damage)
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        assert await read_all(handle) == data
-        handle.close()
-        await trio.sleep(1)
+    assert await read_once(store, tmp_path, ref, rest_s=1) == data
     assert len(store.log) == 2
     (file,) = data_files(tmp_path)
     assert file.read_bytes() == data
@@ -194,11 +190,7 @@ async def test_a_damaged_content_in_the_catalog_is_fetched_anew(
     assert data_files(tmp_path) == []
     with database_of(tmp_path) as database:
         assert database.execute(damage).rowcount == 1
-    async with running(store, tmp_path) as reader:
-        handle = reader.open(ref)
-        assert await read_all(handle) == data
-        handle.close()
-        await trio.sleep(1)
+    assert await read_once(store, tmp_path, ref, rest_s=1) == data
     assert len(store.log) == 2
     assert list(bodies(tmp_path).values()) == [data]
 
