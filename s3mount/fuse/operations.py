@@ -37,6 +37,12 @@ from s3mount.vfs.naming import Creator
 
 log = logging.getLogger(__name__)
 
+FILE_VALID_S = 60.0
+"""How long the kernel may believe a file's attributes. An inode is one version; what somebody else changes
+of its attributes alone comes with the next look-up of its name. Of a file that it believes no longer the
+kernel asks at every read(): with the metadata TTL it asked 755 times while 1 GiB was read in 1,024
+pieces, each time behind the reads being answered."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=pyfuse3.Operations)
@@ -129,6 +135,13 @@ class Operations(pyfuse3.Operations):
             attributes = state.file_attributes(block.last_modified_ns[index])
         return entry_of(block.base + index, attributes, block.sizes[index], valid_s)
 
+    @staticmethod
+    def _settled(entry: EntryAttributes) -> EntryAttributes:
+        """The entry, all of whose attributes are known: a file's may be believed for longer than its name."""
+        if not stat.S_ISDIR(entry.st_mode):
+            entry.attr_timeout = FILE_VALID_S
+        return entry
+
     def _valid_s(self, node: Node) -> float:
         """How long the kernel may believe it: until the listing it came from is too old."""
         if node.parent is None:
@@ -138,7 +151,7 @@ class Operations(pyfuse3.Operations):
     def _looked_up(self, node: Node) -> EntryAttributes:
         self._fs.contents.fold(node)
         node.lookups += 1
-        return self._entry(node)
+        return self._settled(self._entry(node))
 
     async def _made(self, node: Node) -> EntryAttributes:
         await self._fs.directories.know_attributes_of(node)
@@ -168,7 +181,8 @@ class Operations(pyfuse3.Operations):
             found = children.listed(text) if text not in children.nodes else None
             if found is not None and directories.is_enough(found):
                 found[0].hold(found[1])
-                return self._listed_entry(*found, max(0.0, directories.fresh_for_s(parent)))
+                valid_s = max(0.0, directories.fresh_for_s(parent))
+                return self._settled(self._listed_entry(*found, valid_s))
         node = await directories.lookup_known(parent, text)
         if node is None:
             entry = EntryAttributes()
@@ -186,11 +200,11 @@ class Operations(pyfuse3.Operations):
         found = self._nodes.peek(inode)
         if found is not None and self._fs.directories.is_enough(found):
             valid_s = self._fs.directories.fresh_for_s(found[0].directory)
-            return self._listed_entry(*found, max(0.0, valid_s))
+            return self._settled(self._listed_entry(*found, max(0.0, valid_s)))
         node = self._node(inode)
         await self._fs.directories.know_attributes_of(node)
         self._fs.contents.fold(node)
-        return self._entry(node)
+        return self._settled(self._entry(node))
 
     @answered
     async def setattr(
@@ -221,7 +235,7 @@ class Operations(pyfuse3.Operations):
         if wanted:
             await self._fs.metadata.set(node, **wanted)
         self._fs.contents.fold(node)
-        return self._entry(node)
+        return self._settled(self._entry(node))
 
     @staticmethod
     def _allowed_mode(node: Node, mode: int, ctx: RequestContext) -> int:
@@ -345,7 +359,7 @@ class Operations(pyfuse3.Operations):
         )
         number = self._fs.contents.open(node, flags, ctx.pid)
         node.lookups += 1
-        return self._file_info(number), self._entry(node)
+        return self._file_info(number), self._settled(self._entry(node))
 
     @staticmethod
     def _file_info(number: int) -> FileInfo:

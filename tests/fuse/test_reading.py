@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,8 @@ from tests.servers.counting import Relay
 pytestmark = pytest.mark.needs_s3
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK_BYTES = 64 * KIB
+METADATA_TTL_S = 1.0
+"""The mount's, unless told otherwise."""
 
 
 def body_of(size: int, seed: int = 1) -> bytes:
@@ -223,11 +226,15 @@ def resume(stopped: list[psutil.Process]) -> None:
 
 
 def test_what_was_read_is_read_again_without_the_process(distant: Callable[..., Distant]) -> None:
-    """From the kernel's page cache, also by a later open: the mount's processes are stopped meanwhile."""
+    """From the kernel's page cache, also by a later open: the mount's processes are stopped meanwhile.
+
+    Also when what the mount said of its name is too old: an open file's attributes are its version's.
+    """
     place = distant(3 * MIB)
     assert place.path.read_bytes() == place.body
     stopped = [psutil.Process(place.mount.pid), *engines_of(place.mount)]
     with place.path.open("rb", buffering=0) as file:
+        time.sleep(METADATA_TTL_S + 0.2)
         for process in stopped:
             process.send_signal(signal.SIGSTOP)
         # A reader that did have to ask the mount would wait for ever: it is let go after a while.
