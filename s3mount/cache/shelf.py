@@ -318,7 +318,7 @@ class Shelf(Room):
                         break
 
     def load_body(self, entry: Entry) -> bytes | None:
-        """A small content from its file, verified; ``None`` when it is not there or damaged."""
+        """A small content from where it is kept, verified; ``None``: not there, damaged, or not to be read now."""
         if not entry.file:
             return None
         try:
@@ -327,6 +327,8 @@ class Shelf(Room):
             else:
                 body = self.files.read_whole(entry.file, entry.size, entry.crc)
         except OSError as error:
+            if error.errno == errno.EBUSY:
+                return None
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 self.disk_failed(error)
             self.abandon_file(entry)
@@ -338,7 +340,8 @@ class Shelf(Room):
         try:
             body = None if self.catalog is None else self.catalog.body(entry.file)
         except sqlite3.Error as error:
-            raise OSError(errno.EIO, f"the catalog: {error}") from error
+            code = errno.EBUSY if "locked" in str(error) else errno.EIO
+            raise OSError(code, f"the catalog: {error}") from error
         if body is None or len(body) != entry.size or zlib.crc32(body) != entry.crc:
             raise OSError(errno.ESTALE, "the cached content is not what it was")
         return body

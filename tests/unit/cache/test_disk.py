@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3mount.cache.catalog import Catalog
 from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef
 from tests.unit.cache.stores import (
@@ -193,6 +194,30 @@ async def test_a_damaged_content_in_the_catalog_is_fetched_anew(
     assert await read_once(store, tmp_path, ref, rest_s=1) == data
     assert len(store.log) == 2
     assert list(bodies(tmp_path).values()) == [data]
+
+
+@simulated
+async def test_a_catalog_that_is_locked_while_a_content_is_read_is_no_sick_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The content is fetched, is still in the catalog afterwards, and what comes next is kept."""
+
+    def locked(catalog: Catalog, name: str) -> bytes | None:
+        raise sqlite3.OperationalError("database is locked")
+
+    store = SlowStore()
+    ref, data = store.add("small", 3000)
+    other, other_data = store.add("other", 4000)
+    await read_once(store, tmp_path, ref)
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "body", locked)
+        assert await read_once(store, tmp_path, ref) == data
+        assert await read_once(store, tmp_path, other, rest_s=1) == other_data
+    assert len(store.log) == 3
+    assert caplog.records == []
+    assert sorted(bodies(tmp_path).values()) == sorted([data, other_data])
+    assert await read_once(store, tmp_path, ref) == data
+    assert len(store.log) == 3
 
 
 @simulated
