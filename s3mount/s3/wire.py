@@ -41,6 +41,7 @@ LARGE_BYTES = 256 * 1024
 """Smaller requests leave the kernel at once, so nobody asks."""
 
 AnySocket = socket.socket | ssl.SSLSocket
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError)
 
 _shared = memoryview(bytearray(RECEIVE_BYTES))
@@ -184,7 +185,7 @@ class Connection:
         """Did the peer close, or say something unasked, while the connection was idle?"""
         try:
             if self._plain:
-                self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                self._socket.recv(1, _PEEK)
             else:
                 self._socket.recv(1)
         except _BLOCKED:
