@@ -12,6 +12,8 @@ PYTHON ?= python3
 SETUP := contrib/setup
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
+EMBEDDED := --server localstack --runs 1 --size-mib 256 --scale 0.1 --step-timeout 60 --results build/bench/embedded \
+    --only read,read-4,random-read,small-read,find,ls,find-wide,ls-flat,first-byte
 
 .PHONY: demo test test-crash test-snapshots check check-format check-lint check-types check-imports bench setup clean format lock \
     system-run system-test system-bench
@@ -50,6 +52,8 @@ format: .venv/.dev
 bench: .venv/.bench .venv-demo/.done | system-bench
 	$(BIN)/python -m bench $(ARGS)
 	$(if $(ARGS),,cp build/bench/results.md docs/BENCHMARKS.md)
+	$(if $(ARGS),,$(BIN)/python -m bench $(EMBEDDED))
+	$(if $(ARGS),,cp build/bench/embedded/results.md docs/BENCHMARKS-EMBEDDED.md)
 	$(if $(ARGS),,$(BIN)/python -m bench snapshots)
 
 setup: .venv/.dev .venv-demo/.done | system-test
