@@ -25,9 +25,6 @@ from s3mount.vfs.treewalks import TreeWalks
 
 log = logging.getLogger(__name__)
 
-LISTING_SHARE = 4.0
-"""A listing that took t seconds is believed for at least 4 t, so that a large directory in use does
-not spend more than a fifth of its time being listed."""
 LISTING_PATIENCE_S = 1.0
 """A lookup in a directory that takes longer than this to list asks for its one name instead."""
 ASK_PATIENCE_S = 2.0
@@ -77,10 +74,8 @@ class Directories:
         """How long the entries of ``directory`` are still believed, in seconds; negative: too old."""
         known = directory.directory
         assert known is not None
-        ttl_s = self._state.config.metadata_ttl_s
-        if ttl_s:
-            ttl_s = max(ttl_s, LISTING_SHARE * known.listing_s)
-        return max(known.listed_at + ttl_s, known.believed_until) - trio.current_time()
+        until = known.listed_at + self._state.believed_s(known.listing_s)
+        return max(until, known.believed_until) - trio.current_time()
 
     async def refresh(self, directory: Node) -> None:
         """Make the entries of ``directory`` no older than the metadata TTL. Raises StoreError, OSError."""
@@ -127,9 +122,7 @@ class Directories:
             return False
         self._merger.merge(directory, key, listing, watch.keys)
         known.listed_at = started if forgotten == self._forgotten else float("-inf")
-        known.listing_s = (
-            trio.current_time() - started if ahead is None else ahead.origin.took_s * ahead.share
-        )
+        known.listing_s = trio.current_time() - started if ahead is None else ahead.origin.took_s
         self._state.nodes.use(directory)
         self._state.nodes.trim()
         return True
@@ -325,4 +318,5 @@ class Directories:
             self._believe_on(directory, error)
         self._state.nodes.use(directory)
         await self.attributes.know_all(directory)
+        self._walks.names_read(directory)
         return sorted(directory.directory.children)

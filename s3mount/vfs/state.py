@@ -25,6 +25,10 @@ OWN_NAME = ".s3mount"
 """The one name at the mount's top that is s3mount's own and not shown. The bucket's top has no key that
 could carry its attributes: they lie in the marker ``.s3mount/``. What is tried at the start is tried below it."""
 
+LISTING_SHARE = 4.0
+"""A listing that took t seconds is believed for at least 4 t, so that a large directory in use does
+not spend more than a fifth of its time being listed."""
+
 OWN_DATE_SLACK_NS = 2_000_000_000
 """LastModified may differ from the Date of the PUT's answer by this much and still be ours."""
 
@@ -50,6 +54,11 @@ class MountState:
     def now_ns(self) -> int:
         """Wall time."""
         return self.clock.now_ns()
+
+    def believed_s(self, listing_s: float) -> float:
+        """How long, from its beginning on, a listing that took ``listing_s`` is believed, in seconds."""
+        ttl_s = self.config.metadata_ttl_s
+        return max(ttl_s, LISTING_SHARE * listing_s) if ttl_s else 0.0
 
     def change_of(self, node: Node) -> Change | None:
         """What is pending for a node, if anything."""

@@ -2,8 +2,9 @@
 
 A program that walks a tree (``find``, ``ls -R``, ``du``, ``git status``) asks for one directory after the
 other, in the order of their names; asked for one by one, each costs a round trip. Once two neighbours
-were asked for in turn, what follows below their parent is listed without a delimiter, a thousand
-keys a request. How far that runs ahead follows from what was taken so far, and has a limit.
+were asked for in turn, or the first of those that the program was told just now, what follows below
+their parent is listed without a delimiter, a thousand keys a request. How far that runs ahead follows
+from what was taken so far, and has a limit.
 """
 
 from __future__ import annotations
@@ -66,11 +67,6 @@ class Ahead:
     listing: Listing
     origin: Origin
     keys: int
-
-    @property
-    def share(self) -> float:
-        """The share of a page that it took."""
-        return min(1.0, self.keys / PAGE_KEYS)
 
 
 class Stream:
@@ -194,10 +190,9 @@ class TreeWalk:
 
     def _drop_stale(self) -> None:
         """What came first is oldest, and may be too old by now."""
-        limit = trio.current_time() - self._owner.ttl_s
         while self._ready:
             key = next(iter(self._ready))
-            if self._ready[key].origin.started >= limit:
+            if self._owner.is_believed(self._ready[key].origin):
                 return
             self._ready_keys -= self._ready.pop(key).keys
             self._owner.counters["unused"] += 1
@@ -334,6 +329,7 @@ class TreeWalks:
         self.finished = finished
         self._walks: OrderedDict[int, TreeWalk] = OrderedDict()
         self._traces: OrderedDict[int, tuple[str, int]] = OrderedDict()
+        self._told: OrderedDict[int, float] = OrderedDict()
         self._is_trusted = True
         self.counters = {"walks": 0, "pages": 0, "used": 0, "unused": 0}
 
@@ -345,6 +341,10 @@ class TreeWalks:
     def ttl_s(self) -> float:
         """How long a listing is believed."""
         return self._state.config.metadata_ttl_s
+
+    def is_believed(self, origin: Origin) -> bool:
+        """Is the page still young enough to be shown?"""
+        return origin.started + self._state.believed_s(origin.took_s) > trio.current_time()
 
     @property
     def is_stopped(self) -> bool:
@@ -373,6 +373,13 @@ class TreeWalks:
             walk.end()
         self._walks.clear()
 
+    def names_read(self, directory: Node) -> None:
+        """A program was told the names in ``directory``."""
+        self._told[directory.inode] = trio.current_time()
+        self._told.move_to_end(directory.inode)
+        while len(self._told) > TRACES_MAX:
+            self._told.popitem(last=False)
+
     async def take(self, directory: Node, key: Key) -> Ahead | None:
         """The listing of ``directory``, when a walk has it; notes that it was asked for. Never raises."""
         parent = directory.parent
@@ -387,8 +394,8 @@ class TreeWalks:
                 is_walked = True
                 found = await walk.take(key)
                 if found is not None:
-                    is_fresh = found.origin.started + self.ttl_s > trio.current_time()
-                    return found if is_fresh and not found.origin.watch.saw_below(key) else None
+                    is_good = self.is_believed(found.origin)
+                    return found if is_good and not found.origin.watch.saw_below(key) else None
                 if walk.is_over:
                     self._walks.pop(above.inode, None)
             above = above.parent
@@ -396,17 +403,24 @@ class TreeWalks:
         return None
 
     def _trace(self, parent: Node, name: str, needed: int) -> None:
-        """Note that ``name`` was asked for; with ``needed`` neighbours in turn a walk begins behind it."""
+        """Note that ``name`` was asked for; a walk begins behind it with ``needed`` neighbours in turn.
+
+        Or with the first of all, right after the names were read: nobody looks there first by chance.
+        """
         last, steps = self._traces.pop(parent.inode, ("", 0))
         steps = steps + 1 if last < name else 1
         self._traces[parent.inode] = (name, steps)
         while len(self._traces) > TRACES_MAX:
             self._traces.popitem(last=False)
-        if steps < needed or parent.inode in self._walks or self.is_stopped:
+        told_at = self._told.pop(parent.inode, float("-inf"))
+        may_be_first = told_at > trio.current_time() - IDLE_S
+        if parent.inode in self._walks or self.is_stopped or (steps < needed and not may_be_first):
             return
         base = self._state.nodes.key_of(parent)
-        names = directories_of(parent)
+        names = _directories_of(parent)
         first = bisect.bisect_right(names, name)
+        if steps < needed and first != 1:
+            return
         skipped = first - 1 - bisect.bisect_left(names, last) if last else 1
         if skipped > GAP_MAX or len(names) - first < 1 or not _fits(base, names):
             return
@@ -423,7 +437,7 @@ class TreeWalks:
                 del self._walks[inode]
 
 
-def directories_of(directory: Node) -> list[str]:
+def _directories_of(directory: Node) -> list[str]:
     """The names of a directory's subdirectories, each with its ``/``, in the order of their keys."""
     assert directory.directory is not None
     return sorted(f"{name}/" for name in directory.directory.children.directories())

@@ -48,13 +48,48 @@ async def test_a_walk_costs_a_request_for_a_thousand_keys(tmp_path: Path) -> Non
 
 @simulated
 async def test_a_walk_is_fast_where_round_trips_are_long(tmp_path: Path) -> None:
-    """Counted in round trips: the first folders one by one, then many at once."""
+    """Counted in round trips: the first folder by itself, then many at once."""
     world = World(tmp_path, faults=Script(latency_s=0.02))
     await put_tree(world, 300, 100)
     async with world.mounted() as mount:
         started = trio.current_time()
         await walk(mount)
         assert (trio.current_time() - started) / 0.02 < 20
+
+
+@simulated
+async def test_a_short_walk_is_recognised_at_its_first_folder(tmp_path: Path) -> None:
+    """Round trips: the top, ``t``, the first folder and a page of what follows, and two for the other pages."""
+    world = World(tmp_path, faults=Script(latency_s=0.02))
+    await put_tree(world, 100, 100)
+    async with world.mounted() as mount:
+        started = trio.current_time()
+        await walk(mount)
+        assert (trio.current_time() - started) / 0.02 < 5.5
+
+
+@simulated
+async def test_a_store_whose_pages_take_longer_than_the_ttl_is_walked_in_pages_too(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, faults=Script(latency_s=1.5))
+    await put_tree(world, 40, 100)
+    async with world.mounted(metadata_ttl_s=1.0) as mount:
+        with world.counting() as asked:
+            assert len(await walk(mount)) == 1 + 40 + 4000
+        assert asked["list"] <= 10, "of 42 folders"
+
+
+@simulated
+async def test_a_look_into_the_first_folder_alone_lists_two_pages_more(tmp_path: Path) -> None:
+    world = World(tmp_path, faults=Script(latency_s=0.02))
+    await put_tree(world, 200, 50)
+    async with world.mounted() as mount:
+        await mount.listdir("t")
+        with world.counting() as asked:
+            assert len(await mount.listdir("t/d0000")) == 50
+            await trio.sleep(10)
+        assert asked["list"] <= 3
 
 
 @simulated
