@@ -32,8 +32,10 @@ PAGE_KEYS = 1000
 LEAD_KEYS_MAX = 16_000
 """At most so many keys are listed, or on their way, that nobody has asked for yet: about half a second's
 worth of what a store lists in parallel, and a few MB."""
+LEAD_PAGES = 4
 LEAD_GROWTH = 4
-"""The lead is at most two pages and this many times what was taken before."""
+"""Until something of the first page is taken, nothing else is listed; then the lead is at most
+``LEAD_PAGES`` and ``LEAD_GROWTH`` times what was taken before."""
 FRESH_SHARE = 0.5
 """It is also at most what is taken within this share of the metadata TTL, or it would be too old when asked for."""
 FULL_SHARE = 0.9
@@ -166,7 +168,9 @@ class TreeWalk:
     # ----------------------------------------------------------------- listing
 
     def _lead_max(self) -> float:
-        lead: float = 2 * PAGE_KEYS + LEAD_GROWTH * self._taken
+        if not self._taken:
+            return PAGE_KEYS
+        lead: float = LEAD_PAGES * PAGE_KEYS + LEAD_GROWTH * self._taken
         if self._taken > PAGE_KEYS:
             rate = self._taken / max(1e-3, self.asked_at - self._began)
             lead = min(lead, max(PAGE_KEYS, rate * self._owner.ttl_s * FRESH_SHARE))
