@@ -202,9 +202,12 @@ class TreeWalk:
             self._owner.counters["unused"] += 1
 
     def _split(self) -> Stream | None:
-        """Another stream, beginning about where the page that is on its way last will end."""
+        """Another stream, beginning about where the page that is on its way last will end.
+
+        None where that one ends before another stream, which then was done first.
+        """
         last = self._streams[-1]
-        if not self._children or last.waits:
+        if not self._children or last.waits or last.stop is not None:
             return None
         step = max(1, int(PAGE_KEYS * FULL_SHARE * self._children / max(1, self._listed)))
         index = last.cursor + step

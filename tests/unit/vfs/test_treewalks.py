@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import trio
@@ -78,6 +79,33 @@ async def test_a_store_whose_pages_take_longer_than_the_ttl_is_walked_in_pages_t
         with world.counting() as asked:
             assert len(await walk(mount)) == 1 + 40 + 4000
         assert asked["list"] <= 10, "of 42 folders"
+
+
+class LaterPagesFirst(Script):
+    """The further on a flat page begins, the sooner its answer comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begins: list[str] = []
+
+    async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
+        begin = str(arguments.get("start_after") or "")
+        if begin:
+            self.begins.append(begin)
+            await trio.sleep(0.1 - 0.0002 * int(begin[3:7]))
+        await super().after(operation, arguments)
+
+
+@simulated
+async def test_what_a_later_page_told_is_not_listed_again_when_it_came_first(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, faults=(faults := LaterPagesFirst()))
+    await put_tree(world, 40, 100)
+    async with world.mounted() as mount:
+        assert len(await walk(mount)) == 1 + 40 + 4000
+    assert len(faults.begins) == 5, "the first page, and four more at once"
+    assert len(set(faults.begins)) == 5
 
 
 @simulated
