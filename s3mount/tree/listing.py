@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -11,6 +10,7 @@ from s3mount.refs import Key, ListPage, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.tree.failing import first_error
 from s3mount.tree.names import is_name
+from s3mount.tree.parting import NameShape, Parting
 
 
 @dataclass(slots=True)
@@ -33,23 +33,24 @@ class Listing:
             self.ignored.append(self.files.pop(name).key)
 
 
-DIGITS = frozenset("0123456789")
-HEX = frozenset("abcdef")
-PLACES_MAX = 24
-"""Characters of a name that are looked at to guess where others part."""
+PAGES_ALONE = 4
+"""So many pages come one after the other; most directories end before."""
 STREAMS_MAX = 8
 """Pages of one large directory that are on their way at once."""
-PAGES_ALONE = 4
-"""So many pages come one after the other, so that the requests that ranges waste are few beside them."""
-SPLITS_MAX = 6
-"""Ranges that the rest is parted into. Each may waste a request: its last page reaches over its end."""
+GUESSES_SHARE = 0.33
+"""At most this share of the pages so far are ranges that held nothing, or of which nothing is known yet."""
+LEARN_STEP = 10
+"""Of a page, one name of so many is looked at closely."""
+LEFT_MIN = 3.0
+"""A range is parted where so many pages are thought to follow the one on its way: half a page of the
+first part's end is listed twice."""
 
 
 async def list_directory(store: Store, prefix: Key, *, page_keys: int = 1000) -> Listing:
     """List everything directly below ``prefix`` (empty, or ending with ``/``). Raises StoreError.
 
     The first pages come one by one; where more follow, the rest of the names is parted into ranges that are
-    listed side by side.
+    listed side by side, and parted again as they turn out to be long.
     """
     listing = Listing()
     token = None
@@ -60,49 +61,101 @@ async def list_directory(store: Store, prefix: Key, *, page_keys: int = 1000) ->
         if token is None or listing.pages == PAGES_ALONE:
             break
     if token is not None:
-        await _list_rest(store, prefix, page, listing, page_keys)
+        await _Ranges(store, prefix, listing, page_keys).list_behind(page)
     listing.drop_shadowed()
     return listing
 
 
-async def _list_rest(
-    store: Store, prefix: Key, last: ListPage, listing: Listing, page_keys: int
-) -> None:
-    """All behind the ``last`` page so far, by ranges that end where the next one begins."""
-    names = [info.key[len(prefix) :] for info in last.objects]
-    names = sorted([*names, *(common[len(prefix) : -1] for common in last.prefixes)])
-    keys = [info.key for info in last.objects]
-    # A store that does not list in order (S3 Express) cannot be asked for ranges.
-    is_ordered = keys == sorted(keys)
-    points = []
-    if is_ordered:
-        behind = max([*keys[-1:], *last.prefixes[-1:]])
-        points = [prefix + point for point in split_points(names) if prefix + point > behind]
-    stops: list[Key | None] = [*points, None]
-    waiting = list(zip([None, *points], stops, strict=True))
-    waiting.reverse()
+@dataclass(slots=True, eq=False)
+class _Range:
+    """The names behind ``after`` up to ``stop``, inclusive (``None``: to the end).
 
-    async def work() -> None:
-        while waiting:
-            after, stop = waiting.pop()
-            token = last.next_token if after is None else None
-            while True:
-                page = await store.list_page(
-                    prefix,
-                    delimiter="/",
-                    token=token,
-                    start_after=None if token else after,
-                    max_keys=page_keys,
-                )
-                is_over = _take_in(listing, prefix, page, stop)
-                token = page.next_token
-                if is_over or token is None:
-                    break
+    ``first`` and ``last`` are those of the page that came last; empty where there is none to tell from.
+    """
 
-    with first_error():
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(STREAMS_MAX, len(waiting))):
-                nursery.start_soon(work)
+    after: str = ""
+    stop: str | None = None
+    token: str | None = None
+    pages: int = 0
+    first: str = ""
+    last: str = ""
+
+
+class _Ranges:
+    """The rest of one large directory."""
+
+    def __init__(self, store: Store, prefix: Key, listing: Listing, page_keys: int) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._listing = listing
+        self._page_keys = page_keys
+        self._shape = NameShape()
+        self._ranges: list[_Range] = []
+        self._void = 0
+
+    async def list_behind(self, page: ListPage) -> None:
+        """List all that follows ``page``. Raises StoreError."""
+        self._shape.learn([*list(self._listing.files)[::LEARN_STEP], *self._listing.directories])
+        part = _Range(token=page.next_token)
+        self._note(part, page)
+        with first_error():
+            async with trio.open_nursery() as nursery:
+                self._begin(nursery, part)
+                self._part(nursery)
+
+    def _begin(self, nursery: trio.Nursery, part: _Range) -> None:
+        self._ranges.append(part)
+        nursery.start_soon(self._list, nursery, part)
+
+    async def _list(self, nursery: trio.Nursery, part: _Range) -> None:
+        is_over = False
+        while not is_over:
+            page = await self._store.list_page(
+                self._prefix,
+                delimiter="/",
+                token=part.token,
+                start_after=None if part.token else self._prefix + part.after,
+                max_keys=self._page_keys,
+            )
+            part.token = page.next_token
+            self._note(part, page)
+            stop = None if part.stop is None else self._prefix + part.stop
+            is_over = _take_in(self._listing, self._prefix, page, stop) or part.token is None
+            if is_over:
+                self._ranges.remove(part)
+            self._part(nursery)
+
+    def _note(self, part: _Range, page: ListPage) -> None:
+        """Learn from the page that came last."""
+        start = len(self._prefix)
+        keys = [info.key[start:] for info in page.objects]
+        directories = [common[start:-1] for common in page.prefixes]
+        names = [*keys[:1], *directories[:1], *keys[-1:], *directories[-1:]]
+        part.pages += 1
+        part.first = part.last = ""
+        if part.pages == 1 and (not names or (part.stop is not None and min(names) > part.stop)):
+            self._void += 1
+        # A store that does not list in order (S3 Express) cannot be asked for ranges.
+        if names and keys == sorted(keys) and directories == sorted(directories):
+            part.first, part.last = min(names), max(names)
+            self._shape.learn([*names, *keys[::LEARN_STEP], *directories[::LEARN_STEP]])
+
+    def _part(self, nursery: trio.Nursery) -> None:
+        """Part the longest ranges, as long as another page may be on its way."""
+        while len(self._ranges) < STREAMS_MAX:
+            unknown = sum(not part.pages for part in self._ranges)
+            if unknown + self._void >= GUESSES_SHARE * self._listing.pages:
+                return
+            longest, best = None, Parting("", LEFT_MIN)
+            for part in self._ranges:
+                found = self._shape.parting(part.first, part.last, part.stop) if part.last else None
+                if found is not None and found.pages_left >= best.pages_left:
+                    longest, best = part, found
+            if longest is None:
+                return
+            new = _Range(best.point, longest.stop)
+            longest.stop = best.point
+            self._begin(nursery, new)
 
 
 def _take_in(listing: Listing, prefix: Key, page: ListPage, stop: Key | None) -> bool:
@@ -129,36 +182,6 @@ def _take_in(listing: Listing, prefix: Key, page: ListPage, stop: Key | None) ->
         else:
             listing.ignored.append(info.key)
     return is_over
-
-
-def split_points(names: Sequence[str]) -> list[str]:
-    """Where names that follow these (in order) may be parted: guesses, of which any may turn out to part nothing.
-
-    One character of the last name is raised, to those that its place was seen to have or is likely to have.
-
-    >>> split_points([f"f{number:04}.txt" for number in range(1000)])[:4]
-    ['f1', 'f2', 'f3', 'f4']
-    """
-    names = [name for name in names if is_name(name)]
-    if not names:
-        return []
-    last = names[-1]
-    places = range(min(len(last), PLACES_MAX))
-    seen_at = [{name[place] for name in names if len(name) > place} for place in places]
-    is_hex = any(seen & DIGITS and seen & HEX and seen <= DIGITS | HEX for seen in seen_at)
-    points = set()
-    for place, seen in zip(places, seen_at, strict=True):
-        if len(seen) > 1 and last[place] == max(seen) and place and seen <= DIGITS:
-            continue
-        likely = seen | (DIGITS if seen & DIGITS else set())
-        if is_hex and seen <= DIGITS | HEX:
-            likely |= DIGITS | HEX
-        if len(seen) == 1 and not seen & DIGITS:
-            likely = seen
-        points |= {last[:place] + character for character in likely if character > last[place]}
-    ordered = sorted(points)
-    step = max(1, -(-len(ordered) // SPLITS_MAX))
-    return ordered[::step]
 
 
 async def list_subtree(store: Store, prefix: Key) -> list[ObjectInfo]:

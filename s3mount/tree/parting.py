@@ -1,0 +1,124 @@
+"""Where the names of a large directory may be parted, guessed from those that are known.
+
+A name is taken for a number whose digits are its characters. The first place where names differ has the
+characters seen there and all others of their kinds, as more may follow; the places behind it went round
+already, as a rule, and have those seen and the next digit. Of the places before it, where all names are the same, only
+the last one with a digit counts, which is the next to go on. How far two names are apart, in pages, then
+follows from how far the first and the last name of a page are.
+"""
+
+from __future__ import annotations
+
+import bisect
+import string
+from collections.abc import Iterable
+from typing import NamedTuple
+
+DIGITS = frozenset(string.digits)
+HEX = DIGITS | frozenset("abcdef")
+KINDS = (DIGITS, frozenset(string.ascii_lowercase), frozenset(string.ascii_uppercase))
+PLACES_MAX = 48
+"""Characters of a name that are looked at: an UUID with something before it."""
+
+
+class Parting(NamedTuple):
+    """A place between names, and how many pages may be left in the range that it parts."""
+
+    point: str
+    pages_left: float
+
+
+class NameShape:
+    """What the names of one directory look like, as far as they are known."""
+
+    def __init__(self) -> None:
+        self._seen: list[set[str]] = []
+        self._places: list[list[str]] = []
+
+    def learn(self, names: Iterable[str]) -> None:
+        """Take note of names; some of a page are enough."""
+        for name in names:
+            short = name[:PLACES_MAX]
+            while len(self._seen) < len(short):
+                self._seen.append(set())
+            for seen, character in zip(self._seen, short, strict=False):
+                seen.add(character)
+        self._places = []
+
+    def parting(self, first: str, last: str, stop: str | None) -> Parting | None:
+        """Where to part what lies between a page of names, ``first`` to ``last``, and ``stop`` (``None``: no end).
+
+        It is about the middle of what follows the page after this one; ``pages_left`` counts from there, too.
+        ``None`` where nothing is known to part at. The point lies behind ``last`` and before ``stop``; all else
+        is a guess, so either side of it may be empty. The names of the page must have been learned.
+
+        >>> shape = NameShape()
+        >>> shape.learn(f"f{number:04}.txt" for number in range(1000, 2000))
+        >>> shape.parting("f1000.txt", "f1999.txt", None)
+        Parting(point='f2', pages_left=0.0)
+        >>> shape.learn(["f2000.txt"])
+        >>> shape.parting("f1000.txt", "f1999.txt", None)
+        Parting(point='f6', pages_left=7.01)
+        >>> shape.parting("f1000.txt", "f1999.txt", "f5")
+        Parting(point='f4', pages_left=2.0)
+        """
+        self._places = self._places or self._characters()
+        points = [
+            point
+            for place, (characters, mine) in enumerate(zip(self._places, last, strict=False))
+            for point in (last[:place] + each for each in characters if each > mine)
+            if stop is None or point < stop
+        ]
+        if not points:
+            return None
+        last_at = self._number(last)
+        page = max(1, last_at - self._number(first))
+        next_at = last_at + page
+        end_at = self._end() if stop is None else self._number(stop)
+        middle = (next_at + end_at) // 2
+        point = min(points, key=lambda each: abs(self._number(each) - middle))
+        return Parting(point, round((end_at - next_at) / page, 2))
+
+    def _characters(self) -> list[list[str]]:
+        """What may stand at each place, in order."""
+        differ = (place for place, seen in enumerate(self._seen) if len(seen) > 1)
+        first = next(differ, len(self._seen))
+        is_hex = any(seen <= HEX and seen & DIGITS and seen - DIGITS for seen in self._seen[first:])
+        counting = HEX if is_hex else DIGITS
+        places = [sorted(seen) for seen in self._seen]
+        if first < len(places):
+            places[first] = _completed(self._seen[first], is_hex=is_hex)
+        for place in range(first + 1, len(places)):
+            if digits := self._seen[place] & DIGITS:
+                places[place] = sorted(self._seen[place] | _following(max(digits), DIGITS))
+        for place in range(first - 1, -1, -1):
+            if self._seen[place] <= counting:
+                places[place] += _following(places[place][0], counting)
+                break
+        return places
+
+    def _number(self, name: str) -> int:
+        number = 0
+        for place, characters in enumerate(self._places):
+            digit = bisect.bisect_left(characters, name[place]) if place < len(name) else 0
+            number = number * len(characters) + digit
+        return number
+
+    def _end(self) -> int:
+        """More than the number of any name."""
+        number = 1
+        for characters in self._places:
+            number *= len(characters)
+        return number
+
+
+def _following(character: str, kind: frozenset[str]) -> set[str]:
+    """The next one of its kind, if any."""
+    return set(sorted(each for each in kind if each > character)[:1])
+
+
+def _completed(seen: set[str], *, is_hex: bool) -> list[str]:
+    """The characters seen at a place, and all others of their kinds."""
+    if is_hex and seen <= HEX:
+        return sorted(HEX)
+    return sorted(seen.union(*(kind for kind in KINDS if seen & kind)))
