@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import hashlib
 import io
+import mmap
 import os
 import random
 import signal
@@ -12,8 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -225,6 +228,26 @@ def resume(stopped: list[psutil.Process]) -> None:
         process.resume()
 
 
+@contextmanager
+def kept_in_memory(descriptor: int, size: int) -> Iterator[None]:
+    """The kernel may drop a file's pages at any time, and on some machines does within seconds: not meanwhile.
+
+    No descriptor more than before is open, as a child closes what it was not given, which the mount is told.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    pages = libc.mmap(
+        None, ctypes.c_size_t(size), mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(0)
+    )
+    length = ctypes.c_size_t(size)
+    if libc.mlock(ctypes.c_void_p(pages), length):
+        raise OSError(ctypes.get_errno(), "mmap or mlock")
+    try:
+        yield
+    finally:
+        libc.munmap(ctypes.c_void_p(pages), length)
+
+
 def test_what_was_read_is_read_again_without_the_process(distant: Callable[..., Distant]) -> None:
     """From the kernel's page cache, also by a later open: the mount's processes are stopped meanwhile.
 
@@ -233,7 +256,10 @@ def test_what_was_read_is_read_again_without_the_process(distant: Callable[..., 
     place = distant(3 * MIB)
     assert place.path.read_bytes() == place.body
     stopped = [psutil.Process(place.mount.pid), *engines_of(place.mount)]
-    with place.path.open("rb", buffering=0) as file:
+    with (
+        place.path.open("rb", buffering=0) as file,
+        kept_in_memory(file.fileno(), len(place.body)),
+    ):
         time.sleep(METADATA_TTL_S + 0.2)
         for process in stopped:
             process.send_signal(signal.SIGSTOP)
