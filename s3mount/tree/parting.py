@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 DIGITS = frozenset(string.digits)
@@ -28,12 +28,20 @@ class Parting(NamedTuple):
     pages_left: float
 
 
+class _Place(NamedTuple):
+    characters: list[str]
+    weight: int
+
+    def digit(self, character: str) -> int:
+        return bisect.bisect_left(self.characters, character)
+
+
 class NameShape:
     """What the names of one directory look like, as far as they are known."""
 
     def __init__(self) -> None:
         self._seen: list[set[str]] = []
-        self._places: list[list[str]] = []
+        self._places: list[_Place] = []
 
     def learn(self, names: Iterable[str]) -> None:
         """Take note of names; some of a page are enough."""
@@ -62,22 +70,23 @@ class NameShape:
         >>> shape.parting("f1000.txt", "f1999.txt", "f5")
         Parting(point='f4', pages_left=2.0)
         """
-        self._places = self._places or self._characters()
-        points = [
-            point
-            for place, (characters, mine) in enumerate(zip(self._places, last, strict=False))
-            for point in (last[:place] + each for each in characters if each > mine)
-            if stop is None or point < stop
-        ]
-        if not points:
-            return None
+        self._places = self._places or _weighed(self._characters())
         last_at = self._number(last)
         page = max(1, last_at - self._number(first))
         next_at = last_at + page
         end_at = self._end() if stop is None else self._number(stop)
         middle = (next_at + end_at) // 2
-        point = min(points, key=lambda each: abs(self._number(each) - middle))
-        return Parting(point, round((end_at - next_at) / page, 2))
+        point, distance = "", 0
+        before_at = 0
+        for index, (place, mine) in enumerate(zip(self._places, last, strict=False)):
+            for digit, character in enumerate(place.characters):
+                away = abs(before_at + digit * place.weight - middle)
+                if character > mine and (not point or away < distance):
+                    guess = last[:index] + character
+                    if stop is None or guess < stop:
+                        point, distance = guess, away
+            before_at += place.digit(mine) * place.weight
+        return Parting(point, round((end_at - next_at) / page, 2)) if point else None
 
     def _characters(self) -> list[list[str]]:
         """What may stand at each place, in order."""
@@ -98,18 +107,24 @@ class NameShape:
         return places
 
     def _number(self, name: str) -> int:
-        number = 0
-        for place, characters in enumerate(self._places):
-            digit = bisect.bisect_left(characters, name[place]) if place < len(name) else 0
-            number = number * len(characters) + digit
-        return number
+        return sum(
+            place.digit(character) * place.weight
+            for place, character in zip(self._places, name, strict=False)
+        )
 
     def _end(self) -> int:
         """More than the number of any name."""
-        number = 1
-        for characters in self._places:
-            number *= len(characters)
-        return number
+        return self._places[0].weight * len(self._places[0].characters)
+
+
+def _weighed(characters: Sequence[list[str]]) -> list[_Place]:
+    """The places, each with what one more of it adds to the number."""
+    places: list[_Place] = []
+    weight = 1
+    for each in reversed(characters):
+        places.append(_Place(each, weight))
+        weight *= len(each)
+    return places[::-1]
 
 
 def _following(character: str, kind: frozenset[str]) -> set[str]:
