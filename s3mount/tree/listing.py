@@ -92,10 +92,13 @@ class _Ranges:
         self._shape = NameShape()
         self._ranges: list[_Range] = []
         self._void = 0
+        self._is_ordered = True
 
     async def list_behind(self, page: ListPage) -> None:
         """List all that follows ``page``. Raises StoreError."""
-        self._shape.learn([*list(self._listing.files)[::LEARN_STEP], *self._listing.directories])
+        files = list(self._listing.files)
+        self._is_ordered = files == sorted(files)
+        self._shape.learn([*files[::LEARN_STEP], *self._listing.directories])
         part = _Range(token=page.next_token)
         self._note(part, page)
         with first_error():
@@ -135,14 +138,18 @@ class _Ranges:
         part.first = part.last = ""
         if part.pages == 1 and (not names or (part.stop is not None and min(names) > part.stop)):
             self._void += 1
-        # A store that does not list in order (S3 Express) cannot be asked for ranges.
-        if names and keys == sorted(keys) and directories == sorted(directories):
+        is_ordered = keys == sorted(keys) and directories == sorted(directories)
+        self._is_ordered = self._is_ordered and is_ordered
+        if names:
             part.first, part.last = min(names), max(names)
             self._shape.learn([*names, *keys[::LEARN_STEP], *directories[::LEARN_STEP]])
 
     def _part(self, nursery: trio.Nursery) -> None:
-        """Part the longest ranges, as long as another page may be on its way."""
-        while len(self._ranges) < STREAMS_MAX:
+        """Part the longest ranges, as long as another page may be on its way.
+
+        A store that does not list in order (S3 Express) cannot be asked for ranges.
+        """
+        while self._is_ordered and len(self._ranges) < STREAMS_MAX:
             unknown = sum(not part.pages for part in self._ranges)
             if unknown + self._void >= GUESSES_SHARE * self._listing.pages:
                 return
