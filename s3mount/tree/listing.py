@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import trio
@@ -38,14 +39,14 @@ PAGES_ALONE = 4
 STREAMS_MAX = 8
 """Pages of one large directory that are on their way at once."""
 GUESSES_SHARE = 0.33
-"""At most this share of the pages so far are ranges that held nothing, or of which nothing is known yet.
-50,000 names take 12 to 22 round trips and 55 to 75 requests, whatever they look like; with a quarter up to 28,
-with two fifths as many as with a third (tests/unit/tree/test_listing.py counts both, of 20,000)."""
+"""At most this share of the pages so far are ranges that held nothing, or of which nothing is known yet."""
 LEARN_STEP = 10
 """Of a page, one name of so many is looked at closely."""
-LEFT_MIN = 3.0
+LEFT_MIN = 4.0
 """A range is parted where so many pages are thought to follow the one on its way: half a page of the
-first part's end is listed twice."""
+first part's end is listed twice. 50,000 names take 15 to 21 round trips and 54 to 73 requests, whatever they look
+like; with 3 pages 14 to 21 and 56 to 78, with 5 16 to 21 and 54 to 77 (tests/unit/tree/test_listing.py counts
+both, of 20,000). Of what lies behind all that is known no more is expected than is known."""
 
 
 async def list_directory(store: Store, prefix: Key, *, page_keys: int = 1000) -> Listing:
@@ -73,6 +74,7 @@ class _Range:
     """The names behind ``after`` up to ``stop``, inclusive (``None``: to the end).
 
     ``first`` and ``last`` are those of the page that came last; empty where there is none to tell from.
+    Of the ``is_tail`` range nothing is known behind.
     """
 
     after: str = ""
@@ -81,6 +83,7 @@ class _Range:
     pages: int = 0
     first: str = ""
     last: str = ""
+    is_tail: bool = False
 
 
 class _Ranges:
@@ -101,7 +104,7 @@ class _Ranges:
         files = list(self._listing.files)
         self._is_ordered = files == sorted(files)
         self._shape.learn([*files[::LEARN_STEP], *self._listing.directories])
-        part = _Range(token=page.next_token)
+        part = _Range(token=page.next_token, is_tail=True)
         self._note(part, page)
         with first_error():
             async with trio.open_nursery() as nursery:
@@ -140,6 +143,8 @@ class _Ranges:
         part.first = part.last = ""
         if part.pages == 1 and (not names or (part.stop is not None and min(names) > part.stop)):
             self._void += 1
+            for before in self._ranges:
+                before.is_tail |= part.is_tail and before.stop == part.after
         is_ordered = keys == sorted(keys) and directories == sorted(directories)
         self._is_ordered = self._is_ordered and is_ordered
         if names:
@@ -157,13 +162,16 @@ class _Ranges:
                 return
             longest, best = None, Parting("", LEFT_MIN)
             for part in self._ranges:
-                found = self._shape.parting(part.first, part.last, part.stop) if part.last else None
+                if not part.last:
+                    continue
+                pages_max = self._listing.pages if part.is_tail else math.inf
+                found = self._shape.parting(part.first, part.last, part.stop, pages_max)
                 if found is not None and found.pages_left >= best.pages_left:
                     longest, best = part, found
             if longest is None:
                 return
-            new = _Range(best.point, longest.stop)
-            longest.stop = best.point
+            new = _Range(best.point, longest.stop, is_tail=longest.is_tail)
+            longest.stop, longest.is_tail = best.point, False
             self._begin(nursery, new)
 
 

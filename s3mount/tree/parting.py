@@ -10,6 +10,7 @@ follows from how far the first and the last name of a page are.
 from __future__ import annotations
 
 import bisect
+import math
 import string
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -53,12 +54,15 @@ class NameShape:
                 seen.add(character)
         self._places = []
 
-    def parting(self, first: str, last: str, stop: str | None) -> Parting | None:
+    def parting(
+        self, first: str, last: str, stop: str | None, pages_max: float = math.inf
+    ) -> Parting | None:
         """Where to part what lies between a page of names, ``first`` to ``last``, and ``stop`` (``None``: no end).
 
-        It is about the middle of what follows the page after this one; ``pages_left`` counts from there, too.
-        ``None`` where nothing is known to part at. The point lies behind ``last`` and before ``stop``; all else
-        is a guess, so either side of it may be empty. The names of the page must have been learned.
+        At most ``pages_max`` such pages are thought to follow it. The point is about the middle of what follows the
+        page after this one; ``pages_left`` counts from there, too. ``None`` where nothing is known to part at. The
+        point lies behind ``last`` and before ``stop``; all else is a guess, so either side of it may be empty. The
+        names of the page must have been learned.
 
         >>> shape = NameShape()
         >>> shape.learn(f"f{number:04}.txt" for number in range(1000, 2000))
@@ -67,6 +71,8 @@ class NameShape:
         >>> shape.learn(["f2000.txt"])
         >>> shape.parting("f1000.txt", "f1999.txt", None)
         Parting(point='f6', pages_left=7.01)
+        >>> shape.parting("f1000.txt", "f1999.txt", None, pages_max=5)
+        Parting(point='f5', pages_left=4.0)
         >>> shape.parting("f1000.txt", "f1999.txt", "f5")
         Parting(point='f4', pages_left=2.0)
         """
@@ -75,6 +81,8 @@ class NameShape:
         page = max(1, last_at - self._number(first))
         next_at = last_at + page
         end_at = self._end() if stop is None else self._number(stop)
+        if end_at > last_at + page * pages_max:
+            end_at = last_at + int(page * pages_max)
         middle = (next_at + end_at) // 2
         point, distance = "", 0
         before_at = 0

@@ -89,7 +89,7 @@ KINDS: dict[str, Callable[[int, random.Random], str]] = {
 def test_whatever_the_names_look_like(kind: str) -> None:
     rng = random.Random(6)
     round_trips, requests = cost_of(KINDS[kind](n, rng) for n in range(20_000))
-    assert round_trips <= (20 if kind == "times" else 14), "20 pages"
+    assert round_trips <= 16, "20 pages"
     assert requests <= 36
 
 
