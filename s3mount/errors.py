@@ -37,6 +37,10 @@ class DiskFullError(LocalDiskError):
     """The disk below the spool, the journal or the cache has no room left."""
 
 
+class OutputError(S3MountError):
+    """What a command printed cannot be written to standard output."""
+
+
 class EngineError(S3MountError):
     """The engine process cannot be started or keeps dying."""
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from s3mount import __version__, logs
-from s3mount.cli import helper
+from s3mount.cli import helper, output
 from s3mount.cli.options import ENVIRONMENT_PREFIX
 
 COMMANDS: Mapping[str, str] = {
@@ -31,6 +31,31 @@ COMMANDS: Mapping[str, str] = {
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.helper:helper",
 }
+
+ALIASES: Mapping[str, str] = {"umount": "unmount"}
+
+HINTS: Mapping[str, str] = {
+    "ls": "s3mount status shows what is mounted; ls itself lists a mount",
+    "list": "s3mount status shows what is mounted; ls itself lists a mount",
+    "mounts": "s3mount status shows what is mounted",
+    "info": "s3mount status MOUNTPOINT tells all of a mount",
+    "df": "s3mount status MOUNTPOINT tells what is kept locally",
+    "du": "du itself works on a mount",
+    "sync": "s3mount wait MOUNTPOINT returns when all is in S3",
+    "fsync": "s3mount wait MOUNTPOINT returns when all is in S3",
+    "flush": "s3mount wait MOUNTPOINT returns when all is in S3",
+    "cp": "cp itself works on a mount",
+    "mv": "mv itself works on a mount",
+    "rm": "rm itself works on a mount; s3mount discard gives up what is not in S3 yet",
+    "cat": "cat itself works on a mount",
+    "fsck": "s3mount recover --dry-run shows what a mount that is gone left",
+    "remount": "s3mount unmount, then mount it with the new options",
+    "start": "s3mount BUCKET MOUNTPOINT mounts a bucket",
+    "stop": "s3mount unmount MOUNTPOINT ends a mount",
+    "help": "s3mount --help",
+    "version": "s3mount --version",
+}
+"""Names that people try for commands, and what does that. A bucket of such a name needs ``mount`` before it."""
 
 HELPER_NAMES = frozenset(("mount.s3mount", "mount.fuse.s3mount"))
 """Names under which mount(8) starts its helpers."""
@@ -76,6 +101,8 @@ def group() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Nothing but SystemExit's kin comes out of it."""
+    if arguments is None:
+        output.prepare()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and os.path.basename(sys.argv[0]) in HELPER_NAMES:
         given = ["mount-helper", *given]
@@ -93,10 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
-        _complain(" ".join(error.format_message().split()))
+        output.complain(" ".join(error.format_message().split()))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted")
+        output.complain("interrupted")
         return 1
     except BrokenPipeError:
         # The reader of our output has gone; what is still buffered has nowhere to go.
@@ -104,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:  # noqa: BLE001  the last stop: what reaches it becomes one line
         message, exit_code = logs.explain(error, None)
-        _complain(message)
+        output.complain(message)
         return exit_code
 
 
@@ -113,11 +140,29 @@ def with_command(given: list[str]) -> list[str]:
     words = [word for word in given if not word.startswith("-")]
     if not words or words[0] in COMMANDS:
         return given
+    if given[0] in ALIASES:
+        return [ALIASES[given[0]], *given[1:]]
+    for meant in (given[0], _bucket_of(given)):
+        if meant in HINTS or meant in ALIASES:
+            does = HINTS.get(meant) or f"s3mount {ALIASES[meant]} MOUNTPOINT"
+            raise click.UsageError(
+                f"{meant!r} is no command ({does}); to mount a bucket of that name: s3mount mount {meant}"
+            )
     if words == given[:1] and "://" not in words[0]:
         raise click.UsageError(
             f"{words[0]!r} is no command; to mount a bucket: s3mount BUCKET MOUNTPOINT"
         )
     return ["mount", *given]
+
+
+def _bucket_of(given: list[str]) -> str:
+    """What the arguments would have the mount command take for the bucket."""
+    if not any(word in HINTS or word in ALIASES for word in given):
+        return ""
+    from s3mount.cli.mount import mount
+
+    with mount.make_context("mount", list(given), resilient_parsing=True) as context:
+        return context.params.get("bucket") or ""
 
 
 def warn_of_unknown_variables() -> None:
@@ -130,7 +175,7 @@ def warn_of_unknown_variables() -> None:
     if not present - OTHER_VARIABLES:
         return
     for name in sorted(present - known_variables()):
-        _complain(f"warning: the variable {name} means nothing to s3mount")
+        output.complain(f"warning: the variable {name} means nothing to s3mount")
 
 
 def known_variables() -> set[str]:
@@ -143,7 +188,3 @@ def known_variables() -> set[str]:
             if isinstance(parameter.envvar, str):
                 known.add(parameter.envvar)
     return known
-
-
-def _complain(message: str) -> None:
-    click.echo(f"s3mount: {message}", err=True)

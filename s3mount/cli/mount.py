@@ -14,7 +14,7 @@ from s3mount import mountinfo
 from s3mount.cli.mountoptions import Options
 from s3mount.cli.options import absolute, option, store_config, store_options
 from s3mount.cli.past import SNAPSHOTS, shown_source, what_to_mount
-from s3mount.cli.values import mode, normal_prefix, seconds, size
+from s3mount.cli.values import mode, normal_prefix, seconds, size, size_from, umask
 from s3mount.config import (
     GIB,
     MIB,
@@ -46,15 +46,20 @@ from s3mount.logs import LEVELS
 @option("--prefix", default="", help="Mount only the keys below this prefix.")
 @store_options
 @option("--cache-dir", type=click.Path(), help="Where to keep what was read.")
-@option("--cache-size", type=size, default=10 * GIB, help="Its limit.  [default: 10G]")
+@option("--cache-size", type=size_from(MIB), default=10 * GIB, help="Its limit.  [default: 10G]")
 @option(
     "--cache-free",
-    type=size,
+    type=size_from(64 << 10),
     default=GIB,
     help="Leave so much of its disk free, at most a tenth.  [default: 1G]",
 )
 @option("--state-dir", type=click.Path(), help="Where to keep what is not in S3 yet.")
-@option("--spool-size", type=size, default=100 * GIB, help="Its limit.  [default: 100G]")
+@option(
+    "--spool-size",
+    type=size_from(MIB, or_zero=False),
+    default=100 * GIB,
+    help="Its limit.  [default: 100G]",
+)
 @option(
     "--spool-wait",
     type=seconds,
@@ -64,7 +69,7 @@ from s3mount.logs import LEVELS
 @option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
 @option(
     "--prefetch-max",
-    type=size,
+    type=size_from(64 << 10),
     default=256 * MIB,
     help="Bytes on their way ahead of all readers; 0: none.  [default: 256M]",
 )
@@ -99,8 +104,9 @@ from s3mount.logs import LEVELS
 )
 @option("--uid", type=int, default=None, help="Owner of files without one.  [default: you]")
 @option("--gid", type=int, default=None, help="Group of files without one.  [default: yours]")
-@option("--file-mode", type=mode, default=0o644, help="Mode of files without one.  [default: 644]")
-@option("--dir-mode", type=mode, default=0o755, help="Mode of folders without one.  [default: 755]")
+@option("--file-mode", type=mode, help="Mode of files without one.  [default: 644]")
+@option("--dir-mode", type=mode, help="Mode of folders without one.  [default: 755]")
+@option("--umask", type=umask, help="What is taken from 666 and 777 for both.  [default: 022]")
 @option("--allow-other", is_flag=True, help="Let other users in, as the modes say.")
 @option("--suid", is_flag=True, help="Honour set-id bits; only in a bucket you trust.")
 @option("--dev", is_flag=True, help="Honour device nodes; only in a bucket you trust.")
@@ -177,8 +183,8 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         xattr=values["xattr"],
         uid=os.getuid() if values["uid"] is None else values["uid"],
         gid=os.getgid() if values["gid"] is None else values["gid"],
-        file_mode=values["file_mode"],
-        dir_mode=values["dir_mode"],
+        file_mode=_mode(values, "file_mode", 0o666),
+        dir_mode=_mode(values, "dir_mode", 0o777),
         metadata_ttl_s=values["metadata_ttl"],
         attributes=values["attributes"],
         storage_class=values["storage_class"],
@@ -203,6 +209,15 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
     if past is not None:
         base = os.path.join(base, SNAPSHOTS)
     return msgspec.structs.replace(config, state_dir=os.path.join(base, config.identity))
+
+
+def _mode(values: dict[str, Any], name: str, everything: int) -> int:
+    """The mode that was named, else what the umask leaves of ``everything``."""
+    named: int | None = values[name]
+    if named is not None:
+        return named
+    masked: int = 0o022 if values["umask"] is None else values["umask"]
+    return everything & ~masked
 
 
 def run_config(values: dict[str, Any]) -> RunConfig:

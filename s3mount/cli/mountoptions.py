@@ -6,7 +6,7 @@ that nobody knows is a usage error, since a misspelt option must not be ignored 
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,19 +14,26 @@ import click
 
 FOR_OTHERS = frozenset(
     (
-        *("_netdev", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"),
-        *("defaults", "async", "exec", "atime", "diratime", "nolazytime", "default_permissions"),
+        *("_netdev", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner"),
+        *("group", "nogroup", "nofail", "defaults", "async", "exec", "default_permissions"),
+        *("atime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
+        *("nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand"),
+        *("silent", "loud", "symfollow"),
     )
 )
-"""What means nothing to the mount itself. ``x-...``, ``X-...`` and ``comment=...`` are such, too."""
+"""Words of mount(8) that mean nothing to the mount itself. Access times are not kept, whatever is asked
+for; libfuse refuses most words about them. ``x-...`` and ``X-...`` are such, too."""
 
-FOR_KERNEL = frozenset(
-    (
-        *("noexec", "sync", "dirsync", "noatime", "nodiratime", "relatime", "norelatime"),
-        *("strictatime", "nostrictatime", "lazytime", "allow_root"),
-    )
-)
+FOR_OTHERS_WITH_VALUE = frozenset(("comment", "user", "uhelper", "helper"))
+"""The same with ``=VALUE``: notes of people and of mount(8)."""
+
+FOR_KERNEL = frozenset(("noexec", "sync", "dirsync", "noatime", "allow_root"))
 """What goes to the kernel (or libfuse) as it is."""
+
+FOR_SELINUX = frozenset(("context", "fscontext", "defcontext", "rootcontext"))
+"""Labels with ``=VALUE``: to the kernel where SELinux runs, which would refuse them elsewhere."""
+
+SELINUX = "/sys/fs/selinux"
 
 FLAGS: Mapping[str, tuple[str, bool]] = {
     "ro": ("read_only", True),
@@ -70,23 +77,24 @@ class Options:
     def _take_word(self, ctx: click.Context, word: str) -> None:
         raw_name, equals, value = word.partition("=")
         name = raw_name.strip().replace("-", "_")
-        if name in FOR_OTHERS or name == "comment" or raw_name.lower().startswith("x-"):
+        if raw_name.lower().startswith("x-") or name in (
+            FOR_OTHERS_WITH_VALUE if equals else FOR_OTHERS
+        ):
             return
-        if name in FOR_KERNEL and not equals:
+        if name == "remount":
+            raise click.UsageError(
+                "-o remount: a mount cannot be changed; unmount it, and mount it with the new options"
+            )
+        if name in FOR_SELINUX and equals:
+            if os.path.isdir(SELINUX):
+                self.kernel.append(word.replace("\\", "\\\\").replace(",", "\\,"))
+        elif name in FOR_KERNEL and not equals:
             self.kernel.append(name)
         elif name in FLAGS and not equals:
             option, on = FLAGS[name]
             self.values[option] = on
-        elif name == "umask":
-            self._take_umask(word, value)
         else:
             self._take_option(ctx, word, PEERS.get(name, name), value if equals else None)
-
-    def _take_umask(self, word: str, value: str) -> None:
-        if not re.fullmatch(r"[0-7]{1,4}", value):
-            raise click.UsageError(f"-o {word}: umask is an octal number such as 022")
-        self.values["file_mode"] = 0o666 & ~int(value, 8)
-        self.values["dir_mode"] = 0o777 & ~int(value, 8)
 
     def _take_option(self, ctx: click.Context, word: str, name: str, value: str | None) -> None:
         option = self._parameters.get(name)

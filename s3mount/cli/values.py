@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import click
 
@@ -27,6 +28,22 @@ def size(value: str | int) -> int:
     return int(float(number) * base**power)
 
 
+def size_from(least: int, *, or_zero: bool = True) -> Callable[[str | int], int]:
+    """A reader of sizes that refuses those that cannot be meant: below ``least`` bytes, but for 0."""
+
+    def read(value: str | int) -> int:
+        found = size(value)
+        if found >= least or (found == 0 and or_zero):
+            return found
+        unit = f"{least >> 20}M" if least >= 1 << 20 else f"{least >> 10}K"
+        raise click.BadParameter(
+            f"{value!r} is {found} bytes, which cannot be meant: at least {unit}; "
+            "a size has a unit, as 512MiB or 10G"
+        )
+
+    return read
+
+
 def seconds(value: str | float) -> float:
     """A length of time in seconds: ``1``, ``0.5s``, ``250ms``, ``5m``, ``1h``."""
     found = _TIME.fullmatch(str(value))
@@ -46,6 +63,15 @@ def mode(value: str | int) -> int:
     if not 0 <= bits <= 0o7777:
         raise click.BadParameter(f"{value!r} is no octal mode such as 644")
     return bits
+
+
+def umask(value: str | int) -> int:
+    """Permission bits that are taken away, in octal: ``022``, ``77``."""
+    if isinstance(value, int):
+        return value
+    if not re.fullmatch(r"[0-7]{1,4}", value):
+        raise click.BadParameter(f"{value!r}: umask is an octal number such as 022")
+    return int(value, 8)
 
 
 def parse_bucket(text: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from s3mount import mountinfo
+from s3mount.cli.mountoptions import FOR_KERNEL, FOR_OTHERS
 from tests.mounting import mounted_at
 from tests.servers import S3Server
 
@@ -283,6 +284,28 @@ def test_owner_and_modes_as_told(person: Person) -> None:
     shown = person.shell("stat -c '%a %u %g' mnt/folder mnt/folder/file").stdout.split("\n")
     assert shown[:2] == ["710 12 34", "640 12 34"]
     person.does("unmount", "mnt")
+
+
+@pytest.mark.parametrize("how", ["", "--foreground"])
+def test_started_with_all_descriptors_closed(person: Person, how: str) -> None:
+    """As by a wrapper of cron: the mount's pipes must not get their numbers."""
+    command = f"{shlex.quote(sys.executable)} -m s3mount {person.bucket} mnt {how}"
+    background = "&" if how else ""
+    person.shell(f"exec 3>&1; {command} <&- >&- 2>&- 3>&- {background}", limit_s=30)
+    until(lambda: mounted_at(person.path))
+    (person.path / "file").write_text("x")
+    person.does("unmount", "mnt")
+    assert person.keys() == {"file"}
+
+
+def test_every_word_of_fstab_mounts(person: Person) -> None:
+    words = sorted((FOR_OTHERS | FOR_KERNEL) - {"allow_root"})
+    person.does(person.bucket, "mnt", "-o", ",".join(words))
+    assert {"noexec", "noatime"} <= set(person.entry().options)
+    person.does("unmount", "mnt")
+    refused = person.run(person.bucket, "mnt", "-o", "remount,ro")
+    assert refused.returncode == 2
+    assert "unmount it, and mount it with the new options" in refused.stderr
 
 
 def test_read_only_refuses_changes(person: Person) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -9,7 +11,7 @@ import pytest
 
 from s3mount import __version__
 from s3mount.cli import commands as module
-from s3mount.cli.commands import main, with_command
+from s3mount.cli.commands import HINTS, main, with_command
 from s3mount.errors import MountError
 
 
@@ -23,6 +25,10 @@ from s3mount.errors import MountError
         (["status"], ["status"]),
         (["--version"], ["--version"]),
         (["--help"], ["--help"]),
+        (["umount", "/mnt"], ["unmount", "/mnt"]),
+        (["mount", "umount", "/mnt"], ["mount", "umount", "/mnt"]),
+        (["s3://sync/x", "/mnt"], ["mount", "s3://sync/x", "/mnt"]),
+        (["data", "--prefix", "sync", "/mnt"], ["mount", "data", "--prefix", "sync", "/mnt"]),
     ],
 )
 def test_a_bucket_alone_means_mount(given: list[str], expected: list[str]) -> None:
@@ -34,6 +40,15 @@ def test_one_unknown_word_is_no_bucket() -> None:
         with_command(["mont"])
 
 
+@pytest.mark.parametrize("name", sorted(HINTS))
+def test_names_that_people_try_are_answered_with_the_command_that_does_it(name: str) -> None:
+    for given in ([name, "/mnt"], [name], ["--endpoint-url", "http://x", name, "/mnt"]):
+        with pytest.raises(
+            click.UsageError, match=f"'{name}' is no command.* s3mount mount {name}"
+        ):
+            with_command(given)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -41,6 +56,8 @@ def test_one_unknown_word_is_no_bucket() -> None:
         (["data", "/mnt", "--nope"], "No such option"),
         (["mount", "data"], "Missing argument 'MOUNTPOINT'"),
         (["data", "/mnt", "--part-size", "3x"], "'3x' is no size"),
+        (["data", "/mnt", "--cache-size", "10"], "'10' is 10 bytes, which cannot be meant"),
+        (["-f", "umount", "/mnt"], "'umount' is no command"),
         (["data", "/mnt", "-o", "nope"], "unknown option 'nope'"),
         (["data/x", "/mnt"], "s3://BUCKET/PREFIX"),
         (["wait"], "Missing argument"),
@@ -78,6 +95,33 @@ def test_variables_that_mean_nothing_are_named(
     assert capsys.readouterr().err == (
         "s3mount: warning: the variable S3MOUNT_PARTSIZE means nothing to s3mount\n"
     )
+
+
+@pytest.mark.parametrize("command", ["status", "--help", "manifest show"])
+def test_output_that_cannot_be_written_is_said(command: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("key,version\nname,1\n")
+    program = f"{sys.executable} -m s3mount {command}"
+    if command.startswith("manifest"):
+        program += f" --bucket b {tmp_path / 'm.csv'}"
+    for to, said in (
+        (">/dev/full", "s3mount: the output cannot be written: No space left on device\n"),
+        (">/dev/full 2>/dev/full", ""),
+    ):
+        done = subprocess.run(["sh", "-c", f"{program} {to}"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_closed_descriptors_are_no_place_for_pipes() -> None:
+    """What is opened later gets other numbers, and a child may print."""
+    script = (
+        "import os, sys; from s3mount.cli import output; output.prepare(); "
+        "print('to nobody', flush=True); print('to nobody', file=sys.stderr); sys.stdin.read(); "
+        "os._exit(7 if min(os.pipe()) > 2 and os.system('echo x && echo y >&2') == 0 else 1)"
+    )
+    for closed in ("<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        command = ["sh", "-c", f'exec "{sys.executable}" -c "{script}" {closed}']
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=30)
+        assert done.returncode == 7, closed
 
 
 def test_an_error_of_ours_is_one_line(

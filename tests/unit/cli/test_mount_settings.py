@@ -117,6 +117,23 @@ def test_a_name_wins_over_words_and_words_over_variables(
     assert (config.uid, config.gid, config.read_only) == (3, 2, False)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "modes"),
+    [
+        ((), (0o644, 0o755)),
+        (("--umask", "027"), (0o640, 0o750)),
+        (("-o", "umask=0077"), (0o600, 0o700)),
+        (("--umask", "0", "-o", "umask=077"), (0o666, 0o777)),
+        (("--umask", "077", "--file-mode", "640"), (0o640, 0o700)),
+    ],
+)
+def test_umask_gives_the_modes_that_are_not_named(
+    tmp_path: Path, arguments: tuple[str, ...], modes: tuple[int, int]
+) -> None:
+    config, _ = settings("data", str(tmp_path), *arguments)
+    assert (config.file_mode, config.dir_mode) == modes
+
+
 def test_words_for_the_kernel_go_there(tmp_path: Path) -> None:
     _, run = settings("data", str(tmp_path), "-o", "noexec,_netdev", "-o", "noatime")
     assert run.kernel_options == ("noexec", "noatime")

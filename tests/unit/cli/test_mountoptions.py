@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 
+from s3mount.cli import mountoptions
 from s3mount.cli.mount import mount
 from s3mount.cli.mountoptions import FOR_KERNEL, FOR_OTHERS, Options, split
 
@@ -34,7 +37,7 @@ def test_words_stand_between_commas(given: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", sorted(FOR_OTHERS | {"x-systemd.automount", "X-mount.mkdir", "comment=mine"})
+    "word", sorted(FOR_OTHERS | {"x-systemd.automount", "X-mount.mkdir", "comment=mine", "user=me"})
 )
 def test_what_speaks_to_others_is_passed_over(word: str) -> None:
     options = read(word)
@@ -61,6 +64,7 @@ def test_what_the_kernel_knows_goes_to_it(word: str) -> None:
         ("nonempty", "nonempty", True),
         ("uid=1000", "uid", 1000),
         ("gid=100", "gid", 100),
+        ("umask=027", "umask", 0o027),
         ("file_mode=0600", "file_mode", 0o600),
         ("dir-mode=700", "dir_mode", 0o700),
         ("cache-size=5G", "cache_size", 5 << 30),
@@ -77,8 +81,14 @@ def test_a_word_means_an_option(word: str, name: str, value: object) -> None:
     assert read(word).values == {name: value}
 
 
-def test_umask_gives_both_modes() -> None:
-    assert read("umask=027").values == {"file_mode": 0o640, "dir_mode": 0o750}
+def test_labels_go_to_the_kernel_where_selinux_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = 'context="system_u:object_r:tmp_t:s0:c1,c2"'
+    monkeypatch.setattr(mountoptions, "SELINUX", str(tmp_path / "none"))
+    assert read(word).kernel == []
+    monkeypatch.setattr(mountoptions, "SELINUX", str(tmp_path))
+    assert read(word).kernel == [r"context=system_u:object_r:tmp_t:s0:c1\,c2"]
 
 
 def test_the_last_word_wins() -> None:
@@ -90,6 +100,9 @@ def test_the_last_word_wins() -> None:
     [
         ("reed_only", "unknown option 'reed_only'"),
         ("umask=9", "umask is an octal number"),
+        ("remount", "unmount it, and mount it with the new options"),
+        ("cache_size=10", "cannot be meant"),
+        ("spool_size=0", "cannot be meant"),
         ("uid", "needs a value"),
         ("uid=me", "not a valid integer"),
         ("cache_size=much", "is no size"),

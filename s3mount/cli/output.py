@@ -1,0 +1,65 @@
+"""What commands print on: standard descriptors that are there, and output that can be written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from s3mount.errors import OutputError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class _Output(io.FileIO):
+    """Standard output, whose failures say that they are its own."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What is still buffered is tried again as Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            raise OutputError(f"the output cannot be written: {error.strerror}") from None
+
+
+def prepare() -> None:
+    """Make standard input, output and error fit to be used. To be called before anything is opened.
+
+    Where they are closed, /dev/null takes their place: else the first pipe or file that is opened gets such
+    a number, and what C code or a child process prints or reads goes there. From now on a failure to write
+    standard output is an OutputError.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free, which is this one. Children inherit it, as they would a terminal.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
+    before = sys.stdout
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Output(1, "w", closefd=False)),
+        encoding=before.encoding if before else "utf-8",
+        errors="backslashreplace",
+        line_buffering=bool(before and before.line_buffering),
+    )
+    sys.stderr = sys.stderr or io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error, if that can be written."""
+    with contextlib.suppress(OSError):
+        click.echo(f"s3mount: {message}", err=True)
