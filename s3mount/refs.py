@@ -72,8 +72,9 @@ Body: TypeAlias = bytes | FileSlice
 class ObjectHeaders(msgspec.Struct, frozen=True):
     """What is stored with an object beside its bytes.
 
-    ``metadata`` holds user metadata, names in lower case without ``x-amz-meta-``, values ASCII.
-    Unset fields are not sent. Equality of two values means that nothing would change.
+    ``metadata`` holds user metadata, names in lower case without ``x-amz-meta-``. One character of a value
+    is one byte as it travels (latin-1), whatever encoding the bytes are in: what came goes back as it came.
+    Unset fields are not sent.
     """
 
     metadata: Mapping[str, str] = {}

@@ -39,10 +39,7 @@ from s3mount.refs import (
     VersionId,
     VersionPage,
 )
-from s3mount.s3.headers import (
-    check_headers,
-    check_key,
-)
+from s3mount.s3.headers import METADATA_BYTES_MAX, check_headers, check_key
 from s3mount.s3.memory_bodies import read_body, write_slice
 from s3mount.s3.memory_bucket import Bucket, Upload, replaced
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
@@ -209,7 +206,7 @@ class MemoryStore:
         arguments = {"key": key, "body": body, "headers": headers, "condition": condition}
         await self._begin("put", arguments)
         check_key(key)
-        check_headers(headers, key)
+        _check_headers(headers, key)
         data = read_body(body)
         self._bucket.check(key, condition)
         result = self._bucket.store(key, data, self._bucket.etag_of(data), headers)
@@ -233,7 +230,7 @@ class MemoryStore:
         if headers is None:
             kept = self._bucket.version(source.key, source.version_id).info.headers
             headers = msgspec.structs.replace(kept or ObjectHeaders(), storage_class=storage_class)
-        check_headers(headers, key)
+        _check_headers(headers, key)
         self._bucket.check(key, condition)
         result = self._bucket.store(key, data, self._bucket.etag_of(data), headers)
         await self.faults.after("copy", arguments)
@@ -325,7 +322,7 @@ class MemoryStore:
         arguments = {"key": key, "headers": headers}
         await self._begin("create_multipart", arguments)
         check_key(key)
-        check_headers(headers, key)
+        _check_headers(headers, key)
         upload_id = self._bucket.next_id("u")
         self._bucket.uploads[upload_id] = Upload(key, headers, self._bucket.clock.now_ns(), {})
         await self.faults.after("create_multipart", arguments)
@@ -500,6 +497,18 @@ class MemoryStore:
                 )
             chosen.append(stored)
         return chosen
+
+
+def _check_headers(headers: ObjectHeaders, key: Key) -> None:
+    check_headers(headers, key)
+    total = sum(len(name) + len(value) for name, value in headers.metadata.items())
+    if total > METADATA_BYTES_MAX:
+        raise RejectedError(
+            f"{total} bytes of user metadata, S3 takes at most {METADATA_BYTES_MAX}",
+            key=key,
+            status=400,
+            code="MetadataTooLarge",
+        )
 
 
 def _at_header_resolution(info: ObjectInfo) -> ObjectInfo:

@@ -378,7 +378,7 @@ class Plane:
         if self._target_prefix and proxy is not None and proxy.authorization:
             headers["proxy-authorization"] = proxy.authorization
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        return f"{call.method} {target} HTTP/1.1\r\n{lines}\r\n".encode()
+        return f"{call.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
     async def _receive(
         self, connection: Connection, call: Call, head: Head, watch: _Watch

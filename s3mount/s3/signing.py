@@ -7,8 +7,10 @@ busy machine (``bench/micro/signing.py``); tests hold both to the same signature
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
@@ -22,6 +24,7 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 """In place of the body's SHA-256: the body is not covered by the signature."""
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
+_BLANKS = re.compile(" +")
 _PATH_SAFE = "/~"
 _QUERY_SAFE = "-_.~"
 
@@ -109,7 +112,8 @@ class FastSigV4:
         canonical = f"{method}\n{path}\n{query}\n{lines}\n\n{signed}\n{payload_hash}"
         day = stamp[:8]
         scope = f"{day}/{self._scope_tail}"
-        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        # One character is one byte as it travels (``refs.ObjectHeaders``).
+        digest = hashlib.sha256(canonical.encode("latin-1")).hexdigest()
         to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
         key = self._key(credentials.secret_key, day)
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
@@ -130,7 +134,17 @@ class FastSigV4:
 
 def _squeeze(value: str) -> str:
     """A header's value with runs of blanks made one, as SigV4 counts them."""
-    return " ".join(value.split()) if "  " in value else value
+    return _BLANKS.sub(" ", value) if "  " in value else value
+
+
+def _as_text(headers: dict[str, str]) -> dict[str, str]:
+    """Headers whose bytes botocore, which encodes text as UTF-8, signs as they travel (if they are UTF-8)."""
+    found = dict(headers)
+    for name, value in headers.items():
+        if not value.isascii():
+            with contextlib.suppress(UnicodeDecodeError):
+                found[name] = value.encode("latin-1").decode()
+    return found
 
 
 class Anonymous:
@@ -182,12 +196,13 @@ class BotocoreSigner:
         if credentials is None:
             raise ValueError("this scheme needs credentials")
         url = f"{self._base_url}{path}?{query}" if query else f"{self._base_url}{path}"
-        request = AWSRequest(method=method, url=url, headers=dict(headers))
+        request = AWSRequest(method=method, url=url, headers=_as_text(headers))
         if payload_hash != UNSIGNED_PAYLOAD:
             request.headers["X-Amz-Content-SHA256"] = payload_hash
         signer = self._make(credentials, payload_hash)
         signer.add_auth(request)
-        headers.update({name.lower(): str(value) for name, value in request.headers.items()})
+        added = {name.lower(): str(value) for name, value in request.headers.items()}
+        headers |= {name: value for name, value in added.items() if name not in headers}
 
     def _make(self, credentials: Credentials, payload_hash: str) -> BaseSigner:
         given = BotocoreCredentials(*credentials)

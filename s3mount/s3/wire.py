@@ -129,7 +129,8 @@ class _Collector:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self.head.headers
-        text = _text(value)
+        # One character is one byte as it came, so that it can go back as it came.
+        text = value.decode("latin-1")
         key = name.decode("latin-1").lower()
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
@@ -157,13 +158,6 @@ class _Collector:
 
     def on_message_complete(self) -> None:
         self.complete = True
-
-
-def _text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 class Connection:

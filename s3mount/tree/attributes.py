@@ -14,11 +14,12 @@ import binascii
 import json
 import stat
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from s3mount.refs import Attributes, ObjectHeaders
+from s3mount.s3.headers import METADATA_BYTES_MAX
 
 DIRECTORY_CONTENT_TYPE = "application/x-directory"
 STORED_HERE = "s3mount-attributes"
@@ -27,6 +28,9 @@ STORED_HERE = "s3mount-attributes"
 OWN_NAMES = frozenset(
     ("mode", "uid", "gid", "mtime", "ctime", "atime", "rdev", "xattr", STORED_HERE)
 )
+_CAN_BE_LACKED = ("atime", "ctime")
+_GIVE_WAY = (*_CAN_BE_LACKED, STORED_HERE, "gid", "uid", "mtime", "rdev", "mode")
+"""Of our own names these are left out first where foreign metadata take the room."""
 _FORMATS = (
     stat.S_IFREG,
     stat.S_IFDIR,
@@ -48,13 +52,36 @@ def encode(
     """Headers that carry ``attributes`` and keep everything foreign of ``known``.
 
     ``content_type`` is used where ``known`` has none. Without times LastModified will stand for them;
-    ctime is there always, because it tells one write of a key from every other.
+    ctime is there, because it tells one write of a key from every other. Where S3's limit leaves no room
+    beside the foreign metadata, names of ours are left out, the least important first.
     """
-    metadata = {
+    metadata = _own_metadata(attributes, with_times=with_times)
+    foreign = {
         name: value
         for name, value in (known.metadata if known else {}).items()
         if name not in OWN_NAMES
     }
+    room = METADATA_BYTES_MAX - metadata_bytes(foreign)
+    for name in _GIVE_WAY:
+        if metadata_bytes(metadata) <= room:
+            break
+        metadata.pop(name, None)
+    if stat.S_ISDIR(attributes.mode):
+        content_type = DIRECTORY_CONTENT_TYPE
+    base = known or ObjectHeaders()
+    return msgspec.structs.replace(
+        base, metadata=foreign | metadata, content_type=base.content_type or content_type
+    )
+
+
+def metadata_bytes(metadata: Mapping[str, str]) -> int:
+    """What S3's limit for user metadata counts: names and values together."""
+    return sum(len(name) + len(value) for name, value in metadata.items())
+
+
+def _own_metadata(attributes: Attributes, *, with_times: bool) -> dict[str, str]:
+    """All that is stored of ``attributes``."""
+    metadata = {}
     metadata["mode"] = str(attributes.mode)
     metadata["uid"] = str(attributes.uid)
     metadata["gid"] = str(attributes.gid)
@@ -68,11 +95,18 @@ def encode(
         metadata["xattr"] = _encode_xattrs(attributes.xattrs)
     if stat.S_ISDIR(attributes.mode):
         metadata[STORED_HERE] = "1"
-        content_type = DIRECTORY_CONTENT_TYPE
-    base = known or ObjectHeaders()
-    return msgspec.structs.replace(
-        base, metadata=metadata, content_type=base.content_type or content_type
-    )
+    return metadata
+
+
+def does_fit(attributes: Attributes, known: ObjectHeaders | None) -> bool:
+    """Is there room for all of ``attributes`` but atime and ctime beside the foreign metadata of ``known``?"""
+    metadata = dict(known.metadata) if known else {}
+    metadata |= _own_metadata(attributes, with_times=True)
+    return metadata_bytes(metadata) - _bytes_of(metadata, _CAN_BE_LACKED) <= METADATA_BYTES_MAX
+
+
+def _bytes_of(metadata: Mapping[str, str], names: Iterable[str]) -> int:
+    return metadata_bytes({name: metadata[name] for name in names if name in metadata})
 
 
 def decode(headers: ObjectHeaders, default: Attributes) -> Attributes:

@@ -16,8 +16,6 @@ from s3mount.vfs.naming import Naming
 from s3mount.vfs.openfiles import must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
-METADATA_BYTES_MAX = 2048
-"""S3's limit for user metadata: names and values together."""
 OWN_XATTR_PREFIX = "s3mount."
 XATTR_NAME_PREFIX = "user."
 
@@ -190,9 +188,7 @@ class Metadata:
 
     @staticmethod
     def _must_fit(node: Node, attributes: Attributes) -> None:
-        metadata = codec.encode(attributes, node.headers).metadata
-        size = sum(len(name) + len(value) for name, value in metadata.items())
-        if size > METADATA_BYTES_MAX:
+        if not codec.does_fit(attributes, node.headers):
             raise OSError(errno.ENOSPC, "S3 keeps at most 2 KiB of metadata with an object")
 
     def describe(self, node: Node) -> dict[str, str | None]:

@@ -56,6 +56,27 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "note", ["Grüße à Ä".encode().decode("latin-1"), "Gr\xfc\xdfe", "\xe9\t\x85\xa0"]
+)
+def test_metadata_in_any_bytes_go_back_as_they_came(subject: Subject, note: str) -> None:
+    async def body(store: Store) -> None:
+        await store.put("key", b"x", ObjectHeaders(metadata={"note": note}))
+        # Ceph tells bytes that are no UTF-8 as an encoded word (RFC 2047), as AWS does with all.
+        told = (await store.head("key")).headers
+        assert told is not None
+        made = await store.put("key", b"y", told)
+        assert (await store.head("key")).headers == told
+        await store.copy(ContentRef("key", made.etag, 1), "copy", told)
+        assert (await store.get("copy"))[0].headers == told
+        upload_id = await store.create_multipart("parts", told)
+        part = await store.upload_part("parts", upload_id, 1, b"z")
+        await store.complete_multipart("parts", upload_id, [part])
+        assert (await store.head("parts")).headers == told
+
+    subject.run(body)
+
+
 @pytest.mark.parametrize("size", [0, 1, 4096, 300_000, INLINE_BODY_BYTES_MAX])
 def test_what_was_put_is_what_head_and_get_tell(subject: Subject, size: int) -> None:
     data = bytes(range(251)) * (size // 251 + 1)
@@ -120,14 +141,12 @@ def test_keys_that_s3_cannot_hold_are_refused(subject: Subject, key: str) -> Non
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"name": "ü"},
         {"name": "a\nb"},
         {"name": " a"},
         {"name": "a\x7f"},
         {"Name": "a"},
         {"na me": "a"},
         {"": "a"},
-        {"name": "x" * 2048},
     ],
 )
 def test_metadata_that_would_not_come_back_unchanged_is_refused(

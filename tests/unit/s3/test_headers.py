@@ -22,7 +22,8 @@ from s3mount.s3.headers import (
 )
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=20)
-values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40).map(str.strip)
+octets = st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f")
+values = st.text(octets, max_size=40).map(lambda text: text.strip(" "))
 optional = st.none() | values.filter(bool)
 headers = st.builds(
     ObjectHeaders,
@@ -91,7 +92,7 @@ def test_keys_that_s3_cannot_hold(key: str) -> None:
 
 
 def test_no_header_can_smuggle_another() -> None:
-    for bad in ("a\r\nx-amz-acl: public-read", "a\nb", "a\x00b", " a", "a ", "ü"):
+    for bad in ("a\r\nx-amz-acl: public-read", "a\nb", "a\x00b", " a", "a ", "\x7f"):
         for headers in (ObjectHeaders(metadata={"n": bad}), ObjectHeaders(content_type=bad)):
             with pytest.raises(RejectedError):
                 check_headers(headers, "key")

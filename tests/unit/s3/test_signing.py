@@ -104,6 +104,29 @@ def test_the_fast_path_signs_as_botocore_does(
     assert headers.get("x-amz-security-token") == credentials.token
 
 
+@pytest.mark.parametrize("note", ["Grüße à Äé 日", "x  y  \u00e0"])
+def test_metadata_in_utf_8_are_signed_as_they_travel(note: str) -> None:
+    """botocore signs text as UTF-8; ours has one character for each byte."""
+    there = {"host": "bucket.s3.eu-central-1.amazonaws.com"}
+    credentials = Credentials("AKIDEXAMPLE", "secret")
+    expected = by_botocore(
+        credentials, "PUT", "/k", "", {**there, "x-amz-meta-n": note}, UNSIGNED_PAYLOAD, NOW
+    )["authorization"]
+    sent = {**there, "x-amz-meta-n": note.encode().decode("latin-1")}
+    fast = dict(sent)
+    FastSigV4("eu-central-1").sign(
+        credentials, "PUT", "/k", "", fast, UNSIGNED_PAYLOAD, NOW.timestamp()
+    )
+    assert fast["authorization"] == expected
+    slow = dict(sent)
+    with at(NOW):
+        BotocoreSigner(S3SigV4Auth, BASE, "eu-central-1", "s3").sign(
+            credentials, "PUT", "/k", "", slow, UNSIGNED_PAYLOAD, 0.0
+        )
+    assert slow["authorization"] == expected
+    assert slow["x-amz-meta-n"] == sent["x-amz-meta-n"]
+
+
 def test_a_new_day_and_new_credentials_need_a_new_key() -> None:
     signer = FastSigV4("eu-central-1")
     moments = [NOW, NOW, NOW + datetime.timedelta(days=1), NOW]

@@ -132,3 +132,19 @@ def test_what_is_encoded_is_decoded(attributes: Attributes) -> None:
     headers = codec.encode(attributes, None)
     assert codec.decode(headers, DEFAULT) == attributes
     assert all(value.isascii() and value.isprintable() for value in headers.metadata.values())
+
+
+@pytest.mark.parametrize("taken", [0, 1900, 1990, 2010, 2040, 2048])
+def test_foreign_metadata_go_first_where_there_is_no_room_for_all(taken: int) -> None:
+    known = ObjectHeaders(metadata={"n": "x" * (taken - 1)} if taken else {})
+    now_ns = 1_700_000_000_123_456_789
+    attributes = Attributes(stat.S_IFREG | 0o640, 1001, 1002, now_ns, now_ns, now_ns)
+    metadata = codec.encode(attributes, known).metadata
+    assert codec.metadata_bytes(metadata) <= 2048
+    assert dict(metadata) | dict(known.metadata) == metadata
+    left_out = {"mode", "uid", "gid", "mtime", "ctime", "atime"} - metadata.keys()
+    if taken <= 1900:
+        assert not left_out
+    if taken == 1990:
+        assert left_out == {"atime", "ctime"}
+        assert codec.decode(ObjectHeaders(metadata=metadata), DEFAULT).mode == attributes.mode
