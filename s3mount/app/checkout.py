@@ -36,6 +36,7 @@ def check_out_manifest(
     *,
     watch: Callable[[Progress], None],
     tell: Tell,
+    warn: Callable[[str], None],
 ) -> Summary:
     """Make ``folder`` hold what ``manifest`` names: a file, ``-`` or ``s3://BUCKET/KEY``.
 
@@ -66,6 +67,7 @@ def check_out_manifest(
             stored_in=stored_in,
             watch=watch,
             tell=tell,
+            warn=warn,
         )
 
 

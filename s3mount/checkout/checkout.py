@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from s3mount.manifest.model import Entry
 
 
+RULES = 2
+"""Counted up when patterns, or what counts as proven, come to mean something else: no picture of before is believed."""
+
+
 def check_out(
     entries: Callable[[], Iterable[Entry]],
     identity: str | None,
@@ -37,12 +41,14 @@ def check_out(
     stored_in: StoredIn,
     watch: Callable[[Progress], None],
     tell: Tell,
+    warn: Callable[[str], None],
 ) -> Summary:
     """Make ``folder`` hold ``entries``. Blocks; runs a trio loop of its own where there is something to do.
 
     ``identity`` is equal for equal entries; with ``None`` they are always read. Files appear whole, one by
     one; killed or interrupted, it leaves those that it has made, and the next run does the rest. What fails
-    for one file is in the summary, and so is why the rest was given up. Raises UsageError for a folder or
+    for one file is in the summary, and so is why the rest was given up. ``warn`` is told, a line each, what a
+    person should know before anything is deleted. Raises UsageError for a folder or
     pattern that is refused, StateInUseError, LocalDiskError, and what ``entries`` raise; nothing was touched
     then.
     """
@@ -53,7 +59,7 @@ def check_out(
     known = pictures.load(place, key) if key and not options.delete else None
     summary = _look(path, known, options) if known is not None and path.is_dir() else None
     if summary is None:
-        summary = _do(entries, path, options, open_store, stored_in, watch, tell, place, key)
+        summary = _do(entries, path, options, open_store, stored_in, watch, tell, warn, place, key)
     summary.seconds = round(time.monotonic() - began_s, 3)
     return summary
 
@@ -62,7 +68,9 @@ def _key(identity: str | None, options: Options) -> str:
     """What a picture stands for; empty where none can be believed."""
     if identity is None:
         return ""
-    return hashlib.sha256(repr((identity, options.include, options.exclude)).encode()).hexdigest()
+    return hashlib.sha256(
+        repr((RULES, identity, options.include, options.exclude)).encode()
+    ).hexdigest()
 
 
 def _look(path: Path, known: Picture, options: Options) -> Summary | None:
@@ -90,15 +98,16 @@ def _do(
     stored_in: StoredIn,
     watch: Callable[[Progress], None],
     tell: Tell,
+    warn: Callable[[str], None],
     place: Path,
     key: str,
 ) -> Summary:
     """Read the manifest, look at every file, and do what is to be done."""
     from s3mount.checkout.ordering import Ordered
     from s3mount.checkout.running import Run
-    from s3mount.checkout.selection import Selection
+    from s3mount.patterns import PathFilter
 
-    selection = Selection(options.include, options.exclude)
+    selection = PathFilter(options.include, options.exclude)
     ordered = Ordered(entries())
     try:
         if options.delete and not ordered.count:
@@ -109,7 +118,7 @@ def _do(
             leftovers = 0 if options.is_rehearsal else target.sweep()
             index = _open_index(options.cache_dir, path)
             try:
-                run = Run(target, index, ordered, selection, options, watch, tell)
+                run = Run(target, index, ordered, selection, options, watch, tell, warn)
                 summary = run.run(open_store, stored_in)
             finally:
                 if index is not None:

@@ -14,10 +14,10 @@ from s3mount.checkout.digests import DigestIndex, Row
 from s3mount.checkout.folders import Folders, ObstacleError
 from s3mount.checkout.paths import HIDDEN, Folding, Spellings, as_text, native, permissions, refusal
 from s3mount.checkout.picture import Notes
-from s3mount.checkout.selection import Selection
 from s3mount.checkout.summary import Failures
 from s3mount.checkout.target import Target
 from s3mount.manifest.model import Entry
+from s3mount.patterns import PathFilter
 
 
 class Kind(enum.Enum):
@@ -74,7 +74,7 @@ class Planner:
         self,
         target: Target,
         index: DigestIndex | None,
-        selection: Selection,
+        selection: PathFilter,
         *,
         with_buckets: bool,
         delete: bool,

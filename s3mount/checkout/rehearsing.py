@@ -11,10 +11,10 @@ from s3mount.checkout.folders import Folders
 from s3mount.checkout.placing import open_file
 from s3mount.checkout.planning import Kind, Step
 from s3mount.checkout.removing import Remover
-from s3mount.checkout.selection import Selection
 from s3mount.checkout.summary import Failures, Summary
 from s3mount.checkout.target import Target
 from s3mount.errors import LocalDiskError
+from s3mount.patterns import PathFilter
 
 
 class Rehearsal:
@@ -24,7 +24,7 @@ class Rehearsal:
         self,
         target: Target,
         index: DigestIndex | None,
-        selection: Selection,
+        selection: PathFilter,
         summary: Summary,
         failures: Failures,
         tell: Callable[[str, str, int], None],

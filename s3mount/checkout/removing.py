@@ -10,19 +10,20 @@ from collections.abc import Callable
 from s3mount.checkout.folders import Folders
 from s3mount.checkout.paths import as_text, native, split
 from s3mount.checkout.planning import Doomed
-from s3mount.checkout.selection import Selection
+from s3mount.patterns import PathFilter
 
 
 class Remover:
     """Removes files and folders below a target, as far as the selection takes them.
 
+    A folder goes when it is taken itself, or when something in it was removed, and nothing is left in it.
     ``removed`` counts files. With ``is_rehearsal`` it only counts, and tells ``tell``.
     """
 
     def __init__(
         self,
         folders: Folders,
-        selection: Selection,
+        selection: PathFilter,
         *,
         is_rehearsal: bool,
         tell: Callable[[str, str, int], None] | None = None,
@@ -58,6 +59,7 @@ class Remover:
 
     def _remove_tree(self, path: str, name: str, where: int) -> None:
         self._folders.forget(path)
+        before = self.removed
         flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDONLY
         inside = os.open(native(name), flags, dir_fd=where)
         try:
@@ -72,7 +74,8 @@ class Remover:
                     self._remove_tree(below, each, inside)
         finally:
             os.close(inside)
-        if self._is_rehearsal:
+        is_meant = self._selection.takes(f"{path}/") or self.removed > before
+        if self._is_rehearsal or not is_meant:
             return
         try:
             os.rmdir(native(name), dir_fd=where)

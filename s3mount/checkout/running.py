@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from s3mount.checkout.digests import DigestIndex
+from s3mount.checkout.folders import Folders
 from s3mount.checkout.options import Options, Tell
 from s3mount.checkout.ordering import Ordered
 from s3mount.checkout.paths import Folding
 from s3mount.checkout.picture import Notes, Picture
 from s3mount.checkout.planning import Planner, Step
 from s3mount.checkout.removing import Remover
-from s3mount.checkout.selection import Selection
 from s3mount.checkout.summary import Failures, Progress, Summary
 from s3mount.checkout.target import Target
 from s3mount.errors import S3MountError
+from s3mount.patterns import PathFilter
 
 if TYPE_CHECKING:
     from s3mount.checkout.fetching import StoredIn
@@ -34,10 +36,11 @@ class Run:
         target: Target,
         index: DigestIndex | None,
         ordered: Ordered,
-        selection: Selection,
+        selection: PathFilter,
         options: Options,
         watch: Callable[[Progress], None],
         tell: Tell,
+        warn: Callable[[str], None],
     ) -> None:
         self._target = target
         self._index = index
@@ -45,6 +48,7 @@ class Run:
         self._options = options
         self._watch = watch
         self._tell = tell
+        self._warn = warn
         self._summary = Summary(is_rehearsal=options.is_rehearsal)
         self._failures = Failures()
         self._notes = Notes()
@@ -77,11 +81,15 @@ class Run:
         summary, planner = self._summary, self._planner
         try:
             ahead = list(itertools.islice(self._steps, AHEAD_MAX))
+            is_whole = len(ahead) < AHEAD_MAX
+            self._tell_unmatched("" if is_whole else f" so far ({planner.seen.files:,} files)")
             if self._options.is_rehearsal:
                 self._rehearse(itertools.chain(ahead, self._steps))
             elif ahead:
                 self._work(ahead, open_store, stored_in)
             if not summary.stopped:
+                if not is_whole:
+                    self._tell_unmatched("")
                 self._remove_extras()
         finally:
             planner.close()
@@ -94,6 +102,22 @@ class Run:
         summary.right_bytes += seen.right_bytes
         summary.take(planner.refused, self._failures)
         return summary
+
+    def _tell_unmatched(self, so_far: str) -> None:
+        """Tell which patterns mean nothing here: before anything is deleted, as a slip of the pen would leave
+        what it was to keep without its protection."""
+        if self._options.delete and self._selection.unmatched() and self._target.root is not None:
+            # What lies in folders that are to go has not been looked at yet.
+            folders = Folders(self._target.root)
+            looking = Remover(folders, self._selection, is_rehearsal=True)
+            try:
+                for doomed in self._planner.extras:
+                    with contextlib.suppress(OSError):
+                        looking.remove(doomed)
+            finally:
+                folders.close()
+        for option in self._selection.unmatched():
+            self._warn(f"{option} matches nothing in the manifest or in the folder{so_far}")
 
     def _work(self, ahead: list[Step], open_store: OpenStore, stored_in: StoredIn) -> None:
         """Do what is to be done; ``stopped`` in the summary tells why the rest was given up."""
@@ -143,8 +167,6 @@ class Run:
     def _remove_extras(self) -> None:
         if not self._planner.extras or self._target.root is None:
             return
-        from s3mount.checkout.folders import Folders
-
         folders = Folders(self._target.root)
         remover = Remover(
             folders, self._selection, is_rehearsal=self._options.is_rehearsal, tell=self._tell

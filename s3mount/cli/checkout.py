@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @click.command(
     "checkout",
     short_help="Make a folder hold the versions that a manifest names.",
-    epilog="PATTERN is a glob, against the file's name or, with a / within, the whole path: '*.tmp', "
-    "'/2026/**', 'logs/'; or a regular expression: 're:[0-9]+[.]csv$'. What is excluded is neither written "
-    "nor deleted.",
+    epilog="PATTERN means what it does in a .gitignore: '*.tmp' or 'build' in any folder, with all that is in "
+    "it, '/build' and 'a/b' from the top, 'logs/' only a folder; '{a,b}' is either; or it is a regular expression: "
+    "'re:[0-9]+[.]csv$'. What is excluded is neither written nor deleted.",
 )
 @click.argument("manifest")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -64,6 +64,7 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
             options,
             watch=shown.watch,
             tell=shown.tell,
+            warn=shown.warn,
         )
     finally:
         shown.clear()
@@ -102,6 +103,10 @@ class _Shown:
     def tell(self, action: str, path: str, size_bytes: int) -> None:
         if not self._quiet:
             click.echo(f"would {action} {path}")
+
+    def warn(self, line: str) -> None:
+        self.clear()
+        click.echo(f"s3mount: {line}", err=True)
 
     def clear(self) -> None:
         if self._ticker is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -30,6 +30,9 @@ class World:
         self.stores: dict[str, MemoryStore] = {}
         self.opened: list[str] = []
         self.told: list[tuple[str, str]] = []
+        self.warned: list[str] = []
+        self.warn: Callable[[str], None] = lambda line: None
+        """Called with what a person is warned of, at that moment."""
         self.is_known = False
         """Whether the manifest may be known by its digest, so that it need not be read."""
         self.read = 0
@@ -92,6 +95,7 @@ class World:
     ) -> Summary:
         """Check out into the folder."""
         self.told.clear()
+        self.warned.clear()
         self.opened.clear()
         held = list(entries)
         self.read = 0
@@ -116,7 +120,12 @@ class World:
             stored_in=stored_in,
             watch=lambda progress: None,
             tell=lambda action, path, size: self.told.append((action, path)),
+            warn=self._hear,
         )
+
+    def _hear(self, line: str) -> None:
+        self.warned.append(line)
+        self.warn(line)
 
     def requests(self) -> int:
         """Requests so far that a checkout made."""

@@ -552,3 +552,60 @@ def test_failures_are_bounded_and_counted(world: World, monkeypatch: pytest.Monk
     assert lines[0].startswith("../000: ")
     assert lines[-2].startswith("10 more: '..'")
     assert lines[-1] == "120 more"
+
+
+# What patterns keep from being deleted.
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["build", "build/", "build/*", "build/**", "./build/", "/build", "**/build", "{dist,build}/**"],
+)
+def test_what_an_excluded_folder_holds_is_not_deleted(world: World, pattern: str) -> None:
+    wanted = [world.put("src/a", b"a"), world.put("build/out", b"not wanted")]
+    (world.folder / "build/deep/er").mkdir(parents=True)
+    (world.folder / "build/mine").write_bytes(b"mine")
+    (world.folder / "build/deep/er/mine").write_bytes(b"mine too")
+    (world.folder / "old").write_bytes(b"old")
+    kept = {"build/mine": b"mine", "build/deep/er/mine": b"mine too"}
+    rehearsed = world.check_out(wanted, delete=True, exclude=[pattern], is_rehearsal=True)
+    assert world.told == [("download", "src/a"), ("delete", "old")]
+    summary = world.check_out(wanted, delete=True, exclude=[pattern])
+    assert world.files() == kept | {"src/a": b"a"}
+    assert (summary.deleted, summary.left_out) == (rehearsed.deleted, rehearsed.left_out) == (1, 1)
+    assert world.warned == []
+
+
+def test_empty_folders_that_are_not_meant_stay(world: World) -> None:
+    for name in ("build/empty", "other/empty", "logs/empty"):
+        (world.folder / name).mkdir(parents=True)
+    (world.folder / "other/x.csv").write_bytes(b"x")
+    wanted = [world.put("f", b"1")]
+    world.check_out(wanted, delete=True, include=["*.csv", "f"])
+    assert (world.folder / "other/empty").is_dir()
+    assert not (world.folder / "other/x.csv").exists()
+    world.check_out(wanted, delete=True, exclude=["build/", "other/*"])
+    assert sorted(path.name for path in world.folder.iterdir()) == ["build", "f", "other"]
+    assert (world.folder / "build/empty").is_dir()
+    assert (world.folder / "other/empty").is_dir()
+
+
+def test_a_pattern_that_matches_nothing_is_told_before_anything_is_deleted(world: World) -> None:
+    (world.folder / "build/deep").mkdir(parents=True)
+    (world.folder / "build/deep/x.o").write_bytes(b"x")
+    seen: list[bool] = []
+    world.warn = lambda line: seen.append((world.folder / "build/deep/x.o").exists())
+    wanted = [world.put("f", b"1"), world.put("left.out", b"2")]
+    excluded = ["biuld/", "*.o", "*.out"]
+    world.check_out(wanted, delete=True, exclude=[*excluded, "*.tmp"], is_rehearsal=True)
+    assert [line.partition(" matches")[0] for line in world.warned] == [
+        "--exclude 'biuld/'",
+        "--exclude '*.tmp'",
+    ]
+    world.check_out(wanted, delete=True, exclude=["biuld/", "*.out"])
+    assert len(world.warned) == 1
+    assert seen == [True, True, True]
+    assert not (world.folder / "build").exists()
+    # Where all is as it was and nothing can be deleted, nothing is looked at that closely.
+    world.check_out(wanted, include=["f", "g"])
+    assert [line.partition(" matches")[0] for line in world.warned] == ["--include 'g'"]
