@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 from pathlib import Path
 from typing import Literal
 
@@ -109,7 +110,7 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
         what = "\0".join((self.store.endpoint_url or "aws", self.store.bucket, self.prefix))
         if self.past is not None:
             what = "\0".join((what, self.past.manifest, str(self.past.at_ns), self.mountpoint))
-        return hashlib.sha256(what.encode()).hexdigest()[:16]
+        return hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +131,17 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_state_dir() -> Path:
-    """``$XDG_STATE_HOME/s3mount``, or ``~/.local/state/s3mount``; /var/lib/s3mount without a HOME."""
+    """``$XDG_STATE_HOME/s3mount``, or ``~/.local/state/s3mount``; /var/lib/s3mount for who has no home."""
     return _xdg("XDG_STATE_HOME", ".local/state", "/var/lib")
 
 
+def state_without_home(identity: str) -> Path:
+    """Where a mount started without HOME kept its state before the list of users was asked."""
+    return Path("/var/lib/s3mount") / identity
+
+
 def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/s3mount``, or ``~/.cache/s3mount``; /var/cache/s3mount without a HOME."""
+    """``$XDG_CACHE_HOME/s3mount``, or ``~/.cache/s3mount``; /var/cache/s3mount for who has no home."""
     return _xdg("XDG_CACHE_HOME", ".cache", "/var/cache")
 
 
@@ -143,7 +149,17 @@ def _xdg(variable: str, below_home: str, without_home: str) -> Path:
     given = os.environ.get(variable)
     if given and os.path.isabs(given):
         return Path(given) / "s3mount"
-    home = os.environ.get("HOME")
-    if home:
-        return Path(home) / below_home / "s3mount"
-    return Path(without_home) / "s3mount"
+    home = os.environ.get("HOME") or _home_of_user()
+    return Path(home) / below_home / "s3mount" if home else Path(without_home) / "s3mount"
+
+
+def _home_of_user() -> str | None:
+    """The home folder that the machine's list of users names, if it is there.
+
+    Programs that mount(8), cron or a container start may have no HOME; boto3 looks there as well.
+    """
+    try:
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return None
+    return home if os.path.isdir(home) else None

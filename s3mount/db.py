@@ -35,6 +35,9 @@ def open_database(
         connection = sqlite3.connect(
             path, isolation_level=None, cached_statements=64, check_same_thread=not any_thread
         )
+    except sqlite3.Error as error:
+        raise LocalDiskError(f"cannot use the database {path}: {error}") from error
+    try:
         connection.execute(f"PRAGMA synchronous={'NORMAL' if flushes else 'OFF'}")
         if gives_back:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -42,7 +45,6 @@ def open_database(
         connection.execute("PRAGMA wal_autocheckpoint=2000")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(migrations):
-            connection.close()
             raise LocalDiskError(
                 f"{path} was made by a newer release of s3mount (schema {version}); use that release"
             )
@@ -51,7 +53,11 @@ def open_database(
                 f"BEGIN;{migrations[number]};PRAGMA user_version={number + 1};COMMIT;"
             )
     except sqlite3.Error as error:
+        connection.close()
         raise LocalDiskError(f"cannot use the database {path}: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

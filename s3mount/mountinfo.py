@@ -16,6 +16,8 @@ from typing import Literal
 
 import msgspec
 
+from s3mount.errors import MountError
+
 FILESYSTEM_TYPE = "fuse.s3mount"
 """The type under which the kernel lists our mounts."""
 
@@ -46,10 +48,16 @@ class MountEntry(msgspec.Struct, frozen=True):
 def read_mounts(path: str = "/proc/self/mountinfo") -> list[MountEntry]:
     """All mounts that this process sees, in the order in which they were made.
 
-    Lines that are not understood are left out. Raises OSError where there is no /proc.
+    Lines that are not understood are left out. Raises MountError where there is no /proc.
     """
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return [entry for line in file if (entry := _parse(line)) is not None]
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return [entry for line in file if (entry := _parse(line)) is not None]
+    except OSError as error:
+        raise MountError(
+            f"what is mounted cannot be read from {path}: {error.strerror}; s3mount needs /proc "
+            "(mount -t proc proc /proc)"
+        ) from None
 
 
 def topmost_at(mountpoint: str, mounts: Iterable[MountEntry]) -> MountEntry | None:

@@ -339,8 +339,9 @@ class Lifetime:
         files, size_bytes = self.pending()
         self._note("ended", files, size_bytes)
         if not files:
-            log.info("unmounted; everything is in S3")
-            supervisor.notify("STATUS=everything is in S3")
+            told = "" if self._config.past is not None else "everything is in S3"
+            log.info("unmounted%s", told and f"; {told}")
+            supervisor.notify(f"STATUS={told or 'unmounted'}")
             return 0
         left = status.amount(files, size_bytes)
         supervisor.notify(f"STATUS={left} not in S3 yet, kept in {self._config.state_dir}")
@@ -409,6 +410,7 @@ class Lifetime:
             state_dir=self._config.state_dir,
             log_path=self._log_path,
             version=__version__,
+            is_snapshot=self._config.past is not None,
         )
 
 

@@ -39,6 +39,7 @@ def run_mount(config: MountConfig, run: RunConfig, build: Build) -> int:
     to the parent that waits or on stderr; a traceback goes only to the log.
     """
     reporter = Reporter(run.ready_fd)
+    be_private()
     log_path = _log_path(config, run)
     # A log file takes descriptor 2 along.
     terminal = os.dup(2)
@@ -54,6 +55,14 @@ def run_mount(config: MountConfig, run: RunConfig, build: Build) -> int:
         os.close(terminal)
         reporter.close()
         logging.shutdown()
+
+
+def be_private() -> None:
+    """What this process makes outside of the mount is for its user alone, folders above it too.
+
+    Whatever umask it was started with; modes of files in the mount are those of the programs that make them.
+    """
+    os.umask(0o077)
 
 
 def _run(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 import trio
 
-from s3mount.app.mount import check_writable
+from s3mount.app.mount import be_private, check_writable
 from s3mount.app.parts import build_parts
 from s3mount.config import MountConfig
 from s3mount.daemon.launch import Reporter
@@ -39,6 +39,7 @@ def recover(config: MountConfig, source: str, watch: Watch) -> Outcome:
     owns the folder, and what keeps the bucket from being used.
     """
     folder = Path(config.state_dir)
+    be_private()
     with StateLock(folder, config.mountpoint, source) as lock:
         lock.note("draining")
         check_writable("cache", Path(config.cache_dir))

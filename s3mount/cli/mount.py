@@ -22,7 +22,9 @@ from s3mount.config import (
     RunConfig,
     default_cache_dir,
     default_state_dir,
+    state_without_home,
 )
+from s3mount.errors import UsageError
 from s3mount.logs import LEVELS
 
 
@@ -141,6 +143,7 @@ def mount(ctx: click.Context, /, **given: Any) -> int:
     values = _with_mount_options(ctx, given)
     config = mount_config(values)
     run = run_config(values)
+    refuse_undecodable(config, run)
     if run.foreground or run.ready_fd is not None:
         if config.past is None or config.past.at_ns is not None:
             _prepare_engine(run)
@@ -154,6 +157,21 @@ def mount(ctx: click.Context, /, **given: Any) -> int:
 
         return run_mount(config, run, build_parts)
     return _in_background(ctx.obj, quiet=values["quiet"])
+
+
+def refuse_undecodable(config: MountConfig, run: RunConfig) -> None:
+    """Raise UsageError for a path that is not UTF-8: a mount's records, in JSON, cannot name it."""
+    manifest = config.past.manifest if config.past is not None else ""
+    for what, path in (
+        ("mount point", config.mountpoint),
+        ("state folder", config.state_dir),
+        ("cache folder", config.cache_dir),
+        ("log file", run.log_file or ""),
+        ("manifest", manifest),
+    ):
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if shown != path:
+            raise UsageError(f"the {what} {shown} is not UTF-8; choose another path")
 
 
 def _prepare_engine(run: RunConfig) -> None:
@@ -208,7 +226,12 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
     base = absolute(values["state_dir"]) or str(default_state_dir())
     if past is not None:
         base = os.path.join(base, SNAPSHOTS)
-    return msgspec.structs.replace(config, state_dir=os.path.join(base, config.identity))
+    state_dir = os.path.join(base, config.identity)
+    if values["state_dir"] is None and not os.environ.get("HOME"):
+        earlier = state_without_home(config.identity)
+        # What lies there is sent from there.
+        state_dir = str(earlier) if earlier.is_dir() else state_dir
+    return msgspec.structs.replace(config, state_dir=state_dir)
 
 
 def _mode(values: dict[str, Any], name: str, everything: int) -> int:

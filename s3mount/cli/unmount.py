@@ -74,7 +74,8 @@ def _leave(mount: Mount, uploads: Uploads) -> int:
             f"{status.amount(ended.files, ended.size_bytes)}, kept in {record.state_dir} "
             f"and sent at the next mount of {record.source}"
         )
-    click.echo(f"{mount.mountpoint} is unmounted; everything is in S3")
+    told = "" if record.is_snapshot else "; everything is in S3"
+    click.echo(f"{mount.mountpoint} is unmounted{told}")
     return 0
 
 

@@ -65,6 +65,9 @@ class ControlClient:
         """Send the connection's one request. Raises MountError."""
         try:
             self._socket.sendall(protocol.encode(request))
+        except UnicodeEncodeError:
+            # Keys are UTF-8, and so is every name in a mount.
+            raise MountError("the path is not UTF-8: there is no such name in the mount") from None
         except OSError as error:
             raise MountError(
                 f"the process of {self._record.mountpoint} hung up: {error.strerror or error}"

@@ -22,7 +22,10 @@ RUN_DIR_VARIABLE = "S3MOUNT_RUN_DIR"
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One running mount. ``started_ticks`` is the process's start time as /proc tells it."""
+    """One running mount. ``started_ticks`` is the process's start time as /proc tells it.
+
+    ``is_snapshot``: it never has anything to send.
+    """
 
     mountpoint: str
     source: str
@@ -31,6 +34,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str
     log_path: str
     version: str
+    is_snapshot: bool = False
 
     @property
     def alive(self) -> bool:

@@ -337,6 +337,29 @@ def test_no_dev_fuse(attempt: Attempt) -> None:
 
 
 @as_root
+def test_no_proc(attempt: Attempt) -> None:
+    attempt.before = in_namespace("mount -t tmpfs none /proc")
+    for arguments in (["data", str(attempt.path)], ["status"], ["unmount", str(attempt.path)]):
+        said = attempt._run([*arguments], 1)
+        assert "what is mounted cannot be read from /proc/self/mountinfo" in said
+
+
+def test_paths_that_are_not_utf_8(attempt: Attempt) -> None:
+    odd = os.fsdecode(os.fsencode(attempt.folder) + b"/\xff\xfe")
+    os.mkdir(odd)
+    shown = f"{attempt.folder}/\\xff\\xfe"
+    said = attempt._run(["data", odd, "--endpoint-url", NOBODY_THERE], 2)
+    assert said == f"the mount point {shown} is not UTF-8; choose another path"
+    for name in ("state", "cache"):
+        said = attempt.fails("data", f"--{name}-dir", odd, status=2)
+        assert said.startswith(f"the {name} folder {shown}")
+        assert said.endswith(" is not UTF-8; choose another path")
+    said = attempt._run(["data", odd, "--at", "2026-01-01"], 2)
+    assert "is not UTF-8" in said
+    assert "is not a mounted bucket" in attempt._run(["status", odd], 1)
+
+
+@as_root
 def test_dev_fuse_that_may_not_be_opened(attempt: Attempt) -> None:
     attempt.before = [
         *in_namespace(*BARE_DEV, "mknod -m 000 /dev/fuse c 10 229"),

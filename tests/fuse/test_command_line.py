@@ -178,7 +178,7 @@ def test_foreground_stays_logs_to_stderr_and_ends_by_ctrl_c(person: Person) -> N
     assert process.returncode == 0
     assert out == ""
     assert f"{person.bucket} is mounted at {person.path}" in err
-    assert "everything is in S3" in err
+    assert "unmounted; everything is in S3" in err
     assert person.keys() == {"file"}
 
 
@@ -296,6 +296,22 @@ def test_started_with_all_descriptors_closed(person: Person, how: str) -> None:
     (person.path / "file").write_text("x")
     person.does("unmount", "mnt")
     assert person.keys() == {"file"}
+
+
+def test_what_is_kept_is_private_whatever_the_umask(person: Person) -> None:
+    program = f"{shlex.quote(sys.executable)} -m s3mount"
+    places = "--state-dir new/deep/state --cache-dir new/deep/cache"
+    done = person.shell(f"umask 000; {program} {person.bucket} mnt {places}")
+    assert (done.returncode, done.stderr) == (0, "")
+    (person.path / "file").write_text("x")
+    person.does("wait", "mnt")
+    made = [person.folder / "new", *(person.folder / "new").rglob("*")]
+    assert len(made) > 5
+    open_to_others = {
+        path: oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077
+    }
+    assert not open_to_others
+    person.does("unmount", "mnt")
 
 
 def test_every_word_of_fstab_mounts(person: Person) -> None:

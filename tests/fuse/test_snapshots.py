@@ -66,7 +66,9 @@ def test_a_time_shows_what_was_there(mount_factory: Make, writer: Writer) -> Non
     assert told["missing"]["files"] == 0
     assert status_of_file(mount, "dir/b")["version_id"] == writer.current["dir/b"].version_id
     assert mount.command("wait", str(mount.path)).returncode == 0
-    mount.unmount()
+    # Nothing of it was ever to be sent.
+    assert mount.command("unmount", str(mount.path)).stdout == f"{mount.path} is unmounted\n"
+    assert mount.log.endswith("unmounted\n")
 
 
 def test_below_a_prefix(mount_factory: Make, writer: Writer) -> None:

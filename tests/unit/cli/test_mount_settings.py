@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import click
@@ -144,6 +145,24 @@ def test_the_same_bucket_elsewhere_has_other_state(tmp_path: Path) -> None:
     two, _ = settings("data", str(tmp_path), "--endpoint-url", "http://127.0.0.1:9")
     three, _ = settings("s3://data/a", str(tmp_path))
     assert len({one.state_dir, two.state_dir, three.state_dir}) == 3
+
+
+def test_without_home_the_list_of_users_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = pwd.struct_passwd(("me", "x", os.geteuid(), os.getegid(), "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: user)
+    at_home, _ = settings("data", str(tmp_path))
+    monkeypatch.delenv("HOME")
+    config, _ = settings("data", str(tmp_path))
+    assert config.state_dir == at_home.state_dir
+    assert config.cache_dir == str(tmp_path / ".cache/s3mount")
+    earlier = tmp_path / "var" / config.identity
+    monkeypatch.setattr(command, "state_without_home", lambda identity: earlier)
+    earlier.mkdir(parents=True)
+    assert settings("data", str(tmp_path))[0].state_dir == str(earlier)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert default_state_dir() == Path("/var/lib/s3mount")
 
 
 def test_a_link_to_the_mount_point_is_followed(tmp_path: Path) -> None:
