@@ -71,8 +71,7 @@ class Past:
     def write_manifest(self, path: Path) -> None:
         """Write the versions of ``fill`` as a manifest."""
         with path.open("w", encoding="utf-8", newline="") as file:
-            plain.write_header(file)
-            plain.write(file, self.entries)
+            plain.PlainWriter(file).write(self.entries)
 
     def move_on(self) -> None:
         """Change a tenth of the files and delete a twentieth; ``at`` is a time before that."""

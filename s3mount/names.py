@@ -1,9 +1,13 @@
-"""Which text can be the name of a file, and which keys are therefore paths."""
+"""Which text can be the name of a file, which keys are therefore paths, and what a folder's prefix is."""
 
 from __future__ import annotations
 
 NAME_BYTES_MAX = 255
 """Linux's NAME_MAX."""
+
+OWN_NAME = ".s3mount"
+"""The one name at the mount's top that is s3mount's own and not shown. The bucket's top has no key that
+could carry its attributes: they lie in the marker ``.s3mount/``. What is tried at the start is tried below it."""
 
 
 def is_name(text: str) -> bool:
@@ -17,3 +21,13 @@ def is_name(text: str) -> bool:
     return (
         len(text) <= NAME_BYTES_MAX // 4 or len(text.encode("utf-8", "replace")) <= NAME_BYTES_MAX
     )
+
+
+def normal_prefix(text: str) -> str:
+    """The prefix of the keys in the folder that ``text`` means: empty, or with one / at its end alone.
+
+    >>> [normal_prefix(t) for t in ("", "/", "data", "data/", "/data", "a/b//")]
+    ['', '', 'data/', 'data/', 'data/', 'a/b/']
+    """
+    stripped = text.strip("/")
+    return f"{stripped}/" if stripped else ""

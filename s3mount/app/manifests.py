@@ -23,13 +23,16 @@ from s3mount.manifest.building import list_entries, moment_to_list
 from s3mount.manifest.comparing import Difference, differences
 from s3mount.manifest.location import brought_here, is_live_bucket, parse_s3, to_be_filled
 from s3mount.manifest.model import Entry
-from s3mount.manifest.reading import Format, digest_of, format_of, read_entries
-from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, folders_of, plan_restore
+from s3mount.manifest.reading import Format, digest_of, format_of, read_entries, scopes_of
+from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore, why_missing
 from s3mount.manifest.scan import Scan
+from s3mount.manifest.scope import Scope, Scopes
+from s3mount.manifest.selecting import Own, own_of, select, shared_beginnings
 from s3mount.manifest.sorting import sorted_entries
 from s3mount.manifest.summing import Summary, summarise
 from s3mount.manifest.verifying import Problem, Verification
 from s3mount.manifest.writing import ManifestWriter, OutputFormat, WholeFile
+from s3mount.names import normal_prefix
 from s3mount.s3.store import Store
 
 TICK_S = 0.2
@@ -67,6 +70,7 @@ class Shown(NamedTuple):
     format: Format
     digest: str
     summary: Summary
+    scopes: Scopes
 
 
 def _run(main: Callable[[], Awaitable[R]]) -> R:
@@ -134,32 +138,38 @@ def create(
             to_be_filled(output, access.open_store) as path,
             access.open_store(bucket) as store,
         ):
-            moment_ns = await moment_to_list(store, prefix, at_ns, time.time_ns())
-            count, size_bytes = await _list_to_file(
-                store, bucket, prefix, moment_ns, path, output_format, show
-            )
+            made = await _list_to_file(store, bucket, prefix, at_ns, path, output_format, show)
             digest = await trio.to_thread.run_sync(digest_of, path)
-        return Created(moment_ns, count, size_bytes, digest)
+        return Created(made.at_ns, made.keys, made.size_bytes, digest)
 
     return _run(main)
+
+
+class _Listed(NamedTuple):
+    at_ns: int
+    keys: int
+    size_bytes: int
 
 
 async def _list_to_file(
     store: Store,
     bucket: str,
     prefix: str,
-    at_ns: int,
+    at_ns: int | None,
     path: Path,
     output_format: OutputFormat,
     show: Show,
-) -> tuple[int, int]:
-    """Entries and their bytes that were written to ``path``."""
+    *,
+    may_be_empty: bool = False,
+) -> _Listed:
+    """Write a manifest to ``path``. Raises UsageError where nothing lies or lay below the prefix."""
+    moment = await moment_to_list(store, prefix, at_ns, time.time_ns())
     scans: list[Scan] = []
     rate = _Rate("versions")
     with WholeFile(path) as file:
-        writer = ManifestWriter(file, output_format)
+        writer = ManifestWriter(file, output_format, Scope(bucket, prefix, moment.at_ns, True))
         work = partial(
-            list_entries, store, bucket, prefix, at_ns, writer.write, on_scan=scans.append
+            list_entries, store, bucket, prefix, moment.until_ns, writer.write, on_scan=scans.append
         )
 
         def text() -> str:
@@ -167,8 +177,10 @@ async def _list_to_file(
             return f"listing {bucket}: {rate(listed)}, {writer.count:,} current, {lists} at once"
 
         await _shown(work, show, text)
+        if prefix and not scans[0].listed and not may_be_empty:
+            raise UsageError(f"no key lies below s3://{bucket}/{prefix}: mind the spelling")
         writer.finish()
-    return writer.count, writer.size_bytes
+    return _Listed(moment.at_ns, writer.count, writer.size_bytes)
 
 
 # ------------------------------------------------------------------------- show, diff
@@ -186,7 +198,8 @@ def show(access: Access, source: str) -> Shown:
 
 def _summarised(path: Path, bucket: str | None) -> Shown:
     summary = summarise(read_entries(path, bucket=bucket))
-    return Shown(format_of(path, bucket=bucket), digest_of(path), summary)
+    scopes = scopes_of(path, bucket=bucket)
+    return Shown(format_of(path, bucket=bucket), digest_of(path), summary, scopes)
 
 
 def diff(
@@ -224,12 +237,12 @@ async def _side(access: Access, source: str, show: Show) -> AsyncIterator[Path]:
         async with brought_here(source, access.open_store) as path:
             yield path
         return
-    bucket, prefix = parse_s3(source)
+    bucket, key = parse_s3(source)
     with tempfile.TemporaryDirectory(prefix="s3mount-") as name:
         path = Path(name) / "live.csv"
         async with access.open_store(bucket) as store:
-            moment_ns = await moment_to_list(store, prefix, None, time.time_ns())
-            await _list_to_file(store, bucket, prefix, moment_ns, path, "csv", show)
+            prefix = normal_prefix(key)
+            await _list_to_file(store, bucket, prefix, None, path, "csv", show, may_be_empty=True)
         yield path
 
 
@@ -279,11 +292,14 @@ def restore(
     agree: Callable[[list[Plan]], bool],
     report: Callable[[Step, str], None],
     show: Show,
+    *,
+    deletes: bool,
 ) -> Restored:
     """Bring the live buckets back to the manifest ``source``, if ``agree`` says so of the plans.
 
-    Keys that the manifest does not name get a delete marker, below ``prefix`` or, where that is ``None``,
-    below the deepest folder that holds all its keys. Raises S3MountError.
+    Only keys in the folder ``prefix``, where it is not ``None``. With ``deletes`` keys that the manifest
+    does not name get a delete marker, there or else below what the manifest says that it lists.
+    Raises S3MountError.
     """
 
     async def main() -> Restored:
@@ -291,7 +307,7 @@ def restore(
             brought_here(source, access.open_store) as path,
             open_buckets(access.open_store) as buckets,
         ):
-            plans = await _plans(access, source, path, prefix, buckets, show)
+            plans = await _plans(access, source, path, prefix, buckets, show, deletes=deletes)
             try:
                 return await _carry_out_all(plans, buckets, agree, report, show)
             finally:
@@ -302,25 +318,36 @@ def restore(
 
 
 async def _plans(
-    access: Access, source: str, path: Path, prefix: str | None, buckets: Buckets, show: Show
+    access: Access,
+    source: str,
+    path: Path,
+    prefix: str | None,
+    buckets: Buckets,
+    show: Show,
+    *,
+    deletes: bool,
 ) -> list[Plan]:
-    folders = await trio.to_thread.run_sync(
-        lambda: folders_of(read_entries(path, bucket=access.bucket))
-    )
-    if not folders:
+    read = partial(read_entries, path, bucket=access.bucket)
+    beginnings = await trio.to_thread.run_sync(lambda: shared_beginnings(read()))
+    scopes = await trio.to_thread.run_sync(partial(scopes_of, path, bucket=access.bucket))
+    if not beginnings:
         raise UsageError(f"{source} names no keys, so nothing says what to restore")
+    selections = {
+        bucket: select(source, bucket, scopes, shared, prefix, deletes=deletes)
+        for bucket, shared in beginnings.items()
+    }
+    home, own = await trio.to_thread.run_sync(own_of, source, path)
     plans = []
-    entries = sorted_entries(read_entries(path, bucket=access.bucket), source)
-    for bucket, group in groupby(entries, lambda entry: entry.bucket):
-        below = folders[bucket] if prefix is None else prefix
+    for bucket, group in groupby(sorted_entries(read(), source), lambda entry: entry.bucket):
+        selection = selections[bucket]
         scans: list[Scan] = []
         rate = _Rate("versions")
         work = partial(
             plan_restore,
             await buckets.store(bucket),
-            bucket,
-            below,
-            _only_below(group, below),
+            selection,
+            _only_below(group, selection.prefix),
+            own=own if bucket == home else Own(size=own.size, md5=own.md5),
             on_scan=scans.append,
         )
 
@@ -328,6 +355,10 @@ async def _plans(
             return f"listing {bucket}: {rate(scans[0].listed if scans else 0)}"
 
         plans.append(await _shown(work, show, text))
+    if not any(plan.found for plan in plans):
+        raise UsageError(
+            f"no key of {source} lies below {prefix!r}, and none is there: mind the spelling"
+        )
     return plans
 
 
@@ -347,7 +378,7 @@ async def _carry_out_all(
     for plan in plans:
         for step in plan:
             if step.do == "missing":
-                report(step, "the version is not there any more")
+                report(step, why_missing(step))
     if not await trio.to_thread.run_sync(agree, plans):
         return Restored(counts, False, progress)
     rate = _Rate("keys")

@@ -11,9 +11,9 @@ import msgspec
 from s3mount.cli.states import StateFolder, find_state
 from s3mount.cli.wait import write_back
 from s3mount.errors import MountError, S3MountError
+from s3mount.names import OWN_NAME
 from s3mount.spool import salvage
 from s3mount.spool.export import export as copy_out
-from s3mount.vfs.state import OWN_NAME
 
 FLUSH_TIMEOUT_S = 10.0
 OWN_MARKER = f"{OWN_NAME}/"

@@ -134,6 +134,8 @@ def show(**given: Any) -> int:
         "last_modified": None if last is None else format_time(last),
         "buckets": summary.buckets,
         "in_order": summary.is_in_order,
+        "scope": [str(scope) for scope in found.scopes.found],
+        "changed": found.scopes.is_changed,
     }
     if given["as_json"]:
         _echo_json(about)
@@ -149,6 +151,12 @@ def show(**given: Any) -> int:
         click.echo(f"modified  {format_time(first)} to {format_time(last)}")
     for bucket, count in sorted(summary.buckets.items()):
         click.echo(f"bucket    {bucket}: {count:,} keys")
+    for scope in found.scopes.found:
+        what = "all keys" if scope.is_whole else "what one mount has put"
+        place = _quoted(f"s3://{scope.bucket}/{scope.prefix}")
+        click.echo(f"lists     {what} below {place} as of {format_time(scope.at_ns)}")
+    if found.scopes.is_changed:
+        click.echo("changed   since it was written: it lists nothing in particular")
     if not summary.is_in_order:
         click.echo("order     none; manifests that s3mount writes are sorted by key")
     return 0
@@ -241,8 +249,13 @@ def verify(**given: Any) -> int:
 @click.argument("source", metavar="MANIFEST")
 @click.option(
     "--prefix",
-    help="Keys below it that MANIFEST does not name are deleted; empty for the whole bucket.  "
-    "[default: the folder that holds all its keys]",
+    metavar="FOLDER",
+    help="Only keys in this folder; '' for the whole bucket.  [default: what MANIFEST lists]",
+)
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Delete keys there that MANIFEST does not name: of all that it says it lists, or in --prefix.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -252,8 +265,9 @@ def verify(**given: Any) -> int:
 def restore(**given: Any) -> int:
     """Bring the live bucket back to MANIFEST: copies of old versions inside S3, and delete markers.
 
-    Nothing is lost: what is there now stays as older versions. Asks first.
-    Exit status 0: the bucket is as the manifest says. 1: it is not; what failed is named.
+    Nothing is lost: what is there now stays as older versions. Asks first. Keys that MANIFEST does not name
+    stay, unless --delete is given.
+    Exit status 0: the keys are as the manifest says. 1: some are not; what failed is named.
     """
     from s3mount.app import manifests
 
@@ -276,7 +290,13 @@ def restore(**given: Any) -> int:
 
     with _ticking(False, ticker):
         done = manifests.restore(
-            _access(given), given["source"], given["prefix"], agree, report, ticker
+            _access(given),
+            given["source"],
+            given["prefix"],
+            agree,
+            report,
+            ticker,
+            deletes=given["delete"],
         )
     progress = done.progress
     if as_json:
@@ -303,6 +323,16 @@ def _show_plans(plans: list[Plan], *, with_steps: bool) -> None:
             f"{counts['missing']:,} whose version is gone",
             err=True,
         )
+        if counts["other"]:
+            click.echo(
+                f"{counts['other']:,} more keys are there that the manifest does not name; they stay without --delete",
+                err=True,
+            )
+        for key in plan.kept:
+            click.echo(
+                f"{_quoted(key)} holds this manifest and stays as it is, so that the restore can be repeated",
+                err=True,
+            )
         for step in plan.shown if with_steps else []:
             click.echo(f"{verbs[step.do]} {_quoted(step.key)} {step.version_id}".rstrip())
         more = plan.steps + counts["missing"] - len(plan.shown)

@@ -14,7 +14,7 @@ from s3mount import mountinfo
 from s3mount.cli.mountoptions import Options
 from s3mount.cli.options import absolute, option, store_config, store_options
 from s3mount.cli.past import SNAPSHOTS, shown_source, what_to_mount
-from s3mount.cli.values import mode, normal_prefix, seconds, size, size_from, umask
+from s3mount.cli.values import mode, seconds, size, size_from, umask
 from s3mount.config import (
     GIB,
     MIB,
@@ -26,6 +26,7 @@ from s3mount.config import (
 )
 from s3mount.errors import UsageError
 from s3mount.logs import LEVELS
+from s3mount.names import normal_prefix
 
 
 @click.command(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import click
 
+from s3mount.names import normal_prefix
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?b?)|b)?\s*", re.IGNORECASE)
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", re.IGNORECASE)
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
@@ -91,9 +93,3 @@ def parse_bucket(text: str) -> tuple[str, str]:
             hint = ", and no manifest is there"
         raise click.UsageError(f"{text!r} is no bucket{hint}")
     return bucket, normal_prefix(prefix)
-
-
-def normal_prefix(prefix: str) -> str:
-    """A key prefix as the mount wants it: empty, or with exactly one / at its end."""
-    stripped = prefix.rstrip("/")
-    return f"{stripped}/" if stripped else ""

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import sys
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,6 +73,7 @@ def _wait_for(mount: Mount, relative: tuple[str, ...], timeout: float | None) ->
 
 def _write_manifest(mount: Mount, paths: tuple[str, ...], output: str) -> None:
     """Write what the mount has put, at or below ``paths``. Raises S3MountError."""
+    from s3mount.manifest.scope import Scope
     from s3mount.manifest.writing import ManifestWriter, WholeFile
     from s3mount.spool.putlog import read_puts
 
@@ -79,9 +81,10 @@ def _write_manifest(mount: Mount, paths: tuple[str, ...], output: str) -> None:
     if about.read_only:
         raise MountError(f"the mount at {mount.mountpoint} is read-only and has put nothing")
     entries = read_puts(Path(about.state_dir), about.bucket, about.prefix, paths)
+    scope = Scope(about.bucket, about.prefix, time.time_ns() // 10**6 * 10**6, is_whole=False)
 
     def write(file: BinaryIO) -> None:
-        writer = ManifestWriter(file)
+        writer = ManifestWriter(file, scope=scope)
         while chunk := list(itertools.islice(entries, ENTRIES_AT_ONCE)):
             writer.write(chunk)
         writer.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from s3mount.errors import UsageError
 from s3mount.manifest.model import Entry
@@ -13,24 +14,32 @@ from s3mount.manifest.versions import CurrentAt, entry_of
 from s3mount.refs import ObjectVersion
 from s3mount.s3.store import Store
 
+MILLISECOND_NS = 1_000_000
 CLOCKS_APART_NS = 60 * SECOND_NS
 """A time in the future by less than this is taken for a clock that is ahead of the store's."""
 
 
-async def moment_to_list(store: Store, prefix: str, at_ns: int | None, now_ns: int) -> int:
+class Moment(NamedTuple):
+    """``at_ns`` is the time that is listed; what is dated up to ``until_ns`` counts."""
+
+    at_ns: int
+    until_ns: int
+
+
+async def moment_to_list(store: Store, prefix: str, at_ns: int | None, now_ns: int) -> Moment:
     """The time whose state is to be listed: ``at_ns``, or now, by the later of both clocks.
 
-    What was written within the same second counts: dates tell no more. Raises UsageError for a time
+    Now, what was written within the same second counts: dates may tell no more. Raises UsageError for a time
     that has not come, which could give other bytes later, and what ``Store.check_bucket`` raises.
     """
     about = await store.check_bucket(prefix)
     store_now_ns = about.date_ns + SECOND_NS - 1 if about.date_ns else 0
     latest_ns = max(store_now_ns, now_ns)
     if at_ns is None:
-        return latest_ns
+        return Moment(max(about.date_ns, now_ns - now_ns % MILLISECOND_NS), latest_ns)
     if at_ns > latest_ns + CLOCKS_APART_NS:
         raise UsageError(f"{format_time(at_ns)} has not come yet")
-    return at_ns
+    return Moment(at_ns, at_ns)
 
 
 async def list_entries(

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -90,14 +90,30 @@ async def _from_s3(text: str, open_store: OpenStore, folder: Path) -> Path:
     slots = trio.CapacityLimiter(REQUESTS_AT_ONCE)
     async with open_store(bucket) as store:
         await _download(store, key, path, slots)
-        found = None
-        if path.stat().st_size <= inventory.JSON_BYTES_MAX and path.name.endswith(".json"):
-            found = inventory.parse(path.read_bytes())
-        for file in found.files if found is not None else ():
+        for file in _data_files(path):
             place = folder / "data" / inventory.local_name(file)
             place.parent.mkdir(exist_ok=True)
             await _download(store, file.key, place, slots)
     return path
+
+
+def _data_files(path: Path) -> Sequence[inventory.DataFile]:
+    """Those of the inventory that a local file is; none where it is none."""
+    found = None
+    if path.stat().st_size <= inventory.JSON_BYTES_MAX and path.name.endswith(".json"):
+        found = inventory.parse(path.read_bytes())
+    return found.files if found is not None else ()
+
+
+def keys_at(text: str, path: Path) -> tuple[str, list[Key]]:
+    """The bucket that a manifest in S3 lies in, and the keys of all that it consists of.
+
+    ``path`` is its local copy. Raises UsageError.
+    """
+    bucket, key = parse_s3(text)
+    beside = f"{key.rpartition('/')[0]}/manifest.checksum".lstrip("/")
+    files = [file.key for file in _data_files(path)]
+    return bucket, [key, *files, beside] if files else [key]
 
 
 async def _download(store: Store, key: Key, path: Path, slots: trio.CapacityLimiter) -> None:

@@ -6,8 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from s3mount.errors import ManifestError, UsageError
+from s3mount.manifest import scope
 from s3mount.manifest.model import Entry
+from s3mount.manifest.scope import Scope, Scopes
 
 ROWS_AT_ONCE = 64 * 1024
 """A row group; what is held in memory."""
@@ -28,11 +32,16 @@ def _arrow() -> tuple[Any, Any]:
 
 
 class ParquetWriter:
-    """Writes entries to ``file``, a row group at a time. Raises UsageError where pyarrow is missing."""
+    """Writes entries to ``file``, a row group at a time. Raises UsageError where pyarrow is missing.
 
-    def __init__(self, file: BinaryIO) -> None:
+    ``told``: what they are a list of, kept in the file's metadata.
+    """
+
+    def __init__(self, file: BinaryIO, told: Scope | None = None) -> None:
         arrow, parquet = _arrow()
         self._arrow = arrow
+        self._scope = told
+        self._count = 0
         moment = arrow.timestamp("ns", tz="UTC")
         self._schema = arrow.schema(
             [
@@ -60,9 +69,13 @@ class ParquetWriter:
         """Write the rest and the file's end; once. Raises OSError."""
         if self._rows:
             self._flush(self._rows)
+        if self._scope is not None:
+            told = str(msgspec.structs.replace(self._scope, count=self._count))
+            self._writer.add_key_value_metadata({scope.METADATA: told.encode()})
         self._writer.close()
 
     def _flush(self, rows: Sequence[Entry]) -> None:
+        self._count += len(rows)
         columns: list[list[Any]] = [
             [row.bucket for row in rows],
             [row.key for row in rows],
@@ -94,6 +107,17 @@ def rows_of(path: Path, name: str, wanted: Sequence[str]) -> Iterator[Mapping[st
     except (OSError, arrow.ArrowException) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ManifestError(f"{name} cannot be read as Parquet: {first}") from error
+
+
+def read_scopes(path: Path, name: str) -> Scopes:
+    """What the file says that it is a list of. Raises ManifestError, and UsageError without pyarrow."""
+    arrow, parquet = _arrow()
+    try:
+        told = parquet.read_metadata(path)
+    except (OSError, arrow.ArrowException) as error:
+        raise ManifestError(f"{name} cannot be read as Parquet: {error}") from error
+    found = scope.parse((told.metadata or {}).get(scope.METADATA, b"").decode("utf-8", "replace"))
+    return Scopes([] if found is None else [found], told.num_rows)
 
 
 def _plain_rows(arrow: Any, batch: Any) -> Iterator[dict[str, Any]]:

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+import msgspec
+
 from s3mount.errors import ManifestError, UsageError
+from s3mount.manifest import scope
 from s3mount.manifest.model import Entry
 from s3mount.manifest.records import read_records, write_records
+from s3mount.manifest.scope import Scope, Scopes
 from s3mount.manifest.times import format_time, parse_time
 
 COLUMNS = ("bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime")
@@ -31,14 +35,43 @@ def columns_of(record: Sequence[str]) -> list[str] | None:
     return names if is_header and len(set(names)) == len(names) else None
 
 
-def write(file: TextIO, entries: Iterable[Entry]) -> None:
-    """Write entries behind the header. Raises OSError."""
-    write_records(file, map(_record, entries))
+class PlainWriter:
+    """Writes the header, then entries. With a ``scope`` there is a column for it. Raises OSError."""
+
+    def __init__(self, file: TextIO, told: Scope | None = None) -> None:
+        self._file = file
+        self._scope = told
+        self._held: list[Entry] = []
+        write_records(file, [COLUMNS if told is None else (*COLUMNS, scope.COLUMN)])
+
+    def write(self, entries: list[Entry]) -> None:
+        """Write entries; the last one waits, as what stands beside it is known at the end."""
+        if self._scope is None:
+            write_records(self._file, map(_record, entries))
+            return
+        entries = self._held + entries
+        self._held = entries[-1:]
+        write_records(self._file, ((*_record(entry), "") for entry in entries[:-1]))
+
+    def finish(self, count: int) -> None:
+        """Write what waits. ``count``: entries there were."""
+        told = self._scope and str(msgspec.structs.replace(self._scope, count=count))
+        write_records(self._file, ((*_record(entry), told or "") for entry in self._held))
 
 
-def write_header(file: TextIO) -> None:
-    """Write the first line. Raises OSError."""
-    write_records(file, [COLUMNS])
+def read_scopes(file: TextIO, name: str) -> Scopes:
+    """What the file says that it is a list of. Raises ManifestError."""
+    records = read_records(file, name)
+    _, header = next(records, (1, []))
+    columns = columns_of(header) or []
+    place = columns.index(scope.COLUMN) if scope.COLUMN in columns else len(columns)
+    count = 0
+    found = []
+    for _, record in records:
+        count += 1
+        if len(record) > place and record[place]:
+            found.append(scope.parse(record[place]))
+    return Scopes([each for each in found if each is not None], count)
 
 
 def _record(entry: Entry) -> tuple[str, ...]:

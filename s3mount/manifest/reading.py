@@ -18,6 +18,7 @@ from s3mount.errors import ManifestError
 from s3mount.manifest import batch, inventory, parquet, plain, twocolumn
 from s3mount.manifest.model import Entry
 from s3mount.manifest.records import read_records
+from s3mount.manifest.scope import Scopes
 
 Format: TypeAlias = Literal["csv", "legacy", "batch", "parquet", "inventory"]
 
@@ -73,6 +74,17 @@ def read_entries(source: Path, *, bucket: str | None = None) -> Iterator[Entry]:
                 yield from batch.read(file, str(source))
             else:
                 yield from twocolumn.read(file, str(source), bucket)
+
+
+def scopes_of(source: Path, *, bucket: str | None = None) -> Scopes:
+    """What ``source`` says that it is a list of; nothing in formats that cannot. Raises ManifestError."""
+    kind = format_of(source, bucket=bucket)
+    if kind == "parquet":
+        return parquet.read_scopes(source, str(source))
+    if kind == "csv":
+        with _text(source) as file:
+            return plain.read_scopes(file, str(source))
+    return Scopes((), 0)
 
 
 def in_order(source: Path, *, bucket: str | None = None) -> bool:

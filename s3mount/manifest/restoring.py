@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -19,7 +18,9 @@ from s3mount.errors import (
 )
 from s3mount.manifest.model import Entry
 from s3mount.manifest.scan import Scan
+from s3mount.manifest.selecting import Own, Selection
 from s3mount.manifest.spill import Chunk, Spill
+from s3mount.manifest.times import SECOND_NS
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectVersion
 from s3mount.s3.store import Store
 from s3mount.transfer.parallel import in_parallel
@@ -45,17 +46,36 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan:
-    """What has to be done to one bucket; kept on disk, as it may be long. ``close`` it at the end."""
+    """What has to be done to one bucket; kept on disk, as it may be long. ``close`` it at the end.
 
-    def __init__(self, bucket: str, prefix: str) -> None:
-        self.bucket = bucket
-        self.prefix = prefix
-        self.counts = {"copy": 0, "look": 0, "delete": 0, "missing": 0, "right": 0}
+    In ``counts``: ``other`` are keys that the manifest does not name and that stay, ``kept`` those that hold
+    the manifest itself (the first of them in ``kept``).
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.bucket = selection.bucket
+        self.prefix = selection.prefix
+        self.deletes = selection.deletes
+        self.counts = {
+            "copy": 0,
+            "look": 0,
+            "delete": 0,
+            "missing": 0,
+            "right": 0,
+            "other": 0,
+            "kept": 0,
+        }
+        self.kept: list[Key] = []
         self.copy_bytes = 0
         self.shown: list[Step] = []
         self._spill: Spill[Step] = Spill(Step)
         self._chunks: list[Chunk] = []
         self._open: list[Step] = []
+
+    @property
+    def found(self) -> int:
+        """How many keys there are, in the manifest or in the bucket."""
+        return sum(self.counts.values())
 
     @property
     def steps(self) -> int:
@@ -84,42 +104,28 @@ class Plan:
         self._spill.close()
 
 
-def folders_of(entries: Iterable[Entry]) -> dict[str, str]:
-    """The deepest folder of each bucket that holds all its keys; empty for the whole bucket."""
-    ends: dict[str, tuple[Key, Key]] = {}
-    for entry in entries:
-        first, last = ends.get(entry.bucket, (entry.key, entry.key))
-        ends[entry.bucket] = min(first, entry.key), max(last, entry.key)
-    found = {}
-    for bucket, (first, last) in ends.items():
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-        shared = "".join(character for character, _ in same)
-        found[bucket] = first[: shared.rfind("/") + 1]
-    return found
-
-
 async def plan_restore(
     store: Store,
-    bucket: str,
-    prefix: str,
+    selection: Selection,
     entries: Iterator[Entry],
     *,
+    own: Own | None = None,
     on_scan: Callable[[Scan], None] | None = None,
 ) -> Plan:
-    """What it takes to bring ``prefix`` of ``bucket`` back to ``entries``, which are sorted and below it.
+    """What it takes to bring what is selected back to ``entries``, which are sorted and below its prefix.
 
     All versions are listed. Raises UsageError unless the bucket keeps versions, as what is replaced
     would be lost otherwise; LocalDiskError, the store's errors, and what reading ``entries`` raises.
     """
-    about = await store.check_bucket(prefix)
+    about = await store.check_bucket(selection.prefix)
     if about.versioning != "enabled":
         raise UsageError(
-            f"the bucket {bucket} keeps no versions now (versioning: {about.versioning}), so a restore would "
-            "destroy what is there: enable versioning first"
+            f"the bucket {selection.bucket} keeps no versions now (versioning: {about.versioning}), so a restore "
+            "would destroy what is there: enable versioning first"
         )
-    plan = Plan(bucket, prefix)
-    matcher = _Matcher(plan, entries)
-    scan = Scan(store, prefix)
+    plan = Plan(selection)
+    matcher = _Matcher(plan, selection, entries, own or Own())
+    scan = Scan(store, selection.prefix)
     if on_scan is not None:
         on_scan(scan)
     try:
@@ -134,8 +140,12 @@ async def plan_restore(
 class _Matcher:
     """Holds each key's versions, as they come, against the manifest's next entry."""
 
-    def __init__(self, plan: Plan, entries: Iterator[Entry]) -> None:
+    def __init__(
+        self, plan: Plan, selection: Selection, entries: Iterator[Entry], own: Own
+    ) -> None:
         self._plan = plan
+        self._selection = selection
+        self._own = own
         self._entries = entries
         self._entry = next(entries, None)
         self._key: Key | None = None
@@ -147,68 +157,112 @@ class _Matcher:
             if version.key != self._key:
                 self._end_key()
                 self._begin_key(version.key)
-            if version.is_latest:
+            if version.is_latest and not version.is_delete_marker:
                 self._latest = version
             entry = self._entry
-            is_wanted = (
-                entry is not None
-                and entry.key == version.key
-                and version.version_id == entry.version_id
-                and not version.is_delete_marker
-            )
-            if is_wanted:
-                self._wanted = version
+            if entry is not None and entry.key == version.key and _is_meant(entry, version):
+                self._wanted = _nearer(entry, self._wanted, version)
 
     def finish(self) -> None:
         """All versions have been taken."""
         self._end_key()
-        while self._entry is not None:
-            self._plan.add(Step("missing", self._entry.key, self._entry.version_id or ""))
-            self._entry = next(self._entries, None)
+        self._miss_until(None)
 
     def _begin_key(self, key: Key) -> None:
         self._key, self._latest, self._wanted = key, None, None
-        while self._entry is not None and self._entry.key < key:
-            self._plan.add(Step("missing", self._entry.key, self._entry.version_id or ""))
+        self._miss_until(key)
+
+    def _miss_until(self, key: Key | None) -> None:
+        """Of the entries before ``key`` the store has no version at all."""
+        while self._entry is not None and (key is None or self._entry.key < key):
+            self._miss(self._entry)
             self._entry = next(self._entries, None)
 
     def _end_key(self) -> None:
         key, latest, entry = self._key, self._latest, self._entry
         if key is None:
             return
-        is_there = latest is not None and not latest.is_delete_marker
-        if entry is None or entry.key != key:
-            if is_there:
-                self._plan.add(Step("delete", key))
+        if entry is not None and entry.key == key:
+            self._entry = next(self._entries, None)
+            self._end_entry(entry, latest)
+        elif latest is None:
             return
-        self._entry = next(self._entries, None)
-        self._end_entry(entry, latest if is_there else None)
+        elif self._selection.deletes:
+            self._change(Step("delete", key), latest)
+        elif self._selection.counts_others:
+            self._plan.counts["other"] += 1
 
     def _end_entry(self, entry: Entry, latest: ObjectVersion | None) -> None:
-        plan, wanted = self._plan, self._wanted
-        if entry.version_id is None:
-            # The manifest names no version: whatever is there is right.
-            if latest is None:
-                plan.add(Step("missing", entry.key))
-            else:
-                plan.counts["right"] += 1
-        elif wanted is None or (entry.etag and entry.etag != wanted.etag):
-            # A "null" version may have been written over.
-            plan.add(Step("missing", entry.key, entry.version_id))
-        elif latest is not None and latest.version_id == wanted.version_id:
-            plan.counts["right"] += 1
+        wanted = self._wanted
+        is_exact = entry.version_id is not None and wanted is not None
+        if latest is not None and (latest == wanted if is_exact else _is_right(entry, latest)):
+            self._plan.counts["right"] += 1
+        elif wanted is None:
+            self._miss(entry)
         else:
             same = latest is not None and (latest.etag, latest.size) == (wanted.etag, wanted.size)
-            plan.add(
-                Step(
-                    "look" if same and wanted.etag else "copy",
-                    entry.key,
-                    wanted.version_id,
-                    wanted.size,
-                    wanted.etag,
-                    wanted.storage_class,
-                )
+            step = Step(
+                "look" if same and wanted.etag else "copy",
+                entry.key,
+                wanted.version_id,
+                wanted.size,
+                wanted.etag,
+                wanted.storage_class,
             )
+            self._change(step, latest)
+
+    def _change(self, step: Step, latest: ObjectVersion | None) -> None:
+        """A key is to be changed, unless it holds the manifest."""
+        if latest is not None and self._own.is_held_by(latest):
+            self._plan.counts["kept"] += 1
+            self._plan.kept = [*self._plan.kept, step.key][:SHOWN_MAX]
+        else:
+            self._plan.add(step)
+
+    def _miss(self, entry: Entry) -> None:
+        self._plan.add(Step("missing", entry.key, entry.version_id or "", etag=entry.etag))
+
+
+def _is_meant(entry: Entry, version: ObjectVersion) -> bool:
+    """Does an entry mean this version of its key: by its id, or without one by its ETag, or size and time?"""
+    # A "null" version may have been written over, so the ETag counts there too.
+    if version.is_delete_marker or (entry.etag and version.etag != entry.etag):
+        return False
+    if entry.version_id is not None:
+        return version.version_id == entry.version_id
+    if entry.size is not None and version.size != entry.size:
+        return False
+    return bool(entry.etag) or (entry.size is not None and _is_of_its_second(entry, version))
+
+
+def _is_of_its_second(entry: Entry, version: ObjectVersion) -> bool:
+    """Some sources of manifests tell no more than seconds."""
+    told_ns = entry.last_modified_ns
+    return told_ns is not None and told_ns // SECOND_NS == version.last_modified_ns // SECOND_NS
+
+
+def _nearer(entry: Entry, newer: ObjectVersion | None, older: ObjectVersion) -> ObjectVersion:
+    """Of two that an entry without a version may mean, the newer one, unless the older one is of its time."""
+    if newer is None or _is_of_its_second(entry, newer) < _is_of_its_second(entry, older):
+        return older
+    return newer
+
+
+def _is_right(entry: Entry, latest: ObjectVersion) -> bool:
+    """Has the live version what an entry tells that names none, or one that was destroyed, by its ETag?"""
+    if entry.version_id is not None and not entry.etag:
+        return False
+    is_size_right = entry.size is None or entry.size == latest.size
+    return is_size_right and (not entry.etag or entry.etag == latest.etag)
+
+
+def why_missing(step: Step) -> str:
+    """Why a step "missing" cannot be done."""
+    if step.version_id:
+        return "the version is not there any more"
+    if step.etag:
+        return f"the manifest names no version, and none is there with the ETag {step.etag}"
+    return "the manifest names neither a version nor an ETag, and nothing that fits is there"
 
 
 class Progress(msgspec.Struct):

@@ -13,6 +13,7 @@ from s3mount.errors import ManifestError
 from s3mount.manifest import batch, plain, twocolumn
 from s3mount.manifest.model import Entry
 from s3mount.manifest.parquet import ParquetWriter
+from s3mount.manifest.scope import Scope
 
 OutputFormat: TypeAlias = Literal["csv", "legacy", "batch", "parquet"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
@@ -22,18 +23,19 @@ class ManifestWriter:
     """Takes entries in their final order and writes them to ``file``.
 
     Equal entries give equal bytes (in Parquet, by the same release of pyarrow). Raises UsageError when
-    a library is missing.
+    a library is missing. ``scope`` is what the entries are a list of, for the formats that can hold it.
     """
 
-    def __init__(self, file: BinaryIO, output_format: OutputFormat = "csv") -> None:
+    def __init__(
+        self, file: BinaryIO, output_format: OutputFormat = "csv", scope: Scope | None = None
+    ) -> None:
         self.count = 0
         self.size_bytes = 0
         self._format = output_format
         self._bucket: str | None = None
-        self._parquet = ParquetWriter(file) if output_format == "parquet" else None
+        self._parquet = ParquetWriter(file, scope) if output_format == "parquet" else None
         self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
-        if output_format == "csv":
-            plain.write_header(self._text)
+        self._plain = plain.PlainWriter(self._text, scope) if output_format == "csv" else None
 
     def write(self, entries: list[Entry]) -> None:
         """Write entries. Raises ManifestError where the format cannot hold them, OSError."""
@@ -41,8 +43,8 @@ class ManifestWriter:
         self.size_bytes += sum(entry.size or 0 for entry in entries)
         if self._parquet is not None:
             self._parquet.write(entries)
-        elif self._format == "csv":
-            plain.write(self._text, entries)
+        elif self._plain is not None:
+            self._plain.write(entries)
         elif self._format == "batch":
             batch.write(self._text, entries)
         else:
@@ -52,6 +54,8 @@ class ManifestWriter:
         """Write what is buffered, and the format's end; the file stays open. Once. Raises OSError."""
         if self._parquet is not None:
             self._parquet.close()
+        if self._plain is not None:
+            self._plain.finish(self.count)
         self._text.flush()
         self._text.detach()
 

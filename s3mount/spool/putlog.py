@@ -17,6 +17,7 @@ from s3mount import db
 from s3mount.boot import boot_id
 from s3mount.errors import LocalDiskError, MountError
 from s3mount.manifest.model import Entry
+from s3mount.names import OWN_NAME
 from s3mount.refs import ContentRef, Key
 from s3mount.spool.changes import Change
 from s3mount.spool.selecting import at_or_below
@@ -141,6 +142,7 @@ class PutLog:
 def read_puts(folder: Path, bucket: str, prefix: Key, paths: Iterable[str] = ()) -> Iterator[Entry]:
     """What the mount of a state folder has put, at or below ``paths`` (relative to ``prefix``), by key.
 
+    Without what it keeps for itself below ``OWN_NAME``.
     The mount may go on meanwhile: one moment is read. Raises MountError when the list is not whole or
     cannot be read.
     """
@@ -159,6 +161,8 @@ def read_puts(folder: Path, bucket: str, prefix: Key, paths: Iterable[str] = ())
                     "what the bucket holds"
                 )
             for key, *row in database.execute("SELECT * FROM put ORDER BY key"):
+                if at_or_below(prefix + OWN_NAME, key):
+                    continue
                 if not wanted or any(at_or_below(above, key) for above in wanted):
                     version_id, size, etag, mode, mtime_ns = row
                     yield Entry(bucket, key, version_id, size, etag, None, mode, mtime_ns)

@@ -13,13 +13,12 @@ from typing import Literal
 import msgspec
 
 from s3mount.manifest.catalog import MARKED, ROOT, Catalog, Row
+from s3mount.names import OWN_NAME
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, ObjectInfo, VersionId
 from s3mount.tree import attributes as codec
 
 FOLDERS_MAX = 10_000
 """Directories whose path is held in memory: a few MiB."""
-OWN_NAME = ".s3mount"
-"""The name at a bucket's top that is not shown: its marker carries the top's attributes."""
 
 
 class Defaults(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
+from s3mount.names import OWN_NAME
 from s3mount.refs import Capabilities
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
@@ -39,7 +40,7 @@ from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.refreshing import Refreshing
 from s3mount.vfs.renaming import Renaming
-from s3mount.vfs.state import OWN_DATE_SLACK_NS, OWN_NAME, MountState
+from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 from s3mount.vfs.uploads import UploadHooks
 
 log = logging.getLogger(__name__)

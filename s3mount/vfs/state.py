@@ -12,6 +12,7 @@ import trio
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import WallClock
 from s3mount.config import MountConfig
+from s3mount.names import OWN_NAME
 from s3mount.refs import Attributes, Key, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
@@ -20,10 +21,6 @@ from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node
 from s3mount.tree.nodes import Nodes
 from s3mount.vfs.known import KnownContent
-
-OWN_NAME = ".s3mount"
-"""The one name at the mount's top that is s3mount's own and not shown. The bucket's top has no key that
-could carry its attributes: they lie in the marker ``.s3mount/``. What is tried at the start is tried below it."""
 
 LISTING_SHARE = 4.0
 """A listing that took t seconds is believed for at least 4 t, so that a large directory in use does

@@ -57,8 +57,7 @@ class Checkout:
     def write_manifest(self, entries: Iterable[Entry]) -> None:
         """Write the manifest that ``run`` is given."""
         with self.manifest.open("w", encoding="utf-8", newline="") as file:
-            plain.write_header(file)
-            plain.write(file, entries)
+            plain.PlainWriter(file).write(list(entries))
 
     def argv(self, *options: str, endpoint_url: str | None = None) -> list[str]:
         """The command."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ from tests.contract.subjects import set_credentials
 from tests.fuse.bucket_contents import wait_until
 from tests.mounting import Mount
 from tests.servers import S3Server
-from tests.servers.counting import Relay
+from tests.servers.counting import Fault, Relay, Request
 
 pytestmark = pytest.mark.needs_s3
 
@@ -233,7 +234,7 @@ def test_null_versions_before_after_and_without_versions(
         assert found.keys() == {"new", "rewritten"}
         assert found["new"] == ("null", len("Suspended"))
         assert found["rewritten"][0] != "null"
-        done = lab.run("restore", str(tmp_path / "0"), "--yes")
+        done = lab.run("restore", str(tmp_path / "0"), "--yes", "--delete")
         assert done.returncode == 2
         assert b"enable versioning first" in done.stderr
         assert lab.held().keys() == {"new", "rewritten"}
@@ -265,18 +266,87 @@ def test_differences_and_the_way_back(lab: Lab, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"--yes" in done.stderr
     done = lab.run("restore", str(path), "--dry-run")
+    assert b"1 more keys are there that the manifest does not name; they stay" in done.stderr
+    assert b"0 to delete" in done.stderr
+    done = lab.run("restore", str(path), "--dry-run", "--delete")
     assert done.returncode == 0
     assert b"3 keys to restore" in done.stderr
     assert b"1 to delete" in done.stderr
     assert b"delete d/new" in done.stdout
     assert lab.run("diff", str(path), live, "--quiet").returncode == 1
-    done = lab.run("restore", str(path), "--yes", "--json")
+    done = lab.run("restore", str(path), "--yes", "--json", "--delete")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["copied"], told["deleted"], told["failed"], told["done"]) == (3, 1, 0, True)
     assert lab.held() == then
     assert lab.run("diff", "--content", str(path), live).returncode == 0
-    assert lab.run("restore", str(path), "--yes").returncode == 0
+    assert lab.run("restore", str(path), "--yes", "--delete").returncode == 0
+
+
+def test_a_restore_that_is_killed_again_and_again_can_be_repeated(
+    s3_server: S3Server, lab: Lab, tmp_path: Path
+) -> None:
+    for number in range(6):
+        lab.put(f"{number}", b"then")
+    then = lab.held()
+    manifest = f"s3://{lab.bucket}/lists/then.csv"
+    assert lab.run("create", f"s3://{lab.bucket}", "-o", manifest).returncode == 0
+    listed = {"lists/then.csv": lab.held()["lists/then.csv"]}
+    for number in range(6):
+        lab.put(f"{number}", b"now")
+        lab.put(f"lists/new-{number}", b"now")
+    command = [
+        sys.executable,
+        "-m",
+        "s3mount",
+        "manifest",
+        "restore",
+        manifest,
+        "--yes",
+        "--delete",
+    ]
+    with Relay(s3_server.endpoint_url) as relay:
+        command += ["--endpoint-url", relay.url, "--path-style"]
+        for method, let_through in (("PUT", 2), ("POST", 0)):
+            passed = itertools.count()
+
+            def decide(request: Request) -> Fault | None:
+                is_late = request.method == method and next(passed) >= let_through  # noqa: B023
+                return Fault.HANG if is_late else None
+
+            relay.forget()
+            relay.decide = decide
+            process = subprocess.Popen(
+                command,
+                env=s3_server.environment(),
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            wait_until(lambda: bool(relay.faulted()), "the restore is under way", timeout_s=60)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(60)
+    done = lab.run("restore", manifest, "--yes", "--delete")
+    assert done.returncode == 0, done.stderr
+    assert lab.held() == then | listed
+
+
+def test_a_prefix_means_a_folder_and_must_be_there(lab: Lab, tmp_path: Path) -> None:
+    for key in ("data/a", "data2/a"):
+        lab.put(key, b"then")
+    path = tmp_path / "m.csv"
+    for written in ("data", "data/", "/data", "/data/"):
+        done = lab.run("create", f"s3://{lab.bucket}/{written}", "-o", str(path))
+        assert done.returncode == 0, done.stderr
+        assert keys_of(path) == ["data/a"]
+    for wrong in ("dat", "data/a"):
+        done = lab.run("create", f"s3://{lab.bucket}/{wrong}", "-o", str(tmp_path / "none"))
+        assert done.returncode == 2
+        assert b"no key lies below s3://" in done.stderr
+        assert not (tmp_path / "none").exists()
+    # What is deleted since was there: that is no wrong spelling.
+    lab.delete("data2/a")
+    assert lab.run("create", f"s3://{lab.bucket}/data2", "-o", str(path)).returncode == 0
+    assert keys_of(path) == []
 
 
 def test_a_manifest_may_come_through_a_pipe_or_lie_in_s3(lab: Lab, tmp_path: Path) -> None:
@@ -322,11 +392,7 @@ def test_exactly_what_a_mount_has_put_is_listed_through_a_kill(
     done = mount.command("wait", str(root), "--manifest", str(path))
     assert done.returncode == 0, done.stderr
     entries = {entry.key: entry for entry in read_entries(path)}
-    assert entries.keys() == {
-        *("changed", "folder/", "folder/moved", "kept", "late", "run.sh"),
-        *(key for key in entries if key.startswith(".s3mount")),
-    }
-    assert "foreign" not in entries
+    assert entries.keys() == {"changed", "folder/", "folder/moved", "kept", "late", "run.sh"}
     for key, entry in entries.items():
         head = lab.client.head_object(Bucket=lab.bucket, Key=key)
         assert entry.version_id == head["VersionId"], key
@@ -339,6 +405,10 @@ def test_exactly_what_a_mount_has_put_is_listed_through_a_kill(
         "folder/moved",
     ]
     assert lab.run("verify", "--content", str(path)).returncode == 0
+    refused = lab.run("restore", str(path), "--yes", "--delete")
+    assert refused.returncode == 2
+    assert b"what one mount has put" in refused.stderr
+    assert lab.held()["foreign"] == b"not ours"
     mount.unmount()
     mount.mount()
     done = mount.command("wait", str(root), "--manifest", "-")

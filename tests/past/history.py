@@ -71,8 +71,7 @@ class History:
     def write_manifest(self, path: Path, versions: Iterable[Version]) -> Path:
         """A manifest of these versions as ``manifest create`` writes them."""
         with path.open("w", encoding="utf-8", newline="") as file:
-            plain.write_header(file)
-            plain.write(file, [self.entry(version) for version in versions])
+            plain.PlainWriter(file).write([self.entry(version) for version in versions])
         return path
 
     def entry(self, version: Version) -> Entry:

@@ -74,6 +74,7 @@ def test_what_is_no_mode_is_named(text: str) -> None:
         ("s3://data/", "data", ""),
         ("s3://data/a/b", "data", "a/b/"),
         ("s3://data/a/b///", "data", "a/b/"),
+        ("s3://data//a", "data", "a/"),
         (
             "arn:aws:s3:eu-west-1:123456789012:accesspoint/x",
             "arn:aws:s3:eu-west-1:123456789012:accesspoint/x",

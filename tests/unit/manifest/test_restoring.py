@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import random
+import hashlib
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given, settings
@@ -11,11 +12,13 @@ from s3mount.clock import ManualClock
 from s3mount.errors import NetworkError, RejectedError, UsageError
 from s3mount.manifest.building import list_entries
 from s3mount.manifest.model import Entry
-from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, folders_of, plan_restore
+from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore
+from s3mount.manifest.selecting import Own, Selection
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.memory import MemoryStore
 
 keys = st.sampled_from(["a", "b/1", "b/2", "c\n", "é", "z/z"])
+ALL = Selection("b", "", deletes=True)
 writes = st.lists(st.tuples(keys, st.sampled_from(["put", "put", "delete", "chmod"])), max_size=14)
 
 
@@ -56,7 +59,7 @@ def test_the_bucket_is_as_it_was_and_nothing_is_lost(
         await list_entries(store, "b", "", at_ns, entries_again.extend)
         assert entries_again == entries
         versions = {(v.key, v.version_id) for v in (await store.list_versions_page("")).versions}
-        plan = await plan_restore(store, "b", "", iter(entries))
+        plan = await plan_restore(store, ALL, iter(entries))
         progress = Progress()
         failures: list[tuple[Step, str]] = []
         clock.advance(1)
@@ -66,7 +69,7 @@ def test_the_bucket_is_as_it_was_and_nothing_is_lost(
         assert plan.counts["missing"] == 0
         now = {(v.key, v.version_id) for v in (await store.list_versions_page("")).versions}
         assert versions <= now
-        again = await plan_restore(store, "b", "", iter(entries))
+        again = await plan_restore(store, ALL, iter(entries))
         assert again.counts["copy"] == again.counts["delete"] == 0
         progress = Progress()
         await carry_out(again, store, progress, lambda step, why: failures.append((step, why)))
@@ -81,7 +84,9 @@ def test_below_a_prefix_the_rest_is_left_alone() -> None:
         put = await store.put("p/a", b"1", ObjectHeaders())
         for key in ("p/a", "p/new", "q"):
             await store.put(key, b"22", ObjectHeaders())
-        plan = await plan_restore(store, "b", "p/", iter([Entry("b", "p/a", put.version_id)]))
+        plan = await plan_restore(
+            store, Selection("b", "p/", deletes=True), iter([Entry("b", "p/a", put.version_id)])
+        )
         assert [(step.do, step.key) for step in plan] == [("copy", "p/a"), ("delete", "p/new")]
         assert plan.shown == list(plan)
         await carry_out(plan, store, Progress(), lambda step, why: None)
@@ -103,7 +108,7 @@ def test_versions_that_are_gone_are_told_and_left_as_they_are() -> None:
             Entry("b", "c", None),
             Entry("b", "d", None),
         ]
-        plan = await plan_restore(store, "b", "", iter(entries))
+        plan = await plan_restore(store, ALL, iter(entries))
         assert [(step.do, step.key) for step in plan] == [
             ("missing", "a"),
             ("missing", "b"),
@@ -121,7 +126,7 @@ def test_a_bucket_that_keeps_no_versions_is_not_touched(versioning: str) -> None
     async def main() -> None:
         store = MemoryStore("b", versioning=versioning)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="enable versioning first"):
-            await plan_restore(store, "b", "", iter([Entry("b", "a", "null")]))
+            await plan_restore(store, ALL, iter([Entry("b", "a", "null")]))
 
     trio.run(main)
 
@@ -132,7 +137,7 @@ def test_a_null_version_that_was_written_over_is_gone() -> None:
         put = await store.put("a", b"1", ObjectHeaders())
         await store.put("a", b"22", ObjectHeaders())
         store.enable()
-        plan = await plan_restore(store, "b", "", iter([Entry("b", "a", "null", 1, put.etag)]))
+        plan = await plan_restore(store, ALL, iter([Entry("b", "a", "null", 1, put.etag)]))
         assert [step.do for step in plan] == ["missing"]
 
     trio.run(main)
@@ -150,7 +155,7 @@ def failing(error: Exception) -> tuple[Progress, list[str]]:
             put = await store.put(key, b"1", ObjectHeaders(metadata={"mode": "1"}))
             entries.append(Entry("b", key, put.version_id))
             await store.put(key, b"22", ObjectHeaders())
-        plan = await plan_restore(store, "b", "", iter(entries))
+        plan = await plan_restore(store, ALL, iter(entries))
         plain = store.copy
 
         async def copy(
@@ -181,27 +186,85 @@ def test_one_key_that_fails_does_not_end_it_but_a_lost_connection_does() -> None
         failing(NetworkError("gone"))
 
 
-def test_the_folder_of_all_keys_bounds_what_may_be_deleted() -> None:
-    chance = random.Random(3)
-
-    def found(*names: str) -> dict[str, str]:
-        shuffled = chance.sample(names, len(names))
-        return folders_of(Entry("b", name, "v") for name in shuffled)
-
-    assert found("p/a", "p/b/c", "p/bd") == {"b": "p/"}
-    assert found("p/a") == {"b": "p/"}
-    assert found("p/a/1", "p/a/2") == {"b": "p/a/"}
-    assert found("p/a1/x", "p/a2/x") == {"b": "p/"}
-    assert found("pa", "pb") == {"b": ""}
-    assert found("a", "b/c") == {"b": ""}
-    assert folders_of([]) == {}
-
-
 def test_a_long_plan_is_kept_on_disk_in_order() -> None:
-    plan = Plan("b", "")
+    plan = Plan(ALL)
     for number in range(2500):
         plan.add(Step("delete", f"{number:05d}"))
     assert [step.key for step in plan] == [f"{number:05d}" for number in range(2500)]
     assert [step.key for step in plan] == [f"{number:05d}" for number in range(2500)]
     assert len(plan.shown) == 20
     plan.close()
+
+
+def planned(
+    entries: list[Entry], *histories: tuple[str, list[bytes | None]]
+) -> list[tuple[str, str]]:
+    """What has to be done to keys with these bodies, one after the other; ``None``: deleted."""
+    found: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        clock = ManualClock()
+        store = MemoryStore("b", versioning="enabled", clock=clock)
+        for key, bodies in histories:
+            for body in bodies:
+                clock.advance(1)
+                if body is None:
+                    await store.delete(key)
+                else:
+                    await store.put(key, body, ObjectHeaders())
+        plan = await plan_restore(store, Selection("b", ""), iter(entries))
+        found.extend((step.do, step.version_id) for step in plan)
+        assert plan.counts["right"] == len(entries) - len(found)
+        plan.close()
+
+    trio.run(main)
+    return found
+
+
+def md5(body: bytes) -> str:
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def test_a_line_without_a_version_means_the_version_with_its_etag() -> None:
+    one = Entry("b", "a", None, 1, md5(b"1"))
+    assert planned([one], ("a", [b"1"])) == []
+    assert planned([one], ("a", [b"22", b"1"])) == []
+    assert planned([one], ("a", [b"1", b"22"])) == [("copy", "v00000001")]
+    assert planned([one], ("a", [b"1", b"22", b"1", None])) == [("copy", "v00000003")]
+    early = msgspec.structs.replace(one, last_modified_ns=ManualClock().now_ns() + 10**9)
+    assert planned([early], ("a", [b"1", b"22", b"1", None])) == [("copy", "v00000001")]
+    assert planned([one], ("a", [b"22"])) == [("missing", "")]
+    assert planned([one], ("b", [b"1"])) == [("missing", "")]
+    assert planned([msgspec.structs.replace(one, size=2)], ("a", [b"1"])) == [("missing", "")]
+
+
+def test_a_line_without_version_and_etag_means_what_has_its_size_and_time() -> None:
+    then_ns = ManualClock().now_ns() + 10**9
+    assert planned([Entry("b", "a", None)], ("a", [b"22"])) == []
+    assert planned([Entry("b", "a", None, 2)], ("a", [b"22"])) == []
+    assert planned([Entry("b", "a", None, 1)], ("a", [b"1", b"22"])) == [("missing", "")]
+    told = Entry("b", "a", None, 1, "", then_ns)
+    assert planned([told], ("a", [b"1", b"22"])) == [("copy", "v00000001")]
+
+
+def test_what_was_restored_stays_right_when_its_old_version_is_destroyed() -> None:
+    assert planned([Entry("b", "a", "gone", 1, md5(b"1"))], ("a", [b"22", b"1"])) == []
+    assert planned([Entry("b", "a", "gone", 1, md5(b"1"))], ("a", [b"1", b"22"])) == [
+        ("missing", "gone")
+    ]
+
+
+def test_what_holds_the_manifest_is_neither_deleted_nor_replaced() -> None:
+    async def main() -> None:
+        store = MemoryStore("b", versioning="enabled")
+        earlier = await store.put("lists/m.csv", b"yesterday's", ObjectHeaders())
+        for key in ("lists/m.csv", "copied", "other"):
+            await store.put(key, b"today's" if key != "other" else b"other", ObjectHeaders())
+        entries = [Entry("b", "lists/m.csv", earlier.version_id)]
+        own = Own(frozenset(["lists/m.csv"]), len(b"today's"), md5(b"today's"))
+        plan = await plan_restore(store, ALL, iter(entries), own=own)
+        assert [(step.do, step.key) for step in plan] == [("delete", "other")]
+        assert plan.kept == ["copied", "lists/m.csv"]
+        plan.close()
+
+    trio.run(main)
