@@ -24,8 +24,32 @@ BLOCK_ENTRIES_MIN = 4
 """Fewer entries are not worth a block."""
 BYTES_MAX = 160 << 20
 """With more than this in nodes and listings, those of directories that were not used for longest are dropped."""
-UNUSED_REFERENCES = 4
-"""References to a node that only the tables hold: two of them, the one who asks, and his question."""
+
+
+def _references(node: Node) -> int:
+    return sys.getrefcount(node)
+
+
+def _references_of_argument(node: Node) -> int:
+    return _references(node)
+
+
+def _unused_references() -> tuple[int, int]:
+    """What is counted of a node that two tables and one variable hold, and when that one is passed on.
+
+    Python 3.14 counts no reference for an argument that its caller holds; earlier versions do.
+    """
+    node = Node(0, None, "", Attributes(stat.S_IFREG, 0, 0, 0, 0, 0))
+    tables = [node], [node]
+    counted = _references(node), _references_of_argument(node)
+    del tables
+    return counted
+
+
+UNUSED_REFERENCES, UNUSED_REFERENCES_OF_ARGUMENT = _unused_references()
+"""References to a node that nobody holds but the tables and who counts them: in a variable, as an argument.
+
+Whoever works with a node has it in a variable, a handle or a change, so that more are counted."""
 
 
 class Nodes:
@@ -290,14 +314,14 @@ class Nodes:
         if known is None or not directory.linked:
             return True
         nodes = known.children.nodes
-        holders = UNUSED_REFERENCES + 1 + len(nodes) + len(known.children.blocks)
-        if sys.getrefcount(directory) > holders:
+        holders = UNUSED_REFERENCES_OF_ARGUMENT + len(nodes) + len(known.children.blocks)
+        if _references(directory) > holders:
             return False
         for name in list(nodes):
             node = nodes[name]
             if node.directory is not None and not node.directory.children.is_bare:
                 continue
-            if sys.getrefcount(node) > UNUSED_REFERENCES or self.is_needed(node):
+            if _references(node) > UNUSED_REFERENCES or self.is_needed(node):
                 continue
             self._remove(node)
             if node.is_directory:
@@ -309,7 +333,8 @@ class Nodes:
         known.listed_at = known.believed_until = float("-inf")
         if nodes or directory.parent is None:
             return not nodes
-        if not self.is_needed(directory) and sys.getrefcount(directory) <= UNUSED_REFERENCES + 1:
+        unused = _references(directory) <= UNUSED_REFERENCES_OF_ARGUMENT
+        if unused and not self.is_needed(directory):
             self._pack(directory)
         return True
 
