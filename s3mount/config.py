@@ -87,7 +87,7 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     write_through: bool = False
     fast_loop: bool = True
     dedupe: bool = True
-    snapshots: bool = False
+    snapshots: str = ""
     past: Past | None = None
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ S3_METRICS = (
         "1",
         "the same by kind: head, get, fetch, put, copy, delete, delete_many, list, list_versions, "
         "create_multipart, upload_part, upload_part_copy, complete_multipart, abort_multipart, "
-        "list_parts, list_uploads, check_bucket, probe",
+        "list_parts, list_uploads, check_bucket, lifecycle, probe",
     ),
     Metric("requests_failed", "counter", "1", "tries that ended with an error of any kind"),
     Metric("retries", "counter", "1", "tries that repeated a failed one"),

@@ -128,6 +128,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     past: dict[str, Any] = {}
     missing: Missing = Missing()
     snapshots: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     kernel: dict[str, Any] = {}
     s3: dict[str, float] = {}
 
@@ -165,6 +166,7 @@ def to_text(snapshot: Snapshot) -> str:
         lines.append(f"  {describe_past(snapshot.past)}")
     else:
         lines.append(f"  {describe_pending(snapshot)}")
+    lines.extend(f"  note: {note}" for note in snapshot.notes)
     lines.extend(_missing(snapshot.missing))
     if snapshot.uploads.get("saved_bytes"):
         saved = size_text(snapshot.uploads["saved_bytes"])

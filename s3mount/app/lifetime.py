@@ -92,7 +92,7 @@ class Parts(msgspec.Struct, frozen=True):
     """What a mount is made of.
 
     ``statistics`` are the store's counters. ``where`` describes the bucket: endpoint_url, region,
-    versioning. ``more`` is told with the status.
+    versioning. ``more`` is told with the status, ``notes`` also when the mount is there.
     """
 
     filesystem: Served
@@ -100,6 +100,7 @@ class Parts(msgspec.Struct, frozen=True):
     statistics: Callable[[], Awaitable[dict[str, float]]]
     where: dict[str, Any] = {}
     more: Callable[[], dict[str, Any]] = dict
+    notes: Sequence[str] = ()
 
 
 class Lifetime:
@@ -259,7 +260,7 @@ class Lifetime:
                 session.open()
                 await nursery.start(self._serve_kernel, session)
                 await nursery.start(server.run, self._socket_path, self._publish)
-                self._announce(session)
+                self._announce(session, parts.notes)
                 await self._unmounted.wait()
                 session.close()
                 await self._drain_last()
@@ -289,11 +290,12 @@ class Lifetime:
         await session.serve(task_status=task_status)
         self._unmounted.set()
 
-    def _announce(self, session: Session) -> None:
+    def _announce(self, session: Session, notes: Sequence[str]) -> None:
         self._mounted_at_ns = time.time_ns()
         message = f"{self._run.source} is mounted at {self._config.mountpoint}"
         log.info("%s; kernel limits set: %s", message, session.tuning)
-        self._reporter.ready(self._config.mountpoint, message)
+        told = "\n".join([message, *(f"s3mount: note: {note}" for note in notes)])
+        self._reporter.ready(self._config.mountpoint, told)
         supervisor.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={message}")
         garbage.spare_what_is_loaded()
 

@@ -19,7 +19,7 @@ from s3mount.engine.client import EngineClient
 from s3mount.errors import UsageError
 from s3mount.manifest import verifying
 from s3mount.manifest.buckets import Buckets, open_buckets
-from s3mount.manifest.building import list_entries, moment_to_list
+from s3mount.manifest.building import list_entries, moment_to_list, nothing_below
 from s3mount.manifest.comparing import Difference, differences
 from s3mount.manifest.location import brought_here, is_live_bucket, parse_s3, to_be_filled
 from s3mount.manifest.model import Entry
@@ -36,6 +36,8 @@ from s3mount.names import normal_prefix
 from s3mount.s3.store import Store
 
 TICK_S = 0.2
+RULE_ASKED_FOR_S = 5.0
+"""So long a finished manifest waits to hear of lifecycle rules."""
 
 Show = Callable[[str], None]
 """Shows how far something is; called every TICK_S."""
@@ -56,12 +58,16 @@ class Access(NamedTuple):
 
 
 class Created(NamedTuple):
-    """A manifest that was made: as of when, and what it holds. ``digest`` is its identity."""
+    """A manifest that was made: as of when, and what it holds. ``digest`` is its identity.
+
+    ``rule``: the lifecycle rule that destroys old versions, in words, if there is one and S3 tells it.
+    """
 
     at_ns: int
     keys: int
     size_bytes: int
     digest: str
+    rule: str
 
 
 class Shown(NamedTuple):
@@ -140,7 +146,10 @@ def create(
         ):
             made = await _list_to_file(store, bucket, prefix, at_ns, path, output_format, show)
             digest = await trio.to_thread.run_sync(digest_of, path)
-        return Created(made.at_ns, made.keys, made.size_bytes, digest)
+            rule = ""
+            with trio.move_on_after(RULE_ASKED_FOR_S):
+                rule = await store.noncurrent_rule(prefix)
+        return Created(made.at_ns, made.keys, made.size_bytes, digest, rule)
 
     return _run(main)
 
@@ -178,7 +187,7 @@ async def _list_to_file(
 
         await _shown(work, show, text)
         if prefix and not scans[0].listed and not may_be_empty:
-            raise UsageError(f"no key lies below s3://{bucket}/{prefix}: mind the spelling")
+            raise nothing_below(bucket, prefix)
         writer.finish()
     return _Listed(moment.at_ns, writer.count, writer.size_bytes)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from s3mount.app.lifetime import Parts
+from s3mount.app.notes import Notes
 from s3mount.app.snapshot import with_past
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
@@ -62,8 +65,16 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                 live = Operations(filesystem, config)
                 if config.snapshots:
                     access = Access(store, reader)
+                    notes = Notes()
+                    nursery.start_soon(notes.ask_for_rule, store, config.prefix)
+                    hidden = f"{config.prefix}{config.snapshots}/"
+                    await notes.ask_for_hidden_keys(store, hidden)
                     with with_past(config, filesystem, live, access) as (operations, tell):
-                        yield Parts(filesystem, operations, store.statistics, _where(bucket), tell)
+                        more = partial(_with_notes, tell, notes)
+                        where = _where(bucket)
+                        yield Parts(
+                            filesystem, operations, store.statistics, where, more, notes.told
+                        )
                 else:
                     yield Parts(filesystem, live, store.statistics, _where(bucket))
                 nursery.cancel_scope.cancel()
@@ -83,6 +94,10 @@ async def _check_bucket(store: Store, config: MountConfig, spool: Spool) -> Buck
             raise
         kept = f"{len(spool.changes)} changes that are not in S3 yet are kept in {config.state_dir}"
         raise MountError(f"{error}; {kept}") from error
+
+
+def _with_notes(tell: Callable[[], dict[str, Any]], notes: Notes) -> dict[str, Any]:
+    return {**tell(), "notes": tuple(notes.told)}
 
 
 def _where(bucket: BucketInfo) -> dict[str, str]:

@@ -13,16 +13,18 @@ import msgspec
 import trio
 
 from s3mount.app.lifetime import Parts
+from s3mount.app.notes import Notes
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
 from s3mount.config import MountConfig, Past
 from s3mount.daemon.launch import Reporter
 from s3mount.engine.client import EngineClient
-from s3mount.engine.pool import EnginePool
+from s3mount.engine.pool import EnginePool, PooledStore
 from s3mount.errors import MountError, StoreError
 from s3mount.fuse.operations import Operations
 from s3mount.fuse.snapshot import SnapshotOperations
 from s3mount.fuse.withpast import FIRST_HANDLE, OperationsWithPast
+from s3mount.manifest.building import nothing_below
 from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
 from s3mount.manifest.location import brought_here
@@ -164,6 +166,7 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
     async with trio.open_nursery() as nursery:
         pool = EnginePool(config.store, nursery)
         caches = CachedBuckets(config, pool, nursery)
+        notes = Notes()
         if past.at_ns is None:
             with _told_on(nursery, reporter, f"reading {past.manifest}"):
                 held, about = await _manifest_catalog(config, past, library, reporter)
@@ -176,8 +179,11 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
             lister = None
             if past.at_ns is not None:
                 lister = PastLister(pool.bucket(config.store.bucket), tree, past.at_ns)
+                nursery.start_soon(
+                    notes.ask_for_rule, pool.bucket(config.store.bucket), config.prefix
+                )
                 reporter.step(f"asking S3 for the bucket {config.store.bucket}")
-                await _look(lister, tree, config)
+                await _look(pool.bucket(config.store.bucket), lister, tree, config)
             files = SnapshotFiles(tree, caches, top_inode=TOP_INODE, lister=lister)
 
             def tell() -> dict[str, Any]:
@@ -191,6 +197,8 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
                     SnapshotOperations(files, xattr=config.xattr),
                     pool.statistics,
                     {"endpoint_url": config.store.endpoint_url, "region": config.store.region},
+                    lambda: {"notes": tuple(notes.told)},
+                    notes.told,
                 )
                 await pool.close()
             finally:
@@ -198,13 +206,19 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
                 nursery.cancel_scope.cancel()
 
 
-async def _look(lister: PastLister, tree: SnapshotTree, config: MountConfig) -> None:
+async def _look(
+    store: PooledStore, lister: PastLister, tree: SnapshotTree, config: MountConfig
+) -> None:
     """Ask for the first page of the bucket, unless it is known: who mounts wants to hear what is in the way.
 
-    Raises S3MountError.
+    Raises S3MountError, and UsageError where nothing lies or ever lay below the prefix.
     """
     with trio.move_on_after(CHECK_TIMEOUT_S):
         await lister.find(tree.top, "")
+        if config.prefix and not tree.catalog.page(tree.top, "", 1):
+            page = await store.list_versions_page(config.prefix, max_keys=1)
+            if not page.versions and page.next_key_marker is None:
+                raise nothing_below(config.store.bucket, config.prefix)
         return
     where = config.store.endpoint_url or "AWS"
     raise MountError(f"S3 at {where} did not answer within {CHECK_TIMEOUT_S:g} s")
@@ -214,7 +228,7 @@ async def _look(lister: PastLister, tree: SnapshotTree, config: MountConfig) -> 
 def with_past(
     config: MountConfig, filesystem: Filesystem, live: Operations, access: Access
 ) -> Iterator[tuple[OperationsWithPast, Callable[[], dict[str, Any]]]]:
-    """A live mount's handlers with ``.snapshots`` below them, and what the status tells of that."""
+    """A live mount's handlers with those of its past beside them, and what the status tells of that."""
     library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
 
     async def open_at(at_ns: int, base: int, place: str, troubles: Troubles) -> OpenPast:
@@ -236,11 +250,14 @@ def with_past(
 
         return OpenPast(files, close)
 
-    hall = SnapshotHall(open_at, uid=config.uid, gid=config.gid, mounted_ns=SystemClock().now_ns())
+    now_ns = SystemClock().now_ns()
+    hall = SnapshotHall(
+        open_at, config.snapshots, uid=config.uid, gid=config.gid, mounted_ns=now_ns
+    )
     filesystem.hall = hall
     past = SnapshotOperations(hall, xattr=config.xattr, first_handle=FIRST_HANDLE)
     try:
-        yield OperationsWithPast(live, past), hall.status
+        yield OperationsWithPast(live, past, config.snapshots), hall.status
     finally:
         hall.close()
 

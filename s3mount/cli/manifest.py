@@ -100,6 +100,7 @@ def create(**given: Any) -> int:
         "count": made.keys,
         "size_bytes": made.size_bytes,
         "sha256": made.digest,
+        "lifecycle": made.rule or None,
     }
     if given["as_json"]:
         _echo_json(about, err=output == "-")
@@ -108,7 +109,20 @@ def create(**given: Any) -> int:
             f"{made.keys:,} keys, {size_text(made.size_bytes)}, as of {about['at']}, sha256 {made.digest}",
             err=True,
         )
+    if made.rule and not given["quiet"]:
+        click.echo(
+            f"s3mount: warning: {_lost_by_rule(made.rule, is_past=at_ns is not None)}", err=True
+        )
     return 0
+
+
+def _lost_by_rule(rule: str, *, is_past: bool) -> str:
+    if is_past:
+        return (
+            f"{rule}: what was destroyed since then is not in this manifest, older content or nothing stands in its "
+            "place; a manifest that is made in time is exact"
+        )
+    return f"{rule}: versions that this manifest names will be gone then; s3mount manifest verify tells which"
 
 
 @manifest.command("show")

@@ -14,7 +14,15 @@ from s3mount import mountinfo
 from s3mount.cli.mountoptions import Options
 from s3mount.cli.options import absolute, option, store_config, store_options
 from s3mount.cli.past import SNAPSHOTS, shown_source, what_to_mount
-from s3mount.cli.values import mode, seconds, size, size_from, umask
+from s3mount.cli.values import (
+    SNAPSHOTS_FOLDER,
+    mode,
+    seconds,
+    size,
+    size_from,
+    snapshots_folder,
+    umask,
+)
 from s3mount.config import (
     GIB,
     MIB,
@@ -29,8 +37,17 @@ from s3mount.logs import LEVELS
 from s3mount.names import normal_prefix
 
 
+class _MountCommand(click.Command):
+    """Knows ``--snapshots`` with and without a name; without one, click would take the next word for it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = f"--snapshots={SNAPSHOTS_FOLDER}"
+        return super().parse_args(ctx, [named if arg == "--snapshots" else arg for arg in args])
+
+
 @click.command(
     "mount",
+    cls=_MountCommand,
     short_help="Show a bucket as a folder.",
     epilog="Sizes: 512MiB, 10G. Times: 250ms, 1s, 5m. Each option may come from a variable as well: "
     "--part-size from S3MOUNT_PART_SIZE.",
@@ -45,7 +62,13 @@ from s3mount.names import normal_prefix
 )
 @option("--manifest", is_flag=True, help="BUCKET is a manifest: a file, or s3://BUCKET/KEY.")
 @option("--bucket", "manifest_bucket", help="Where the keys of a manifest lie that does not tell.")
-@option("--snapshots", is_flag=True, help="Show the past as .snapshots/TIME below the mount point.")
+@option(
+    "--snapshots",
+    type=snapshots_folder,
+    default="",
+    metavar="[=NAME]",
+    help="Show the past as .snapshots/TIME below the mount point, or as NAME/TIME.",
+)
 @option("--prefix", default="", help="Mount only the keys below this prefix.")
 @store_options
 @option("--cache-dir", type=click.Path(), help="Where to keep what was read.")

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from s3mount.cli.values import SNAPSHOTS_FOLDER
+
 FOR_OTHERS = frozenset(
     (
         *("_netdev", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner"),
@@ -35,7 +37,7 @@ FOR_SELINUX = frozenset(("context", "fscontext", "defcontext", "rootcontext"))
 
 SELINUX = "/sys/fs/selinux"
 
-FLAGS: Mapping[str, tuple[str, bool]] = {
+FLAGS: Mapping[str, tuple[str, bool | str]] = {
     "ro": ("read_only", True),
     "rw": ("read_only", False),
     "suid": ("suid", True),
@@ -43,6 +45,7 @@ FLAGS: Mapping[str, tuple[str, bool]] = {
     "dev": ("dev", True),
     "nodev": ("dev", False),
     "nonempty": ("nonempty", True),
+    "snapshots": ("snapshots", SNAPSHOTS_FOLDER),
 }
 
 PEERS: Mapping[str, str] = {

@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import click
 
-from s3mount.names import normal_prefix
+from s3mount.names import OWN_NAME, is_name, normal_prefix
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?b?)|b)?\s*", re.IGNORECASE)
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", re.IGNORECASE)
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_YES, _NO = ("1", "true", "yes", "on", "t", "y"), ("", "0", "false", "no", "off", "f", "n")
+SNAPSHOTS_FOLDER = ".snapshots"
+"""What ``--snapshots`` calls the folder of the past where it names none."""
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LETTERS = "kmgtp"
 
@@ -74,6 +77,15 @@ def umask(value: str | int) -> int:
     if not re.fullmatch(r"[0-7]{1,4}", value):
         raise click.BadParameter(f"{value!r}: umask is an octal number such as 022")
     return int(value, 8)
+
+
+def snapshots_folder(value: str) -> str:
+    """The name of the folder that shows the past; words for yes mean the usual one, words for no none."""
+    if value.lower() in (*_YES, *_NO):
+        return SNAPSHOTS_FOLDER if value.lower() in _YES else ""
+    if not is_name(value) or value == OWN_NAME:
+        raise click.BadParameter(f"{value!r} cannot be the name of a folder at the mount's top")
+    return value
 
 
 def parse_bucket(text: str) -> tuple[str, str]:

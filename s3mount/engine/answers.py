@@ -154,6 +154,10 @@ async def _check_bucket(store: Store, r: messages.CheckBucket, _: Report) -> Rep
     return messages.Bucket(r.id, await store.check_bucket(r.prefix))
 
 
+async def _noncurrent_rule(store: Store, r: messages.NoncurrentRule, _: Report) -> Reply:
+    return messages.Told(r.id, await store.noncurrent_rule(r.prefix))
+
+
 async def _probe(store: Store, r: messages.Probe, _: Report) -> Reply:
     return messages.Able(r.id, await store.probe(r.temporary_key, known=r.known))
 
@@ -180,6 +184,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.ListParts: _list_parts,
     messages.ListUploads: _list_uploads,
     messages.CheckBucket: _check_bucket,
+    messages.NoncurrentRule: _noncurrent_rule,
     messages.Probe: _probe,
     messages.Statistics: _statistics,
 }

@@ -305,6 +305,11 @@ class EngineClient:
         request = messages.CheckBucket(next(self._ids), prefix)
         return (await self._ask(Call(request), messages.Bucket)).info
 
+    async def noncurrent_rule(self, prefix: str = "") -> str:
+        """See ``Store.noncurrent_rule``."""
+        request = messages.NoncurrentRule(next(self._ids), prefix)
+        return (await self._ask(Call(request), messages.Told)).text
+
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """See ``Store.probe``. Later children are told what was found."""
         request = messages.Probe(next(self._ids), temporary_key, known)

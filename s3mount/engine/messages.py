@@ -223,6 +223,12 @@ class CheckBucket(Request, tag=25, frozen=True, array_like=True, gc=False):
     prefix: str = ""
 
 
+class NoncurrentRule(Request, tag=33, frozen=True, array_like=True, gc=False):
+    """``Store.noncurrent_rule``."""
+
+    prefix: str
+
+
 class Probe(Request, tag=26, frozen=True, array_like=True, gc=False):
     """``Store.probe``."""
 
@@ -325,6 +331,12 @@ class Bucket(Reply, tag=52, frozen=True, array_like=True, gc=False):
     info: BucketInfo
 
 
+class Told(Reply, tag=59, frozen=True, array_like=True, gc=False):
+    """Answer to ``NoncurrentRule``."""
+
+    text: str
+
+
 class Able(Reply, tag=53, frozen=True, array_like=True, gc=False):
     """Answer to ``Probe``."""
 
@@ -384,6 +396,7 @@ ToChild: TypeAlias = (
     | ListParts
     | ListUploads
     | CheckBucket
+    | NoncurrentRule
     | Probe
     | Statistics
 )
@@ -403,6 +416,7 @@ ToParent: TypeAlias = (
     | Parts
     | Uploads
     | Bucket
+    | Told
     | Able
     | Counted
     | Progress

@@ -175,6 +175,11 @@ class PooledStore:
                 max_keys=max_keys,
             )
 
+    async def noncurrent_rule(self, prefix: str = "") -> str:
+        """See ``Store.noncurrent_rule``."""
+        async with self._pool.engine(self._bucket) as engine:
+            return await engine.noncurrent_rule(prefix)
+
 
 def _add_up(total: dict[str, float], more: dict[str, float]) -> None:
     for name, value in more.items():

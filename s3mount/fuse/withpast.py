@@ -1,4 +1,4 @@
-"""Two sets of handlers as one: those of the live mount, and those of ``.snapshots`` below it.
+"""Two sets of handlers as one: those of the live mount, and those of the folder of the past below it.
 
 Inodes and handles of the past lie above all others, so each request tells by itself whose it is.
 """
@@ -14,21 +14,21 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from s3mount.fuse.operations import Operations
 from s3mount.fuse.snapshot import SnapshotOperations
-from s3mount.vfs.hall import FIRST_INODE, HALL_INODE, NAME
+from s3mount.vfs.hall import FIRST_INODE, HALL_INODE
 
 FIRST_HANDLE = 1 << 62
 """Handles of the past; below them the slot of the past has its place as in an inode."""
-_NAME = NAME.encode()
 
 
 class OperationsWithPast(pyfuse3.Operations):
-    """Hands each request on. ``live`` and ``past`` answer; here only is decided who."""
+    """Hands each request on. ``live`` and ``past``, below ``name`` at the top, answer; here only is decided who."""
 
     supports_dot_lookup = False
     enable_acl = False
 
-    def __init__(self, live: Operations, past: SnapshotOperations) -> None:
+    def __init__(self, live: Operations, past: SnapshotOperations, name: str) -> None:
         super().__init__()
+        self._name = name.encode()
         self._live = live
         self._past = past
         self.enable_writeback_cache = live.enable_writeback_cache
@@ -42,15 +42,14 @@ class OperationsWithPast(pyfuse3.Operations):
     def _of_handle(self, fh: int) -> Operations | SnapshotOperations:
         return self._past if fh >= FIRST_HANDLE else self._live
 
-    @staticmethod
-    def _must_not_be_hall(parent_inode: int, name: bytes) -> None:
-        if parent_inode == pyfuse3.ROOT_INODE and name == _NAME:
+    def _must_not_be_hall(self, parent_inode: int, name: bytes) -> None:
+        if parent_inode == pyfuse3.ROOT_INODE and name == self._name:
             raise FUSEError(errno.EROFS)
 
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        if parent_inode == pyfuse3.ROOT_INODE and name == _NAME:
+        if parent_inode == pyfuse3.ROOT_INODE and name == self._name:
             return await self._past.getattr(pyfuse3.InodeT(HALL_INODE), ctx)
         return await self._of(parent_inode).lookup(parent_inode, name, ctx)
 

@@ -42,6 +42,11 @@ async def moment_to_list(store: Store, prefix: str, at_ns: int | None, now_ns: i
     return Moment(at_ns, at_ns)
 
 
+def nothing_below(bucket: str, prefix: str) -> UsageError:
+    """The error for a prefix below which no version lies."""
+    return UsageError(f"no key lies below s3://{bucket}/{prefix}: mind the spelling")
+
+
 async def list_entries(
     store: Store,
     bucket: str,

@@ -38,6 +38,7 @@ from s3mount.refs import (
     VersionId,
     VersionPage,
 )
+from s3mount.s3 import lifecycle
 from s3mount.s3.binding import bind
 from s3mount.s3.control import Control
 from s3mount.s3.credentials import CredentialSource
@@ -332,6 +333,24 @@ class S3Store:
         address = self._plane.address
         date_ns = http_date_ns(answer.headers.get("date", ""))
         return BucketInfo(self.config.bucket, address.region, address.base_url, versioning, date_ns)
+
+    async def noncurrent_rule(self, prefix: str = "") -> str:
+        """See ``Store.noncurrent_rule``."""
+
+        def ask() -> str:
+            bucket = self.config.bucket
+            said = self._control.client.get_bucket_lifecycle_configuration(Bucket=bucket)
+            return lifecycle.noncurrent_rule(said, prefix)
+
+        if not self.config.sign_requests:
+            await trio.lowlevel.checkpoint()
+            return ""
+        try:
+            return await self._control.run("lifecycle", "", ask)
+        except StoreError as error:
+            if error.code != "NoSuchLifecycleConfiguration":
+                _log.info("the bucket's lifecycle rules are unknown: %s", error.describe())
+            return ""
 
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """See ``Store.probe``."""

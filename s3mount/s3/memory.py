@@ -416,6 +416,11 @@ class MemoryStore:
         date_ns = now_ns - now_ns % _SECOND_NS
         return BucketInfo(self.bucket, "memory", "memory:", self._bucket.versioning, date_ns)
 
+    async def noncurrent_rule(self, prefix: str = "") -> str:
+        """See ``Store.noncurrent_rule``: nothing is ever destroyed here."""
+        await self._begin("lifecycle", {"prefix": prefix})
+        return ""
+
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """See ``Store.probe``: everything is honoured here."""
         await self._begin("probe", {"temporary_key": temporary_key})

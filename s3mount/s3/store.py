@@ -199,6 +199,13 @@ class Store(Readable, Protocol):
         """Does the bucket answer these credentials, below ``prefix``? The error says what to mend."""
         ...
 
+    async def noncurrent_rule(self, prefix: str = "") -> str:
+        """The lifecycle rule that destroys noncurrent versions below ``prefix``, in words.
+
+        Empty where there is none, and where these credentials or this store do not tell.
+        """
+        ...
+
     async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
         """Try by writing and deleting ``temporary_key`` what the store honours. Never raises for a refusal.
 

@@ -33,7 +33,6 @@ from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.directories import Directories
-from s3mount.vfs.hall import NAME as SNAPSHOTS
 from s3mount.vfs.hall import SnapshotHall
 from s3mount.vfs.known import KnownContent
 from s3mount.vfs.metadata import Metadata
@@ -302,7 +301,7 @@ class Filesystem:
     async def status_of(self, path: str) -> dict[str, Any]:
         """Where one file stands. ``path`` is relative to the mount. Raises S3MountError, OSError."""
         names = [part for part in path.split("/") if part]
-        if self.hall is not None and names[:1] == [SNAPSHOTS]:
+        if self.hall is not None and names[:1] == [self.hall.name]:
             return {**await self.hall.status_of(names[1:]), "path": path}
         node = self.state.nodes.root
         for name in names:

@@ -19,8 +19,6 @@ from s3mount.vfs.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
-NAME = ".snapshots"
-"""At the mount's top; not listed there, so that nobody walks into all of the past by accident."""
 SLOT_BITS = 40
 FIRST_INODE = 1 << SLOT_BITS
 """Inodes from here on are of the past: the slot of a past, then the number in its catalog."""
@@ -44,9 +42,14 @@ its troubles are noted. Raises S3MountError."""
 
 
 class SnapshotHall:
-    """All pasts by inode numbers; the face is that of one (``SnapshotFiles``)."""
+    """All pasts by inode numbers; the face is that of one (``SnapshotFiles``).
 
-    def __init__(self, open_past: Open, *, uid: int, gid: int, mounted_ns: int) -> None:
+    ``name`` is the folder's at the mount's top. It is not listed there, so that no program walks into all of the
+    past by accident; keys below it are not shown.
+    """
+
+    def __init__(self, open_past: Open, name: str, *, uid: int, gid: int, mounted_ns: int) -> None:
+        self.name = name
         self.troubles = Troubles()
         self._open_past = open_past
         self._attributes = Attributes(
@@ -81,7 +84,7 @@ class SnapshotHall:
                     self._make_room()
                     slot = self._next_slot
                     self._next_slot += 1
-                    place = f"{NAME}/{name}: "
+                    place = f"{self.name}/{name}: "
                     past = await self._open_past(at_ns, slot << SLOT_BITS, place, self.troubles)
                     self._slots[slot] = past
                     self._names[name] = slot

@@ -76,8 +76,9 @@ class MountState:
         return self.nodes.prefix or f"{OWN_NAME}/"
 
     def is_hidden(self, parent: Node, name: str) -> bool:
-        """Is this the name at the top that is our own?"""
-        return parent.parent is None and parent.linked and name == OWN_NAME
+        """Is this a name at the top that is our own, or that of the past?"""
+        is_top = parent.parent is None and parent.linked
+        return is_top and name in (OWN_NAME, self.config.snapshots)
 
     def file_attributes(self, mtime_ns: int, kind: int = stat.S_IFREG) -> Attributes:
         """Attributes of an object that carries none."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import own_bucket
+from tests.fuse.bucket_contents import wait_until
 from tests.fuse.mounts import status_of, status_of_file
 from tests.fuse.pasts import Writer, contents, write_manifest, write_old_manifest
 from tests.mounting import Mount
@@ -282,11 +283,16 @@ def test_a_time_is_listed_once(mount_factory: Make, writer: Writer, relay: Relay
         writer.put(f"{number % 4}/{number}", b"x")
     moment = writer.moment()
     mount = mount_factory(writer.bucket, "--at", moment, endpoint_url=relay.url)
+
+    def listed() -> int:
+        # Whether old versions are destroyed by a rule is asked beside it.
+        return sum("lifecycle" not in request.query for request in relay.requests())
+
     assert len(list(mount.path.rglob("*"))) == 24
-    assert len(relay.requests()) == 1
+    assert listed() == 1
     assert not (mount.path / "0" / "missing").exists()
     assert not (mount.path / "missing").exists()
-    assert len(relay.requests()) == 1
+    assert listed() == 1
 
 
 def test_a_folder_of_many_names(mount_factory: Make, writer: Writer, tmp_path: Path) -> None:
@@ -358,6 +364,54 @@ def test_pasts_below_a_live_mount(mount_factory: Make, writer: Writer) -> None:
     assert one["version_id"] == put.version_id
     assert status_of_file(mount, ".snapshots")["mode"] == "0o40555"
     mount.unmount()
+
+
+def test_keys_below_the_folder_of_the_past_stay_hidden(mount_factory: Make, writer: Writer) -> None:
+    writer.put(".snapshots/real", b"real")
+    writer.put("a", b"one")
+    moment, then = writer.moment(), bodies(writer)
+    mount = mount_factory(writer.bucket, "--snapshots", "--metadata-ttl", "0")
+    seen = set()
+    for _ in range(3):
+        assert os.listdir(mount.path) == ["a"]
+        seen.add((mount.path / ".snapshots").stat().st_ino)
+        raises(errno.ENOENT, (mount.path / ".snapshots" / "real").stat)
+        raises(errno.EROFS, lambda: (mount.path / ".snapshots" / "new").write_bytes(b""))
+    assert len(seen) == 1
+    assert contents(mount.path / ".snapshots" / moment) == then
+    assert any("'.snapshots/' are not shown" in note for note in status_of(mount)["notes"])
+    mount.unmount()
+    mount.options = ["--snapshots=past"]
+    mount.mount()
+    assert (mount.path / ".snapshots" / "real").read_bytes() == b"real"
+    (mount.path / ".snapshots" / "new").write_bytes(b"new")
+    assert contents(mount.path / "past" / moment) == then
+    assert status_of(mount)["notes"] == []
+    mount.unmount()
+
+
+def test_a_lifecycle_rule_for_old_versions_is_told(mount_factory: Make, writer: Writer) -> None:
+    writer.put("a", b"one")
+    writer.put("a", b"two")
+    moment = writer.moment()
+    rule = {
+        "ID": "tidy",
+        "Status": "Enabled",
+        "Filter": {"Prefix": ""},
+        "NoncurrentVersionExpiration": {"NoncurrentDays": 7},
+    }
+    writer.client.put_bucket_lifecycle_configuration(
+        Bucket=writer.bucket, LifecycleConfiguration={"Rules": [rule]}
+    )
+    mount = mount_factory(writer.bucket, "--at", moment)
+    told = "the lifecycle rule 'tidy' destroys versions 7 days after they were replaced"
+    wait_until(lambda: bool(status_of(mount)["notes"]), "the rule is told")
+    assert status_of(mount)["notes"][0].startswith(told)
+    mount.unmount()
+    options = ("--endpoint-url", mount.endpoint_url, "--path-style")
+    made = mount.command("manifest", "create", writer.bucket, "--at", moment, *options)
+    assert told in made.stderr
+    assert len(made.stdout.splitlines()) == 2
 
 
 def test_what_is_below_snapshots_cannot_be_changed(mount_factory: Make, writer: Writer) -> None:

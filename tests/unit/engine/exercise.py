@@ -76,6 +76,7 @@ async def exercise(store: Store, folder: Path) -> list[object]:
     note([o.key for o in (await store.list_page("")).objects])
     note([type(e) for e in await store.delete_many(["c", "m", "never"])] == [type(None)] * 3)
     note((await store.check_bucket()).versioning)
+    note(await store.noncurrent_rule("a/"))
     note((await store.probe("probe")).if_match)
     for call in (store.head("gone"), store.get("gone"), store.list_parts("m", upload)):
         with pytest.raises(NoSuchKeyError) as caught:
