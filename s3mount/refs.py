@@ -111,6 +111,7 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     ``last_modified_ns`` is nanoseconds since the epoch, at S3's resolution (1 s, or 1 ms in lists).
     ``etag`` may be empty where a store gives none. ``etag_is_md5``: whether it is the MD5 of the
     bytes, which its form alone does not tell (SSE-KMS, SSE-C); ``None`` when it came from LIST.
+    ``is_proven``: the whole object came with this answer, and was held against a checksum or MD5 of it.
     """
 
     key: Key
@@ -121,11 +122,30 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     storage_class: str | None = None
     headers: ObjectHeaders | None = None
     etag_is_md5: bool | None = None
+    is_proven: bool = False
 
     @property
     def ref(self) -> ContentRef:
         """The bytes that this object version holds."""
         return ContentRef(self.key, self.etag, self.size, self.version_id)
+
+
+class ObjectDigests(msgspec.Struct, frozen=True):
+    """What a store keeps beside an object's bytes by which they can be proven.
+
+    ``checksums`` in base64 by algorithm (``crc64nvme``, ``crc32c``, ``crc32``, ``sha1``, ``sha256``): of the
+    whole object or, with ``is_composite``, of its parts' checksums in a row. ``part_lengths`` are those of all
+    parts in order, ``first_part_bytes`` the first one's; empty and 0 where the store does not tell.
+    ``etag_is_digest``: ``False`` where the store says that the ETag is made of no MD5s (SSE-KMS, SSE-C).
+    """
+
+    size: int
+    etag: ETag
+    etag_is_digest: bool
+    checksums: Mapping[str, str] = {}
+    is_composite: bool = False
+    part_lengths: tuple[int, ...] = ()
+    first_part_bytes: int = 0
 
 
 class ListPage(msgspec.Struct, frozen=True):

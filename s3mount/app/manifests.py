@@ -266,7 +266,10 @@ def verify(
     *,
     content: bool,
 ) -> Verification:
-    """Is every version still there, and with ``content``: are its bytes those of its ETag? Raises S3MountError."""
+    """Is every version still there, and with ``content``: are its bytes those of its ETag or checksum?
+
+    Raises S3MountError where not even the first can be asked for.
+    """
     found = Verification()
     rate = _Rate("versions checked")
 

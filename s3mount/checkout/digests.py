@@ -40,13 +40,24 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE folder (path TEXT NOT NULL, run INTEGER NOT NULL);
     """,
+    """
+    -- is_proven: 0 where neither ETag nor checksum could tell that the bytes are the version's. What was remembered
+    -- before there was a difference is forgotten.
+    DELETE FROM file;
+    ALTER TABLE file ADD COLUMN is_proven INTEGER NOT NULL DEFAULT 1;
+    """,
 )
 
-_COLUMNS = "path, bucket, version_id, etag, size, mtime_ns, ctime_ns, inode, digest, unlike"
+_COLUMNS = (
+    "path, bucket, version_id, etag, size, mtime_ns, ctime_ns, inode, digest, unlike, is_proven"
+)
 
 
 class Row(NamedTuple):
-    """One file as it was seen. ``etag`` is empty and ``unlike`` is set when it was not the wanted version."""
+    """One file as it was seen. ``etag`` is empty and ``unlike`` is set when it was not the wanted version.
+
+    ``is_proven``: ``False`` where it came from the store so, and nothing could tell whether it is right.
+    """
 
     path: str
     bucket: str
@@ -58,6 +69,7 @@ class Row(NamedTuple):
     inode: int
     digest: bytes
     unlike: str = ""
+    is_proven: bool = True
 
     def is_of(self, found: os.stat_result) -> bool:
         """Is the file untouched since?"""
@@ -83,7 +95,9 @@ class Row(NamedTuple):
         return entry.version_id == self.version_id and entry.bucket == self.bucket
 
 
-def row_of(path: str, entry: Entry, found: os.stat_result, digest: bytes) -> Row:
+def row_of(
+    path: str, entry: Entry, found: os.stat_result, digest: bytes, *, is_proven: bool = True
+) -> Row:
     """The row for a file that holds ``entry``, as ``found`` says of it."""
     return Row(
         path,
@@ -95,6 +109,7 @@ def row_of(path: str, entry: Entry, found: os.stat_result, digest: bytes) -> Row
         found.st_ctime_ns,
         found.st_ino,
         digest,
+        is_proven=is_proven,
     )
 
 
@@ -199,7 +214,7 @@ class DigestIndex:
         rows, self._waiting = self._waiting, []
         try:
             writer = self._open_writer()
-            marks = ", ".join("?" * 11)
+            marks = ", ".join("?" * 12)
             writer.execute("BEGIN IMMEDIATE")
             writer.executemany(
                 f"INSERT OR REPLACE INTO file ({_COLUMNS}, run) VALUES ({marks})",

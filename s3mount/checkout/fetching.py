@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -22,10 +21,13 @@ from s3mount.errors import (
     PreconditionFailedError,
     RangeError,
     RejectedError,
+    StoreError,
 )
 from s3mount.manifest.model import Entry
-from s3mount.refs import ByteRange, FileSlice, ObjectHeaders, ObjectInfo
+from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectHeaders, ObjectInfo
+from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
+from s3mount.transfer import proving
 from s3mount.transfer.parallel import in_parallel
 
 SMALL_BYTES = 256 * 1024
@@ -34,7 +36,7 @@ RANGE_BYTES = 8 << 20
 RANGES_AT_ONCE = 64
 HASHING_THREADS = 2
 TRIES = 2
-"""What arrives with another MD5 than its ETag says is fetched once more."""
+"""What arrives with another digest than the store keeps is fetched once more."""
 
 
 class Stored(NamedTuple):
@@ -48,20 +50,26 @@ StoredIn: TypeAlias = Callable[[ObjectHeaders], Stored]
 
 
 class Fetched(NamedTuple):
-    """A file that is in its place. ``entry`` is completed by what the store told."""
+    """A file that is in its place. ``entry`` is completed by what the store told; ``is_proven``: by a digest of it."""
 
     entry: Entry
     found: os.stat_result
     digest: bytes
-    is_verified: bool
+    is_proven: bool
 
 
 class Fetcher:
     """Downloads into a target. ``on_bytes(n)`` hears of what arrives; negative where a try was in vain."""
 
     def __init__(
-        self, placer: Placer, stored_in: StoredIn, on_bytes: Callable[[int], None]
+        self,
+        placer: Placer,
+        stored_in: StoredIn,
+        on_bytes: Callable[[int], None],
+        *,
+        accept_unproven: bool,
     ) -> None:
+        self._accept_unproven = accept_unproven
         self._placer = placer
         self._stored_in = stored_in
         self._on_bytes = on_bytes
@@ -71,51 +79,115 @@ class Fetcher:
     async def fetch(self, store: Store, entry: Entry, path: str) -> Fetched:
         """Download ``entry`` to ``path``, checked, in place of what is there.
 
-        After an error, and after cancellation, the old file is still there and nothing else. Raises the
-        store's errors: NoSuchKeyError where the version is missing, PreconditionFailedError where the store
-        has something else than the manifest says, ChecksumError where bytes changed on the way; and
-        LocalDiskError.
+        What has another digest than the store keeps is fetched once more. After an error, and after cancellation,
+        the old file is still there and nothing else. Raises the store's errors: NoSuchKeyError where the
+        version is missing, PreconditionFailedError where the store has something else than the manifest says,
+        ChecksumError where bytes changed on the way; and LocalDiskError.
         """
         if entry.size is None or entry.size <= SMALL_BYTES:
+            entry, fetched = await self._fetch_small(store, entry, path)
+            if fetched is not None:
+                return fetched
+        return await self._fetch_large(store, entry, path)
+
+    async def _fetch_small(
+        self, store: Store, entry: Entry, path: str
+    ) -> tuple[Entry, Fetched | None]:
+        """The entry as the store completes it, and the file unless it turns out to be large."""
+        seen: set[bytes] = set()
+        for left in reversed(range(TRIES)):
             info, data = await _get_small(store, entry)
             entry = _completed(entry, info)
-            if info.size == len(data):
+            if info.size != len(data):
+                return entry, None
+            self._on_bytes(len(data))
+
+            async def hold(
+                digests: ObjectDigests | None, info: ObjectInfo = info, data: bytes = data
+            ) -> bool | None:
+                if info.is_proven:
+                    return True
+                return proving.proven(data, info.etag, _etag_is_digest(info), digests)
+
+            verdict, by_checksum = await self._held_against(store, entry, info, hold)
+            digest = xxhash.xxh3_128_digest(data)
+            seen.add(digest)
+            if verdict is not False:
+                break
+            self._on_bytes(-len(data))
+            if not left:
                 self._on_bytes(len(data))
-                mode, mtime_ns = self._attributes(entry, info)
-                return Fetched(
-                    entry,
-                    self._placer.put(path, data, mode, mtime_ns),
-                    xxhash.xxh3_128_digest(data),
-                    _is_checked(info, data),
-                )
-        return await self._fetch_large(store, entry, path)
+                self._insist(entry, seen, by_checksum)
+                verdict = None
+        mode, mtime_ns = self._attributes(entry, info)
+        found = self._placer.put(path, data, mode, mtime_ns)
+        return entry, Fetched(entry, found, digest, bool(verdict))
 
     async def _fetch_large(self, store: Store, entry: Entry, path: str) -> Fetched:
         size = entry.size or 0
         landing = self._placer.begin(size)
+        seen: set[bytes] = set()
+        digest = b""
         try:
             for left in reversed(range(TRIES)):
                 info = await self._fetch_ranges(store, entry, landing)
                 entry = _completed(entry, info)
-                # An ETag of an MD5's form that is none (SSE-KMS, SSE-C) tells nothing of the bytes.
-                etag = (
-                    "" if info.etag_is_md5 is False and comparing.is_md5(info.etag) else info.etag
-                )
-                hashes = await trio.to_thread.run_sync(
-                    _hash, landing, size, etag, limiter=self._hashing
-                )
-                if not comparing.is_md5(etag) or hashes.etag == etag:
+
+                async def hold(
+                    digests: ObjectDigests | None, info: ObjectInfo = info
+                ) -> bool | None:
+                    nonlocal digest
+                    digest, is_right = await trio.to_thread.run_sync(
+                        _hash, landing, size, info, digests, limiter=self._hashing
+                    )
+                    return is_right
+
+                verdict, by_checksum = await self._held_against(store, entry, info, hold)
+                seen.add(digest)
+                if verdict is not False:
                     break
                 self._on_bytes(-info.size)
                 if not left:
-                    raise ChecksumError(
-                        f"what arrived is not what its ETag says (MD5 {hashes.etag})", key=entry.key
-                    )
+                    self._on_bytes(info.size)
+                    self._insist(entry, seen, by_checksum)
+                    verdict = None
             mode, mtime_ns = self._attributes(entry, info)
             found = self._placer.place(landing, path, mode, mtime_ns)
         finally:
             self._placer.give_up(landing)
-        return Fetched(entry, found, hashes.digest, bool(etag) and hashes.etag == etag)
+        return Fetched(entry, found, digest, bool(verdict))
+
+    async def _held_against(
+        self,
+        store: Store,
+        entry: Entry,
+        info: ObjectInfo,
+        hold: Callable[[ObjectDigests | None], Awaitable[bool | None]],
+    ) -> tuple[bool | None, bool]:
+        """Are these the bytes, and does a checksum tell it?
+
+        By the ETag, and where that does not prove them, by what the store keeps beside it.
+        """
+        verdict = await hold(None)
+        if verdict:
+            return True, False
+        digests = await digests_of(store, entry)
+        if digests is None or digests.etag != info.etag:
+            return verdict, False
+        return await hold(digests), bool(digests.checksums)
+
+    def _insist(self, entry: Entry, seen: set[bytes], by_checksum: bool) -> None:
+        """Digests that never fitted: raises ChecksumError, unless it may be that the ETag is none, and is accepted.
+
+        That may be where the same bytes came each time, and no checksum says that they are wrong.
+        """
+        is_doubtful = len(seen) == 1 and not by_checksum
+        if is_doubtful and self._accept_unproven:
+            return
+        why = "what arrived is not what its ETag or checksum says"
+        if is_doubtful:
+            why += ", each time the same (if this store's ETags are no MD5s: --accept-unproven)"
+        raise ChecksumError(why, key=entry.key)
 
     async def _fetch_ranges(self, store: Store, entry: Entry, landing: Landing) -> ObjectInfo:
         """All bytes of ``entry`` into the temporary file."""
@@ -206,22 +278,31 @@ def _completed(entry: Entry, info: ObjectInfo) -> Entry:
     return entry
 
 
-def _is_checked(info: ObjectInfo, data: bytes) -> bool:
-    """Were the bytes held against the ETag? ``Store.get`` does so with plain MD5s."""
-    if comparing.is_md5(info.etag):
-        return info.etag_is_md5 is not False
-    if comparing.part_count(info.etag) == 1:
-        part = hashlib.md5(data, usedforsecurity=False).digest()
-        whole = hashlib.md5(part, usedforsecurity=False).hexdigest()
-        return f"{whole}-1" == info.etag
-    return False
+def _etag_is_digest(info: ObjectInfo) -> bool | None:
+    """Is the ETag the MD5 that its form promises? Of one of parts an answer to GET does not tell."""
+    return info.etag_is_md5 if is_md5_etag(info.etag) else None
 
 
-def _hash(landing: Landing, size_bytes: int, etag: str) -> comparing.FileHashes:
+async def digests_of(store: Store, entry: Entry) -> ObjectDigests | None:
+    """What the store keeps beside the ETag; ``None`` where it refuses to tell. Raises retryable StoreErrors."""
     try:
-        return comparing.hash_file(landing.descriptor, size_bytes, etag)
+        return await store.digests(entry.key, version_id=entry.version_id)
+    except StoreError as error:
+        if error.retryable:
+            raise
+        return None
+
+
+def _hash(
+    landing: Landing, size_bytes: int, info: ObjectInfo, digests: ObjectDigests | None
+) -> comparing.FileHashes:
+    try:
+        found = comparing.hash_file(
+            landing.descriptor, size_bytes, info.etag, _etag_is_digest(info), digests
+        )
     except OSError as error:
         raise LocalDiskError(f"what was written cannot be read: {error.strerror}") from error
+    return found._replace(is_right=True) if info.is_proven else found
 
 
 def _local(error: RejectedError) -> Exception:

@@ -29,6 +29,8 @@ class Kind(enum.Enum):
     """Something of the right size is there, of which nothing or something older is remembered."""
     ADJUST = "adjust"
     """The bytes are right, the mode or the time is not."""
+    UNPROVEN = "unproven"
+    """It is as it came from the store, which nothing proves, and that is accepted."""
     FOLDER = "folder"
     """A folder of its own: a key that ends with a slash."""
 
@@ -78,6 +80,7 @@ class Planner:
         *,
         with_buckets: bool,
         delete: bool,
+        accept_unproven: bool,
         folding: Callable[[], Folding],
         notes: Notes,
     ) -> None:
@@ -90,6 +93,7 @@ class Planner:
         self._selection = selection
         self._with_buckets = with_buckets
         self._delete = delete
+        self._accept_unproven = accept_unproven
         self._spellings = Spellings(folding)
         self._folders = Folders(target.root) if target.root is not None else None
         self._folder = ""
@@ -228,6 +232,8 @@ class Planner:
         if not stat.S_ISREG(mode) or (entry.size is not None and entry.size != found.st_size):
             return Step(Kind.FETCH, path, entry)
         row = self._index.find(path) if self._index is not None else None
+        if row is not None and not row.is_proven and not self._accept_unproven:
+            row = None
         if row is None or not row.is_of(found):
             return Step(Kind.CHECK, path, entry, row)
         if not row.holds(entry):
@@ -235,6 +241,8 @@ class Planner:
             return Step(Kind.FETCH if sure else Kind.CHECK, path, entry, row)
         if wants_adjusting(entry, found):
             return Step(Kind.ADJUST, path, entry, row)
+        if not row.is_proven:
+            return Step(Kind.UNPROVEN, path, entry, row)
         self._notes.file(path, found)
         return None
 

@@ -56,6 +56,9 @@ class Rehearsal:
                     summary.deleted += self._remover.removed - before
                 if step.kind is Kind.FOLDER:
                     continue
+                if step.kind is Kind.UNPROVEN:
+                    summary.note_unproven(step.path)
+                    continue
                 if step.kind is Kind.ADJUST or (step.kind is Kind.CHECK and self._is_right(step)):
                     summary.right += 1
                     summary.right_bytes += step.entry.size or 0

@@ -58,6 +58,7 @@ class Run:
             selection,
             with_buckets=ordered.buckets > 1,
             delete=options.delete,
+            accept_unproven=options.accept_unproven,
             folding=self._folding,
             notes=self._notes,
         )
@@ -141,6 +142,7 @@ class Run:
                 failures=self._failures,
                 notes=self._notes,
                 watch=self._watch,
+                accept_unproven=self._options.accept_unproven,
             )
             try:
                 trio.run(work.run, strict_exception_groups=True)

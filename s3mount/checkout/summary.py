@@ -52,7 +52,9 @@ class Progress(msgspec.Struct):
 class Summary(msgspec.Struct):
     """Counts of files and bytes. ``stopped`` says why the rest was given up, where it was.
 
-    ``is_rehearsal``: ``downloaded``, ``deleted`` and ``adjusted`` are what would have been.
+    ``unproven``: files that are there as the store sent them, without a digest that could tell whether they
+    are right; not among ``right``. ``is_rehearsal``: ``downloaded``, ``deleted`` and
+    ``adjusted`` are what would have been.
     """
 
     is_rehearsal: bool = False
@@ -67,7 +69,8 @@ class Summary(msgspec.Struct):
     adjusted: int = 0
     deleted: int = 0
     left_out: int = 0
-    unverified: int = 0
+    unproven: int = 0
+    unproven_paths: list[str] = []
     leftovers: int = 0
     failed: int = 0
     failures: list[Failure] = []
@@ -78,6 +81,12 @@ class Summary(msgspec.Struct):
     def is_complete(self) -> bool:
         """Is every file that was meant there?"""
         return not self.failed and not self.stopped
+
+    def note_unproven(self, path: str) -> None:
+        """Count a file that nothing proves; the first are kept by name."""
+        self.unproven += 1
+        if len(self.unproven_paths) < FAILURES_KEPT_MAX:
+            self.unproven_paths.append(path)
 
     def take(self, *found: Failures) -> None:
         """Add what failed, in the order of paths."""

@@ -14,7 +14,7 @@ import trio
 
 from s3mount.checkout import comparing
 from s3mount.checkout.digests import DigestIndex, Row, row_of
-from s3mount.checkout.fetching import Fetcher, StoredIn
+from s3mount.checkout.fetching import SMALL_BYTES, Fetcher, StoredIn, digests_of
 from s3mount.checkout.paths import permissions
 from s3mount.checkout.picture import Notes
 from s3mount.checkout.placing import Placer, open_file
@@ -33,7 +33,9 @@ from s3mount.errors import (
     WrongRegionError,
 )
 from s3mount.manifest.model import Entry
+from s3mount.refs import ObjectDigests
 from s3mount.s3.store import Store
+from s3mount.transfer.patience import Patience
 
 OpenStore = Callable[[str], AbstractAsyncContextManager[Store]]
 """Makes the store of a bucket."""
@@ -41,8 +43,6 @@ OpenStore = Callable[[str], AbstractAsyncContextManager[Store]]
 WORKERS_MAX = 128
 """Files under way at once; the store's own window lets fewer requests through where that is better."""
 BATCH_STEPS = 1000
-FRUITLESS_MAX = 8
-"""So many files in a row that fail, each after all its tries, for want of an answer: nobody is there."""
 FLUSH_EVERY_S = 1.0
 SHOW_EVERY_S = 0.2
 
@@ -103,7 +103,9 @@ class Work:
         failures: Failures,
         notes: Notes,
         watch: Callable[[Progress], None],
+        accept_unproven: bool,
     ) -> None:
+        self._accept_unproven = accept_unproven
         self._steps = steps
         self._ahead: deque[Step] = deque()
         self._planning = trio.Lock()
@@ -115,12 +117,14 @@ class Work:
         self._index = index
         self._remover = remover
         self._open_store = open_store
-        self._fetcher = Fetcher(placer, stored_in, self._count_bytes)
+        self._fetcher = Fetcher(
+            placer, stored_in, self._count_bytes, accept_unproven=accept_unproven
+        )
         self._hashing = trio.CapacityLimiter(os.cpu_count() or 1)
         self._summary = summary
         self._failures = failures
         self._notes = notes
-        self._fruitless = 0
+        self._patience = Patience()
         self._failure: S3MountError | None = None
         self._stores: Stores
 
@@ -191,6 +195,8 @@ class Work:
                 self._clear(step)
             if step.kind is Kind.FOLDER:
                 self._make_folder(step)
+            elif step.kind is Kind.UNPROVEN:
+                self._note_unproven(step.path)
             elif step.kind is Kind.ADJUST:
                 self._adjust(step.path, step.entry, step.row)
             elif step.kind is Kind.FETCH or not await self._is_right(step):
@@ -200,16 +206,14 @@ class Work:
         except S3MountError as error:
             if isinstance(error, NoSuchBucketError | WrongRegionError):
                 self._stores.fail(step.entry.bucket, error)
-            self._fail(step, error)
+            await self._fail(step, error)
         finally:
             self._progress.files += 1
 
-    def _fail(self, step: Step, error: S3MountError) -> None:
+    async def _fail(self, step: Step, error: S3MountError) -> None:
         """Note a failure; raises it where the rest would fail like it."""
-        if error.retryable:
-            self._fruitless += 1
-            if self._fruitless >= FRUITLESS_MAX:
-                raise error
+        if isinstance(error, StoreError) and error.retryable:
+            await self._patience.unheard(await self._stores.of(step.entry.bucket), error)
         self._failures.add(step.path, step.entry, reason(error))
 
     def _clear(self, step: Step) -> None:
@@ -229,10 +233,19 @@ class Work:
     def _adjust(self, path: str, entry: Entry, row: Row | None) -> None:
         found = self._placer.adjust(path, permissions(entry.mode), entry.mtime_ns)
         self._summary.adjusted += 1
-        self._summary.right += 1
-        self._summary.right_bytes += found.st_size
+        self._count_right(path, entry, found, row)
+
+    def _count_right(self, path: str, entry: Entry, found: os.stat_result, row: Row | None) -> None:
+        """The file is the version, which ``row`` tells of its bytes."""
+        if row is None or row.is_proven:
+            self._summary.right += 1
+            self._summary.right_bytes += found.st_size
         if row is not None:
-            self._remember(path, entry, found, row.digest)
+            self._remember(path, entry, found, row.digest, is_proven=row.is_proven)
+
+    def _note_unproven(self, path: str) -> None:
+        self._summary.note_unproven(path)
+        self._notes.give_up()
 
     async def _is_right(self, step: Step) -> bool:
         """Read the file that is there; note it where it is right."""
@@ -240,15 +253,26 @@ class Work:
         if not entry.etag and not (step.row is not None and step.row.holds(entry)):
             entry = await self._ask(entry)
         verdict = await self._compare(step, entry)
+        is_large = verdict.found.st_size > SMALL_BYTES
+        if verdict.digest and (
+            verdict.is_right is None or (verdict.is_right is False and is_large)
+        ):
+            # An ETag may be no digest. To ask costs less than the bytes, unless they are few.
+            digests = await digests_of(await self._stores.of(entry.bucket), entry)
+            self._patience.heard()
+            tells_more = digests is not None and (
+                verdict.is_right is None or not digests.etag_is_digest
+            )
+            if digests is not None and tells_more and digests.etag == entry.etag:
+                verdict = await self._compare(step, entry, digests)
         if not verdict.is_right:
             return False
+        is_proven = step.row is None or step.row.is_proven or not step.row.holds(entry)
+        row = row_of(step.path, entry, verdict.found, verdict.digest, is_proven=is_proven)
         if wants_adjusting(entry, verdict.found):
-            row = row_of(step.path, entry, verdict.found, verdict.digest)
             self._adjust(step.path, entry, row)
-            return True
-        self._remember(step.path, entry, verdict.found, verdict.digest)
-        self._summary.right += 1
-        self._summary.right_bytes += verdict.found.st_size
+        else:
+            self._count_right(step.path, entry, verdict.found, row)
         return True
 
     async def _ask(self, entry: Entry) -> Entry:
@@ -256,7 +280,7 @@ class Work:
         info = await (await self._stores.of(entry.bucket)).head(
             entry.key, version_id=entry.version_id
         )
-        self._fruitless = 0
+        self._patience.heard()
         return msgspec.structs.replace(
             entry,
             size=info.size if entry.size is None else entry.size,
@@ -264,7 +288,9 @@ class Work:
             last_modified_ns=entry.last_modified_ns or info.last_modified_ns or None,
         )
 
-    async def _compare(self, step: Step, entry: Entry) -> comparing.Verdict:
+    async def _compare(
+        self, step: Step, entry: Entry, digests: ObjectDigests | None = None
+    ) -> comparing.Verdict:
         descriptor = open_file(self._placer.folders, step.path)
         try:
             if step.row is not None and step.row.holds(entry):
@@ -272,7 +298,7 @@ class Work:
                 if step.row.is_of(found):
                     return comparing.Verdict(True, step.row.digest, found)
             verdict = await trio.to_thread.run_sync(
-                comparing.compare, descriptor, entry, step.row, limiter=self._hashing
+                comparing.compare, descriptor, entry, step.row, digests, limiter=self._hashing
             )
         except OSError as error:
             raise LocalDiskError(str(error.strerror)) from error
@@ -286,16 +312,21 @@ class Work:
     async def _fetch(self, step: Step) -> None:
         store = await self._stores.of(step.entry.bucket)
         fetched = await self._fetcher.fetch(store, step.entry, step.path)
-        self._fruitless = 0
+        self._patience.heard()
         self._summary.downloaded += 1
-        self._summary.unverified += not fetched.is_verified
-        self._remember(step.path, fetched.entry, fetched.found, fetched.digest)
+        proven = fetched.is_proven
+        self._remember(step.path, fetched.entry, fetched.found, fetched.digest, is_proven=proven)
 
-    def _remember(self, path: str, entry: Entry, found: os.stat_result, digest: bytes) -> None:
-        """The file at ``path`` holds ``entry`` now."""
-        self._notes.file(path, found)
-        if self._index is not None:
-            self._index.put(row_of(path, entry, found, digest))
+    def _remember(
+        self, path: str, entry: Entry, found: os.stat_result, digest: bytes, *, is_proven: bool
+    ) -> None:
+        """The file at ``path`` is ``entry`` as the store sends it; unless that is proven, it is not right for that."""
+        if is_proven:
+            self._notes.file(path, found)
+        else:
+            self._note_unproven(path)
+        if self._index is not None and (is_proven or self._accept_unproven):
+            self._index.put(row_of(path, entry, found, digest, is_proven=is_proven))
 
 
 def reason(error: S3MountError) -> str:

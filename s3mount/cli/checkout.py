@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 @click.option("--delete", is_flag=True, help="Remove from DIR what the manifest does not have.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only these; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="None of these; repeatable.")
+@click.option(
+    "--accept-unproven",
+    is_flag=True,
+    help="What neither ETag nor checksum proves is not fetched again the next time.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Only tell what would be done.")
 @click.option("--bucket", help="The bucket, for a manifest that names none.")
 @click.option("--json", "as_json", is_flag=True, help="The summary for programs.")
@@ -53,6 +58,7 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
         exclude=given["exclude"],
         delete=given["delete"],
         is_rehearsal=given["dry_run"],
+        accept_unproven=given["accept_unproven"],
     )
     shown = _Shown(quiet=given["quiet"] or given["as_json"])
     try:
@@ -137,6 +143,8 @@ def _in_words(summary: Summary) -> str:
         f"{summary.right:,} right already",
         f"{summary.downloaded:,} {would}downloaded ({size_text(summary.downloaded_bytes)})",
     ]
+    if summary.unproven:
+        parts.append(f"{summary.unproven:,} not proven by any digest")
     if summary.deleted:
         parts.append(f"{summary.deleted:,} {would}deleted")
     if summary.left_out:

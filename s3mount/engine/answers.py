@@ -74,6 +74,10 @@ async def _fetch(store: Store, r: messages.Fetch, report: Report) -> Reply:
     return messages.Found(r.id, info)
 
 
+async def _digests(store: Store, r: messages.Digests, _: Report) -> Reply:
+    return messages.Kept(r.id, await store.digests(r.key, version_id=r.version_id))
+
+
 async def _put(store: Store, r: messages.Put, _: Report) -> Reply:
     result = await store.put(r.key, _from_wire(r.body), r.headers, condition=r.condition)
     return messages.Stored(r.id, result)
@@ -170,6 +174,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.Head: _head,
     messages.Get: _get,
     messages.Fetch: _fetch,
+    messages.Digests: _digests,
     messages.Put: _put,
     messages.Copy: _copy,
     messages.Delete: _delete,

@@ -36,6 +36,7 @@ from s3mount.refs import (
     FileSlice,
     Key,
     ListPage,
+    ObjectDigests,
     ObjectHeaders,
     ObjectInfo,
     PartInfo,
@@ -158,6 +159,11 @@ class EngineClient:
         if on_progress is not None and call.progressed < byte_range.length:
             on_progress(byte_range.length)  # the child's last report is its reply
         return info
+
+    async def digests(self, key: Key, *, version_id: VersionId | None = None) -> ObjectDigests:
+        """See ``Store.digests``."""
+        request = messages.Digests(next(self._ids), key, version_id)
+        return (await self._ask(Call(request), messages.Kept)).digests
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY

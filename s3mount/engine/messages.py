@@ -25,6 +25,7 @@ from s3mount.refs import (
     ETag,
     Key,
     ListPage,
+    ObjectDigests,
     ObjectHeaders,
     ObjectInfo,
     PartInfo,
@@ -250,6 +251,13 @@ class ListVersions(Request, tag=28, frozen=True, array_like=True, gc=False):
     max_keys: int
 
 
+class Digests(Request, tag=29, frozen=True, array_like=True, gc=False):
+    """``Store.digests``."""
+
+    key: Key
+    version_id: VersionId | None
+
+
 class Reply(Message, frozen=True, array_like=True, gc=False):
     """The one outcome of request ``id``."""
 
@@ -355,6 +363,12 @@ class Versions(Reply, tag=55, frozen=True, array_like=True, gc=False):
     page: VersionPage
 
 
+class Kept(Reply, tag=56, frozen=True, array_like=True, gc=False):
+    """Answer to ``Digests``."""
+
+    digests: ObjectDigests
+
+
 class Progress(Message, tag=60, frozen=True, array_like=True, gc=False):
     """The first ``done`` bytes of the range of fetch ``id`` lie in the file."""
 
@@ -380,6 +394,7 @@ ToChild: TypeAlias = (
     | Ping
     | Cancel
     | Head
+    | Digests
     | Get
     | Fetch
     | Put
@@ -419,6 +434,7 @@ ToParent: TypeAlias = (
     | Told
     | Able
     | Counted
+    | Kept
     | Progress
     | Log
     | Pong

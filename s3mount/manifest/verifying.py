@@ -13,20 +13,23 @@ import trio
 
 from s3mount.config import MIB
 from s3mount.errors import (
-    AccessDeniedError,
-    ArchivedError,
+    EngineError,
+    ExpiredCredentialsError,
     LocalDiskError,
+    NoCredentialsError,
+    NoSuchBucketError,
     NoSuchKeyError,
-    PreconditionFailedError,
-    RejectedError,
     StoreError,
+    WrongRegionError,
 )
 from s3mount.manifest.buckets import Buckets
 from s3mount.manifest.model import Entry
-from s3mount.manifest.proving import EtagTrial
-from s3mount.refs import ByteRange, FileSlice, ObjectInfo
+from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectInfo
+from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
 from s3mount.transfer.parallel import in_parallel
+from s3mount.transfer.patience import Patience
+from s3mount.transfer.proving import Trial, agreed, trials
 
 HEADS_AT_ONCE = 64
 OBJECTS_AT_ONCE = 8
@@ -35,19 +38,25 @@ PIECE_BYTES = 16 * MIB
 
 
 class Problem(NamedTuple):
-    """One entry that is not as it should be, and why, for a person."""
+    """One entry that is not as it should be, and why, for a person. ``is_unproven``: it may be, nothing tells."""
 
     entry: Entry
     why: str
+    is_unproven: bool = False
 
 
 class Verification(msgspec.Struct):
-    """How far it is, and what it found. ``unproven``: read whole, but the ETag is no digest to compare with."""
+    """How far it is, and what it found.
+
+    ``unproven``: read whole, but nothing that the store keeps could tell whether the bytes are right.
+    ``stopped``: why the rest was not checked, where it was not.
+    """
 
     checked: int = 0
     bytes_read: int = 0
     problems: int = 0
     unproven: int = 0
+    stopped: str = ""
 
 
 async def verify(
@@ -58,41 +67,53 @@ async def verify(
     *,
     content: bool = False,
 ) -> None:
-    """Ask for each version of ``entries``; with ``content`` read it and compare it with its ETag.
+    """Ask for each version of ``entries``; with ``content`` read it and hold it against what proves it.
 
-    ``report`` gets what is wrong as it is found, in no order; ``verification`` is kept up to date. What
-    concerns a single version is a problem; raises the store's other errors (retryable ones were tried
-    again before), and what reading ``entries`` raises.
+    ``report`` gets what is wrong, and what nothing proves, as it is found, in no order; ``verification`` is kept up
+    to date. What fails for one version is a problem, and the rest goes on; where it would fail for all,
+    ``stopped`` says why. Raises what reading ``entries`` raises.
     """
     slots = trio.CapacityLimiter(OBJECTS_AT_ONCE if content else HEADS_AT_ONCE)
+    patience = Patience()
 
     async def check(entry: Entry) -> None:
         store = await buckets.store(entry.bucket)
-        why = await _head(store, entry, verification, content=content)
-        if why:
-            verification.problems += 1
-            report(Problem(entry, why))
+        found = await _look(store, entry, verification, patience, content=content)
+        if found is not None:
+            verification.problems += not found.is_unproven
+            verification.unproven += found.is_unproven
+            report(found)
         verification.checked += 1
 
-    await in_parallel(slots, entries, check)
+    try:
+        await in_parallel(slots, entries, check)
+    except (EngineError, StoreError) as error:
+        verification.stopped = " ".join(str(error).split())
 
 
-async def _head(store: Store, entry: Entry, verification: Verification, *, content: bool) -> str:
-    """Why the version is not as it should be; empty when it is."""
+async def _look(
+    store: Store, entry: Entry, verification: Verification, patience: Patience, *, content: bool
+) -> Problem | None:
+    """What is not as it should be. Raises StoreError where the rest would fail like it."""
     try:
         info = await store.head(entry.key, version_id=entry.version_id)
         why = _difference(entry, info)
-        if why or not content:
-            return why
-        return await _read(store, entry, info, verification)
+        if not why and content:
+            is_right = await _read(store, entry, info, verification)
+            if is_right is None:
+                return Problem(entry, "is not proven: no digest of its bytes is known", True)
+            why = "" if is_right else "has other bytes than its ETag or checksum says"
+        patience.heard()
     except NoSuchKeyError:
-        return "is not there any more"
-    except (AccessDeniedError, ArchivedError, RejectedError, PreconditionFailedError) as error:
-        return f"cannot be read: {error}"
+        patience.heard()
+        why = "is not there any more"
+    except (NoSuchBucketError, NoCredentialsError, ExpiredCredentialsError, WrongRegionError):
+        raise
     except StoreError as error:
+        why = f"cannot be read: {error}"
         if error.retryable:
-            raise
-        return f"cannot be read: {error}"
+            await patience.unheard(store, error)
+    return Problem(entry, why) if why else None
 
 
 def _difference(entry: Entry, info: ObjectInfo) -> str:
@@ -103,9 +124,38 @@ def _difference(entry: Entry, info: ObjectInfo) -> str:
     return ""
 
 
-async def _read(store: Store, entry: Entry, info: ObjectInfo, verification: Verification) -> str:
-    """Read all bytes, a piece at a time, and hold them against the ETag."""
-    trial = EtagTrial(info.etag if info.etag_is_md5 is not False else "", info.size)
+async def _read(
+    store: Store, entry: Entry, info: ObjectInfo, verification: Verification
+) -> bool | None:
+    """Are its bytes right? Read once where its ETag is their MD5, and once more where they seem to be wrong."""
+    is_md5 = info.etag_is_md5 if is_md5_etag(info.etag) else None
+    digests = None if is_md5 else await _digests(store, entry, info)
+    is_right = await _hold(
+        store, entry, info, list(trials(info.etag, info.size, is_md5, digests)), verification
+    )
+    if is_right is False:
+        digests = await _digests(store, entry, info)
+        is_right = await _hold(
+            store, entry, info, list(trials(info.etag, info.size, is_md5, digests)), verification
+        )
+    return is_right
+
+
+async def _digests(store: Store, entry: Entry, info: ObjectInfo) -> ObjectDigests | None:
+    """What the store keeps beside the ETag, if it tells."""
+    try:
+        found = await store.digests(entry.key, version_id=entry.version_id)
+    except StoreError as error:
+        if error.retryable:
+            raise
+        return None
+    return found if found.etag == info.etag else None
+
+
+async def _hold(
+    store: Store, entry: Entry, info: ObjectInfo, ways: list[Trial], verification: Verification
+) -> bool | None:
+    """Read all bytes, a piece at a time, and try all ways to prove them."""
     with _piece_file() as path:
         for start in range(0, info.size, PIECE_BYTES):
             length = min(PIECE_BYTES, info.size - start)
@@ -116,17 +166,16 @@ async def _read(store: Store, entry: Entry, info: ObjectInfo, verification: Veri
                 version_id=entry.version_id,
                 if_match=info.etag or None,
             )
-            await trio.to_thread.run_sync(_feed, path, length, trial)
+            await trio.to_thread.run_sync(_feed, path, length, ways)
             verification.bytes_read += length
-    holds = trial.holds() if trial.proves else None
-    if holds is None:
-        verification.unproven += 1
-    return "has other bytes than its ETag says" if holds is False else ""
+    return agreed(trial.verdict() for trial in ways)
 
 
-def _feed(path: str, length: int, trial: EtagTrial) -> None:
+def _feed(path: str, length: int, ways: list[Trial]) -> None:
     with open(path, "rb") as file:
-        trial.update(memoryview(file.read(length)))
+        data = memoryview(file.read(length))
+    for trial in ways:
+        trial.update(data)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from awscrt import checksums as crt
 
 from s3mount.errors import DamagedBodyError, RejectedError
 from s3mount.refs import Body, Checksum, FileSlice, PartInfo
-from s3mount.s3.headers import is_md5_etag
+from s3mount.s3.headers import has_foreign_etag, is_md5_etag
 
 _T = TypeVar("_T")
 
@@ -118,11 +118,7 @@ def promised(answer: Mapping[str, str]) -> RunningChecksum | None:
 
 def etag_is_md5(etag: str, answer: Mapping[str, str]) -> bool:
     """May ``etag`` be held against the MD5 of the bytes? Not with SSE-KMS or SSE-C."""
-    return (
-        is_md5_etag(etag)
-        and not answer.get("x-amz-server-side-encryption", "").startswith("aws:")
-        and "x-amz-server-side-encryption-customer-algorithm" not in answer
-    )
+    return is_md5_etag(etag) and not has_foreign_etag(answer)
 
 
 def _base64(value: int, length: int) -> str:

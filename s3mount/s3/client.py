@@ -30,6 +30,7 @@ from s3mount.refs import (
     FileSlice,
     Key,
     ListPage,
+    ObjectDigests,
     ObjectHeaders,
     ObjectInfo,
     PartInfo,
@@ -42,6 +43,7 @@ from s3mount.s3 import lifecycle
 from s3mount.s3.binding import bind
 from s3mount.s3.control import Control
 from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.digests import DigestReader
 from s3mount.s3.headers import check_key, http_date_ns
 from s3mount.s3.multipart import Multipart
 from s3mount.s3.plane import Plane
@@ -84,6 +86,7 @@ class S3Store:
         self._control = Control(self.config, bound.client, self._statistics, self._renew)
         self._reader = Reader(self._plane, self.traits)
         self._versions = VersionLister(self._plane)
+        self._digests = DigestReader(self._plane, self._reader)
         self._writer = Writer(
             self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
         )
@@ -164,6 +167,10 @@ class S3Store:
     ) -> ObjectInfo:
         """See ``Store.fetch``."""
         return await self._reader.fetch(key, byte_range, sink, version_id, if_match, on_progress)
+
+    async def digests(self, key: Key, *, version_id: VersionId | None = None) -> ObjectDigests:
+        """See ``Store.digests``."""
+        return await self._digests.read(key, version_id)
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY

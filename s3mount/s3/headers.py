@@ -141,11 +141,11 @@ def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
         version_id=answer.get("x-amz-version-id"),
         storage_class=headers.storage_class,
         headers=headers,
-        etag_is_md5=is_md5_etag(etag) and not _has_foreign_etag(answer),
+        etag_is_md5=is_md5_etag(etag) and not has_foreign_etag(answer),
     )
 
 
-def _has_foreign_etag(answer: Mapping[str, str]) -> bool:
+def has_foreign_etag(answer: Mapping[str, str]) -> bool:
     """Encrypted with keys that S3 does not own alone: the ETag has the form of an MD5 and is none."""
     encryption = answer.get("x-amz-server-side-encryption", "")
     customer = "x-amz-server-side-encryption-customer-algorithm"

@@ -31,6 +31,7 @@ from s3mount.refs import (
     FileSlice,
     Key,
     ListPage,
+    ObjectDigests,
     ObjectHeaders,
     ObjectInfo,
     PartInfo,
@@ -39,6 +40,7 @@ from s3mount.refs import (
     VersionId,
     VersionPage,
 )
+from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.headers import METADATA_BYTES_MAX, check_headers, check_key
 from s3mount.s3.memory_bodies import read_body, write_slice
 from s3mount.s3.memory_bucket import Bucket, Upload, replaced
@@ -79,6 +81,7 @@ class NoFaults:
 class MemoryStore:
     """``Store`` in memory. ``faults`` may be exchanged at any time; ``requests`` counts calls by name.
     With ``opaque_etags`` every write gets an ETag of its own, which looks like an MD5 and is none (as with SSE-KMS).
+    ``tells_part_lengths`` and ``tells_checksums`` say what ``digests`` has to tell, and may be set.
     With ``copy_gap_s`` that time passes between the check of a copy's source and its reading (as in LocalStack).
 
     Files named by a ``FileSlice`` are read and written for real, at the moment of the effect.
@@ -100,6 +103,8 @@ class MemoryStore:
         self.requests: dict[str, int] = {}
         self.part_bytes_min = part_bytes_min
         self.copy_gap_s = copy_gap_s
+        self.tells_part_lengths = True
+        self.tells_checksums = False
         self._bucket = Bucket(versioning, clock or SystemClock(), is_opaque=opaque_etags)
 
     async def __aenter__(self) -> MemoryStore:
@@ -198,6 +203,19 @@ class MemoryStore:
             await trio.lowlevel.checkpoint()
         await self.faults.after("fetch", arguments)
         return info
+
+    async def digests(self, key: Key, *, version_id: VersionId | None = None) -> ObjectDigests:
+        """See ``Store.digests``: as ``tells_part_lengths`` and ``tells_checksums`` say."""
+        arguments = {"key": key, "version_id": version_id}
+        await self._begin("digests", arguments)
+        found = self._bucket.version(key, version_id)
+        checksums = {"crc64nvme": crc64nvme(found.data or b"")} if self.tells_checksums else {}
+        lengths = found.part_lengths if self.tells_part_lengths else ()
+        await self.faults.after("digests", arguments)
+        is_digest = not self._bucket.is_opaque
+        return ObjectDigests(
+            found.info.size, found.info.etag, is_digest, checksums, part_lengths=lengths
+        )
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY
@@ -372,7 +390,8 @@ class MemoryStore:
         digests = b"".join(bytes.fromhex(info.etag) for info, _ in chosen)
         etag = f"{self._bucket.etag_of(digests)}-{len(chosen)}"
         data = b"".join(data for _, data in chosen)
-        result = self._bucket.store(key, data, etag, upload.headers)
+        lengths = tuple(len(data) for _, data in chosen)
+        result = self._bucket.store(key, data, etag, upload.headers, lengths)
         del self._bucket.uploads[upload_id]
         await self.faults.after("complete_multipart", arguments)
         return result

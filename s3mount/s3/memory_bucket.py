@@ -29,10 +29,11 @@ _MILLISECOND_NS = 1_000_000
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One version of one key; ``data`` is ``None`` for a delete marker."""
+    """One version of one key; ``data`` is ``None`` for a delete marker. ``part_lengths``: as it was uploaded."""
 
     info: ObjectInfo
     data: bytes | None
+    part_lengths: tuple[int, ...] = ()
 
 
 class Upload(msgspec.Struct):
@@ -98,7 +99,14 @@ class Bucket:
         if wanted is not None and (now is None or now.info.etag != wanted):
             raise replaced(key)
 
-    def store(self, key: Key, data: bytes, etag: ETag, headers: ObjectHeaders) -> PutResult:
+    def store(
+        self,
+        key: Key,
+        data: bytes,
+        etag: ETag,
+        headers: ObjectHeaders,
+        part_lengths: tuple[int, ...] = (),
+    ) -> PutResult:
         """Make a new current version."""
         now_ns = self.clock.now_ns()
         version_id = {"enabled": self.next_id("v"), "suspended": "null"}.get(self.versioning)
@@ -113,7 +121,7 @@ class Bucket:
             headers=headers,
             etag_is_md5=is_md5_etag(etag) and not self.is_opaque,
         )
-        self._push(key, Version(info, data))
+        self._push(key, Version(info, data, part_lengths))
         return PutResult(etag, version_id, now_ns - now_ns % _SECOND_NS)
 
     def delete(self, key: Key, version_id: VersionId | None) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Callable
 
+import msgspec
+
 from s3mount.errors import (
     ChecksumError,
     PreconditionFailedError,
@@ -43,7 +45,7 @@ class Reader:
     async def head(self, key: Key, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""
         answer = await self.head_answer(key, version_id)
-        return object_info(key, answer.headers, _length(answer))
+        return object_info(key, answer.headers, content_length(answer))
 
     async def head_answer(
         self, key: Key, version_id: VersionId | None = None, *, checksum: bool = False
@@ -92,7 +94,11 @@ class Reader:
         for left in reversed(range(DAMAGED_TRIES)):
             answer = await self._plane.call(call)
             info = self._described(key, answer, byte_range)
-            if info.size != len(answer.body) or self._intact(answer, info):
+            if info.size != len(answer.body):
+                break
+            proven = self._proven(answer, info)
+            if proven is not False:
+                info = msgspec.structs.replace(info, is_proven=bool(proven))
                 break
             self._plane.statistics.checksum_errors += 1
             bodies.add(answer.body)
@@ -120,14 +126,14 @@ class Reader:
             raise ServerFaultError("the store sent another range than was asked for", key=key)
         return object_info(key, answer.headers, size)
 
-    def _intact(self, answer: Answer, info: ObjectInfo) -> bool:
-        """Does a whole body have the checksum or, without one, the MD5 that the store says?"""
+    def _proven(self, answer: Answer, info: ObjectInfo) -> bool | None:
+        """Does a whole body have the checksum or, without one, the MD5 that the store says? ``None``: it says none."""
         checksum = promised(answer.headers)
         if checksum is not None:
             checksum.update(answer.body)
             return checksum.matches
         if self._traits.etag_is_md5 is False or not etag_is_md5(info.etag, answer.headers):
-            return True
+            return None
         is_md5 = hashlib.md5(answer.body, usedforsecurity=False).hexdigest() == info.etag
         if is_md5 and answer.body:
             self._traits.etag_is_md5 = True
@@ -165,7 +171,7 @@ class Reader:
                     transfer.restart()
         finally:
             os.close(fd)
-        return transfer.info
+        return msgspec.structs.replace(transfer.info, is_proven=transfer.proven)
 
     async def list_page(
         self,
@@ -245,6 +251,11 @@ class _Fetch:
         """Do the bytes have the checksum that the store promised, if it did?"""
         return self._checksum is None or self._checksum.matches
 
+    @property
+    def proven(self) -> bool:
+        """Was the range the whole object, and was its checksum told and right?"""
+        return self._checksum is not None and self._checksum.matches
+
     def restart(self) -> None:
         """Begin again at the range's start."""
         self._done = 0
@@ -313,7 +324,8 @@ def _version_query(version_id: VersionId | None) -> str:
     return canonical_query([("versionId", version_id)]) if version_id else ""
 
 
-def _length(answer: Answer) -> int:
+def content_length(answer: Answer) -> int:
+    """How long the body is that an answer to HEAD has not. Raises ServerFaultError."""
     try:
         return int(answer.headers["content-length"])
     except (KeyError, ValueError):

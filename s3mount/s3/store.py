@@ -32,6 +32,7 @@ from s3mount.refs import (
     FileSlice,
     Key,
     ListPage,
+    ObjectDigests,
     ObjectHeaders,
     ObjectInfo,
     PartInfo,
@@ -88,6 +89,12 @@ class Store(Readable, Protocol):
 
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """HeadObject, with ``headers`` filled. Raises NoSuchKeyError."""
+        ...
+
+    async def digests(self, key: Key, *, version_id: VersionId | None = None) -> ObjectDigests:
+        """What the store keeps by which the object's bytes can be proven: HEAD, and as far as checksums of the
+        whole are not told, how long each part is (HEAD of parts, GetObjectAttributes). Raises NoSuchKeyError.
+        """
         ...
 
     async def put(

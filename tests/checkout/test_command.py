@@ -51,7 +51,7 @@ def test_fresh_then_nothing_then_only_what_differs(checkout: Checkout, relay: Re
     checkout.write_manifest(wanted)
     told = checkout.summary(endpoint_url=relay.url)
     assert (told["files"], told["downloaded"], told["right"]) == (62, 62, 0)
-    assert told["unverified"] == 0
+    assert told["unproven"] == 0
     expected = {f"d{n % 5}/f{n}": content_of(n) for n in range(60)}
     expected |= {"large": large, "späße/+&?%20 ~'()": b"odd"}
     assert checkout.files() == expected

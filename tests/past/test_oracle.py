@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Mount
-from tests.past.history import Commands, History, files_below
+from tests.past.history import KEYS, Commands, History, damaging, files_below, wrong_files
+from tests.servers.faulty import Fate
 
 ROUNDS = int(os.environ.get("S3MOUNT_TEST_PAST_ROUNDS", "2"))
 STEPS = int(os.environ.get("S3MOUNT_TEST_PAST_STEPS", "25"))
@@ -40,3 +41,43 @@ def test_checkout_verify_and_mount_show_what_the_writer_knows(
         mount = mount_factory(str(made))
         assert files_below(mount.path) == bodies
         mount.unmount()
+
+
+@pytest.mark.parametrize("fate", [Fate.SPOIL_RECEIVING, Fate.CUT])
+def test_bytes_that_change_on_every_way_are_never_right(
+    history: History, commands: Commands, tmp_path: Path, fate: Fate
+) -> None:
+    """Neither in a folder nor for verify, nor later: wrong, or not proven; every one is named and the rest goes on."""
+    if fate is Fate.CUT and history.server.name != "localstack":
+        pytest.skip("what breaks off does so alike everywhere, and is tried for long")
+    versions = [history.put_random(key) for key in KEYS]
+    whole = [version for version in versions if version.body]
+    empty = [history.put("empty", b"")]
+    made = history.write_manifest(tmp_path / "m.csv", [*versions, *empty])
+    folder = tmp_path / "folder"
+    with damaging(commands, history.bucket, fate):
+        told = [commands("checkout", made, folder, "--json") for _ in range(2)]
+        verified = commands("manifest", "verify", "--content", "--json", made)
+        in_words = commands("manifest", "verify", "--content", made)
+    for done in told:
+        assert done.status == 1, done.stderr
+        named = {failure["key"] for failure in done.told["failures"]}
+        assert named | set(done.told["unproven_paths"]) == {version.key for version in whole}
+        assert done.told["stopped"] == ""
+    unproven = set(told[1].told["unproven_paths"])
+    assert set(wrong_files(folder, versions + empty)) <= unproven
+    assert unproven <= ({"parts/usual", "parts/odd"} if history.server.name == "ceph" else set())
+    *lines, summary = verified.lines
+    assert (verified.status, summary["stopped"]) == (1, "")
+    assert {line["key"] for line in lines} == {version.key for version in whole}
+    assert {line["key"] for line in lines if "unproven" in line} <= unproven
+    assert in_words.status == 1
+    assert f"{len(versions) + 1} versions checked, {summary['problems']} wrong" in in_words.stderr
+    # Later, without what damaged them, nothing is believed of it.
+    done = commands("checkout", made, folder, "--json")
+    assert (done.status, wrong_files(folder, versions + empty)) == (0, []), done.stderr
+    assert files_below(folder).keys() == {version.key for version in versions + empty}
+    unknown = {"parts/odd"} if history.server.name == "ceph" else set()
+    assert set(done.told["unproven_paths"]) == unknown
+    done = commands("checkout", made, folder, "--json")
+    assert (done.told["downloaded"], done.told["unproven"]) == (len(unknown), len(unknown))

@@ -78,7 +78,9 @@ class World:
         for place, version in enumerate(history):
             if version.info.version_id == entry.version_id:
                 info = msgspec.structs.replace(version.info, **told)
-                history[place] = type(version)(info, version.data if data is None else data)
+                history[place] = type(version)(
+                    info, version.data if data is None else data, version.part_lengths
+                )
 
     def _open(self, bucket: str) -> AbstractAsyncContextManager[Store]:
         self.opened.append(bucket)
@@ -92,6 +94,7 @@ class World:
         is_rehearsal: bool = False,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        accept_unproven: bool = False,
     ) -> Summary:
         """Check out into the folder."""
         self.told.clear()
@@ -115,6 +118,7 @@ class World:
                 is_rehearsal=is_rehearsal,
                 include=tuple(include),
                 exclude=tuple(exclude),
+                accept_unproven=accept_unproven,
             ),
             open_store=self._open,
             stored_in=stored_in,

@@ -26,7 +26,9 @@ from s3mount.errors import (
 )
 from s3mount.manifest import sorting
 from s3mount.manifest.model import Entry
-from s3mount.refs import ObjectHeaders
+from s3mount.refs import ObjectDigests, ObjectHeaders
+from s3mount.s3 import checksums
+from s3mount.s3.memory import MemoryStore
 from tests.unit.checkout.folders import World, with_etag, without_etag
 
 LARGE = random.Random(5).randbytes(fetching.SMALL_BYTES * 2 + 17)
@@ -40,7 +42,7 @@ def test_exactly_these_versions(world: World) -> None:
     assert world.files() == {"a/b/c.txt": b"old", "top": b"", "ü/ö ä": b"1", "large": LARGE}
     assert (summary.downloaded, summary.right, summary.failures) == (4, 0, [])
     assert summary.downloaded_bytes == summary.size_bytes == sum(e.size or 0 for e in wanted)
-    assert summary.unverified == 0
+    assert summary.unproven == 0
 
 
 def test_nothing_to_do_asks_nobody(world: World) -> None:
@@ -160,27 +162,113 @@ def test_bytes_that_changed_on_the_way_are_refused(world: World) -> None:
     entry = world.put("f", LARGE)
     world.alter(entry, bytes(len(LARGE)))
     summary = world.check_out([entry])
-    assert "MD5" in summary.failures[0].reason
+    assert "not what its ETag or checksum says" in summary.failures[0].reason
     assert world.store().requests["fetch"] == 2
+    assert world.files() == {}
+    small = world.put("small", b"abc")
+    world.alter(small, b"abd")
+    assert [failure.path for failure in world.check_out([small]).failures] == ["small"]
     assert world.files() == {}
 
 
-def test_an_opaque_etag_tells_nothing_and_the_digest_all(world: World) -> None:
-    """As with SSE-C and SSE-KMS: the ETag has the form of an MD5 and is none."""
+def opaque(world: World) -> list[Entry]:
+    """As with SSE-C and SSE-KMS: the ETags have the form of an MD5 and are none."""
+    world.stores["memory"] = MemoryStore(versioning="enabled", part_bytes_min=1, opaque_etags=True)
+    return [
+        world.put("small", b"x" * 10),
+        world.put("large", LARGE),
+        world.put_parts("parts", LARGE, 100_000),
+    ]
+
+
+def test_what_nothing_proves_is_told_each_time_and_never_taken_for_right(world: World) -> None:
+    entries = opaque(world)
+    for _ in range(2):
+        summary = world.check_out(entries)
+        assert (summary.downloaded, summary.right, summary.unproven) == (3, 0, 3)
+        assert sorted(summary.unproven_paths) == ["large", "parts", "small"]
+        assert summary.is_complete
+    world.check_out(entries, is_rehearsal=True)
+    assert [action for action, _ in world.told] == ["download"] * 3
+
+
+def test_what_nothing_proves_may_be_accepted_and_is_told_all_the_same(world: World) -> None:
+    entries = opaque(world)
+    assert world.check_out(entries, accept_unproven=True).downloaded == 3
+    for is_rehearsal in (False, True):
+        summary = world.check_out(entries, accept_unproven=True, is_rehearsal=is_rehearsal)
+        assert (summary.downloaded, summary.right, summary.unproven) == (0, 0, 3)
+    os.utime(world.folder / "small")
+    (world.folder / "large").write_bytes(bytes(len(LARGE)))
+    summary = world.check_out(entries, accept_unproven=True)
+    assert (summary.downloaded, summary.right, summary.unproven) == (1, 0, 3)
+    assert (world.folder / "large").read_bytes() == LARGE
+    # Without the option they are what they were: not proven, and fetched again.
+    assert world.check_out(entries).downloaded == 3
+
+
+def test_stored_checksums_prove_what_opaque_etags_do_not(world: World) -> None:
+    entries = opaque(world)
+    world.store().tells_checksums = True
+    assert world.check_out(entries).unproven == 0
+    summary = world.check_out(entries)
+    assert (summary.right, summary.downloaded, summary.hashed) == (3, 0, 0)
+    # Without what is remembered the store is asked for its checksums, and for bytes only where they are few.
+    world.cache_dir.rename(world.cache_dir.with_name("gone"))
+    summary = world.check_out(entries)
+    assert (summary.right, summary.downloaded) == (2, 1)
+
+
+@pytest.mark.parametrize("tells", ["lengths", "checksums"])
+def test_damaged_parts_are_refused_where_the_store_can_tell(world: World, tells: str) -> None:
+    entry = world.put_parts("parts", LARGE, 100_000)
+    store = world.store()
+    store.tells_part_lengths = tells == "lengths"
+    store.tells_checksums = tells == "checksums"
+    told = trio.run(store.observer().digests, "parts")
+    world.alter(entry, LARGE[::-1])
+    if tells == "checksums":
+        told = msgspec.structs.replace(
+            told, checksums={"crc64nvme": checksums.crc64nvme(LARGE)}, part_lengths=()
+        )
+
+        async def digests(key: str, *, version_id: str | None = None) -> ObjectDigests:
+            await trio.lowlevel.checkpoint()
+            return told
+
+        store.digests = digests  # type: ignore[method-assign]
+    summary = world.check_out([entry])
+    assert "not what its ETag or checksum says" in summary.failures[0].reason
+    assert (world.files(), store.requests["fetch"]) == ({}, 2)
+    # What a checksum shows to be wrong is not accepted either.
+    summary = world.check_out([entry], accept_unproven=True)
+    assert (summary.failed, summary.unproven) == ((1, 0) if tells == "checksums" else (0, 1))
+
+
+def test_damaged_parts_of_which_nothing_is_told_are_not_right_later(world: World) -> None:
+    """Nor is a table of digests that remembered them as right, from before there was a difference."""
+    entry = world.put_parts("parts", LARGE, 100_000)
+    world.store().tells_part_lengths = False
+    world.alter(entry, LARGE[::-1])
+    summary = world.check_out([entry])
+    assert (summary.downloaded, summary.right, summary.unproven) == (1, 0, 1)
+    world.alter(entry, LARGE)
+    assert world.check_out([entry]).downloaded == 1
+    assert world.files() == {"parts": LARGE}
+
+
+def test_etags_that_look_like_md5s_and_are_none_need_a_word(world: World) -> None:
     entries = []
     for key, data in (("small", b"x" * 10), ("large", LARGE)):
         entry = world.put(key, data)
-        world.alter(entry, etag="5" * 32, etag_is_md5=False)
+        world.alter(entry, etag="5" * 32)
         entries.append(with_etag(entry, "5" * 32))
     summary = world.check_out(entries)
-    assert (summary.downloaded, summary.unverified) == (2, 2)
-    for name in ("small", "large"):
-        os.utime(world.folder / name)
-    summary = world.check_out(entries)
-    assert (summary.right, summary.hashed) == (2, 2)
-    (world.folder / "large").write_bytes(bytes(len(LARGE)))
-    assert world.check_out(entries).downloaded == 1
-    assert (world.folder / "large").read_bytes() == LARGE
+    assert (summary.failed, world.files()) == (2, {})
+    assert all("--accept-unproven" in failure.reason for failure in summary.failures)
+    summary = world.check_out(entries, accept_unproven=True)
+    assert (summary.downloaded, summary.unproven) == (2, 2)
+    assert world.files() == {"small": b"x" * 10, "large": LARGE}
 
 
 def test_modes_and_times(world: World) -> None:

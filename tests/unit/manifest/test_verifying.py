@@ -1,68 +1,22 @@
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 
-from s3mount.config import MIB
 from s3mount.errors import NetworkError
 from s3mount.manifest import verifying
 from s3mount.manifest.buckets import open_buckets
 from s3mount.manifest.model import Entry
-from s3mount.manifest.proving import EtagTrial, part_lengths
 from s3mount.manifest.verifying import Problem, Verification, verify
-from s3mount.refs import ObjectHeaders
+from s3mount.refs import BucketInfo, ObjectDigests, ObjectHeaders, ObjectInfo
 from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
 
 PLAIN = ObjectHeaders()
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def etag_of(data: bytes, length: int) -> str:
-    pieces = [data[start : start + length] for start in range(0, len(data), length)]
-    digests = b"".join(bytes.fromhex(md5(piece)) for piece in pieces)
-    return f"{md5(digests)}-{len(pieces)}"
-
-
-@given(st.binary(min_size=1, max_size=300), st.integers(1, 40), st.data())
-def test_bytes_are_proven_by_an_etag_of_parts(data: bytes, cut: int, more: st.DataObject) -> None:
-    etag = etag_of(data, len(data))
-    trial = EtagTrial(etag, len(data))
-    plain = EtagTrial(md5(data), len(data))
-    for start in range(0, len(data), cut):
-        trial.update(memoryview(data[start : start + cut]))
-        plain.update(memoryview(data[start : start + cut]))
-    assert trial.proves
-    assert trial.holds() is True
-    assert plain.holds() is True
-    other = EtagTrial(md5(data + b"x"), len(data))
-    other.update(memoryview(data))
-    assert other.holds() is False
-
-
-@pytest.mark.parametrize("length_mib", [5, 7, 8, 16])
-def test_usual_and_odd_part_lengths_are_found(length_mib: int) -> None:
-    data = bytes(range(256)) * (40 * 4096 + 3)
-    etag = etag_of(data, length_mib * MIB)
-    assert length_mib * MIB in part_lengths(etag, len(data))
-    trial = EtagTrial(etag, len(data))
-    trial.update(memoryview(data))
-    assert trial.holds() is True
-
-
-@pytest.mark.parametrize("etag", ["", "opaque", "x-3", f"{'0' * 32}-0", f"{'0' * 32}-9"])
-def test_what_is_no_digest_proves_nothing(etag: str) -> None:
-    trial = EtagTrial(etag, 5)
-    assert not trial.proves
 
 
 def checked(
@@ -72,7 +26,8 @@ def checked(
     found = Verification()
 
     def report(problem: Problem) -> None:
-        problems[problem.entry.key] = problem.why
+        why = "unproven" if problem.is_unproven else problem.why
+        assert problems.setdefault(problem.entry.key, why) is why
 
     @asynccontextmanager
     async def open_store(bucket: str) -> AsyncIterator[Store]:
@@ -134,16 +89,120 @@ def test_damaged_bytes_are_found_by_reading_them(monkeypatch: pytest.MonkeyPatch
     trio.run(fill)
     assert checked({"b": store}, entries)[1] == {}
     found, problems = checked({"b": store}, entries, content=True)
-    assert problems == {"damaged": "has other bytes than its ETag says"}
-    assert found.bytes_read == 12
+    assert problems == {"damaged": "has other bytes than its ETag or checksum says"}
+    # What seems to be wrong is read once more: it may have changed on its way.
+    assert found.bytes_read == 5 + 2 * 7
 
 
-def test_a_store_that_does_not_answer_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = MemoryStore("b")
+LENGTHS = (5, 9, 2)
 
-    async def fail(*_: object, **__: object) -> None:
-        raise NetworkError("no route")
 
-    monkeypatch.setattr(store, "head", fail)
-    with pytest.raises(NetworkError, match="no route"):
-        checked({"b": store}, [Entry("b", "k", "v")] * 3)
+def parts_in(store: MemoryStore, data: bytes, *, damage: bool) -> Entry:
+    """An object of parts that no tool makes, altered in the store or not."""
+
+    async def fill() -> Entry:
+        upload = await store.create_multipart("k", PLAIN)
+        parts = [
+            await store.upload_part(
+                "k", upload, number, data[sum(LENGTHS[: number - 1]) :][:length]
+            )
+            for number, length in enumerate(LENGTHS, 1)
+        ]
+        put = await store.complete_multipart("k", upload, parts)
+        return Entry("b", "k", None, len(data), put.etag)
+
+    entry = trio.run(fill)
+    if damage:
+        [version] = store._bucket.versions["k"]
+        altered = type(version)(version.info, version.data[::-1], version.part_lengths)  # type: ignore[index]
+        store._bucket.versions["k"] = [altered]
+    return entry
+
+
+@pytest.mark.parametrize("damage", [False, True])
+@pytest.mark.parametrize("tells", ["nothing", "parts"])
+def test_parts_are_proven_as_far_as_the_store_tells(damage: bool, tells: str) -> None:
+    store = MemoryStore("b", part_bytes_min=1)
+    store.tells_part_lengths = tells == "parts"
+    entry = parts_in(store, bytes(range(16)), damage=damage)
+    found, problems = checked({"b": store}, [entry], content=True)
+    if tells == "nothing":
+        assert (found.problems, found.unproven, problems) == (0, 1, {"k": "unproven"})
+    else:
+        assert (found.problems, found.unproven) == (int(damage), 0)
+        assert list(problems) == ["k"] * damage
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_with_ssekms_a_checksum_proves_and_nothing_else(damage: bool) -> None:
+    store = MemoryStore("b", opaque_etags=True)
+
+    async def fill() -> Entry:
+        put = await store.put("k", b"abc", PLAIN)
+        return Entry("b", "k", None, 3, put.etag)
+
+    entry = trio.run(fill)
+    [version] = store._bucket.versions["k"]
+    store.tells_checksums = True
+    checksums = trio.run(store.digests, "k").checksums
+    if damage:
+        store._bucket.versions["k"] = [type(version)(version.info, b"abd")]
+    store.tells_checksums = False
+    assert checked({"b": store}, [entry], content=True)[1] == {"k": "unproven"}
+
+    async def digests(key: str, *, version_id: str | None = None) -> ObjectDigests:
+        await trio.lowlevel.checkpoint()
+        return ObjectDigests(3, entry.etag, False, checksums)
+
+    store.digests = digests  # type: ignore[method-assign]
+    found, problems = checked({"b": store}, [entry], content=True)
+    assert (found.problems, found.unproven, list(problems)) == (damage, 0, ["k"] * damage)
+
+
+class Broken(MemoryStore):
+    """Of some keys, or of all with the bucket itself, nothing comes."""
+
+    broken: Callable[[str], bool] = staticmethod(lambda key: True)
+    answers = True
+
+    async def fetch(self, key: str, *given: Any, **more: Any) -> ObjectInfo:
+        if self.broken(key):
+            raise NetworkError("the answer broke off")
+        return await super().fetch(key, *given, **more)
+
+    async def check_bucket(self, prefix: str = "") -> BucketInfo:
+        if not self.answers:
+            raise NetworkError("no route")
+        return await super().check_bucket(prefix)
+
+
+def filled(store: MemoryStore, count: int) -> list[Entry]:
+    async def fill() -> list[Entry]:
+        puts = [(f"k{n}", await store.put(f"k{n}", b"x", PLAIN)) for n in range(count)]
+        return [Entry("b", key, None, 1, put.etag) for key, put in puts]
+
+    return trio.run(fill)
+
+
+def test_bodies_that_break_off_are_named_and_the_rest_is_checked() -> None:
+    store = Broken("b")
+    entries = filled(store, 40)
+    store.broken = lambda key: key.endswith("3")
+    found, problems = checked({"b": store}, entries, content=True)
+    assert (found.checked, found.problems, found.stopped) == (40, 4, "")
+    assert problems == dict.fromkeys(
+        ("k3", "k13", "k23", "k33"), "cannot be read: the answer broke off"
+    )
+    # As long as the store answers at all, each is tried.
+    store.broken = lambda key: True
+    found, problems = checked({"b": store}, entries, content=True)
+    assert (found.checked, found.problems, len(problems)) == (40, 40, 40)
+
+
+def test_a_store_that_does_not_answer_ends_it_with_what_was_found() -> None:
+    store = Broken("b")
+    entries = filled(store, 100)
+    store.answers = False
+    found, _ = checked({"b": store}, entries, content=True)
+    assert found.stopped == "the answer broke off"
+    assert found.checked < 100
