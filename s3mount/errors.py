@@ -41,6 +41,10 @@ class OutputError(S3MountError):
     """What a command printed cannot be written to standard output."""
 
 
+class InternalError(S3MountError):
+    """A fault of s3mount itself, at one file; the log has its traceback."""
+
+
 class EngineError(S3MountError):
     """The engine process cannot be started or keeps dying."""
 

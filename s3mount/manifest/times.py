@@ -6,6 +6,7 @@ import calendar
 import re
 import time
 
+from s3mount.clock import DATE_NS_MAX, clamped_ns
 from s3mount.errors import UsageError
 
 SECOND_NS = 1_000_000_000
@@ -46,7 +47,8 @@ def _moment_ns(found: re.Match[str], text: str) -> int:
     if not possible or not 1 <= day <= calendar.monthrange(year, month)[1]:
         raise UsageError(f"{text!r} is no time: there is no such day or hour")
     seconds = calendar.timegm((year, month, day, hour, minute, second))
-    return (seconds - _zone_s(found[8] or "Z")) * SECOND_NS + int((found[7] or "").ljust(9, "0"))
+    at_ns = (seconds - _zone_s(found[8] or "Z")) * SECOND_NS + int((found[7] or "").ljust(9, "0"))
+    return clamped_ns(at_ns, DATE_NS_MAX)
 
 
 def _zone_s(zone: str) -> int:

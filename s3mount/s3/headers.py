@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
+from s3mount.clock import DATE_NS_MAX, clamped_ns
 from s3mount.errors import RejectedError, ServerFaultError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 
@@ -176,9 +177,11 @@ def http_date_ns(value: str) -> int:
             month = _MONTHS[value[8:11]]
             fields = (int(value[12:16]), month, int(value[5:7]))
             clock = (int(value[17:19]), int(value[20:22]), int(value[23:25]))
-            return calendar.timegm(fields + clock) * 1_000_000_000
-        return int(parsedate_to_datetime(value).timestamp()) * 1_000_000_000 if value else 0
-    except (ValueError, KeyError, TypeError):
+            seconds = calendar.timegm(fields + clock)
+        else:
+            seconds = int(parsedate_to_datetime(value).timestamp()) if value else 0
+        return clamped_ns(seconds * 1_000_000_000, DATE_NS_MAX)
+    except (ValueError, KeyError, TypeError, OverflowError):
         return 0
 
 
@@ -192,6 +195,7 @@ def iso_date_ns(value: str) -> int:
         clock = (int(value[11:13]), int(value[14:16]), int(value[17:19]))
         fraction = value[20:].rstrip("Z") if value[19:20] == "." else ""
         nanoseconds = int(fraction.ljust(9, "0")[:9]) if fraction else 0
-        return calendar.timegm(fields + clock) * 1_000_000_000 + nanoseconds
+        seconds = calendar.timegm(fields + clock)
+        return clamped_ns(seconds * 1_000_000_000 + nanoseconds, DATE_NS_MAX)
     except ValueError:
         raise ServerFaultError(f"the store sent {value[:40]!r} as a date") from None

@@ -33,6 +33,7 @@ class Blob:
     ``filled`` are those of its bytes that came from the base since the file was last forced to the disk.
     ``sums`` tells what the file must hold. It ``is_gone`` when its file was not found at the start; ``is_unsure``
     when S3 has what it stands for, but not by this run's sending: a power cut may have taken bytes of it.
+    With a ``fault`` it is not known what the file must hold: it is neither read nor written, until it is emptied.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Blob:
         "base",
         "base_limit",
         "extents",
+        "fault",
         "filled",
         "id",
         "is_being_sent",
@@ -77,6 +79,7 @@ class Blob:
         self.is_gone = False
         self.is_unsure = False
         self.was_synced = False
+        self.fault = ""
         self._fd = -1
 
     @property
@@ -92,6 +95,8 @@ class Blob:
     @property
     def fd(self) -> int:
         """An open descriptor for reading and writing. Raises OSError."""
+        if self.fault:
+            raise OSError(errno.EIO, self.fault)
         if self._fd < 0:
             self._fd = os.open(self.location, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
@@ -201,6 +206,8 @@ class Blob:
     def truncate(self, size: int) -> int:
         """Set the size; what is cut off is gone, what is added is zero. How many bytes the spool shrank by."""
         before = self.extents.total
+        if not size:
+            self.fault = ""
         if self.upload is not None and size < self.size:
             self.upload.cut(size)
         elif self.upload is not None and size > self.size:

@@ -127,6 +127,11 @@ class Deletions:
             for deletion in batch:
                 deletion.is_alone = not error.retryable
                 deletion.error = error if error.retryable else None
+        except Exception:
+            log.exception("internal error: %d keys are not deleted together", len(batch))
+            self._takes_batches = False
+            for deletion in batch:
+                deletion.is_alone, deletion.error = True, None
         finally:
             slots.release_on_behalf_of(worker)
             for deletion in batch:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool.changes import Change
+from s3mount.spool.containing import reason_of
 from s3mount.spool.extents import Extents
 
 PARTIAL = ".partial"
@@ -53,14 +54,20 @@ def export(
         else:
             try:
                 yield _write(change, blobs, target, relative, folders)
-            except OSError as error:
-                yield Exported(change.key, None, f"{error.strerror}: {error.filename}")
+            except Exception as error:  # noqa: BLE001  the other files are written
+                yield Exported(change.key, None, _why(error))
     # Their times last, deepest first: every entry made in them has changed those.
     for path, change in reversed(folders):
         try:
             _dress(path, change)
-        except OSError as error:
-            yield Exported(change.key, path, f"{error.strerror}: {error.filename}")
+        except Exception as error:  # noqa: BLE001  the other folders are dressed
+            yield Exported(change.key, path, _why(error))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}"
+    return f"internal error: {reason_of(error)}"
 
 
 def _is_path(relative: str) -> bool:

@@ -112,6 +112,10 @@ class Forcing:
             except OSError as error:
                 log.warning("the spool's journal cannot be flushed, old blobs stay: %s", error)
                 self._removable += paths
+            except BaseException:
+                self._removable += paths
+                self._some_removable.set()
+                raise
             else:
                 _remove(paths)
             await trio.sleep(REMOVAL_PERIOD_S)

@@ -11,7 +11,7 @@ from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.changes import Change
-from s3mount.spool.orphans import Orphan, judge
+from s3mount.spool.orphans import Orphan
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
             try:
                 change = msgspec.msgpack.decode(body, type=Change)
                 changes[change.key] = change
-            except (msgspec.MsgspecError, TypeError):
+            except Exception:  # noqa: BLE001  whatever one row has, the others are told
                 unreadable.append(str(key))
         blobs = {path.name: path for path in _blobs(folder)}
         orphans: list[Orphan] = []
@@ -55,7 +55,8 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
         if not is_in_use:
             # In use, a file that is just being rewritten has a blob before it has a row.
             taken = {change.blob_id for change in changes.values()}
-            found = [judge(path, changes) for name, path in blobs.items() if name not in taken]
+            unclaimed = [path for name, path in blobs.items() if name not in taken]
+            found = recovery.judged(unclaimed, changes)
             claims = recovery.claims(found, changes)
             adopted = [change.key for change in claims.values()]
             changes |= {change.key: change for change in claims.values()}

@@ -140,10 +140,11 @@ class Journal:
             for key, body in rows:
                 try:
                     change = self._decode(body)
-                except (msgspec.MsgspecError, ValueError) as error:
+                    is_its_own = change.key.encode() == key
+                except Exception as error:  # noqa: BLE001  whatever one row has, the others are read
                     damaged.append(DamagedRow(key, body, str(error)))
                     continue
-                if change.key.encode() == key:
+                if is_its_own:
                     changes.append(change)
                 else:
                     damaged.append(DamagedRow(key, body, "it is another key's"))
@@ -253,10 +254,17 @@ class Journal:
         reach("part: taken back")
 
     def parts(self, upload_id: str) -> dict[int, PartInfo]:
-        """The remembered parts of an upload, by index (number - 1)."""
+        """The remembered parts of an upload, by index (number - 1); a row that cannot be read is none."""
+        parts: dict[int, PartInfo] = {}
         rows = self._database.execute("SELECT body FROM part WHERE upload_id = ?", (upload_id,))
-        parts = [self._decode_part(body) for (body,) in rows]
-        return {part.number - 1: part for part in parts}
+        for (body,) in rows:
+            try:
+                part = self._decode_part(body)
+            except (msgspec.MsgspecError, TypeError, ValueError) as error:
+                log.warning("a part of the upload %s is sent again: %s", upload_id, error)
+                continue
+            parts[part.number - 1] = part
+        return parts
 
     def force(self) -> None:
         """Flush to disk what is committed; for use in a thread. Raises OSError."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from s3mount.errors import (
     DamagedBodyError,
+    LocalDiskError,
     NoSuchKeyError,
     PreconditionFailedError,
     RangeError,
@@ -23,6 +25,7 @@ from s3mount.s3.store import Store
 from s3mount.spool import leftovers
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
+from s3mount.spool.containing import contained
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.leftovers import Leftovers
 from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain, damage_of
@@ -32,6 +35,8 @@ from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
 from s3mount.transfer.digest import md5_of
+
+log = logging.getLogger(__name__)
 
 INVALID_PART = "InvalidPart"
 """S3's code when a part that is to be completed is not there, or is another."""
@@ -67,21 +72,21 @@ class MultipartSender:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for task in self._early:
-                nursery.start_soon(task)
+                nursery.start_soon(_by_itself, task)
             self._early.clear()
             try:
                 while True:
-                    await self._leftovers.abort_all()
+                    await _by_itself(self._leftovers.abort_all)
                     await trio.sleep(leftovers.PERIOD_S)
             finally:
                 self._nursery = None
 
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run ``task`` in the background, once the sender runs and until it stops. It must not raise."""
+        """Run ``task`` in the background, once the sender runs and until it stops."""
         if self._nursery is None:
             self._early.append(task)
         else:
-            self._nursery.start_soon(task)
+            self._nursery.start_soon(_by_itself, task)
 
     def abandon(self, upload: PartsUpload) -> None:
         """The upload is of no use any more: abort it in the background."""
@@ -135,26 +140,19 @@ class MultipartSender:
         return upload
 
     async def send_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
-        """Send one part that ``upload.begin`` was told of."""
+        """Send one part that ``upload.begin`` was told of; the caller tells it ``ended``, however this ends."""
         span = self._plan.part_range(index)
         stop = min(span.stop, blob.size)
         if stop < span.start:
             # Cut off before its turn came.
-            upload.failed(index)
             return
         try:
             body = blob.body(span.start, stop)
             part = await self._store.upload_part(upload.key, upload.upload_id, index + 1, body)
         except (DamagedBodyError, DamagedBlockError) as error:
-            upload.failed(index)
             raise damage_of(blob, span.start, stop, error) from error
-        except BaseException:
-            upload.failed(index)
-            raise
         reach("part: sent")
-        if stop != min(span.stop, blob.size):
-            upload.failed(index)
-        else:
+        if stop == min(span.stop, blob.size):
             self._arrived(blob, upload, index, part)
 
     def _arrived(self, blob: Blob, upload: PartsUpload, index: int, part: PartInfo) -> None:
@@ -211,13 +209,9 @@ class MultipartSender:
             if blob.missing(span.start, stop):
                 await self._hooks.fill(change, span.start, stop)
         except (PreconditionFailedError, NoSuchKeyError) as error:
-            upload.failed(index)
             if error.code == NO_SUCH_UPLOAD:
                 raise
             raise BaseGoneError(f"the version that it changes is gone: {error}") from error
-        except BaseException:
-            upload.failed(index)
-            raise
         await self.send_part(blob, upload, index)
 
     # ---------------------------------------------------------------- completing
@@ -355,6 +349,7 @@ class MultipartSender:
                 errors.append(error)
                 nursery.cancel_scope.cancel()
             finally:
+                upload.ended(index)
                 self.slots.release_on_behalf_of(worker)
                 own_slots.release_on_behalf_of(worker)
 
@@ -374,6 +369,15 @@ class MultipartSender:
                 await trio.sleep(0.005)
         if errors:
             raise errors[0]
+
+
+async def _by_itself(task: Callable[[], Awaitable[None]]) -> None:
+    """Run a task whose faults are its own."""
+    with contained("a task beside the sending"):
+        try:
+            await task()
+        except LocalDiskError as error:
+            log.warning("left for later: %s", error)
 
 
 def _is_of(upload: PartsUpload, change: Change) -> bool:

@@ -71,8 +71,8 @@ class PartsUpload:
         self.sent[index] = part
         return True
 
-    def failed(self, index: int) -> None:
-        """Part ``index`` did not arrive."""
+    def ended(self, index: int) -> None:
+        """The request for part ``index`` ended; unless it ``arrived``, S3 does not have the part."""
         self.sending.discard(index)
         self._stale.discard(index)
 

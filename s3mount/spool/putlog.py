@@ -15,6 +15,7 @@ from pathlib import Path
 
 from s3mount import db
 from s3mount.boot import boot_id
+from s3mount.clock import DATE_NS_MAX, clamped_ns
 from s3mount.errors import LocalDiskError, MountError
 from s3mount.manifest.model import Entry
 from s3mount.names import OWN_NAME
@@ -104,12 +105,12 @@ class PutLog:
             row = (
                 *(key, content.version_id or "null", content.size, content.etag),
                 attributes.mode if attributes is not None else None,
-                attributes.mtime_ns if attributes is not None else None,
+                None if attributes is None else clamped_ns(attributes.mtime_ns, DATE_NS_MAX),
             )
             # Counts a key again that is put again: a bound, not a number to show.
             self._count += 1
             self._database.execute("INSERT OR REPLACE INTO put VALUES (?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  one key that cannot be noted is a gap, no more
             self._gap(f"{key!r} could not be noted: {error}")
 
     def _gap(self, why: str) -> None:

@@ -16,6 +16,9 @@ from s3mount.refs import Key
 from s3mount.spool.changes import Change
 from s3mount.spool.states import State
 
+AFTER_FAULT_S = 10.0
+"""A change of which a fault kept its order from being found out waits so long; the others go on."""
+
 
 class Lane(IntEnum):
     """Small requests and large bodies wait in lines of their own, so that neither blocks the other.
@@ -70,7 +73,11 @@ class UploadQueue:
                 self._waiting.setdefault(key, set()).add(key)
                 continue
             is_fetching = change.detach and change.base is not None
-            blocker = None if is_fetching else self._reader_of(key) or self._blocker(change)
+            try:
+                blocker = None if is_fetching else self._reader_of(key) or self._blocker(change)
+            except Exception:
+                self.push(change, now + AFTER_FAULT_S)
+                raise
             if blocker is not None:
                 self._waiting.setdefault(blocker, set()).add(key)
                 continue

@@ -11,6 +11,7 @@ import msgspec
 from s3mount.refs import Key
 from s3mount.spool import salvage
 from s3mount.spool.changes import Change
+from s3mount.spool.containing import contained
 from s3mount.spool.journal import DamagedRow
 from s3mount.spool.orphans import Orphan, judge
 from s3mount.spool.salvage import Damage, KeptBlob
@@ -29,10 +30,11 @@ def look_after(
     """Keep the damaged ``rows`` aside, and give each of the ``orphans`` (blobs) to its change, if it has one.
 
     Where something was damaged, ``adopt`` takes changes that are known by their blobs' labels only into the
-    journal, and what belongs to nobody is kept with the damage. Else it is removed. May be killed at any
-    point, and is repeated then. Raises OSError and LocalDiskError.
+    journal, and what belongs to nobody is kept with the damage. Else it is removed. What goes wrong with one
+    of them leaves it to the next start. May be killed at any point, and is repeated then. Raises OSError and
+    LocalDiskError.
     """
-    found = sorted((judge(path, changes) for path in orphans), key=lambda orphan: orphan.blob_id)
+    found = judged(orphans, changes)
     damage = next((each for each in salvage.damages(folder) if each.is_open), None)
     damage = _keep_rows(folder, damage, rows)
     adopted = claims(found, changes)
@@ -42,26 +44,38 @@ def look_after(
         # One alone is what a kill between a label and its row leaves: of an operation that nobody was told
         # of, and that may have been of several files.
         adopted = {}
-    for change in adopted.values():
+    for change in list(adopted.values()):
         log.warning("%r is taken from its blob's label: the journal has no row of it", change.key)
-        adopt(change)
+        is_taken = False
+        with contained(f"the blob {change.blob_id} of {change.key!r} is not adopted"):
+            adopt(change)
+            is_taken = True
+        if not is_taken:
+            del adopted[change.blob_id]
     if damage is None:
         for orphan in found:
             if orphan.blob_id not in adopted:
                 log.warning("the blob %s is removed: %s", orphan.blob_id, orphan.why)
-                orphan.path.unlink(missing_ok=True)
-                reach("recovery: blob removed")
+                with contained(f"the blob {orphan.blob_id} is left for the next start"):
+                    orphan.path.unlink(missing_ok=True)
+                    reach("recovery: blob removed")
         return
-    kept = [orphan for orphan in found if orphan.size and orphan.blob_id not in adopted]
-    for orphan in found:
-        if orphan in kept:
-            log.error("the blob %s is kept in %s: %s", orphan.blob_id, damage.folder, orphan.why)
-            salvage.keep_blob(damage, orphan.path)
-        elif orphan.blob_id not in adopted:
-            orphan.path.unlink(missing_ok=True)
+    kept = []
+    left = len(orphans) - len(found)
+    for orphan in [each for each in found if each.blob_id not in adopted]:
+        left += 1
+        with contained(f"the blob {orphan.blob_id} is left for the next start"):
+            if orphan.size:
+                place = damage.folder
+                log.error("the blob %s is kept in %s: %s", orphan.blob_id, place, orphan.why)
+                salvage.keep_blob(damage, orphan.path)
+                kept.append(orphan)
+            else:
+                orphan.path.unlink(missing_ok=True)
+            left -= 1
     damage = msgspec.structs.replace(
         damage,
-        is_open=False,
+        is_open=left > 0,
         adopted=(*damage.adopted, *(change.key for change in adopted.values())),
         kept_blobs=(*damage.kept_blobs, *(KeptBlob(o.blob_id, o.size, o.key, o.why) for o in kept)),
     )
@@ -81,6 +95,15 @@ def _keep_rows(folder: Path, damage: Damage | None, rows: list[DamagedRow]) -> D
     damage = msgspec.structs.replace(damage, lost_rows=tuple(row.key for row in rows))
     salvage.write_report(damage)
     return damage
+
+
+def judged(blobs: Collection[Path], changes: Mapping[Key, Change]) -> list[Orphan]:
+    """What is to become of ``blobs``, by id; without those that cannot be looked at, which stay where they are."""
+    found = []
+    for path in sorted(blobs):
+        with contained(f"the blob {path.name} is left as it is"):
+            found.append(judge(path, changes))
+    return found
 
 
 def claims(found: list[Orphan], changes: Mapping[Key, Change]) -> dict[str, Change]:

@@ -6,6 +6,7 @@ the run ended, some arrived: they are kept when it can be shown that they hold t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import trio
@@ -15,12 +16,16 @@ from s3mount.flow.parts import PartPlan
 from s3mount.refs import PartInfo
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
+from s3mount.spool.changes import Change
+from s3mount.spool.containing import contained
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
 from s3mount.transfer.digest import HASHING_THREADS, is_part
 from s3mount.transfer.parallel import in_parallel
+
+log = logging.getLogger(__name__)
 
 NO_SUCH_UPLOAD = "NoSuchUpload"
 """S3's code when the upload, not the key, is what it does not know."""
@@ -42,15 +47,21 @@ class Resuming:
             blob = self._spool.live_blobs.get(change.blob_id)
             if not change.upload_id or blob is None:
                 continue
-            upload = new_upload(change.key)
-            upload.upload_id = change.upload_id
-            upload.is_confirmed = False
-            for index, part in self._spool.journal.parts(change.upload_id).items():
-                if part.size == self._size_of(blob, index):
-                    upload.sent[index] = part
-            blob.upload = upload
+            with contained(f"the upload of {change.key!r} begins again"):
+                blob.upload = self._earlier_upload(change, blob, new_upload)
+            if blob.upload is None:
+                change.upload_id = ""
             # What S3 has of it and what a power cut left of it need not be of one state.
             blob.is_unsure = True
+
+    def _earlier_upload(self, change: Change, blob: Blob, new_upload: NewUpload) -> PartsUpload:
+        upload = new_upload(change.key)
+        upload.upload_id = change.upload_id
+        upload.is_confirmed = False
+        for index, part in self._spool.journal.parts(change.upload_id).items():
+            if part.size == self._size_of(blob, index):
+                upload.sent[index] = part
+        return upload
 
     def _size_of(self, blob: Blob, index: int) -> int:
         span = self._plan.part_range(index)
@@ -96,17 +107,14 @@ class Resuming:
             # As if it were on its way: what is written meanwhile takes it back.
             if not upload.begin(index):
                 return
-            holds = False
             try:
                 holds = await is_part(blob.body(span.start, stop), part)
-            except (S3MountError, DamagedBlockError):
-                # What is wrong with its bytes is told when it is sent.
-                holds = False
+                if holds and upload.arrived(index, part) and blob.upload is upload:
+                    self._spool.journal.part_sent(upload.upload_id, part)
+            except (S3MountError, DamagedBlockError) as error:
+                log.info("part %d of %r is sent again: %s", part.number, upload.key, error)
             finally:
-                if not holds:
-                    upload.failed(index)
-            if holds and upload.arrived(index, part) and blob.upload is upload:
-                self._spool.journal.part_sent(upload.upload_id, part)
+                upload.ended(index)
 
         await in_parallel(trio.CapacityLimiter(HASHING_THREADS), there, look)
         reach("recovery: parts adopted")

@@ -14,6 +14,7 @@ from s3mount.errors import (
     ArchivedError,
     ConflictError,
     DamagedBodyError,
+    InternalError,
     NoSuchKeyError,
     PreconditionFailedError,
     RejectedError,
@@ -81,6 +82,8 @@ class Sender:
             return await self._as_found(
                 change, BlobGoneError(f"its content {blob.path} is gone from the spool")
             )
+        if blob is not None and blob.fault:
+            raise InternalError(blob.fault)
         if change.detach:
             await self._detach(change)
             return None

@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 import trio
 
-from s3mount.errors import LocalDiskError
+from s3mount.errors import InternalError, LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.containing import contained, reason_of
 from s3mount.spool.extents import Extents
 from s3mount.spool.forcing import Forcing, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.journal import Journal
@@ -82,10 +83,17 @@ class Spool:
         unsettled = spool.journal.unsettled()
         try:
             spool._is_rebooted = is_rebooted(folder)
-            for change in changes:
-                spool._recover(change, on_disk.get(change.blob_id), unsettled)
         except OSError as error:
             raise LocalDiskError(f"cannot look through {folder}: {error}") from error
+        for change in changes:
+            try:
+                spool._recover(change, on_disk.get(change.blob_id), unsettled)
+            except LocalDiskError:
+                raise
+            except Exception as error:
+                log.exception("%r cannot be taken over from the run before", change.key)
+                with contained(f"{change.key!r} is left as it is for the next start"):
+                    spool._park_as_found(change, reason_of(error))
         orphans = on_disk.keys() - {change.blob_id for change in changes}
         paths = [spool.blobs.path_of(blob_id) for blob_id in orphans]
         try:
@@ -96,13 +104,44 @@ class Spool:
             note_boot(folder)
         except OSError as error:
             raise LocalDiskError(f"cannot set damage aside in {folder}: {error}") from error
-        spool.journal.remove_damaged([row for row in damaged if row.key not in spool.changes])
         spool.damages = salvage.damages(folder)
         leftovers = (spool.journal.blobs_with_sums() | unsettled) - spool.live_blobs.keys()
-        if leftovers:
-            spool.journal.forget_sums(leftovers)
+        try:
+            spool.journal.remove_damaged([row for row in damaged if row.key not in spool.changes])
+            if leftovers:
+                spool.journal.forget_sums(leftovers)
+        except LocalDiskError as error:
+            log.warning("rows that are of no use any more stay until the next start: %s", error)
         spool._report_unsummed()
         return spool
+
+    def _park_as_found(self, change: Change, why: str) -> None:
+        """Keep a change that cannot be taken over, as its row has it, and let nobody use its bytes."""
+        self._let_go(change)
+        fault = InternalError(f"it could not be taken over at the start ({why})")
+        if change.blob_id:
+            extents = Extents(change.extents if change.base else [(0, change.size)])
+            blob = self.blobs.described(
+                change.blob_id,
+                size=change.size,
+                base=change.base,
+                base_limit=change.base_limit,
+                extents=extents,
+            )
+            blob.fault = str(fault)
+            self._take_in(blob)
+            self.used_bytes += extents.total
+        change.note_failure(fault)
+        change.state = State.PARKED
+        self.relations.add(change)
+
+    def _let_go(self, change: Change) -> None:
+        """Forget a change and its blob as if they had not been taken over; the blob's file stays."""
+        self.relations.remove(change)
+        blob = self.live_blobs.pop(change.blob_id, None)
+        if blob is not None:
+            blob.release()
+            self.used_bytes -= blob.extents.total
 
     def _report_unsummed(self) -> None:
         unsummed = sum(blob.sums.has_unknown for blob in self.live_blobs.values())
@@ -118,10 +157,16 @@ class Spool:
         earlier = self.changes.get(change.key)
         if earlier is not None:
             self.relations.remove(earlier)
-        self._recover(change, self.blobs.size_of(change.blob_id), set())
-        if change.blob_id:
-            self._describe_blob(change)
-        self._journal([change])
+        try:
+            self._recover(change, self.blobs.size_of(change.blob_id), set())
+            if change.blob_id:
+                self._describe_blob(change)
+            self._journal([change])
+        except BaseException:
+            self._let_go(change)
+            if earlier is not None:
+                self.relations.add(earlier)
+            raise
         blob = self.live_blobs.get(earlier.blob_id) if earlier is not None else None
         if blob is not None:
             self.drop_blob(blob)
@@ -129,7 +174,7 @@ class Spool:
     def _recover(self, change: Change, on_disk_bytes: int | None, unsettled: set[str]) -> None:
         """Take over a change. ``on_disk_bytes`` is the size of its blob's file, ``None`` when that is gone."""
         self._seq = max(self._seq, change.seq)
-        if change.state in (State.SENDING, State.OPEN):
+        if change.state in (State.SENDING, State.OPEN, State.DONE):
             change.state = State.QUEUED
         for sent in (change.attributes, change.upload_attributes):
             # The run before may have sent it without hearing of it.
@@ -223,19 +268,21 @@ class Spool:
             if earlier is not None:
                 self.relations.remove(earlier)
             self.relations.add(change)
-        for key in gone:
-            self.on_removed(key)
+        for key in [*gone, *(change.key for change in new)]:
+            with contained(f"what waits for {key!r} is not told"):
+                self.on_removed(key)
         for change in new:
-            self.on_removed(change.key)
             if change.state is State.QUEUED:
-                self.on_queued(change)
+                with contained(f"{change.key!r} is not lined up"):
+                    self.on_queued(change)
         if unused or any(_empties_s3(change) for change in new):
             # What was there before may go, here or in S3, once this is carried out.
             for change in new:
                 if change.blob_id:
                     self.forcing.flush_too(self.blobs.path_of(change.blob_id))
         for blob in unused:
-            self.on_unused(blob)
+            with contained(f"the blob {blob.id} stays until the next start"):
+                self.on_unused(blob)
 
     def _losing_blobs(self, new: list[Change], gone: list[Key]) -> list[Blob]:
         """The blobs whose change is about to go and that no new change takes over."""
@@ -308,7 +355,8 @@ class Spool:
         reach("change: finished")
         self.relations.remove(change)
         change.state = State.DONE
-        self.on_removed(change.key)
+        with contained(f"what waits for {change.key!r} is not told"):
+            self.on_removed(change.key)
 
     def disown(self, blob_id: str) -> None:
         """S3 has what the blob holds, if there is one: should the journal be lost, it is not sent again."""
@@ -318,6 +366,9 @@ class Spool:
 
     def _describe_blob(self, change: Change) -> None:
         blob = self.live_blobs[change.blob_id]
+        if blob.fault:
+            # Its row knows more of it.
+            return
         change.synced = blob.was_synced
         if blob.was_synced:
             # What is added to it goes to the disk before the row that tells of it.

@@ -120,9 +120,7 @@ class Streaming:
                 await self._multipart.send_part(blob, upload, index)
         except S3MountError as error:
             log.info("part %d of %r is not sent yet: %s", index + 1, upload.key, error)
-        except BaseException:
-            # Also while it waited for a slot: nobody else would take it as not on its way.
-            upload.failed(index)
-            raise
         finally:
+            # Also where it ended while it waited for a slot.
+            upload.ended(index)
             own_slots.release_on_behalf_of(worker)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -16,6 +16,7 @@ import trio
 from s3mount.errors import (
     AccessDeniedError,
     ExpiredCredentialsError,
+    InternalError,
     LocalDiskError,
     NoCredentialsError,
     NoSuchBucketError,
@@ -26,7 +27,8 @@ from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
 from s3mount.spool import deletions
 from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
-from s3mount.spool.hooks import Hooks
+from s3mount.spool.containing import contained, kept_running, reason_of
+from s3mount.spool.hooks import ConflictOutcome, Hooks
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import ForeignWriteError, NothingLeftError, Stored, TryAgain
 from s3mount.spool.queue import Lane, UploadQueue
@@ -127,7 +129,16 @@ class Uploader:
         self._wake.set()
 
     def _blocker_of(self, change: Change) -> Key | None:
-        """What ``change`` waits for. Of changes that wait for each other in a circle one fetches its content."""
+        """What ``change`` waits for; itself, where a fault keeps that from being found out."""
+        try:
+            return self._find_blocker(change)
+        except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
+            change.state = after(change.state, Event.START)
+            self._broken(change, error)
+            return change.key
+
+    def _find_blocker(self, change: Change) -> Key | None:
+        """Of changes that wait for each other in a circle one fetches its content."""
         blocker = self._spool.relations.blocker_of(change)
         if blocker is None or not self._spool.relations.waits_in_circle(change):
             return blocker
@@ -204,13 +215,21 @@ class Uploader:
         for change in self._spool.changes.values():
             self._line_up(change, now)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.multipart.run)
-            nursery.start_soon(self._spool.forcing.run)
-            nursery.start_soon(self.sender.deletions.run)
-            nursery.start_soon(self._retry_parked)
-            nursery.start_soon(self._serve, Lane.DELETIONS, self._deletion_slots, nursery)
-            nursery.start_soon(self._serve, Lane.SMALL, self._small_slots, nursery)
-            nursery.start_soon(self._serve, Lane.LARGE, self._large_slots, nursery)
+            tasks: dict[str, Callable[[], Awaitable[None]]] = {
+                "the sending of parts": self.multipart.run,
+                "the removal of blobs": self._spool.forcing.run,
+                "the gathering of deletions": self.sender.deletions.run,
+                "the retrying of refused changes": self._retry_parked,
+            }
+            lanes = (
+                (Lane.DELETIONS, self._deletion_slots),
+                (Lane.SMALL, self._small_slots),
+                (Lane.LARGE, self._large_slots),
+            )
+            for lane, slots in lanes:
+                tasks[f"the lane of {lane.name}"] = partial(self._serve, lane, slots, nursery)
+            for what, task in tasks.items():
+                nursery.start_soon(kept_running, what, task)
 
     async def _retry_parked(self) -> None:
         while True:
@@ -225,9 +244,13 @@ class Uploader:
         while True:
             worker = object()
             await slots.acquire_on_behalf_of(worker)
-            if lane is not Lane.DELETIONS:
-                await self._give_way()
-            change = await self._next(lane)
+            try:
+                if lane is not Lane.DELETIONS:
+                    await self._give_way()
+                change = await self._next(lane)
+            except BaseException:
+                slots.release_on_behalf_of(worker)
+                raise
             nursery.start_soon(self._work, change, slots, worker)
 
     async def _give_way(self) -> None:
@@ -261,11 +284,14 @@ class Uploader:
                 change.state = after(change.state, Event.START)
                 change.held = False
                 await self._try(change)
+        except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
+            self._broken(change, error)
         finally:
             slots.release_on_behalf_of(worker)
             if change.state is State.SENDING:
                 change.state = State.QUEUED
-            self._push_again(self.queue.finished(change.key))
+            with contained("what waited for a change is lined up"):
+                self._push_again(self.queue.finished(change.key))
             self._news.set()
             self._news = trio.Event()
 
@@ -282,10 +308,6 @@ class Uploader:
             self._failed(change, error)
         except OSError as error:
             self._failed(change, S3MountError(f"the spool cannot be used: {error.strerror}"))
-        except Exception as error:
-            # One file's trouble must not stop the others': it is parked, readable and listed.
-            log.exception("internal error while sending %r", key)
-            self._failed(change, S3MountError(f"internal error: {error!r}"))
         else:
             self._count(change, stored)
             await self._conclude(key, partial(self._succeeded, change, key, seq, stored))
@@ -306,6 +328,12 @@ class Uploader:
                 is_told = True
             await trio.sleep(JOURNAL_AGAIN_S)
 
+    def _broken(self, change: Change, error: Exception) -> None:
+        """A try ended by a fault of ours: the change is parked, readable and listed. Never raises."""
+        log.error("internal error while sending %r", change.key, exc_info=error)
+        with contained(f"the fault of {change.key!r} is noted"):
+            self._failed(change, InternalError(f"internal error: {reason_of(error)}"))
+
     # ------------------------------------------------------------------ outcomes
 
     def _count(self, change: Change, stored: Stored | None) -> None:
@@ -320,7 +348,8 @@ class Uploader:
         current = self._spool.changes.get(key)
         result = None if stored is None else stored.result
         etag = ABSENT if result is None else result.etag
-        self.on_stored(key, change, None if stored is None else stored.ref(key))
+        with contained(f"the list of what was put lacks {key!r}"):
+            self.on_stored(key, change, None if stored is None else stored.ref(key))
         if current is not change:
             reach("change: superseded")
             # Superseded by a deletion, a rename or a new file while it was on its way.
@@ -336,14 +365,16 @@ class Uploader:
             return
         if change.seq == seq:
             self._spool.finish(change)
-            self._hooks.uploaded(change, result)
+            with contained(f"{key!r} is in S3, and what is shown of it may be older"):
+                self._hooks.uploaded(change, result)
             return
         reach("change: earlier state is in S3")
         change.first_seq = seq + 1
         change.former = ()
         if change.state is State.SENDING:
             change.state = State.QUEUED
-        self._hooks.uploaded_earlier(change, None if stored is None else stored.ref(key))
+        with contained(f"an earlier state of {key!r} is in S3"):
+            self._hooks.uploaded_earlier(change, None if stored is None else stored.ref(key))
         self._spool.save(change)
         if change.state is State.QUEUED:
             self._queued(change)
@@ -359,12 +390,19 @@ class Uploader:
         reach("change: content is in S3")
         blob_id = change.blob_id
         self._spool.disown(blob_id)
+        before = {name: getattr(change, name) for name in change.__struct_fields__}
         change.become_copy_of(content)
         change.upload_attributes = None
         if change.state is State.SENDING:
             change.state = State.QUEUED
-        self._spool.save(change)
-        self._hooks.content_uploaded(change, blob_id, content)
+        try:
+            self._spool.save(change)
+        except BaseException:
+            for name, value in before.items():
+                setattr(change, name, value)
+            raise
+        with contained(f"the content of {change.key!r} is in S3"):
+            self._hooks.content_uploaded(change, blob_id, content)
         if change.state is State.QUEUED:
             self._queued(change)
 
@@ -388,7 +426,7 @@ class Uploader:
         change.state = after(change.state, event)
         try:
             self._spool.save(change)
-        except LocalDiskError as disk_error:
+        except Exception as disk_error:  # noqa: BLE001  what is to be told is told all the same
             # What went wrong is known here till the end; the change itself is in the journal.
             log.warning("the failure of %r is not journalled: %s", change.key, disk_error)
         if change.state is State.PARKED:
@@ -423,7 +461,12 @@ class Uploader:
             return
         log.warning("new attributes of %r come too late: %s", change.key, error)
         self._spool.finish(change)
-        self._hooks.lost(change)
+        with contained(f"new attributes of {change.key!r} are lost"):
+            self._hooks.lost(change)
+
+    def _tell_of_conflict(self, key: Key, outcome: ConflictOutcome, kept_as: Key = "") -> None:
+        with contained(f"the conflict of {key!r} is told"):
+            self._hooks.conflicted(key, outcome, kept_as)
 
     def _conflict(self, change: Change, seq: int, error: ForeignWriteError) -> None:
         if self._spool.changes.get(change.key) is not change:
@@ -438,20 +481,21 @@ class Uploader:
         if policy == "keep-both" and change.op == "delete":
             # Of ours nothing is left to be kept: theirs stays and is shown again.
             self._spool.finish(change)
-            self._hooks.lost(change)
-            self._hooks.conflicted(change.key, "not-deleted")
+            with contained(f"the deletion of {change.key!r} is given up"):
+                self._hooks.lost(change)
+            self._tell_of_conflict(change.key, "not-deleted")
         elif policy == "keep-both":
             kept_as = self._hooks.keep_both(change)
             log.warning("both versions of %r are kept: yours is %r now", change.key, kept_as)
-            self._hooks.conflicted(change.key, "kept-both", kept_as)
+            self._tell_of_conflict(change.key, "kept-both", kept_as)
         elif policy == "overwrite" and change.expected is not None:
             log.warning("%r: yours replaces theirs, as was asked for", change.key)
             self.counters["overwritten"] += 1
-            self._hooks.conflicted(change.key, "overwritten")
+            self._tell_of_conflict(change.key, "overwritten")
             change.expected = None
             self._failed(change, TryAgain("whatever is there is replaced"))
         else:
             # Also where ours is to replace theirs, but a part of it went away with what they replaced.
             change.held = True
-            self._hooks.conflicted(change.key, "held")
+            self._tell_of_conflict(change.key, "held")
             self._failed(change, error)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from s3mount.clock import clamped_ns
 from s3mount.refs import Attributes, ObjectHeaders
 from s3mount.s3.headers import METADATA_BYTES_MAX
 
@@ -207,20 +208,21 @@ def _time(data: Mapping[str, str], names: tuple[str, ...]) -> int | None:
 
 
 def _parse_time(text: str) -> int | None:
-    """Nanoseconds from ``1700000000``, ``1700000000.5`` or ``1700000000123456789ns``; else ``None``."""
+    """Nanoseconds from ``1700000000``, ``1700000000.5`` or ``1700000000123456789ns``; else ``None``.
+
+    A time that cannot be kept becomes the nearest one that can.
+    """
     text = text.strip()
     try:
         if text.endswith("ns"):
-            return int(text[:-2])
+            return clamped_ns(int(text[:-2]))
         whole, _, fraction = text.partition(".")
         seconds = int(whole)
         digits = int((fraction + "000000000")[:9]) if fraction else 0
     except ValueError:
         return None
-    if abs(seconds) >= 1 << 33:
-        return None
     # The writer above uses floor division, so that the fraction always counts upwards.
-    return seconds * 1_000_000_000 + digits
+    return clamped_ns(seconds * 1_000_000_000 + digits)
 
 
 def _encode_xattrs(xattrs: Mapping[str, bytes]) -> str:

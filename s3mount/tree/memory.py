@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from s3mount import db
+from s3mount.errors import LocalDiskError
 from s3mount.refs import Capabilities, ETag, Key, ObjectHeaders, ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,11 @@ class HeadMemory:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(ObjectHeaders).decode
         self._unwritten: dict[Key, ObjectInfo] = {}
-        self._database: sqlite3.Connection | None = db.open_database(path, MIGRATIONS)
+        self._database: sqlite3.Connection | None = None
+        try:
+            self._database = db.open_database(path, MIGRATIONS)
+        except LocalDiskError as error:
+            log.warning("attributes are not remembered, so they are asked for again: %s", error)
 
     def close(self) -> None:
         """Write the rest and close the file. Repeatable."""

@@ -26,6 +26,7 @@ TABLE: tuple[tuple[type[Exception], int], ...] = (
     (errors.StoreError, errno.EIO),
     (errors.DiskFullError, errno.ENOSPC),
     (errors.LocalDiskError, errno.EIO),
+    (errors.InternalError, errno.EIO),
     (errors.S3MountError, errno.EIO),
 )
 

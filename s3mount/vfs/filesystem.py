@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from s3mount.names import OWN_NAME
 from s3mount.refs import Capabilities
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
+from s3mount.spool.containing import contained, kept_running, reason_of
 from s3mount.spool.putlog import PutLog
 from s3mount.spool.selecting import select
 from s3mount.spool.spool import Spool
@@ -128,7 +130,8 @@ class Filesystem:
                         probed = trio.Event()
                         self.puts.open()
                         nursery.start_soon(self._probe, probed)
-                        nursery.start_soon(self._upload, probed)
+                        upload = partial(self._upload, probed)
+                        nursery.start_soon(kept_running, "the sending", upload)
                         nursery.start_soon(self._store_touched_directories)
                     await trio.sleep_forever()
                 finally:
@@ -156,6 +159,9 @@ class Filesystem:
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}
             log.warning("what the store honours is unknown: %s", error)
+        except Exception as error:
+            self.capabilities = {"reason": f"internal error: {reason_of(error)}"}
+            log.exception("internal error: what the store honours is unknown")
         finally:
             probed.set()
 
@@ -171,11 +177,13 @@ class Filesystem:
     async def _store_touched_directories(self) -> None:
         while True:
             await trio.sleep(TOUCH_PERIOD_S)
-            try:
-                self.naming.store_touched()
-            except LocalDiskError as error:
-                log.warning("the times of folders are not stored yet: %s", error)
-            self.state.memory.flush(self.state.now_ns() - OWN_DATE_SLACK_NS)
+            with contained("the times of folders are not stored yet"):
+                try:
+                    self.naming.store_touched()
+                except LocalDiskError as error:
+                    log.warning("the times of folders are not stored yet: %s", error)
+            with contained("attributes are not remembered"):
+                self.state.memory.flush(self.state.now_ns() - OWN_DATE_SLACK_NS)
 
     # ------------------------------------------------------------------ waiting
 

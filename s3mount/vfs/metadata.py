@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 
+from s3mount.clock import clamped_ns
 from s3mount.refs import Attributes
 from s3mount.spool.changes import Change
 from s3mount.spool.states import State
@@ -32,12 +33,17 @@ class Metadata:
         self._naming = naming
 
     async def set(self, node: Node, **fields: int) -> None:
-        """Set some of mode (permission bits), uid, gid, mtime_ns, atime_ns; ctime becomes now."""
+        """Set some of mode (permission bits), uid, gid, mtime_ns, atime_ns; ctime becomes now.
+
+        A time that cannot be kept becomes the nearest one that can.
+        """
         self._contents.fold(node)
         await self._directories.know_attributes_of(node)
         if node.linked and not node.is_directory and set(fields) - {"atime_ns"}:
             # Also where a listing is the truth: what is stored must survive the change of one field.
             await self._directories.know_headers(node)
+        for name in fields.keys() & {"mtime_ns", "atime_ns"}:
+            fields[name] = clamped_ns(fields[name])
         if "mode" in fields:
             fields["mode"] = stat.S_IFMT(node.attributes.mode) | stat.S_IMODE(fields["mode"])
         wanted = changed(node.attributes, **fields)

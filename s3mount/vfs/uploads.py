@@ -12,6 +12,7 @@ import msgspec
 
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.containing import contained
 from s3mount.spool.hooks import ConflictOutcome
 from s3mount.spool.states import State
 from s3mount.steps import reach
@@ -74,20 +75,27 @@ class UploadHooks:
         """See ``Hooks.not_in_s3``."""
         self._state.known.gone(key)
 
+    def _finished(self, key: Key) -> None:
+        for finished in self._state.on_finished:
+            with contained(f"{key!r} is in S3, and a listing may not know it"):
+                finished(key)
+
+    def _not_known(self, key: Key) -> None:
+        with contained("the index of contents is not told"):
+            self._state.known.gone(key)
+
     def uploaded(self, change: Change, result: PutResult | None) -> None:
         """See ``Hooks.uploaded``."""
-        for finished in self._state.on_finished:
-            finished(change.key)
+        self._finished(change.key)
         if result is None:
-            self._state.known.gone(change.key)
-            return
-        self._stored(change, result)
+            self._not_known(change.key)
+        else:
+            self._stored(change, result)
 
     def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
         """See ``Hooks.uploaded_earlier``."""
-        for finished in self._state.on_finished:
-            finished(change.key)
-        self._state.known.gone(change.key)
+        self._finished(change.key)
+        self._not_known(change.key)
         blob = self._state.spool.live_blobs.get(change.blob_id)
         own_base = blob is not None and blob.base is not None and blob.base.key == change.key
         if blob is not None and own_base and content is not None:
@@ -96,10 +104,10 @@ class UploadHooks:
 
     def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
         """See ``Hooks.content_uploaded``."""
-        for finished in self._state.on_finished:
-            finished(change.key)
+        self._finished(change.key)
         node = self._state.find(change.key)
-        self._state.known.stored(content, self._state.spool.live_blobs.get(blob_id))
+        with contained("the index of contents is not told"):
+            self._state.known.stored(content, self._state.spool.live_blobs.get(blob_id))
         self._place_blob(node, blob_id, content)
         if node is not None and not node.is_directory:
             node.content = content
@@ -114,24 +122,30 @@ class UploadHooks:
             if blob.base is not None:
                 blob.base = content
         elif blob.base is None:
-            self._contents.to_cache(blob, content)
-        else:
-            self._state.spool.drop_blob(blob)
+            with contained("a file that was sent is not in the cache"):
+                self._contents.to_cache(blob, content)
+        if blob.id in self._state.spool.live_blobs:
+            self._state.spool.on_unused(blob)
 
     def _stored(self, change: Change, result: PutResult) -> None:
         size = change.source.size if change.op == "copy" and change.source else change.size
         ref = ContentRef(change.key, result.etag, size, result.version_id)
-        if change.op == "copy" and change.source is not None:
-            self._state.reader.relabel(change.source, ref)
-            self._state.known.copied(change.source, ref)
-        else:
-            self._state.known.stored(ref, self._state.spool.live_blobs.get(change.blob_id))
+        with contained("the cache and the index of contents are not told"):
+            if change.op == "copy" and change.source is not None:
+                self._state.reader.relabel(change.source, ref)
+                self._state.known.copied(change.source, ref)
+            else:
+                self._state.known.stored(ref, self._state.spool.live_blobs.get(change.blob_id))
         node = self._state.find(change.key)
         self._place_blob(node, change.blob_id, ref)
         if node is not None and not node.is_directory:
             self._note_stored(node, change, ref, result)
         elif node is not None and node.directory is not None:
             node.directory.marker_etag = result.etag
+        with contained("the attributes of what was sent are asked for again"):
+            self._remember(change, ref, result)
+
+    def _remember(self, change: Change, ref: ContentRef, result: PutResult) -> None:
         is_ours = change.op == "put" or change.replace_headers
         headers = self._carried_by(change) if is_ours else change.headers
         if headers is None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s3mount.clock import TIME_NS_MAX, TIME_NS_MIN
 from s3mount.refs import Attributes, ObjectHeaders
 from s3mount.tree import attributes as codec
 
@@ -56,7 +57,10 @@ def test_aws_datasync() -> None:
         {"gid": "99999999999"},
         {"mtime": "yesterday"},
         {"mtime": "1e9"},
-        {"mtime": "99999999999999"},
+        {"mtime": "1e300"},
+        {"mtime": "nan"},
+        {"mtime": "inf"},
+        {"mtime": "9" * 5000},
         {"xattr": "%7Bnot json"},
         {"xattr": "[1,2]"},
         {"file-permissions": "rwx"},
@@ -108,7 +112,13 @@ def test_an_upload_begun_while_writing_carries_its_ctime_and_is_as_old_as_last_m
     assert codec.written_at_ns(ObjectHeaders()) is None
 
 
-times = st.integers(-(10**18), 4 * 10**18)
+@pytest.mark.parametrize("text", ["99999999999999999999", "253402300799.5", f"{'9' * 40}ns"])
+def test_a_time_too_far_away_is_the_nearest_that_can_be_kept(text: str) -> None:
+    assert decoded(mtime=text).mtime_ns == TIME_NS_MAX
+    assert decoded(mtime=f"-{text}").mtime_ns == TIME_NS_MIN
+
+
+times = st.integers(TIME_NS_MIN, TIME_NS_MAX)
 
 
 @given(
