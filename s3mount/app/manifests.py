@@ -219,14 +219,20 @@ def diff(
     show: Show,
     *,
     by_content: bool,
+    at_ns: int | None = None,
 ) -> None:
     """Give ``report`` what differs, in the order of keys. Raises S3MountError.
 
-    Either side may be a live bucket, ``s3://BUCKET`` or ``s3://BUCKET/PREFIX/``.
+    Either side may be a live bucket, ``s3://BUCKET`` or ``s3://BUCKET/PREFIX/``; the first of these as it was
+    at ``at_ns``.
     """
+    after_ns = None if is_live_bucket(before) else at_ns
 
     async def main() -> None:
-        async with _side(access, before, show) as old, _side(access, after, show) as new:
+        async with (
+            _side(access, before, at_ns, show) as old,
+            _side(access, after, after_ns, show) as new,
+        ):
 
             def compare() -> None:
                 left = sorted_entries(read_entries(old, bucket=access.bucket), before)
@@ -240,8 +246,8 @@ def diff(
 
 
 @asynccontextmanager
-async def _side(access: Access, source: str, show: Show) -> AsyncIterator[Path]:
-    """One side of a comparison as a file; a live bucket is listed first."""
+async def _side(access: Access, source: str, at_ns: int | None, show: Show) -> AsyncIterator[Path]:
+    """One side of a comparison as a file; a bucket is listed first, as it was at a time or is now."""
     if not is_live_bucket(source):
         async with brought_here(source, access.open_store) as path:
             yield path
@@ -251,7 +257,7 @@ async def _side(access: Access, source: str, show: Show) -> AsyncIterator[Path]:
         path = Path(name) / "live.csv"
         async with access.open_store(bucket) as store:
             prefix = normal_prefix(key)
-            await _list_to_file(store, bucket, prefix, None, path, "csv", show, may_be_empty=True)
+            await _list_to_file(store, bucket, prefix, at_ns, path, "csv", show, may_be_empty=True)
         yield path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -180,6 +181,9 @@ def show(**given: Any) -> int:
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option(
+    "--at", metavar="TIME", help="A bucket among them as it was then; of two buckets the first."
+)
+@click.option(
     "--content", is_flag=True, help="Versions of the same size and ETag count as the same."
 )
 @bucket_option
@@ -190,12 +194,21 @@ def diff(**given: Any) -> int:
     """Tell which keys differ from manifest A to manifest B: + added, - removed, ! changed.
 
     Either may be a live bucket: s3://BUCKET, or s3://BUCKET/PREFIX/ with its last slash.
-    Exit status 0: none differs. 1: some do.
+    Exit status 0: none differs. 1: some do. 2: trouble, nothing is known.
     """
+    with _trouble_is(2):
+        return _diff(given)
+
+
+def _diff(given: dict[str, Any]) -> int:
     from s3mount.app import manifests
+    from s3mount.manifest.location import is_live_bucket
 
     if given["before"] == "-" and given["after"] == "-":
         raise click.UsageError("only one of the two can come from standard input")
+    at_ns = None if given["at"] is None else parse_time(given["at"], time.time_ns())
+    if at_ns is not None and not any(is_live_bucket(given[side]) for side in ("before", "after")):
+        raise click.UsageError("--at is for a bucket: s3://BUCKET, or s3://BUCKET/PREFIX/")
     counts = {"added": 0, "removed": 0, "changed": 0}
     quiet = given["quiet"]
 
@@ -216,6 +229,7 @@ def diff(**given: Any) -> int:
             report,
             ticker,
             by_content=given["content"],
+            at_ns=at_ns,
         )
     if given["as_json"]:
         _echo_json(counts)
@@ -362,6 +376,26 @@ def _show_plans(plans: list[Plan], *, with_steps: bool) -> None:
         more = plan.steps + counts["missing"] - len(plan.shown)
         if with_steps and more > 0:
             click.echo(f"... and {more:,} more")
+
+
+@contextlib.contextmanager
+def _trouble_is(status: int) -> Iterator[None]:
+    """Whatever goes wrong ends the command with this exit status, and one line."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("s3mount: interrupted", err=True)
+        raise click.exceptions.Exit(status) from None
+    except BrokenPipeError:
+        # The reader of our output has gone; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(status) from None
+    except Exception as error:  # noqa: BLE001  what reaches it becomes one line
+        message, _ = logs.explain(error, None)
+        click.echo(f"s3mount: {message}", err=True)
+        raise click.exceptions.Exit(status) from None
 
 
 @contextlib.contextmanager

@@ -25,6 +25,12 @@ def what_to_mount(values: dict[str, Any]) -> tuple[str, str, Past | None]:
         return _manifest(source, values)
     if values["manifest_bucket"] is not None:
         raise click.UsageError("--bucket is for a manifest that names no bucket")
+    if os.path.isfile(source) and values.get("ready_fd") is None:
+        click.echo(
+            f"s3mount: note: {source} is taken for a bucket, though a file {source} lies here; to mount that as a "
+            f"manifest: ./{source}, or --manifest",
+            err=True,
+        )
     bucket, prefix = parse_bucket(source)
     if values["at"] is None:
         return bucket, prefix, None

@@ -84,7 +84,8 @@ async def _from_s3(text: str, open_store: OpenStore, folder: Path) -> Path:
     bucket, key = parse_s3(text)
     if not key or key.endswith("/"):
         raise UsageError(
-            f"{text} is no manifest but a folder: name the object, such as {text}manifest.json"
+            f"{text} is no manifest but a bucket or folder: name the object, such as "
+            f"{text.rstrip('/')}/manifest.json, or a time with --at where the command knows that"
         )
     path = folder / key.rsplit("/", 1)[-1]
     slots = trio.CapacityLimiter(REQUESTS_AT_ONCE)

@@ -6,14 +6,12 @@ import gzip
 import json
 import re
 import shlex
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from s3mount.app import manifests
 from s3mount.cli.commands import main
 from s3mount.manifest.model import Entry
 from s3mount.manifest.reading import read_entries
@@ -21,7 +19,7 @@ from s3mount.manifest.scope import Scope
 from s3mount.manifest.writing import ManifestWriter
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.memory import MemoryStore
-from s3mount.s3.store import Store
+from tests import memory_access
 
 PAGE = (Path(__file__).parents[2] / "docs" / "MANIFESTS.md").read_text(encoding="utf-8")
 BUCKET = "my-bucket"
@@ -42,13 +40,7 @@ class World:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.store = MemoryStore(BUCKET, versioning="enabled")
-
-        @asynccontextmanager
-        async def open_store(access: manifests.Access, bucket: str) -> AsyncIterator[Store]:
-            async with self.store:
-                yield self.store
-
-        monkeypatch.setattr(manifests.Access, "open_store", open_store)
+        memory_access.use(self.store, monkeypatch)
         self.put(THEN)
 
     def put(self, keys: tuple[str, ...], body: bytes = b"1") -> None:

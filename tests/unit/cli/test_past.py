@@ -38,6 +38,17 @@ def test_a_file_is_a_manifest_by_its_name_or_its_path(
         assert is_manifest(source, is_forced=True), source
 
 
+def test_a_bucket_named_as_a_file_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mysnap").touch()
+    assert what_to_mount(values("mysnap")) == ("mysnap", "", None)
+    assert "as a manifest: ./mysnap" in capsys.readouterr().err
+    assert what_to_mount(values("other")) == ("other", "", None)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_url_is_a_manifest_by_its_end() -> None:
     assert is_manifest("s3://bucket/some/a.csv", is_forced=False)
     assert is_manifest("s3://bucket/inventory/manifest.json", is_forced=False)

@@ -1,0 +1,26 @@
+"""``s3mount manifest`` in this process, on a bucket in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from s3mount.app import manifests
+from s3mount.errors import NoSuchBucketError
+from s3mount.s3.memory import MemoryStore
+from s3mount.s3.store import Store
+
+
+def use(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands find ``store`` where its bucket is named, and no other bucket."""
+
+    @asynccontextmanager
+    async def open_store(access: manifests.Access, bucket: str) -> AsyncIterator[Store]:
+        if bucket != store.bucket:
+            raise NoSuchBucketError(f"the bucket {bucket!r} does not exist")
+        async with store:
+            yield store
+
+    monkeypatch.setattr(manifests.Access, "open_store", open_store)

@@ -1,0 +1,104 @@
+"""The commands below ``s3mount manifest``, on a bucket in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from s3mount.app import manifests
+from s3mount.cli.commands import main
+from s3mount.clock import ManualClock
+from s3mount.manifest.times import format_time
+from s3mount.refs import ObjectHeaders
+from s3mount.s3.memory import MemoryStore
+from tests import memory_access
+
+
+class Bucket:
+    """A bucket ``b`` and its writer; each write is a second later than the one before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryStore("b", versioning="enabled", clock=self.clock)
+        memory_access.use(self.store, monkeypatch)
+
+    def put(self, key: str, body: bytes = b"1") -> str:
+        self.clock.advance(1)
+
+        async def put() -> str:
+            return str((await self.store.put(key, body, ObjectHeaders())).version_id)
+
+        return trio.run(put)
+
+    def delete(self, key: str) -> None:
+        self.clock.advance(1)
+        trio.run(self.store.delete, key)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    return Bucket(monkeypatch)
+
+
+def test_diff_ends_as_diff_does(
+    bucket: Bucket,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket.put("a")
+    made = str(tmp_path / "m.csv")
+    assert main(["manifest", "create", "b", "-o", made]) == 0
+    assert main(["manifest", "diff", made, "s3://b"]) == 0
+    bucket.put("a", b"22")
+    assert main(["manifest", "diff", made, "s3://b"]) == 1
+    (tmp_path / "bad.csv").write_text("key,version_id,size\na,v,x\n")
+    for trouble in (
+        [made, str(tmp_path / "missing")],
+        [made, "s3://other"],
+        [made, str(tmp_path / "bad.csv")],
+        [made, made, "--at", "-3d"],
+        [made, made, "--wrong"],
+    ):
+        capsys.readouterr()
+        assert main(["manifest", "diff", *trouble]) == 2, trouble
+        assert capsys.readouterr().err.count("\n") == 1
+
+    def interrupted(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifests, "diff", interrupted)
+    assert main(["manifest", "diff", made, made]) == 2
+    assert capsys.readouterr().err == "s3mount: interrupted\n"
+
+
+def test_diff_takes_a_bucket_as_it_was(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket.put("d/a")
+    bucket.put("d/b")
+    then = format_time(bucket.clock.now_ns())
+    made = str(tmp_path / "m.csv")
+    assert main(["manifest", "create", "s3://b/d", "-o", made, "--at", then]) == 0
+    bucket.put("d/a", b"22")
+    bucket.delete("d/b")
+    bucket.put("d/c")
+    capsys.readouterr()
+    assert main(["manifest", "diff", "s3://b/d/", "s3://b/d/", "--at", then]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "! s3://b/d/a v00000003",
+        "- s3://b/d/b v00000002",
+        "+ s3://b/d/c v00000005",
+    ]
+    assert main(["manifest", "diff", made, "s3://b/d/", "--at", then]) == 0
+    assert main(["manifest", "diff", "s3://b/d/", made, "--at", then]) == 0
+
+
+def test_now_is_no_time_to_come(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    bucket.put("a")
+    assert main(["manifest", "create", "b", "--json"]) == 0
+    told = capsys.readouterr().err
+    assert "999999999" not in told
+    assert "999999Z" not in told
