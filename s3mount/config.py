@@ -36,6 +36,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     tries_max: int = 8
     connections_max: int = 128
     connect_timeout_s: float = 5.0
+    offline_wait_s: float = 10.0
+    """How long from the start of an outage on requests that read wait for its end; then they fail at once."""
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,6 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     mount: ``ended`` in good order with changes kept for the next mount, or ``lost``, when the process
     was killed and nobody has counted what it kept.
     ``conflicts`` are the last ones, oldest first. ``store_honours`` is what the store was seen to honour.
+    ``outage`` is why S3 cannot be reached at present; empty while it can.
     ``past`` tells what a snapshot mount shows, ``missing`` what of it cannot be read;
     ``snapshots`` are the times that were looked at below ``.snapshots``.
     ``kernel`` holds the limits that were set, ``s3`` the requests' counters since the start,
@@ -125,6 +126,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: tuple[Conflict, ...] = ()
     damaged: tuple[Damaged, ...] = ()
     store_honours: dict[str, Any] = {}
+    outage: str = ""
     past: dict[str, Any] = {}
     missing: Missing = Missing()
     snapshots: tuple[str, ...] = ()
@@ -167,6 +169,8 @@ def to_text(snapshot: Snapshot) -> str:
     else:
         lines.append(f"  {describe_pending(snapshot)}")
     lines.extend(f"  note: {note}" for note in snapshot.notes)
+    if snapshot.outage:
+        lines.append(f"  S3 cannot be reached: {snapshot.outage}")
     lines.extend(_missing(snapshot.missing))
     if snapshot.uploads.get("saved_bytes"):
         saved = size_text(snapshot.uploads["saved_bytes"])

@@ -123,6 +123,12 @@ class _MountCommand(click.Command):
     help="How long names and sizes are believed.  [default: 1s]",
 )
 @option(
+    "--offline-wait",
+    type=seconds,
+    default=10.0,
+    help="How long reads wait for S3 once it cannot be reached, then fail.  [default: 10s]",
+)
+@option(
     "--attributes",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
@@ -213,7 +219,9 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
     bucket, prefix, past = what_to_mount(values)
     if prefix and values["prefix"]:
         raise click.UsageError("give the prefix in the bucket's URL or with --prefix, not both")
-    store = store_config(values, bucket)
+    store = msgspec.structs.replace(
+        store_config(values, bucket), offline_wait_s=values["offline_wait"]
+    )
     config = MountConfig(
         store=store,
         mountpoint=_resolved(values["mountpoint"]),

@@ -154,6 +154,9 @@ class Server:
         except (ValueError, TypeError) as error:  # what a store must not return: say so, and go on
             self._channel.post(Failed(reply.id, _fault("answer that cannot be sent", error)))
 
+    def _tell_outage(self, reason: str) -> None:
+        self._channel.post(messages.Outage(reason))
+
     async def _wait_for_store(self) -> ErrorRecord | None:
         """``None`` when the store is open; else why it is not."""
         self._wanted.set()
@@ -166,6 +169,7 @@ class Server:
             try:
                 async with self._open_store(config) as store:
                     self._store = store
+                    store.on_outage = self._tell_outage
                     self._refusal = None
                     self._decided.set()
                     self._on_started()

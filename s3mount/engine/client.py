@@ -110,6 +110,20 @@ class EngineClient:
         """How often the child died unasked."""
         return self._lives.deaths
 
+    @property
+    def outage(self) -> str:
+        """See ``Store.outage``."""
+        return self._lives.outage
+
+    @property
+    def on_outage(self) -> Callable[[str], None]:
+        """See ``Store.on_outage``."""
+        return self._lives.on_outage
+
+    @on_outage.setter
+    def on_outage(self, called: Callable[[str], None]) -> None:
+        self._lives.on_outage = called
+
     async def _ask(self, call: Call, expected: type[R]) -> R:
         reply = await self._lives.ask(call)
         if not isinstance(reply, expected):

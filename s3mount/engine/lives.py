@@ -100,6 +100,9 @@ class Lives:
         self._alive = False
         self._deaths = 0
         self._deaths_total = 0
+        self.outage = ""
+        """Why the child cannot reach the store at present; empty while it can."""
+        self.on_outage: Callable[[str], None] = lambda reason: None
         self._heard = False
         self._wanted = trio.Event()
         self._scope = trio.CancelScope()
@@ -191,8 +194,15 @@ class Lives:
             call = self._calls.get(message.id)
             if call is not None:
                 self._report(call, message.done)
+        elif isinstance(message, messages.Outage):
+            self._note_outage(message.reason)
         elif isinstance(message, messages.Log):
             logging.getLogger(message.logger).log(message.level, "%s", message.text)
+
+    def _note_outage(self, reason: str) -> None:
+        if reason != self.outage:
+            self.outage = reason
+            self.on_outage(reason)
 
     def _report(self, call: Call, done: int) -> None:
         """Tell the caller, unless an earlier child was further: progress never falls."""
@@ -252,6 +262,7 @@ class Lives:
                 nursery.cancel_scope.cancel()
         finally:
             self._channel = None
+            self._note_outage("")
             channel.close()
             child.kill()
             with trio.CancelScope(shield=True):

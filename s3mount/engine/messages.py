@@ -376,6 +376,12 @@ class Progress(Message, tag=60, frozen=True, array_like=True, gc=False):
     done: int
 
 
+class Outage(Message, tag=63, frozen=True, array_like=True, gc=False):
+    """The store cannot be reached, for this ``reason``; empty: it can be reached again."""
+
+    reason: str
+
+
 class Log(Message, tag=61, frozen=True, array_like=True, gc=False):
     """A log record of the child, for the parent to write."""
 
@@ -436,6 +442,7 @@ ToParent: TypeAlias = (
     | Counted
     | Kept
     | Progress
+    | Outage
     | Log
     | Pong
 )

@@ -76,13 +76,21 @@ class S3Store:
         self.traits = Traits()
         self._statistics = Statistics()
         self._backoff = Backoff()
+        self.on_outage: Callable[[str], None] = lambda reason: None
         self._renewing = trio.Lock()
         self._renewed_at_s = float("-inf")
 
     async def __aenter__(self) -> S3Store:
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
         source = CredentialSource(bound.credentials, self._statistics.refreshed)
-        self._plane = Plane(self.config, bound.address, source, self._statistics, self._renew)
+        self._plane = Plane(
+            self.config,
+            bound.address,
+            source,
+            self._statistics,
+            self._renew,
+            on_outage=lambda reason: self.on_outage(reason),
+        )
         self._control = Control(self.config, bound.client, self._statistics, self._renew)
         self._reader = Reader(self._plane, self.traits)
         self._versions = VersionLister(self._plane)
@@ -139,6 +147,11 @@ class S3Store:
         self._plane.close()
         self._control.close()
         await trio.lowlevel.checkpoint()
+
+    @property
+    def outage(self) -> str:
+        """See ``Store.outage``."""
+        return self._plane.outage.reason
 
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""

@@ -99,6 +99,8 @@ class MemoryStore:
         copy_gap_s: float = 0.0,
     ) -> None:
         self.bucket = bucket
+        self.outage = ""
+        self.on_outage: Callable[[str], None] = lambda reason: None
         self.faults: Faults = faults or NoFaults()
         self.requests: dict[str, int] = {}
         self.part_bytes_min = part_bytes_min

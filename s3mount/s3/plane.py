@@ -28,6 +28,7 @@ from s3mount.errors import (
     WrongRegionError,
 )
 from s3mount.flow.backoff import Backoff
+from s3mount.flow.outage import TRIAL_CONNECT_S, Outage
 from s3mount.flow.timeouts import Allowance, Timeouts
 from s3mount.flow.window import Window
 from s3mount.refs import FileSlice
@@ -75,6 +76,10 @@ DOCUMENT_KINDS = frozenset(
 )
 """Requests whose answer is XML. One that lacks its end is a failed try, as what it says may be wrong."""
 SKEW_S_MIN = 60.0
+OUTAGE_POLL_S = 0.05
+"""How often a request that waits for the end of an outage looks whether it may be the one that is sent."""
+OUTAGE_PATIENCE_S = 1.0
+"""So long a request waits in any case for its turn to look whether the store is back, or for another's look."""
 
 
 class _Watch:
@@ -170,6 +175,7 @@ class Plane:
         credentials: CredentialSource,
         statistics: Statistics,
         renew: Renew,
+        on_outage: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.config = config
         self._renew = renew
@@ -180,6 +186,9 @@ class Plane:
         self._reading = Gate(Window(config.connections_max))
         self._writing = Gate(Window(max(1, config.connections_max - reserve)))
         self._skew_s = 0.0
+        self._back = trio.Event()
+        self._on_outage = on_outage
+        self.outage = Outage(self._outage_changed)
         self._pool = Pool(address.origin)
         self.rebind(address, credentials)
 
@@ -213,6 +222,7 @@ class Plane:
         """
         retry = 0
         while True:
+            await self._until_reachable(call)
             try:
                 return await self._through_gate(call, retry)
             except StoreError as error:
@@ -224,6 +234,8 @@ class Plane:
                     call.in_doubt = True
                 if not error.retryable or retry >= self.config.tries_max:
                     raise
+                if self._is_away_for(call) and self._offline_wait_left_s() <= 0:
+                    raise
                 delay_s = self._backoff.delay_s(
                     retry,
                     throttled=isinstance(error, ThrottledError),
@@ -233,7 +245,58 @@ class Plane:
             if call.before_retry is not None:
                 await call.before_retry()
             self.statistics.retries += 1
+            await self._pause(delay_s)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait before the next try; no longer than an outage lasts."""
+        if not self.outage.reason:
             await trio.sleep(delay_s)
+            return
+        with trio.move_on_after(delay_s):
+            await self._back.wait()
+
+    async def _until_reachable(self, call: Call) -> None:
+        """While the store is away, hold a reading request back for as long as is allowed. Raises NetworkError.
+
+        One at a time is sent all the same. Changes are tried again by who holds them, at their own pace.
+        """
+        patience_until_s = trio.current_time() + OUTAGE_PATIENCE_S
+        while self._is_away_for(call) and not self.outage.may_try(trio.current_time()):
+            now_s = trio.current_time()
+            left_s = max(self._offline_wait_left_s(), patience_until_s - now_s)
+            if left_s <= 0:
+                away_s = now_s - self.outage.since_s
+                raise NetworkError(
+                    f"S3 has not been reached for {away_s:.0f} s: {self.outage.reason}",
+                    key=call.key,
+                )
+            with trio.move_on_after(min(left_s, OUTAGE_POLL_S)):
+                await self._back.wait()
+
+    def _is_away_for(self, call: Call) -> bool:
+        return bool(self.outage.reason) and call.kind in READ_KINDS
+
+    def _offline_wait_left_s(self) -> float:
+        return self.config.offline_wait_s - (trio.current_time() - self.outage.since_s)
+
+    def _outage_changed(self, reason: str) -> None:
+        if reason:
+            self._back = trio.Event()
+            _log.warning("S3 cannot be reached: %s", reason)
+        else:
+            self._back.set()
+            _log.warning("S3 can be reached again")
+        self._on_outage(reason)
+
+    def _note_reachable(self, call: Call, began_s: float, error: StoreError | None) -> None:
+        """Tell the outage how a try ended."""
+        now_s = trio.current_time()
+        is_failure = isinstance(error, NetworkError | DeadlineError | ServerFaultError)
+        is_cut_off = isinstance(error, BrokenConnectionError | DeadlineError) and call.answer_began
+        if not is_failure or is_cut_off or (error is not None and error.request_id):
+            self.outage.answered(now_s)
+        else:
+            self.outage.failed(began_s, now_s, str(error))
 
     async def _through_gate(self, call: Call, retry: int) -> Answer:
         gate = self._reading if call.kind in READ_KINDS else self._writing
@@ -267,13 +330,15 @@ class Plane:
         if call.before_try is not None:
             call.before_try()
         self.statistics.count(call.kind)
+        call.answer_began = False
         allowance = self.timeouts.allowance(call.kind, call.size_bytes, retry)
         scope = trio.CancelScope(deadline=began_s + allowance.total_s)
         try:
             with scope:
                 answer = await self._send(call, allowance, scope, began_s)
-        except StoreError:
+        except StoreError as error:
             self.statistics.failed += 1
+            self._note_reachable(call, began_s, error)
             raise
         finally:
             now = trio.current_time()
@@ -281,7 +346,12 @@ class Plane:
         if scope.cancelled_caught:
             self.statistics.failed += 1
             waited_s = now - began_s
-            raise DeadlineError(f"the store did not answer within {waited_s:.1f} s", key=call.key)
+            overdue = DeadlineError(
+                f"the store did not answer within {waited_s:.1f} s", key=call.key
+            )
+            self._note_reachable(call, began_s, overdue)
+            raise overdue
+        self._note_reachable(call, began_s, None)
         return answer
 
     async def _send(
@@ -298,7 +368,9 @@ class Plane:
                     raise
                 self.statistics.stale += 1
                 call.in_doubt = True
-        scope.deadline = trio.current_time() + allowance.connect_s
+        is_trial = self._is_away_for(call)
+        connect_s = min(allowance.connect_s, TRIAL_CONNECT_S) if is_trial else allowance.connect_s
+        scope.deadline = trio.current_time() + connect_s
         connection = await pool.connect()
         self.statistics.opened += 1
         now_s = trio.current_time()
@@ -332,6 +404,7 @@ class Plane:
                 head = await _early_answer(connection, watch, error)
             else:
                 head = await connection.read_head(watch)
+            call.answer_began = True
             answer = await self._receive(connection, call, head, watch)
             whole = watch.sent_at_s > 0 and (head.has_end or call.method == "HEAD")
             keep = whole and head.keep_alive and connection.is_clean

@@ -21,11 +21,12 @@ class Call:
     ``before_retry`` is awaited after a failure that may pass, and may raise to end the tries.
     ``size_bytes`` is what will be moved, for the deadline. ``on_head`` sees the head of a
     successful answer, may raise, and returns the sink for the body (``None``: memory).
-    With ``error_in_body`` a 200 answer may still be an error (COPY).
+    With ``error_in_body`` a 200 answer may still be an error (COPY). ``answer_began`` tells of the last try.
     """
 
     __slots__ = (
         "_fd",
+        "answer_began",
         "before_retry",
         "before_try",
         "body",
@@ -68,6 +69,7 @@ class Call:
         self.error_in_body = error_in_body
         self.before_try = before_try
         self.before_retry: Callable[[], Awaitable[None]] | None = None
+        self.answer_began = False
         self.in_doubt = False
         self._fd = -1
 

@@ -87,6 +87,17 @@ class Readable(Protocol):
 class Store(Readable, Protocol):
     """One bucket."""
 
+    on_outage: Callable[[str], None]
+    """Called with ``outage`` when it changes from or to empty."""
+
+    @property
+    def outage(self) -> str:
+        """Why the store cannot be reached at present; empty while it can, as far as is known.
+
+        While it is set, requests that read fail within ``StoreConfig.offline_wait_s`` of the outage's start.
+        """
+        ...
+
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """HeadObject, with ``headers`` filled. Raises NoSuchKeyError."""
         ...

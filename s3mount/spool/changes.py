@@ -31,7 +31,8 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     ``first_seq`` of the first one that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under
     the key: ``None`` unknown, ``ABSENT`` nothing; ``expected_size`` is that object's, negative when unknown.
     With ``replace_headers`` unset a copy keeps all stored with its source;
-    ``headers`` are those known of the object that is replaced, so that foreign metadata survive.
+    ``headers`` are those known of the object that is replaced, so that foreign metadata survive; ``inherits``
+    names that object when they are not known yet, as S3 could not be asked: they are fetched before it is sent.
     ``content_seq`` is the seq of the last change of the bytes (later ones changed attributes only).
     ``upload_id`` names an unfinished multipart upload of the blob, begun with ``upload_attributes``
     (``upload_streamed``: without their times, as the file was still being written). ``detach`` asks for the base to be
@@ -62,6 +63,7 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     source: ContentRef | None = None
     former: tuple[Key, ...] = ()
     headers: ObjectHeaders | None = None
+    inherits: ContentRef | None = None
     replace_headers: bool = True
     storage_class: str | None = None
     expected: ETag | None = None

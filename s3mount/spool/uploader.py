@@ -61,6 +61,10 @@ PARKED_RETRY_S = 300.0
 """How often refused changes are tried again without being asked."""
 REFUSED_AGAIN_S = 0.5
 REFUSALS_MAX = 3
+BACK_S = 30.0
+BACK_DELAY_S = 1.0
+"""A try that began while the store was away may fail after it is back: so long after an outage's end what
+fails is tried again soon."""
 MAY_PASS = (AccessDeniedError, NoCredentialsError, NoSuchBucketError)
 """Refusals that are known to pass sometimes (keys that are just being exchanged, a policy or a bucket
 that is just being made): a change is parked only after ``REFUSALS_MAX`` of them."""
@@ -100,6 +104,7 @@ class Uploader:
         self._deletion_slots = trio.CapacityLimiter(DELETIONS_AT_ONCE)
         self._wake = trio.Event()
         self._waiters = 0
+        self._back_at = float("-inf")
         self._busy_since = self._last_queued = float("-inf")
         self.counters = {
             "uploads": 0,
@@ -180,6 +185,15 @@ class Uploader:
         now = trio.current_time()
         for change in self._spool.changes.values():
             self._line_up(change, now)
+        self._wake.set()
+
+    def store_is_back(self) -> None:
+        """The store can be reached again: what waits for its next try goes now."""
+        now = trio.current_time()
+        self._back_at = now
+        for change in self._spool.changes.values():
+            if change.state is State.QUEUED:
+                self.queue.push(change, now)
         self._wake.set()
 
     def _line_up(self, change: Change, now: float) -> None:
@@ -418,6 +432,8 @@ class Uploader:
                 self.counters["postponed"] += 1
                 ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
                 delay_s = ceiling_s * random.uniform(0.5, 1.0)
+                if trio.current_time() < self._back_at + BACK_S:
+                    delay_s = min(delay_s, BACK_DELAY_S)
             else:
                 change.refusals += 1
                 delay_s = REFUSED_AGAIN_S * change.refusals

@@ -282,6 +282,9 @@ class Contents:
         change = self._state.change_of(file.node)
         if change is None or self.uploader is None or looks_temporary(file.node.name):
             return
+        if change.inherits is not None:
+            # An upload in parts carries its headers from its beginning on.
+            return
         streaming = self.uploader.streaming
         if streaming.is_worth_it(blob) and not self._is_known_so_far(file, blob):
             streaming.grown(change, blob)
@@ -320,7 +323,7 @@ class Contents:
         file.handles += 1
         try:
             if size == 0 and file.blob is None:
-                await self._directories.know_headers(node)
+                await self._directories.know_headers_or_inherit(node)
                 file.blob = (
                     file.blob or self.writing.pending_blob(node) or self._state.spool.new_blob()
                 )
@@ -388,6 +391,10 @@ class Contents:
             await self.barrier.wait(handle.file.node, handle.pid)
 
     # ------------------------------------------------------- versions that go away
+
+    async def inherit(self, change: Change) -> None:
+        """See ``StoredAttributes.inherit``."""
+        await self._directories.attributes.inherit(change)
 
     async def keep_readable(self, change: Change) -> None:
         """Fetch what open files still need of the version that ``change`` destroys. Raises S3MountError."""

@@ -50,6 +50,7 @@ class Directories:
         self.attributes = StoredAttributes(state)
         self.know_attributes_of = self.attributes.know_attributes_of
         self.know_headers = self.attributes.know_headers
+        self.know_headers_or_inherit = self.attributes.know_headers_or_inherit
         self.head = self.attributes.head
         self.learned = self.attributes.learned
         state.on_finished.append(self._finished.note)
@@ -188,12 +189,29 @@ class Directories:
             return
         self._state.nodes.use(directory)
         left_s = self.fresh_for_s(directory)
+        if left_s < 0 and self._is_shown_offline(directory):
+            return
         if not self._state.config.metadata_ttl_s:
             await self._ask_in_time(directory, name)
         elif left_s < 0:
             await self._refresh_or_ask(directory, name)
         elif left_s < REFRESH_AHEAD * known.listing_s:
             self._refresh_ahead(directory)
+
+    def _is_shown_offline(self, directory: Node) -> bool:
+        """While S3 is known to be away, show a directory as it was last listed; ask again in the background."""
+        outage = self._state.store.outage
+        if not outage or not self._is_listed(directory):
+            return False
+        self._believe_on(directory, NetworkError(outage))
+        self._refresh_ahead(directory)
+        return True
+
+    def _is_listed(self, directory: Node) -> bool:
+        """Was it listed before, so that it may be shown without S3?"""
+        assert directory.directory is not None
+        was_listed = directory.directory.listed_at > float("-inf")
+        return was_listed and bool(self._state.config.metadata_ttl_s)
 
     def _refresh_ahead(self, directory: Node) -> None:
         """List a directory in use again before its entries are too old, so that no lookup waits for it."""
@@ -256,14 +274,8 @@ class Directories:
         """Without S3, what was listed before is believed a while longer: local work goes on."""
         known = directory.directory
         assert known is not None
-        was_listed = known.listed_at > float("-inf")
-        is_strict = not self._state.config.metadata_ttl_s
-        if (
-            is_strict
-            or not was_listed
-            or not isinstance(error, S3MountError)
-            or not error.retryable
-        ):
+        is_passing = isinstance(error, S3MountError) and error.retryable
+        if not is_passing or not self._is_listed(directory):
             raise error
         path = self._state.nodes.path_of(directory)
         log.warning("%s is shown as it was last listed: %s", path, error)
@@ -312,10 +324,11 @@ class Directories:
         """The names in a fresh ``directory``, with attributes known. Raises StoreError, OSError."""
         if directory.directory is None:
             raise OSError(errno.ENOTDIR, "not a directory")
-        try:
-            await self.refresh(directory)
-        except S3MountError as error:
-            self._believe_on(directory, error)
+        if self.fresh_for_s(directory) >= 0 or not self._is_shown_offline(directory):
+            try:
+                await self.refresh(directory)
+            except S3MountError as error:
+                self._believe_on(directory, error)
         self._state.nodes.use(directory)
         await self.attributes.know_all(directory)
         self._walks.names_read(directory)

@@ -129,6 +129,7 @@ class Filesystem:
                     if not self.config.read_only:
                         probed = trio.Event()
                         self.puts.open()
+                        self.state.store.on_outage = self._outage_changed
                         nursery.start_soon(self._probe, probed)
                         upload = partial(self._upload, probed)
                         nursery.start_soon(kept_running, "the sending", upload)
@@ -141,6 +142,10 @@ class Filesystem:
             self.state.memory.close()
             self.state.known.close()
             self.puts.close(is_all_sent=not self.state.spool.changes)
+
+    def _outage_changed(self, reason: str) -> None:
+        if not reason:
+            self.uploader.store_is_back()
 
     async def _upload(self, probed: trio.Event) -> None:
         """Upload for ever; while the store's habits are unknown it looks before each conditional write."""
@@ -288,6 +293,7 @@ class Filesystem:
             "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities,
+            "outage": self.state.store.outage,
             "cache": self.state.reader.statistics() | self.contents.walks.statistics(),
             "inodes": len(self.state.nodes),
             "listings": self._listings(),

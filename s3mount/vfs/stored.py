@@ -7,13 +7,14 @@ import stat
 
 import trio
 
-from s3mount.errors import NoSuchKeyError, StoreError
+from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
+from s3mount.spool.changes import Change
 from s3mount.tree import attributes as codec
 from s3mount.tree.failing import first_error
 from s3mount.tree.listing import Listing
 from s3mount.tree.node import Node
-from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
+from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState, changed
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ class StoredAttributes:
         """Learn what is stored with each of ``nodes``, by memory or by HEADs in parallel. Raises StoreError."""
         wanted = [node for node in nodes if self.wants_attributes(node)]
         unknown = [node for node in wanted if not self._recall(node)]
-        if not unknown:
+        if not unknown or self._state.store.outage:
+            # Without S3 they are shown as the listing told; what is stored is asked for when it is back.
             return
         slots = trio.CapacityLimiter(HEADS_MAX)
         found: list[ObjectInfo] = []
@@ -197,8 +199,63 @@ class StoredAttributes:
             self._apply(node, head.headers)
         return head
 
+    async def know_headers_or_inherit(self, node: Node) -> None:
+        """As ``know_headers``; while S3 cannot be asked, the change of the file is to inherit them.
+
+        Raises StoreError that trying again does not help against.
+        """
+        if self._state.store.outage:
+            return
+        try:
+            await self.know_headers(node)
+        except S3MountError as error:
+            if not error.retryable:
+                raise
+            log.info("what is stored with %r is asked for later: %s", node.name, error)
+
+    async def inherit(self, change: Change) -> None:
+        """Fetch what ``change`` inherits, unless that is done. Raises StoreError.
+
+        Where somebody else replaced that object meanwhile, there is nothing to inherit: the upload meets theirs.
+        """
+        inherited = change.inherits
+        if inherited is None:
+            return
+        try:
+            there = await self._state.store.head(inherited.key, version_id=inherited.version_id)
+        except NoSuchKeyError:
+            there = None
+        except StoreError as error:
+            if error.retryable:
+                raise
+            log.warning("what is stored with %r is lost: %s", inherited.key, error.describe())
+            there = None
+        if change.inherits != inherited:
+            return
+        change.inherits = None
+        node = self._state.find(change.key)
+        if there is None or there.headers is None or there.etag != inherited.etag:
+            return
+        change.headers = there.headers
+        own = change.attributes
+        if own is not None:
+            stored = codec.decode(there.headers, own)
+            if stat.S_IFMT(stored.mode) == stat.S_IFMT(own.mode):
+                change.attributes = changed(
+                    stored, mtime_ns=own.mtime_ns, ctime_ns=own.ctime_ns, atime_ns=own.atime_ns
+                )
+        if node is not None and self._state.change_of(node) is change:
+            node.headers = change.headers
+            if change.attributes is not None:
+                node.attributes = change.attributes
+                node.attributes_known = True
+
     async def know_headers(self, node: Node) -> None:
         """Learn the headers of the object of a file, so that foreign metadata survive a change of it."""
+        change = self._state.change_of(node)
+        if change is not None and change.inherits is not None:
+            await self.inherit(change)
+            return
         if node.headers is None and node.content is not None and not self._recall(node):
             head = await self.head(node)
             if head is not None:

@@ -65,6 +65,7 @@ class UploadHooks:
 
     async def before_replace(self, change: Change) -> None:
         """See ``Hooks.before_replace``."""
+        await self._contents.inherit(change)
         await self._contents.keep_readable(change)
 
     async def find_in_s3(self, change: Change) -> ContentRef | None:

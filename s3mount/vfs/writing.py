@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from s3mount.refs import ContentRef
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
@@ -74,7 +75,7 @@ class Writing:
     async def _make_blob(self, file: OpenFile) -> None:
         node = file.node
         if node.content is not None:
-            await self._directories.know_headers(node)
+            await self._directories.know_headers_or_inherit(node)
         file.blob = self.pending_blob(node)
         if file.blob is not None:
             return
@@ -100,6 +101,7 @@ class Writing:
                 base=file.blob.base,
                 former=earlier.former if earlier else (),
                 headers=node.headers,
+                inherits=_inherited(node, earlier),
                 storage_class=node.storage_class,
                 expected=self.expected_of(node, earlier),
                 expected_size=self._expected_size(node, earlier),
@@ -122,6 +124,13 @@ class Writing:
         if node.content is not None and node.content.key == self._state.nodes.key_of(node):
             return node.content.etag
         return ABSENT
+
+
+def _inherited(node: Node, earlier: Change | None) -> ContentRef | None:
+    """The object whose headers a change of ``node`` carries on, where they are not known yet."""
+    if node.headers is not None:
+        return None
+    return earlier.inherits if earlier is not None and earlier.inherits else node.content
 
 
 def _is_content_of(blob: Blob, change: Change | None) -> bool:

@@ -249,7 +249,11 @@ def refuse_early(status: int, code: str) -> Behaviour:
 
 @asynccontextmanager
 async def faulty_store(
-    *, tries_max: int = 8, connections_max: int = 128, receive_buffer: int = 0
+    *,
+    tries_max: int = 8,
+    connections_max: int = 128,
+    receive_buffer: int = 0,
+    offline_wait_s: float = 10.0,
 ) -> AsyncIterator[tuple[FaultServer, S3Store]]:
     """A server and a store that talks to it. A small ``receive_buffer`` makes its line a thin one."""
     server = FaultServer()
@@ -267,6 +271,7 @@ async def faulty_store(
             path_style=True,
             tries_max=tries_max,
             connections_max=connections_max,
+            offline_wait_s=offline_wait_s,
         )
         async with S3Store(config) as store:
             yield server, store

@@ -59,6 +59,7 @@ def run(
     tries_max: int = 8,
     connections_max: int = 128,
     receive_buffer: int = 0,
+    offline_wait_s: float = 10.0,
 ) -> None:
     async def main() -> None:
         with trio.fail_after(400):
@@ -66,6 +67,7 @@ def run(
                 tries_max=tries_max,
                 connections_max=connections_max,
                 receive_buffer=receive_buffer,
+                offline_wait_s=offline_wait_s,
             ) as (server, store):
                 await body(server, store)
                 assert (await store.statistics())["requests_running"] == 0
@@ -97,6 +99,45 @@ def test_a_store_that_hangs_for_ever_is_a_deadline_error_in_the_end() -> None:
         assert len(server.seen) == 3
 
     run(body, tries_max=3)
+
+
+def test_reads_are_not_tried_again_and_again_while_nobody_answers() -> None:
+    """One look at a time, until the store is back; then at once."""
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        told: list[str] = []
+        store.on_outage = told.append
+        server.objects["key"] = b"content"
+        server.usually = reset
+        while not store.outage:
+            with pytest.raises(NetworkError):
+                await store.head("key")
+        tried = len(server.seen)
+        for _ in range(5):
+            with pytest.raises(NetworkError):
+                await store.head("key")
+        assert len(server.seen) - tried <= 5, "eight tries each before"
+        server.usually = behave
+        assert (await store.get("key"))[1] == b"content"
+        assert not store.outage
+        assert [bool(reason) for reason in told] == [True, False]
+
+    run(body, offline_wait_s=0)
+
+
+def test_reads_wait_for_the_end_of_an_outage_as_long_as_they_may() -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = b"content"
+        server.usually = reset
+        with trio.move_on_after(30):
+            await store.head("key")
+        assert store.outage, "the request waits on, though its tries would be used up"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.get, "key")
+            await trio.sleep(60)
+            server.usually = behave
+
+    run(body, tries_max=10_000, offline_wait_s=600)
 
 
 def test_learned_latency_makes_deadlines_wait_for_a_slow_store() -> None:
