@@ -31,8 +31,8 @@ SKIP_ROWS_MAX = 200
 MIGRATIONS = (
     """
     -- path: relative to the folder. bucket, version_id, etag: the version that the bytes are; NULL and '' where
-    -- it was not told. unlike: the ETag that the bytes were found not to have, '' if none. run: of checkout,
-    -- counted up; the least are forgotten first.
+    -- it was not told, or where they are none. unlike: the ETag that the bytes were found not to have, '' if none.
+    -- run: of checkout, counted up; the least are forgotten first.
     CREATE TABLE file (
         path TEXT PRIMARY KEY, bucket TEXT NOT NULL, version_id TEXT, etag TEXT NOT NULL,
         size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
@@ -54,7 +54,8 @@ _COLUMNS = (
 
 
 class Row(NamedTuple):
-    """One file as it was seen. ``etag`` is empty and ``unlike`` is set when it was not the wanted version.
+    """One file as it was seen. ``unlike`` is an ETag that it was found not to have.
+    With an empty ``bucket`` it was no version at all.
 
     ``is_proven``: ``False`` where it came from the store so, and nothing could tell whether it is right.
     """
@@ -80,6 +81,11 @@ class Row(NamedTuple):
             and self.inode == found.st_ino
         )
 
+    @property
+    def is_checkouts(self) -> bool:
+        """Did a checkout put these bytes there, or find them right? Else they were only seen."""
+        return bool(self.bucket)
+
     def holds(self, entry: Entry) -> bool:
         """Were the bytes those of this version?
 
@@ -90,7 +96,7 @@ class Row(NamedTuple):
             return False
         if entry.etag and self.etag:
             return entry.etag == self.etag
-        if entry.version_id in (None, "null") or (self.unlike and not self.etag):
+        if entry.version_id in (None, "null") or not self.is_checkouts:
             return False
         return entry.version_id == self.version_id and entry.bucket == self.bucket
 

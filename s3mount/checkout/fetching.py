@@ -13,7 +13,7 @@ import xxhash
 
 from s3mount.checkout import comparing
 from s3mount.checkout.paths import permissions
-from s3mount.checkout.placing import Landing, Placer
+from s3mount.checkout.placing import Guard, Landing, Placer
 from s3mount.errors import (
     ChecksumError,
     DiskFullError,
@@ -76,8 +76,8 @@ class Fetcher:
         self._slots = trio.CapacityLimiter(RANGES_AT_ONCE)
         self._hashing = trio.CapacityLimiter(HASHING_THREADS)
 
-    async def fetch(self, store: Store, entry: Entry, path: str) -> Fetched:
-        """Download ``entry`` to ``path``, checked, in place of what is there.
+    async def fetch(self, store: Store, entry: Entry, path: str, guard: Guard | None) -> Fetched:
+        """Download ``entry`` to ``path``, checked, in place of what is there, unless ``guard`` spares that.
 
         What has another digest than the store keeps is fetched once more. After an error, and after cancellation,
         the old file is still there and nothing else. Raises the store's errors: NoSuchKeyError where the
@@ -85,13 +85,13 @@ class Fetcher:
         ChecksumError where bytes changed on the way; and LocalDiskError.
         """
         if entry.size is None or entry.size <= SMALL_BYTES:
-            entry, fetched = await self._fetch_small(store, entry, path)
+            entry, fetched = await self._fetch_small(store, entry, path, guard)
             if fetched is not None:
                 return fetched
-        return await self._fetch_large(store, entry, path)
+        return await self._fetch_large(store, entry, path, guard)
 
     async def _fetch_small(
-        self, store: Store, entry: Entry, path: str
+        self, store: Store, entry: Entry, path: str, guard: Guard | None
     ) -> tuple[Entry, Fetched | None]:
         """The entry as the store completes it, and the file unless it turns out to be large."""
         seen: set[bytes] = set()
@@ -120,10 +120,12 @@ class Fetcher:
                 self._insist(entry, seen, by_checksum)
                 verdict = None
         mode, mtime_ns = self._attributes(entry, info)
-        found = self._placer.put(path, data, mode, mtime_ns)
+        found = self._placer.put(path, data, mode, mtime_ns, guard)
         return entry, Fetched(entry, found, digest, bool(verdict))
 
-    async def _fetch_large(self, store: Store, entry: Entry, path: str) -> Fetched:
+    async def _fetch_large(
+        self, store: Store, entry: Entry, path: str, guard: Guard | None
+    ) -> Fetched:
         size = entry.size or 0
         landing = self._placer.begin(size)
         seen: set[bytes] = set()
@@ -152,7 +154,7 @@ class Fetcher:
                     self._insist(entry, seen, by_checksum)
                     verdict = None
             mode, mtime_ns = self._attributes(entry, info)
-            found = self._placer.place(landing, path, mode, mtime_ns)
+            found = self._placer.place(landing, path, mode, mtime_ns, guard)
         finally:
             self._placer.give_up(landing)
         return Fetched(entry, found, digest, bool(verdict))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 HIDDEN = ".s3mount-checkout"
 """The folder's own hidden folder, for files that are not whole yet; gone when nothing is in it."""
+ASIDE = re.compile(r"(.+)\.orig(?:\.[0-9]+)?", re.DOTALL)
+"""The name under which a file that was edited here is kept, beside the version that took its place."""
 NAME_BYTES_MAX = 255
 """NAME_MAX of Linux's file systems; the target tells its own."""
 

@@ -6,13 +6,39 @@ import contextlib
 import errno
 import itertools
 import os
+import stat
+from typing import NamedTuple
 
 from s3mount.checkout.folders import Folders
 from s3mount.checkout.paths import native, split
 from s3mount.checkout.target import Target
 from s3mount.errors import DiskFullError, LocalDiskError
 
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+ASIDES_MAX = 1000
+"""So many files are kept aside of one."""
+
+
+class Guard(NamedTuple):
+    """What a new file may take the place of: what was ``seen`` there (``None``: nothing).
+
+    Something else that is there by now is kept aside, and with ``is_edited`` so is that.
+    """
+
+    seen: os.stat_result | None
+    is_edited: bool
+
+    def spares(self, there: os.stat_result) -> bool:
+        """Is it to be kept?"""
+        seen = self.seen
+        if seen is None or self.is_edited:
+            return True
+        return (there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns) != (
+            *(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns),
+        )
 
 
 class Landing:
@@ -36,6 +62,8 @@ class Placer:
         self.folders = Folders(target.root)
         self._numbers = itertools.count(1)
         self._promised_bytes = 0
+        self.kept_aside: list[tuple[str, str]] = []
+        """The paths of files that were kept aside, and where."""
 
     def close(self) -> None:
         """Close the folders. Repeatable."""
@@ -76,7 +104,14 @@ class Placer:
         landing.descriptor = -1
         self._promised_bytes -= landing.size_bytes
 
-    def put(self, path: str, data: bytes, mode: int | None, mtime_ns: int | None) -> os.stat_result:
+    def put(
+        self,
+        path: str,
+        data: bytes,
+        mode: int | None,
+        mtime_ns: int | None,
+        guard: Guard | None,
+    ) -> os.stat_result:
         """Write a whole file; its stat. Errors as for ``place``."""
         landing = self.begin(0)
         try:
@@ -86,13 +121,19 @@ class Placer:
         except OSError as error:
             self.give_up(landing)
             raise disk_error(path, error) from error
-        return self.place(landing, path, mode, mtime_ns)
+        return self.place(landing, path, mode, mtime_ns, guard)
 
     def place(
-        self, landing: Landing, path: str, mode: int | None, mtime_ns: int | None
+        self,
+        landing: Landing,
+        path: str,
+        mode: int | None,
+        mtime_ns: int | None,
+        guard: Guard | None,
     ) -> os.stat_result:
         """Give a temporary file its attributes and its name, in place of the file that has it now; its stat.
 
+        What ``guard`` spares is kept aside first; without one nothing is.
         What fails leaves the old file, and no temporary one. Raises LocalDiskError: where a folder or, on
         the way, a symbolic link is in the way, among others.
         """
@@ -103,6 +144,9 @@ class Placer:
             if mtime_ns is not None:
                 os.utime(landing.descriptor, ns=(mtime_ns, mtime_ns))
             into = self.folders.find(folder, make=True)
+            assert into is not None
+            if guard is not None:
+                self._spare(guard, path, name, into)
             os.rename(landing.name, native(name), src_dir_fd=self._hidden, dst_dir_fd=into)
             found = os.fstat(landing.descriptor)
         except OSError as error:
@@ -110,6 +154,16 @@ class Placer:
             raise disk_error(path, error) from error
         self._let_go(landing)
         return found
+
+    def _spare(self, guard: Guard, path: str, name: str, folder: int) -> None:
+        try:
+            there = os.stat(native(name), dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(there.st_mode) or not guard.spares(there):
+            return
+        aside = _keep_aside(name, folder)
+        self.kept_aside.append((path, path[: len(path) - len(name)] + aside))
 
     def adjust(self, path: str, mode: int | None, mtime_ns: int | None) -> os.stat_result:
         """Set the attributes of a file whose bytes are right; its stat. Errors as for ``place``."""
@@ -124,6 +178,38 @@ class Placer:
             raise disk_error(path, error) from error
         finally:
             os.close(descriptor)
+
+
+def _keep_aside(name: str, folder: int) -> str:
+    """Give a file a second name, beside its own, that is not taken; that name. Raises OSError."""
+    for number in range(ASIDES_MAX):
+        aside = f"{name}.orig" + (f".{number}" if number else "")
+        try:
+            os.link(
+                *(native(name), native(aside)),
+                src_dir_fd=folder,
+                dst_dir_fd=folder,
+                follow_symlinks=False,
+            )
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # A file system without hard links, or a file of somebody else: it is renamed.
+            if _is_there(aside, folder):
+                continue
+            os.rename(native(name), native(aside), src_dir_fd=folder, dst_dir_fd=folder)
+        return aside
+    raise OSError(errno.EEXIST, f"{ASIDES_MAX} files were kept aside of it already")
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(native(name), dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def open_file(folders: Folders, path: str) -> int:

@@ -12,7 +12,16 @@ import msgspec
 
 from s3mount.checkout.digests import DigestIndex, Row
 from s3mount.checkout.folders import Folders, ObstacleError
-from s3mount.checkout.paths import HIDDEN, Folding, Spellings, as_text, native, permissions, refusal
+from s3mount.checkout.paths import (
+    ASIDE,
+    HIDDEN,
+    Folding,
+    Spellings,
+    as_text,
+    native,
+    permissions,
+    refusal,
+)
 from s3mount.checkout.picture import Notes
 from s3mount.checkout.summary import Failures
 from s3mount.checkout.target import Target
@@ -45,7 +54,8 @@ class Doomed(NamedTuple):
 class Step(NamedTuple):
     """One thing to do about one entry.
 
-    ``row`` is what is remembered of the file there; ``obstacle`` must go first.
+    ``row`` is what is remembered of the file there; ``obstacle`` must go first. ``seen`` is what was there,
+    ``edited`` what a checkout put there, where it may have been edited since.
     """
 
     kind: Kind
@@ -53,6 +63,17 @@ class Step(NamedTuple):
     entry: Entry
     row: Row | None = None
     obstacle: Doomed | None = None
+    seen: os.stat_result | None = None
+    edited: Row | None = None
+
+    @property
+    def is_edited(self) -> bool | None:
+        """Was the file edited here since it was checked out? ``None``: only its bytes tell."""
+        if self.edited is None or self.seen is None:
+            return False
+        if not stat.S_ISREG(self.seen.st_mode) or self.seen.st_size != self.edited.size:
+            return True
+        return None
 
 
 class Seen(msgspec.Struct):
@@ -229,16 +250,19 @@ class Planner:
             if not self._may_go(path, found):
                 return "a folder is in the way"
             return Step(Kind.FETCH, path, entry, None, Doomed(path, True))
-        if not stat.S_ISREG(mode) or (entry.size is not None and entry.size != found.st_size):
-            return Step(Kind.FETCH, path, entry)
         row = self._index.find(path) if self._index is not None else None
+        edited = row if row is not None and row.is_checkouts and not row.is_of(found) else None
+        if not stat.S_ISREG(mode) or (entry.size is not None and entry.size != found.st_size):
+            return Step(Kind.FETCH, path, entry, seen=found, edited=edited)
         if row is not None and not row.is_proven and not self._accept_unproven:
-            row = None
+            # It tells what was put there, and not that it is right.
+            row = row._replace(etag="", version_id=None)
         if row is None or not row.is_of(found):
-            return Step(Kind.CHECK, path, entry, row)
+            return Step(Kind.CHECK, path, entry, row, None, found, edited)
         if not row.holds(entry):
             sure = entry.etag and entry.etag == row.unlike
-            return Step(Kind.FETCH if sure else Kind.CHECK, path, entry, row)
+            kind = Kind.FETCH if sure else Kind.CHECK
+            return Step(kind, path, entry, row, None, found, edited)
         if wants_adjusting(entry, found):
             return Step(Kind.ADJUST, path, entry, row)
         if not row.is_proven:
@@ -304,7 +328,7 @@ class Planner:
         device = os.fstat(where).st_dev
         for found in os.scandir(where):
             name = as_text(found.name)
-            if name in wanted:
+            if name in wanted or _is_aside_of(name, wanted):
                 continue
             path = f"{folder}/{name}" if folder else name
             is_folder = found.is_dir(follow_symlinks=False)
@@ -312,6 +336,12 @@ class Planner:
                 continue
             if is_folder or self._selection.takes_all or self._selection.takes(path):
                 self.extras.append(Doomed(path, is_folder))
+
+
+def _is_aside_of(name: str, wanted: set[str]) -> bool:
+    """Is it what was kept aside of a file that is wanted?"""
+    aside = ASIDE.fullmatch(name)
+    return aside is not None and aside[1] in wanted
 
 
 def wants_adjusting(entry: Entry, found: os.stat_result) -> bool:

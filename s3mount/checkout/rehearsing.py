@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from s3mount.checkout import comparing
 from s3mount.checkout.digests import DigestIndex, Row, row_of
 from s3mount.checkout.folders import Folders
+from s3mount.checkout.options import Changed
 from s3mount.checkout.placing import open_file
 from s3mount.checkout.planning import Kind, Step
 from s3mount.checkout.removing import Remover
 from s3mount.checkout.summary import Failures, Summary
 from s3mount.checkout.target import Target
 from s3mount.errors import LocalDiskError
+from s3mount.manifest.model import Entry
 from s3mount.patterns import PathFilter
 
 
@@ -28,7 +30,9 @@ class Rehearsal:
         summary: Summary,
         failures: Failures,
         tell: Callable[[str, str, int], None],
+        changed: Changed,
     ) -> None:
+        self._changed = changed
         self._folders = Folders(target.root) if target.root is not None else None
         self._index = index
         self._summary = summary
@@ -59,11 +63,18 @@ class Rehearsal:
                 if step.kind is Kind.UNPROVEN:
                     summary.note_unproven(step.path)
                     continue
-                if step.kind is Kind.ADJUST or (step.kind is Kind.CHECK and self._is_right(step)):
+                is_right, digest = self._look_at(step) if step.kind is Kind.CHECK else (False, b"")
+                if step.kind is Kind.ADJUST or is_right:
                     summary.right += 1
                     summary.right_bytes += step.entry.size or 0
                     summary.adjusted += step.kind is Kind.ADJUST
                     continue
+                if self._changed is not Changed.OVERWRITE and self._is_edited(step, digest):
+                    is_left = self._changed is Changed.KEEP
+                    summary.note_edited(step.path, None)
+                    self._tell("leave" if is_left else "keep aside", step.path, 0)
+                    if is_left:
+                        continue
             except (LocalDiskError, OSError) as error:
                 why = error.strerror if isinstance(error, OSError) else str(error)
                 self._failures.add(step.path, step.entry, str(why))
@@ -72,7 +83,20 @@ class Rehearsal:
             summary.downloaded_bytes += step.entry.size or 0
             self._tell("download", step.path, step.entry.size or 0)
 
-    def _is_right(self, step: Step) -> bool:
+    def _is_edited(self, step: Step, digest: bytes) -> bool:
+        if step.is_edited is not None or step.edited is None or step.seen is None:
+            return bool(step.is_edited)
+        if not digest:
+            assert self._folders is not None
+            descriptor = open_file(self._folders, step.path)
+            try:
+                digest = comparing.hash_file(descriptor, step.seen.st_size, "").digest
+            finally:
+                os.close(descriptor)
+        return digest != step.edited.digest
+
+    def _look_at(self, step: Step) -> tuple[bool, bytes]:
+        """Is the file that is there right, and what is its digest? What was found is remembered."""
         assert self._folders is not None
         entry = step.entry
         descriptor = open_file(self._folders, step.path)
@@ -80,16 +104,23 @@ class Rehearsal:
             verdict = comparing.compare(descriptor, entry, step.row)
         finally:
             os.close(descriptor)
-        if not verdict.digest:
-            return False
-        found = verdict.found
-        self._summary.hashed += 1
-        self._summary.hashed_bytes += found.st_size
-        if self._index is None:
-            return bool(verdict.is_right)
+        if verdict.digest:
+            self._summary.hashed += 1
+            self._summary.hashed_bytes += verdict.found.st_size
+            if self._index is not None:
+                self._remember(step, entry, verdict, self._index)
+        return bool(verdict.is_right), verdict.digest
+
+    def _remember(
+        self, step: Step, entry: Entry, verdict: comparing.Verdict, index: DigestIndex
+    ) -> None:
+        """What was found; but what a checkout put there is not forgotten, as it tells what was edited since."""
+        found, row = verdict.found, step.row
         if verdict.is_right:
-            self._index.put(row_of(step.path, entry, found, verdict.digest))
+            index.put(row_of(step.path, entry, found, verdict.digest))
+        elif row is not None and row.is_checkouts:
+            if row.is_of(found):
+                index.put(row._replace(unlike=entry.etag))
         elif entry.etag:
             stat = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-            self._index.put(Row(step.path, "", None, "", *stat, verdict.digest, entry.etag))
-        return bool(verdict.is_right)
+            index.put(Row(step.path, "", None, "", *stat, verdict.digest, entry.etag))

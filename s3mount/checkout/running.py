@@ -143,6 +143,7 @@ class Run:
                 notes=self._notes,
                 watch=self._watch,
                 accept_unproven=self._options.accept_unproven,
+                changed=self._options.changed,
             )
             try:
                 trio.run(work.run, strict_exception_groups=True)
@@ -159,7 +160,13 @@ class Run:
         from s3mount.checkout.rehearsing import Rehearsal
 
         rehearsal = Rehearsal(
-            self._target, self._index, self._selection, self._summary, self._failures, self._tell
+            self._target,
+            self._index,
+            self._selection,
+            self._summary,
+            self._failures,
+            self._tell,
+            self._options.changed,
         )
         try:
             rehearsal.run(steps)

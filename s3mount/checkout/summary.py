@@ -53,7 +53,8 @@ class Summary(msgspec.Struct):
     """Counts of files and bytes. ``stopped`` says why the rest was given up, where it was.
 
     ``unproven``: files that are there as the store sent them, without a digest that could tell whether they
-    are right; not among ``right``. ``is_rehearsal``: ``downloaded``, ``deleted`` and
+    are right; not among ``right``. ``edited``: files that were edited here and are kept, as they
+    are or (``asides``: by their paths, where) beside the version. ``is_rehearsal``: ``downloaded``, ``deleted`` and
     ``adjusted`` are what would have been.
     """
 
@@ -71,6 +72,9 @@ class Summary(msgspec.Struct):
     left_out: int = 0
     unproven: int = 0
     unproven_paths: list[str] = []
+    edited: int = 0
+    edited_paths: list[str] = []
+    asides: dict[str, str] = {}
     leftovers: int = 0
     failed: int = 0
     failures: list[Failure] = []
@@ -88,6 +92,14 @@ class Summary(msgspec.Struct):
         if len(self.unproven_paths) < FAILURES_KEPT_MAX:
             self.unproven_paths.append(path)
 
+    def note_edited(self, path: str, aside: str | None) -> None:
+        """Count a file that was edited here and stays, or that lies at ``aside`` now; the first are kept by name."""
+        self.edited += 1
+        if len(self.edited_paths) < FAILURES_KEPT_MAX:
+            self.edited_paths.append(path)
+            if aside is not None:
+                self.asides[path] = aside
+
     def take(self, *found: Failures) -> None:
         """Add what failed, in the order of paths."""
         self.failed += sum(failures.count for failures in found)
@@ -98,6 +110,17 @@ class Summary(msgspec.Struct):
         """All of it, for programs."""
         told: dict[str, Any] = msgspec.to_builtins(self)
         return told
+
+    def edited_lines(self) -> list[str]:
+        """What became of the first files that were edited here, a line each, and how many more there are."""
+        shown = self.edited_paths[:FAILURES_SHOWN_MAX]
+        lines = [
+            f"{path} was edited here: "
+            + (f"kept as {self.asides[path]}" if path in self.asides else "left as it is")
+            for path in shown
+        ]
+        more = self.edited - len(shown)
+        return [*lines, *([f"{more:,} more were edited here; --json names them"] if more else [])]
 
     def failure_lines(self) -> list[str]:
         """The first failures, a line each, and how many more there are for each reason."""

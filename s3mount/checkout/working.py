@@ -15,9 +15,10 @@ import trio
 from s3mount.checkout import comparing
 from s3mount.checkout.digests import DigestIndex, Row, row_of
 from s3mount.checkout.fetching import SMALL_BYTES, Fetcher, StoredIn, digests_of
+from s3mount.checkout.options import Changed
 from s3mount.checkout.paths import permissions
 from s3mount.checkout.picture import Notes
-from s3mount.checkout.placing import Placer, open_file
+from s3mount.checkout.placing import Guard, Placer, open_file
 from s3mount.checkout.planning import Kind, Step, wants_adjusting
 from s3mount.checkout.removing import Remover
 from s3mount.checkout.summary import Failures, Progress, Summary
@@ -104,8 +105,9 @@ class Work:
         notes: Notes,
         watch: Callable[[Progress], None],
         accept_unproven: bool,
+        changed: Changed,
     ) -> None:
-        self._accept_unproven = accept_unproven
+        self._changed = changed
         self._steps = steps
         self._ahead: deque[Step] = deque()
         self._planning = trio.Lock()
@@ -199,8 +201,8 @@ class Work:
                 self._note_unproven(step.path)
             elif step.kind is Kind.ADJUST:
                 self._adjust(step.path, step.entry, step.row)
-            elif step.kind is Kind.FETCH or not await self._is_right(step):
-                await self._fetch(step)
+            else:
+                await self._make_right(step)
         except (DiskFullError, NoCredentialsError, ExpiredCredentialsError, EngineError):
             raise
         except S3MountError as error:
@@ -218,10 +220,13 @@ class Work:
 
     def _clear(self, step: Step) -> None:
         assert step.obstacle is not None
+        before = self._remover.removed
         try:
             self._remover.remove(step.obstacle)
         except OSError as error:
             raise LocalDiskError(f"{step.obstacle.path}: {error.strerror}") from error
+        finally:
+            self._summary.deleted += self._remover.removed - before
 
     def _make_folder(self, step: Step) -> None:
         try:
@@ -247,8 +252,40 @@ class Work:
         self._summary.note_unproven(path)
         self._notes.give_up()
 
-    async def _is_right(self, step: Step) -> bool:
-        """Read the file that is there; note it where it is right."""
+    async def _make_right(self, step: Step) -> None:
+        """Fetch the version unless it is there already; what was edited here is spared."""
+        is_right, digest = (False, b"") if step.kind is Kind.FETCH else await self._look_at(step)
+        if is_right:
+            return
+        if self._changed is Changed.OVERWRITE:
+            await self._fetch(step, None)
+            return
+        is_edited = await self._is_edited(step, digest)
+        if is_edited and self._changed is Changed.KEEP:
+            self._summary.note_edited(step.path, None)
+            self._notes.give_up()
+            return
+        await self._fetch(step, Guard(step.seen, is_edited))
+
+    async def _is_edited(self, step: Step, digest: bytes) -> bool:
+        """Was the file edited here since it was checked out? ``digest`` is its own where it was read already."""
+        if step.is_edited is not None or step.edited is None or step.seen is None:
+            return bool(step.is_edited)
+        if not digest:
+            descriptor = open_file(self._placer.folders, step.path)
+            try:
+                hashes = await trio.to_thread.run_sync(
+                    comparing.hash_file, descriptor, step.seen.st_size, "", limiter=self._hashing
+                )
+            except OSError as error:
+                raise LocalDiskError(str(error.strerror)) from error
+            finally:
+                os.close(descriptor)
+            digest = hashes.digest
+        return digest != step.edited.digest
+
+    async def _look_at(self, step: Step) -> tuple[bool, bytes]:
+        """Read the file that is there; is it right (then it is noted), and what is its digest?"""
         entry = step.entry
         if not entry.etag and not (step.row is not None and step.row.holds(entry)):
             entry = await self._ask(entry)
@@ -266,14 +303,14 @@ class Work:
             if digests is not None and tells_more and digests.etag == entry.etag:
                 verdict = await self._compare(step, entry, digests)
         if not verdict.is_right:
-            return False
+            return False, verdict.digest
         is_proven = step.row is None or step.row.is_proven or not step.row.holds(entry)
         row = row_of(step.path, entry, verdict.found, verdict.digest, is_proven=is_proven)
         if wants_adjusting(entry, verdict.found):
             self._adjust(step.path, entry, row)
         else:
             self._count_right(step.path, entry, verdict.found, row)
-        return True
+        return True, verdict.digest
 
     async def _ask(self, entry: Entry) -> Entry:
         """What S3 says of an entry of which the manifest says little: cheaper than its bytes."""
@@ -309,11 +346,13 @@ class Work:
             self._summary.hashed_bytes += verdict.found.st_size
         return verdict
 
-    async def _fetch(self, step: Step) -> None:
+    async def _fetch(self, step: Step, guard: Guard | None) -> None:
         store = await self._stores.of(step.entry.bucket)
-        fetched = await self._fetcher.fetch(store, step.entry, step.path)
+        fetched = await self._fetcher.fetch(store, step.entry, step.path, guard)
         self._patience.heard()
         self._summary.downloaded += 1
+        while self._placer.kept_aside:
+            self._summary.note_edited(*self._placer.kept_aside.pop())
         proven = fetched.is_proven
         self._remember(step.path, fetched.entry, fetched.found, fetched.digest, is_proven=proven)
 
@@ -325,7 +364,7 @@ class Work:
             self._notes.file(path, found)
         else:
             self._note_unproven(path)
-        if self._index is not None and (is_proven or self._accept_unproven):
+        if self._index is not None:
             self._index.put(row_of(path, entry, found, digest, is_proven=is_proven))
 
 

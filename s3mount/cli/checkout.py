@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only these; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="None of these; repeatable.")
 @click.option(
+    "--keep-changed", is_flag=True, help="Leave what was edited in DIR since its last checkout."
+)
+@click.option(
+    "--overwrite-changed",
+    is_flag=True,
+    help="Replace it.  [default: keep it beside the version, as NAME.orig]",
+)
+@click.option(
     "--accept-unproven",
     is_flag=True,
     help="What neither ETag nor checksum proves is not fetched again the next time.",
@@ -43,15 +51,18 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
     """Make DIR hold exactly the versions that MANIFEST names, as files.
 
     What is there and right is left alone: known by size, times and the digest remembered of it, else by its
-    ETag. Each file appears whole; interrupted or killed, the next run does the rest.
+    ETag or checksum. Each file appears whole; interrupted or killed, the next run does the rest. What was
+    edited in DIR since it was checked out is kept beside the version, as NAME.orig.
 
     MANIFEST is a file, - for standard input, or s3://BUCKET/KEY.
 
     Exit status 0: all of it is there. 1: something is not, which is named; the rest is.
     """
     from s3mount.app.checkout import check_out_manifest
-    from s3mount.checkout.options import Options
+    from s3mount.checkout.options import Changed, Options
 
+    if given["keep_changed"] and given["overwrite_changed"]:
+        raise click.UsageError("--keep-changed and --overwrite-changed contradict each other")
     options = Options(
         cache_dir=Path(absolute(given["cache_dir"]) or default_cache_dir()),
         include=given["include"],
@@ -59,6 +70,11 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
         delete=given["delete"],
         is_rehearsal=given["dry_run"],
         accept_unproven=given["accept_unproven"],
+        changed=Changed.KEEP
+        if given["keep_changed"]
+        else Changed.OVERWRITE
+        if given["overwrite_changed"]
+        else Changed.ASIDE,
     )
     shown = _Shown(quiet=given["quiet"] or given["as_json"])
     try:
@@ -108,7 +124,8 @@ class _Shown:
 
     def tell(self, action: str, path: str, size_bytes: int) -> None:
         if not self._quiet:
-            click.echo(f"would {action} {path}")
+            edited = " (edited here)" if action in ("keep aside", "leave") else ""
+            click.echo(f"would {action} {path}{edited}")
 
     def warn(self, line: str) -> None:
         self.clear()
@@ -128,6 +145,8 @@ def _report(summary: Summary, folder: Path, *, as_json: bool, quiet: bool) -> No
         click.echo(_in_words(summary))
     if as_json:
         return
+    for line in () if quiet or summary.is_rehearsal else summary.edited_lines():
+        click.echo(f"s3mount: {line}", err=True)
     for line in summary.failure_lines():
         click.echo(f"s3mount: {line}", err=True)
     if summary.stopped:
@@ -147,6 +166,8 @@ def _in_words(summary: Summary) -> str:
         parts.append(f"{summary.unproven:,} not proven by any digest")
     if summary.deleted:
         parts.append(f"{summary.deleted:,} {would}deleted")
+    if summary.edited:
+        parts.append(f"{summary.edited:,} edited here")
     if summary.left_out:
         parts.append(f"{summary.left_out:,} left out")
     if summary.failed:

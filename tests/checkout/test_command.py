@@ -66,7 +66,8 @@ def test_fresh_then_nothing_then_only_what_differs(checkout: Checkout, relay: Re
     (checkout.folder / "large").write_bytes(large[:-1] + b"!")
     told = checkout.summary(endpoint_url=relay.url)
     assert (told["right"], told["downloaded"]) == (60, 2)
-    assert checkout.files() == expected
+    assert checkout.files() == expected | {"large.orig": large[:-1] + b"!"}
+    assert told["asides"] == {"large": "large.orig"}
 
 
 def test_a_folder_that_another_tool_filled(checkout: Checkout, relay: Relay) -> None:

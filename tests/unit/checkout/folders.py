@@ -13,7 +13,7 @@ import trio
 
 from s3mount.app.checkout import stored_in
 from s3mount.checkout.checkout import check_out
-from s3mount.checkout.options import Options
+from s3mount.checkout.options import Changed, Options
 from s3mount.checkout.summary import Summary
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectHeaders
@@ -95,6 +95,7 @@ class World:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         accept_unproven: bool = False,
+        changed: Changed = Changed.ASIDE,
     ) -> Summary:
         """Check out into the folder."""
         self.told.clear()
@@ -119,6 +120,7 @@ class World:
                 include=tuple(include),
                 exclude=tuple(exclude),
                 accept_unproven=accept_unproven,
+                changed=changed,
             ),
             open_store=self._open,
             stored_in=stored_in,

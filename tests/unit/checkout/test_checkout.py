@@ -65,7 +65,9 @@ def test_only_what_differs(world: World) -> None:
     wanted[6] = world.put("f6", b"another")
     summary = world.check_out(wanted)
     assert (summary.downloaded, summary.right) == (4, 16)
-    assert world.files() == {f"f{n}": b"content %d" % n for n in range(20)} | {"f6": b"another"}
+    edited = {"f3.orig": b"content X", "f5.orig": b"longer than it was"}
+    right = {f"f{n}": b"content %d" % n for n in range(20)} | {"f6": b"another"}
+    assert world.files() == right | edited
 
 
 def test_changed_bytes_under_the_old_time_are_seen(world: World) -> None:

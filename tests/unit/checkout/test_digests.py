@@ -112,7 +112,7 @@ def test_which_version_a_row_holds(entry: Entry, holds: bool) -> None:
 def test_a_null_version_is_not_known_by_its_name() -> None:
     entry = Entry("b", "k", "null")
     assert not row("k", version_id="null").holds(entry)
-    assert not row("k", etag="", unlike="e9").holds(Entry("b", "k", "v1"))
+    assert not row("k", bucket="", etag="", unlike="e9").holds(Entry("b", "k", "v1"))
 
 
 def test_untouched(tmp_path: Path) -> None:
