@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 NAME_BYTES_MAX = 255
 """Linux's NAME_MAX."""
 
@@ -31,3 +33,18 @@ def normal_prefix(text: str) -> str:
     """
     stripped = text.strip("/")
     return f"{stripped}/" if stripped else ""
+
+
+TRIAL_PREFIX = f"{OWN_NAME}/probe-"
+"""Below a mount's top: keys under which it tries what the store honours, removed again at once."""
+
+_TRIAL = re.compile(r"(?:^|/)\.s3mount/probe-[0-9]+-[0-9a-f]+(?:\.|/|$)")
+
+
+def is_trial_key(key: str) -> bool:
+    """Is ``key`` one under which a mount tries the store? Such keys are nobody's files.
+
+    >>> [is_trial_key(t) for t in (".s3mount/probe-7-1f.copy", "a/.s3mount/probe-7-1f", ".s3mount/probe-x", "b")]
+    [True, True, False, False]
+    """
+    return ".s3mount/probe-" in key and _TRIAL.search(key) is not None

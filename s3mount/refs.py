@@ -252,9 +252,15 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     ``if_match`` / ``if_absent``: conditional PutObject is refused with 412 when it must be; so are
     CompleteMultipartUpload, CopyObject, CopyObject of a source with another ETag, and DeleteObject, in the others.
+    Each is tried with a condition that holds and with one that does not.
     ``checksum``: the strongest ``x-amz-checksum-*`` it verifies (``crc64nvme``, ``crc32c``, ``crc32``), else ``None``.
     ``reason``: why something was not tried, for people. ``etag_is_md5``: what a PUT makes has the MD5 of its bytes
-    as ETag (not where the bucket encrypts with SSE-KMS).
+    as ETag (not where the bucket encrypts with SSE-KMS). ``unusable``: conditions that the store refuses even where
+    they hold, as "COPY If-None-Match"; they are never sent. ``atomic``: of eight conditional PUTs at once exactly one
+    won. ``content_md5``: it verifies Content-MD5. ``copied_checksums``: a part made by UploadPartCopy counts in an
+    upload with checksums. ``markers``: a key that ends in ``/`` is an object of its own, with keys below it;
+    ``marker_metadata``: such an object keeps its metadata. ``lists_versions``: ListObjectVersions is answered.
+    ``version_dates``: its versions are all listed, each dated when it was written.
     """
 
     if_match: bool | None = None
@@ -266,3 +272,11 @@ class Capabilities(msgspec.Struct, frozen=True):
     copy_source_condition: bool | None = None
     delete_condition: bool | None = None
     etag_is_md5: bool | None = None
+    unusable: tuple[str, ...] = ()
+    atomic: bool | None = None
+    content_md5: bool | None = None
+    copied_checksums: bool | None = None
+    markers: bool | None = None
+    marker_metadata: bool | None = None
+    lists_versions: bool | None = None
+    version_dates: bool | None = None

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from s3mount.s3.lacks import describe_lacks
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 TOP_MARKER = ".s3mount/"
 """The key, below a mount's prefix, that keeps the attributes of its top folder."""
@@ -185,7 +187,8 @@ def to_text(snapshot: Snapshot) -> str:
     )
     lines.extend(map(_damaged, snapshot.damaged))
     if snapshot.store_honours:
-        lines.append(f"  {describe_honours(snapshot.store_honours)}")
+        told = describe_honours(snapshot.store_honours, snapshot.versioning)
+        lines.extend(f"  {line}" for line in told)
     if snapshot.state_dir:
         lines.append(f"  state {snapshot.state_dir}")
     if snapshot.cache_dir:
@@ -286,22 +289,35 @@ HONOURS = {
 }
 
 
-def describe_honours(honours: dict[str, Any]) -> str:
-    """What the store was seen to honour, and what not, in words."""
+def describe_honours(honours: dict[str, Any], versioning: str | None = None) -> list[str]:
+    """What the store was seen to honour, and what it lacks, a line for each thing."""
     said = []
-    for value, what in ((True, "honours"), (False, "does not honour"), (None, "was not tried for")):
-        names = [name for field, name in HONOURS.items() if honours.get(field) is value]
-        if names:
-            said.append(f"{what} {', '.join(names)}")
+    if all(honours.get(field) for field in HONOURS):
+        said.append("honours every condition of writes and deletions")
+    else:
+        for value, what in _HONOURED:
+            names = [name for field, name in HONOURS.items() if honours.get(field) is value]
+            if names:
+                said.append(f"{what} {', '.join(names)}")
     if any(honours.get(field) is False for field in HONOURS):
         said.append("where it does not, a look just before each write stands for it")
     if honours.get("etag_is_md5") is False:
         said.append("gives ETags that are no MD5s")
-    if honours.get("checksum"):
-        said.append(f"verifies {honours['checksum']}")
+    if honours.get("checksum") or honours.get("content_md5"):
+        said.append(f"verifies {honours.get('checksum') or 'Content-MD5'}")
+    if versioning in _VERSIONS:
+        said.append(_VERSIONS[versioning])
     if honours.get("reason"):
         said.append(str(honours["reason"]))
-    return f"S3 {'; '.join(said)}"
+    return [f"S3 {'; '.join(said)}", *(f"S3 {lack}" for lack in describe_lacks(honours))]
+
+
+_HONOURED = ((True, "honours"), (False, "does not honour"), (None, "was not tried for"))
+_VERSIONS = {
+    "enabled": "keeps versions",
+    "suspended": "keeps no new versions (suspended)",
+    "off": "keeps no versions",
+}
 
 
 def file_to_text(described: dict[str, Any]) -> str:

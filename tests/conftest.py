@@ -3,7 +3,9 @@
 A server is started when the first test asks for it and ended with the run. Each of these variables
 takes a server that runs already instead, for quick development: S3MOUNT_TEST_LOCALSTACK_URL;
 S3MOUNT_TEST_CEPH_URL with _HTTPS_URL, _CA and _KEYS (``KEY:SECRET``). S3MOUNT_TEST_SERVERS names
-the servers to test on, ``localstack,ceph`` by default.
+the servers to test on, ``localstack,ceph`` by default. Any other server is one of them, called ``given``,
+with S3MOUNT_TEST_S3_URL and S3MOUNT_TEST_S3_KEYS (``KEY:SECRET``), and S3MOUNT_TEST_S3_REGION if it needs one;
+what it lacks is found by asking it, and the tests that need it are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from tests.servers import S3Server
 from tests.servers.ceph import ACCESS_KEY, SECRET_KEY, running_ceph
 from tests.servers.localstack import running_localstack
 
-SERVERS = ("localstack", "ceph")
+GIVEN_URL = os.environ.get("S3MOUNT_TEST_S3_URL", "")
+SERVERS = ("localstack", "ceph", "given") if GIVEN_URL else ("localstack", "ceph")
 MOUNT_GRACE_S = 15.0
 """How long after its deadline a test may still sit in the kernel before its mounts are killed."""
 
@@ -75,6 +78,24 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         return
     with running_ceph(tmp_path_factory.mktemp("ceph")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def given() -> S3Server:
+    """The server at S3MOUNT_TEST_S3_URL, whatever it is."""
+    if not GIVEN_URL:
+        pytest.skip("S3MOUNT_TEST_S3_URL names no server")
+    access_key, _, secret_key = os.environ.get("S3MOUNT_TEST_S3_KEYS", "").rpartition(":")
+    if not access_key:
+        raise pytest.UsageError("S3MOUNT_TEST_S3_KEYS must be KEY:SECRET")
+    return S3Server(
+        name="given",
+        endpoint_url=GIVEN_URL,
+        access_key=access_key,
+        secret_key=secret_key,
+        region=os.environ.get("S3MOUNT_TEST_S3_REGION", "us-east-1"),
+        lasting=True,
+    )
 
 
 @pytest.fixture(scope="session", params=SERVERS)

@@ -123,7 +123,9 @@ async def _list_versions(store: Store, r: messages.ListVersions, _: Report) -> R
 
 
 async def _create_multipart(store: Store, r: messages.CreateMultipart, _: Report) -> Reply:
-    return messages.Begun(r.id, await store.create_multipart(r.key, r.headers))
+    return messages.Begun(
+        r.id, await store.create_multipart(r.key, r.headers, has_copies=r.has_copies)
+    )
 
 
 async def _upload_part(store: Store, r: messages.UploadPart, _: Report) -> Reply:
@@ -163,7 +165,11 @@ async def _noncurrent_rule(store: Store, r: messages.NoncurrentRule, _: Report) 
 
 
 async def _probe(store: Store, r: messages.Probe, _: Report) -> Reply:
-    return messages.Able(r.id, await store.probe(r.temporary_key, known=r.known))
+    return messages.Able(r.id, await store.probe(r.temporary_key, known=r.known, killed=r.killed))
+
+
+async def _try_version_dates(store: Store, r: messages.TryVersionDates, _: Report) -> Reply:
+    return messages.Dated(r.id, await store.try_version_dates(r.temporary_key))
 
 
 async def _statistics(store: Store, r: messages.Statistics, _: Report) -> Reply:
@@ -191,6 +197,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.CheckBucket: _check_bucket,
     messages.NoncurrentRule: _noncurrent_rule,
     messages.Probe: _probe,
+    messages.TryVersionDates: _try_version_dates,
     messages.Statistics: _statistics,
 }
 

@@ -263,9 +263,11 @@ class EngineClient:
         )
         return (await self._ask(Call(request), messages.Versions)).page
 
-    async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
+    async def create_multipart(
+        self, key: Key, headers: ObjectHeaders, *, has_copies: bool = False
+    ) -> str:
         """See ``Store.create_multipart``. A repetition may leave an upload that nobody knows."""
-        request = messages.CreateMultipart(next(self._ids), key, headers)
+        request = messages.CreateMultipart(next(self._ids), key, headers, has_copies)
         return (await self._ask(Call(request), messages.Begun)).upload_id
 
     async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
@@ -330,12 +332,19 @@ class EngineClient:
         request = messages.NoncurrentRule(next(self._ids), prefix)
         return (await self._ask(Call(request), messages.Told)).text
 
-    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
+    async def probe(
+        self, temporary_key: Key, *, known: Capabilities | None = None, killed: Key = ""
+    ) -> Capabilities:
         """See ``Store.probe``. Later children are told what was found."""
-        request = messages.Probe(next(self._ids), temporary_key, known)
+        request = messages.Probe(next(self._ids), temporary_key, known, killed)
         found = (await self._ask(Call(request), messages.Able)).capabilities
         self._lives.greeting = messages.Probe(next(self._ids), temporary_key, found)
         return found
+
+    async def try_version_dates(self, temporary_key: Key) -> bool | None:
+        """See ``Store.try_version_dates``."""
+        request = messages.TryVersionDates(next(self._ids), temporary_key)
+        return (await self._ask(Call(request), messages.Dated)).are_right
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``, over all children, and ``engine_restarts``.

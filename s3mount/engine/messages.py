@@ -168,6 +168,7 @@ class CreateMultipart(Request, tag=18, frozen=True, array_like=True, gc=False):
 
     key: Key
     headers: ObjectHeaders
+    has_copies: bool = False
 
 
 class UploadPart(Request, tag=19, frozen=True, array_like=True, gc=False):
@@ -235,6 +236,7 @@ class Probe(Request, tag=26, frozen=True, array_like=True, gc=False):
 
     temporary_key: Key
     known: Capabilities | None = None
+    killed: Key = ""
 
 
 class Statistics(Request, tag=27, frozen=True, array_like=True, gc=False):
@@ -256,6 +258,12 @@ class Digests(Request, tag=29, frozen=True, array_like=True, gc=False):
 
     key: Key
     version_id: VersionId | None
+
+
+class TryVersionDates(Request, tag=31, frozen=True, array_like=True, gc=False):
+    """``Store.try_version_dates``."""
+
+    temporary_key: Key
 
 
 class Reply(Message, frozen=True, array_like=True, gc=False):
@@ -345,6 +353,12 @@ class Told(Reply, tag=59, frozen=True, array_like=True, gc=False):
     text: str
 
 
+class Dated(Reply, tag=58, frozen=True, array_like=True, gc=False):
+    """Answer to ``TryVersionDates``."""
+
+    are_right: bool | None
+
+
 class Able(Reply, tag=53, frozen=True, array_like=True, gc=False):
     """Answer to ``Probe``."""
 
@@ -418,6 +432,7 @@ ToChild: TypeAlias = (
     | ListUploads
     | CheckBucket
     | NoncurrentRule
+    | TryVersionDates
     | Probe
     | Statistics
 )
@@ -439,6 +454,7 @@ ToParent: TypeAlias = (
     | Bucket
     | Told
     | Able
+    | Dated
     | Counted
     | Kept
     | Progress

@@ -21,6 +21,7 @@ from s3mount.manifest.scan import Scan
 from s3mount.manifest.selecting import Own, Selection
 from s3mount.manifest.spill import Chunk, Spill
 from s3mount.manifest.times import SECOND_NS
+from s3mount.names import is_trial_key
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectVersion
 from s3mount.s3.store import Store
 from s3mount.transfer.parallel import in_parallel
@@ -154,6 +155,8 @@ class _Matcher:
 
     def take(self, versions: list[ObjectVersion]) -> None:
         for version in versions:
+            if is_trial_key(version.key):
+                continue
             if version.key != self._key:
                 self._end_key()
                 self._begin_key(version.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from s3mount.manifest.model import Entry
+from s3mount.names import is_trial_key
 from s3mount.refs import Key, ObjectVersion
 
 
@@ -16,11 +17,11 @@ class CurrentAt:
         self._decided: Key | None = None
 
     def __call__(self, versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
-        """Those of these that were current, as ``current_at`` says."""
+        """Those of these that were current, as ``current_at`` says; keys of trials are left out."""
         decided, at_ns = self._decided, self._at_ns
         chosen = []
         for version in versions:
-            if version.key == decided:
+            if version.key == decided or is_trial_key(version.key):
                 continue
             if at_ns is not None and version.last_modified_ns > at_ns:
                 continue

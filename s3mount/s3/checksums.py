@@ -169,6 +169,12 @@ def _as_expected(body: Body, found: Checksum) -> Checksum:
     return found
 
 
+def crc_in_base64(name: str, data: bytes) -> Checksum:
+    """The checksum of ``data`` by this name (``crc64nvme``, ``crc32c``, ``crc32``), as S3 writes it."""
+    function, length = _FULL_OBJECT[f"x-amz-checksum-{name}"]
+    return _base64(function(data, 0), length)
+
+
 def md5(body: Body) -> bytes:
     """MD5 of a body. Blocks. Raises DamagedBodyError unless the body is as expected."""
     digest = hashlib.md5(usedforsecurity=False)

@@ -43,6 +43,7 @@ from s3mount.s3 import lifecycle
 from s3mount.s3.binding import bind
 from s3mount.s3.control import Control
 from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.dating import DateTrial
 from s3mount.s3.digests import DigestReader
 from s3mount.s3.headers import check_key, http_date_ns
 from s3mount.s3.multipart import Multipart
@@ -53,6 +54,7 @@ from s3mount.s3.requests import Call
 from s3mount.s3.signing import canonical_query
 from s3mount.s3.statistics import Statistics
 from s3mount.s3.traits import Traits
+from s3mount.s3.trials import Trials
 from s3mount.s3.versions import VersionLister
 from s3mount.s3.writing import Writer
 
@@ -93,8 +95,8 @@ class S3Store:
         )
         self._control = Control(self.config, bound.client, self._statistics, self._renew)
         self._reader = Reader(self._plane, self.traits)
-        self._versions = VersionLister(self._plane)
         self._digests = DigestReader(self._plane, self._reader)
+        self._versions = VersionLister(self._plane, self._reader, self.traits)
         self._writer = Writer(
             self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
         )
@@ -211,7 +213,19 @@ class S3Store:
     async def _copy_by_parts(
         self, source: ContentRef, key: Key, headers: ObjectHeaders, condition: Condition
     ) -> PutResult:
-        upload_id = await self.create_multipart(key, headers)
+        is_retry = self.traits.copied_checksums is False
+        try:
+            return await self._copy_parts(source, key, headers, condition)
+        except RejectedError as error:
+            if error.code != "InvalidPart" or is_retry:
+                raise
+            # It is known by now that copied parts have no checksums here.
+            return await self._copy_parts(source, key, headers, condition)
+
+    async def _copy_parts(
+        self, source: ContentRef, key: Key, headers: ObjectHeaders, condition: Condition
+    ) -> PutResult:
+        upload_id = await self.create_multipart(key, headers, has_copies=True)
         parts: dict[int, PartInfo] = {}
 
         async def copy_part(number: int, byte_range: ByteRange) -> None:
@@ -297,9 +311,11 @@ class S3Store:
         """See ``Store.list_versions_page``."""
         return await self._versions.page(prefix, delimiter, key_marker, version_marker, max_keys)
 
-    async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
+    async def create_multipart(
+        self, key: Key, headers: ObjectHeaders, *, has_copies: bool = False
+    ) -> str:
         """See ``Store.create_multipart``."""
-        return await self._multipart.create(key, headers)
+        return await self._multipart.create(key, headers, has_copies=has_copies)
 
     async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
         """See ``Store.upload_part``."""
@@ -372,16 +388,31 @@ class S3Store:
                 _log.info("the bucket's lifecycle rules are unknown: %s", error.describe())
             return ""
 
-    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
+    async def probe(
+        self, temporary_key: Key, *, known: Capabilities | None = None, killed: Key = ""
+    ) -> Capabilities:
         """See ``Store.probe``."""
-        if known is not None:
-            await trio.lowlevel.checkpoint()
-            self.traits.adopt(known)
-            return known
         check_key(temporary_key)
-        return await Prober(
-            self._plane, self._reader, self._writer, self._multipart, self.traits, temporary_key
-        ).run()
+        trials = Trials(
+            self._reader, self._writer, self._multipart, self._versions, self.traits, temporary_key
+        )
+        if known is not None:
+            self.traits.adopt(known)
+            if killed:
+                await trials.remove_left(killed, is_all=False)
+            await trio.lowlevel.checkpoint()
+            return known
+        return await Prober(self._plane, self._writer, self._multipart, self.traits, trials).run(
+            killed
+        )
+
+    async def try_version_dates(self, temporary_key: Key) -> bool | None:
+        """See ``Store.try_version_dates``."""
+        check_key(temporary_key)
+        trials = Trials(
+            self._reader, self._writer, self._multipart, self._versions, self.traits, temporary_key
+        )
+        return await DateTrial(self._writer, self._versions, trials).run()
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``; the names are in ``metrics.S3_METRICS``."""

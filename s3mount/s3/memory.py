@@ -43,7 +43,7 @@ from s3mount.refs import (
 from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.headers import METADATA_BYTES_MAX, check_headers, check_key
 from s3mount.s3.memory_bodies import read_body, write_slice
-from s3mount.s3.memory_bucket import Bucket, Upload, replaced
+from s3mount.s3.memory_bucket import Bucket, Habits, Upload, replaced
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 
 PARTS_MAX = 10_000
@@ -121,6 +121,11 @@ class MemoryStore:
         twin = MemoryStore(self.bucket, part_bytes_min=self.part_bytes_min)
         twin._bucket = self._bucket
         return twin
+
+    @property
+    def habits(self) -> Habits:
+        """What this store does otherwise than S3: to be changed before it is used."""
+        return self._bucket.habits
 
     def suspend(self) -> None:
         """Let the bucket keep no more versions; those it has stay."""
@@ -246,6 +251,8 @@ class MemoryStore:
         arguments = {"source": source, "key": key, "headers": headers, "condition": condition}
         await self._begin("copy", arguments)
         check_key(key)
+        if key.endswith("/") and not self.habits.marker_copies:
+            raise RejectedError("a key that ends in a slash is not copied", key=key, status=400)
         data = await self._source(source)
         if headers is None:
             kept = self._bucket.version(source.key, source.version_id).info.headers
@@ -337,9 +344,11 @@ class MemoryStore:
         await self.faults.after("list_versions", arguments)
         return page
 
-    async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
+    async def create_multipart(
+        self, key: Key, headers: ObjectHeaders, *, has_copies: bool = False
+    ) -> str:
         """See ``Store.create_multipart``."""
-        arguments = {"key": key, "headers": headers}
+        arguments = {"key": key, "headers": headers, "has_copies": has_copies}
         await self._begin("create_multipart", arguments)
         check_key(key)
         _check_headers(headers, key)
@@ -442,12 +451,28 @@ class MemoryStore:
         await self._begin("lifecycle", {"prefix": prefix})
         return ""
 
-    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
+    async def probe(
+        self, temporary_key: Key, *, known: Capabilities | None = None, killed: Key = ""
+    ) -> Capabilities:
         """See ``Store.probe``: everything is honoured here."""
         await self._begin("probe", {"temporary_key": temporary_key})
         await self.faults.after("probe", {"temporary_key": temporary_key})
         is_md5 = not self._bucket.is_opaque
-        return Capabilities(True, True, True, "crc64nvme", "", True, True, True, is_md5)
+        return Capabilities(
+            *(True, True, True, "crc64nvme", "", True, True, True, is_md5),
+            atomic=True,
+            content_md5=True,
+            copied_checksums=True,
+            markers=self.habits.markers,
+            marker_metadata=self.habits.marker_metadata,
+            lists_versions=self.habits.lists_versions,
+        )
+
+    async def try_version_dates(self, temporary_key: Key) -> bool | None:
+        """See ``Store.try_version_dates``: as ``habits`` say."""
+        await self._begin("try_version_dates", {"temporary_key": temporary_key})
+        await self.faults.after("try_version_dates", {"temporary_key": temporary_key})
+        return self.habits.version_dates if self._bucket.versioning == "enabled" else None
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``: ``requests`` and ``requests_<operation>``."""

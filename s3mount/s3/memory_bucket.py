@@ -45,6 +45,21 @@ class Upload(msgspec.Struct):
     parts: dict[int, tuple[PartInfo, bytes]] = {}
 
 
+class Habits(msgspec.Struct):
+    """What other stores do otherwise than S3.
+
+    ``markers``: keys that end in a slash are objects of their own, not files without the slash.
+    ``marker_metadata``: what is stored with them is kept. ``marker_copies``: they can be copied.
+    ``lists_versions``, ``version_dates``: what is told of that; the lists are right all the same.
+    """
+
+    markers: bool = True
+    marker_metadata: bool = True
+    marker_copies: bool = True
+    lists_versions: bool = True
+    version_dates: bool = True
+
+
 class Bucket:
     """The bucket's state, shared by all stores that look at it. Every method is synchronous and atomic."""
 
@@ -58,6 +73,7 @@ class Bucket:
             bytes
         ] = []  # the same of all keys that have a version or delete marker
         self.uploads: dict[str, Upload] = {}
+        self.habits = Habits()
         self.serial = 0
 
     def next_id(self, kind: str) -> str:
@@ -111,6 +127,10 @@ class Bucket:
         now_ns = self.clock.now_ns()
         version_id = {"enabled": self.next_id("v"), "suspended": "null"}.get(self.versioning)
         headers = _as_stored(headers)
+        if key.endswith("/") and not self.habits.marker_metadata:
+            headers = msgspec.structs.replace(headers, metadata={})
+        if not self.habits.markers:
+            key = key.rstrip("/")
         info = ObjectInfo(
             key=key,
             size=len(data),

@@ -11,7 +11,14 @@ import logging
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from s3mount.errors import NoSuchKeyError, PreconditionFailedError, StoreError
+import msgspec
+
+from s3mount.errors import (
+    NoSuchKeyError,
+    PreconditionFailedError,
+    RejectedError,
+    StoreError,
+)
 from s3mount.refs import Condition, Key, ObjectHeaders, PartInfo, PutResult, UploadInfo
 from s3mount.s3 import checksums
 from s3mount.s3.documents import (
@@ -33,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 COMPLETE_BYTES_PER_PART = 16 * 1024
 """Completing takes longer the more parts there are; this many bytes' time each, for the deadline."""
+COMPLETE = "CompleteMultipartUpload"
 PAGE_BYTES = 256 * 1024
 """About the size of a page of parts or uploads, for the deadline."""
 
@@ -49,20 +57,30 @@ class Multipart:
         self._traits = traits
         self._sign_payload = sign_payload
 
-    async def create(self, key: Key, headers: ObjectHeaders) -> str:
+    async def create(self, key: Key, headers: ObjectHeaders, *, has_copies: bool = False) -> str:
         """See ``Store.create_multipart``.
 
         Where the store verifies CRC64NVME, the upload says so: then every part must bring its own,
-        and the whole object gets one (AWS refuses parts with checksums in an upload without).
+        and the whole object gets one (AWS refuses parts with checksums in an upload without). Where
+        copied parts have none (MinIO), an upload with such parts is created without.
         """
         check_key(key)
         check_headers(headers, key)
         wanted = to_http(headers)
-        if self._traits.echoes_checksums is not False:
+        traits = self._traits
+        lacks = has_copies and traits.copied_checksums is False
+        if traits.echoes_checksums is not False and not lacks:
             wanted["x-amz-checksum-algorithm"] = "CRC64NVME"
             wanted["x-amz-checksum-type"] = "FULL_OBJECT"
+        upload_id = await self.create_bare(key, wanted)
+        if traits.echoes_checksums is not None or lacks:
+            self._writer.note_upload(upload_id, has_checksums="x-amz-checksum-algorithm" in wanted)
+        return upload_id
+
+    async def create_bare(self, key: Key, headers: dict[str, str]) -> str:
+        """CreateMultipartUpload with just these headers; the upload id."""
         query = canonical_query([("uploads", "")])
-        call = Call("create_multipart", "POST", key, query=query, headers=wanted)
+        call = Call("create_multipart", "POST", key, query=query, headers=headers)
         return parse_create((await self._plane.call(call)).body)
 
     async def complete(
@@ -71,19 +89,24 @@ class Multipart:
         """See ``Store.complete_multipart``."""
         check_key(key)
         is_honoured = bool(self._traits.complete_condition)
-        if not is_honoured:
-            await self._writer.look_before(key, condition)
 
         async def send(wanted: dict[str, str]) -> PutResult:
             return await self._complete(key, upload_id, parts, wanted)
 
-        return await self._writer.conditionally(key, condition, send, is_honoured=is_honoured)
+        return await self._writer.conditionally(
+            COMPLETE, key, condition, send, is_honoured=is_honoured
+        )
 
     async def _complete(
         self, key: Key, upload_id: str, parts: Sequence[PartInfo], wanted: dict[str, str]
     ) -> PutResult:
         """Complete; when a try's answer was lost, what it did is looked for."""
         headers = dict(wanted)
+        has_checksums = self._writer.checksummed.get(
+            upload_id, self._traits.echoes_checksums is not False
+        )
+        if not has_checksums:
+            parts = [msgspec.structs.replace(part, checksum=None) for part in parts]
         whole = checksums.combined_crc64nvme(parts)
         if whole is not None:
             headers[checksums.CRC_HEADER] = whole
@@ -101,6 +124,19 @@ class Multipart:
             if not call.in_doubt:
                 raise
             return await settle_complete(self._reader.head, key, parts, error)
+        except RejectedError as error:
+            is_about_parts = error.code == "InvalidPart" or "checksum" in str(error).lower()
+            if not is_about_parts or not has_checksums or _all_have_checksums(parts):
+                raise
+            # Copied parts have no checksums here, and this upload demands them.
+            self._traits.copied_checksums = False
+            raise RejectedError(
+                str(error),
+                key=key,
+                status=error.status,
+                code="InvalidPart",
+                request_id=error.request_id,
+            ) from error
         told = parse_complete(answer.body)
         if not told and self._traits.etag_is_md5 is not False:
             told = checksums.multipart_etag(parts) or ""
@@ -194,6 +230,10 @@ class Multipart:
             found.extend(uploads)
             if not markers:
                 return found
+
+
+def _all_have_checksums(parts: Sequence[PartInfo]) -> bool:
+    return all(part.checksum is not None for part in parts)
 
 
 def _upload_query(upload_id: str) -> str:

@@ -1,13 +1,16 @@
-"""What does this store honour? Found out by trying, under a temporary key that is removed again.
+"""What does this store honour? Found out by trying, under temporary keys that are removed again.
 
 Stores differ where it matters most: some take every conditional write (in a versioned bucket, or
-always), want If-Match without its quotes, or ignore checksum headers. Each aspect is tried on a
-key of its own, all at once: about four round trips together.
+always), some refuse conditions that hold, want If-Match without its quotes, or ignore checksum headers.
+Each aspect is tried both ways, with what must be taken and with what must be refused, on keys of its
+own, all at once: about eight round trips together, while the mount serves. Where nothing can be removed
+again, as in a bucket with retention, only one key is written.
 """
 
 from __future__ import annotations
 
 import base64
+import enum
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -23,49 +26,64 @@ from s3mount.errors import (
     StoreError,
     WrongRegionError,
 )
-from s3mount.refs import Capabilities, ContentRef, Key, ObjectHeaders, PartInfo, PutResult
+from s3mount.refs import (
+    Capabilities,
+    Condition,
+    ContentRef,
+    Key,
+    ObjectHeaders,
+    PartInfo,
+    PutResult,
+)
+from s3mount.s3 import checksums
 from s3mount.s3.checksums import etag_is_md5, md5
 from s3mount.s3.headers import bare_etag, http_date_ns
-from s3mount.s3.multipart import Multipart
+from s3mount.s3.multipart import COMPLETE, Multipart
 from s3mount.s3.plane import Plane
-from s3mount.s3.reading import Reader
-from s3mount.s3.requests import Call
+from s3mount.s3.requests import Answer, Call
 from s3mount.s3.signing import UNSIGNED_PAYLOAD
 from s3mount.s3.traits import Traits
-from s3mount.s3.writing import NO_ETAG, Writer
+from s3mount.s3.trials import CLEAN_UP_S, Trials
+from s3mount.s3.writing import COPY_SOURCE, NO_ETAG, Writer, condition_name
 
 _log = logging.getLogger(__name__)
 
-CLEAN_UP_S = 10.0
+RACERS = 8
 _BODY = b"s3mount tries what this store honours; to be deleted"
-_CHECKSUM_BYTES = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
+_CHECKSUMS = ("crc64nvme", "crc32c", "crc32")
+_CONTENT_MD5 = "content-md5"
 _NO_WAY = (AccessDeniedError, NoSuchBucketError, WrongRegionError)
+_MARK = "x-amz-meta-mode"
+_IF_ABSENT = {"if-none-match": "*"}
+
+
+class Outcome(enum.Enum):
+    """What became of a conditional request."""
+
+    DONE = "it took effect"
+    REFUSED = "412: the condition does not hold"
+    UNKNOWN = "refused as a request that the store does not know (501, 400)"
 
 
 class Prober:
     """One run of the probe; what it finds goes into ``traits`` as well."""
 
     def __init__(
-        self,
-        plane: Plane,
-        reader: Reader,
-        writer: Writer,
-        multipart: Multipart,
-        traits: Traits,
-        key: Key,
+        self, plane: Plane, writer: Writer, multipart: Multipart, traits: Traits, trials: Trials
     ) -> None:
         self._plane = plane
-        self._reader = reader
         self._writer = writer
         self._multipart = multipart
         self._traits = traits
-        self._key = key
+        self._trials = trials
         self._checksum: str | None = None
+        self._atomic: dict[str, bool] = {}
+        self._markers: bool | None = None
+        self._marker_metadata: bool | None = None
         self._reasons: dict[str, str] = {}
-        self._written: list[tuple[Key, str | None]] = []
 
-    async def run(self) -> Capabilities:
-        """Try everything. Never raises a StoreError."""
+    async def run(self, killed: Key = "") -> Capabilities:
+        """Try everything, and remove what earlier runs left, as ``Store.probe`` says. Never raises a StoreError."""
         aspects: dict[str, Callable[[Key], Awaitable[None]]] = {
             "if-match": self._try_if_match,
             "if-absent": self._try_if_absent,
@@ -74,16 +92,16 @@ class Prober:
             "copy-source": self._try_copy_source,
             "delete": self._try_delete,
             "checksum": self._try_checksums,
+            "marker": self._try_marker,
+            "versions": self._try_versions,
         }
         try:
-            async with trio.open_nursery() as nursery:
-                for name, aspect in aspects.items():
-                    nursery.start_soon(self._try, name, aspect)
-        finally:
-            with trio.move_on_after(CLEAN_UP_S, shield=True):
+            if await self._can_remove(killed):
                 async with trio.open_nursery() as nursery:
-                    for key in dict.fromkeys(key for key, _ in self._written):
-                        nursery.start_soon(self._remove, key)
+                    for name, aspect in aspects.items():
+                        nursery.start_soon(self._try, name, aspect)
+        finally:
+            await self._trials.remove_all()
         traits = self._traits
         return Capabilities(
             if_match=traits.if_match,
@@ -95,74 +113,159 @@ class Prober:
             copy_source_condition=traits.copy_source_condition,
             delete_condition=traits.delete_condition,
             etag_is_md5=traits.etag_is_md5,
+            unusable=tuple(sorted(traits.unusable)),
+            atomic=all(self._atomic.values()) if self._atomic else None,
+            content_md5=traits.content_md5,
+            copied_checksums=traits.copied_checksums,
+            markers=self._markers,
+            marker_metadata=self._marker_metadata,
+            lists_versions=traits.lists_versions,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:
         try:
-            await aspect(f"{self._key}.{name}")
+            await aspect(f"{self._trials.key}.{name}")
         except StoreError as error:
             _log.info("%s could not be tried: %s", name, error.describe())
             self._reasons[name] = str(error)
+
+    # -------------------------------------------------------------- is it allowed
+
+    async def _can_remove(self, killed: Key) -> bool:
+        """Write and remove one key. Where that is impossible, what one key can show is tried with it."""
+        kept: Key | None = None
+        try:
+            kept = await self._trials.remove_left(killed)
+        except StoreError as error:
+            _log.info("what earlier probes left is unknown: %s", error.describe())
+        key = kept or f"{self._trials.key}.first"
+        try:
+            if kept is None:
+                made = await self._put(key)
+                await self._writer.delete(key, made.version_id)
+                return True
+        except StoreError as error:
+            _log.info("whether it can be removed could not be tried: %s", error.describe())
+            if not isinstance(error, AccessDeniedError | RejectedError) or not self._trials.count:
+                self._reasons["first"] = str(error)
+                return False
+        self._reasons["first"] = "what is tried here cannot be removed, so that most was not tried"
+        await self._try("if-absent", lambda _: self._try_what_one_key_shows(key))
+        return False
+
+    async def _try_what_one_key_shows(self, key: Key) -> None:
+        """Conditions that must fail: where they do, nothing is written."""
+        absent = await self._outcome(self._put(key, _IF_ABSENT))
+        self._traits.if_absent = absent is Outcome.REFUSED
+        if await self._outcome(self._put(key, {"if-match": f'"{NO_ETAG}"'})) is Outcome.DONE:
+            self._traits.if_match = False
+
+    # ----------------------------------------------------------------- requests
 
     async def _put(self, key: Key, headers: dict[str, str] | None = None) -> PutResult:
         """A bare PUT, with nothing added and nothing believed."""
         call = Call("probe", "PUT", key, headers=headers, body=_BODY, payload_hash=UNSIGNED_PAYLOAD)
         answer = await self._plane.call(call)
         version_id = answer.headers.get("x-amz-version-id")
-        self._written.append((key, version_id))
+        self._trials.wrote(key, version_id)
         etag = bare_etag(answer.headers.get("etag", ""))
         is_md5 = etag_is_md5(etag, answer.headers) and etag == md5(_BODY).hex()
         self._traits.etag_is_md5 = is_md5
         return PutResult(etag, version_id, http_date_ns(answer.headers.get("date", "")))
 
-    async def _refused(self, attempt: Awaitable[object]) -> bool:
-        """Is the attempt refused, by a failed condition or as something unknown?"""
+    async def _outcome(self, attempt: Awaitable[object]) -> Outcome:
+        """What becomes of a request that would be done without its condition. Raises StoreError."""
         try:
             await attempt
         except PreconditionFailedError:
-            return True
+            return Outcome.REFUSED
         except RejectedError as error:
-            if error.status == 501:
-                return False
-            raise
-        return False
+            _log.debug("not understood: %s", error.describe())
+            return Outcome.UNKNOWN
+        return Outcome.DONE
+
+    def _judge(self, name: str, *, holds: Outcome, fails: Outcome) -> bool:
+        """Is a condition honoured, by what became of one that holds and of one that does not?"""
+        if holds is not Outcome.DONE or fails is Outcome.UNKNOWN:
+            self._traits.unusable.add(name)
+            return False
+        return fails is Outcome.REFUSED
+
+    async def _race(self, name: str, key: Key, headers: dict[str, str]) -> None:
+        """Several conditional PUTs at once, of which one may win."""
+        won: list[int] = []
+
+        async def run(number: int) -> None:
+            body = _BODY + bytes([number])
+            call = Call(
+                "probe", "PUT", key, headers=dict(headers), body=body, payload_hash=UNSIGNED_PAYLOAD
+            )
+            try:
+                answer = await self._plane.once(call, 0)
+            except StoreError as error:
+                if error.status == 0 or error.status >= 500:
+                    self._trials.wrote(key, None)
+                return
+            self._trials.wrote(key, answer.headers.get("x-amz-version-id"))
+            won.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(RACERS):
+                nursery.start_soon(run, number)
+        if won:
+            self._atomic[name] = len(won) == 1
+
+    # ------------------------------------------------------------------ aspects
 
     async def _try_if_absent(self, key: Key) -> None:
-        await self._put(key)
-        self._traits.if_absent = await self._refused(self._put(key, {"if-none-match": "*"}))
+        holds = await self._outcome(self._put(key, _IF_ABSENT))
+        if holds is not Outcome.DONE:
+            await self._put(key)
+        fails = await self._outcome(self._put(key, _IF_ABSENT))
+        name = condition_name("PUT", Condition(if_absent=True))
+        self._traits.if_absent = self._judge(name, holds=holds, fails=fails)
+        if self._traits.if_absent:
+            await self._race(name, f"{key}.race", _IF_ABSENT)
 
     async def _try_if_match(self, key: Key) -> None:
         made = await self._put(key)
-        for quoted in (True, False):
-            spelt = '"{}"' if quoted else "{}"
-            if await self._refused(self._put(key, {"if-match": spelt.format(made.etag)})):
-                continue
-            honoured = await self._refused(self._put(key, {"if-match": spelt.format(NO_ETAG)}))
-            self._traits.if_match = honoured
-            if honoured:
-                self._traits.if_match_quoted = quoted
-            return
-        # Every If-Match is refused, also the true one: it cannot be used.
-        self._traits.if_match = False
-        self._traits.if_match_works = False
+        name = condition_name("PUT", Condition(if_match=made.etag))
+        for spelt in ('"{}"', "{}"):
+            fails = await self._outcome(self._put(key, {"if-match": spelt.format(NO_ETAG)}))
+            if fails is Outcome.DONE:
+                made = await self._put(key)
+            holds = await self._outcome(self._put(key, {"if-match": spelt.format(made.etag)}))
+            if holds is not Outcome.REFUSED:
+                break
+        self._traits.if_match = self._judge(name, holds=holds, fails=fails)
+        if self._traits.if_match:
+            self._traits.if_match_quoted = spelt == '"{}"'
+            made = await self._put(f"{key}.race")
+            await self._race(name, f"{key}.race", {"if-match": spelt.format(made.etag)})
 
     async def _try_complete(self, key: Key) -> None:
-        await self._put(key)
-        upload_id = await self._multipart.create(key, ObjectHeaders())
+        uploads: list[str] = []
         try:
-            part = await self._writer.upload_part(key, upload_id, 1, _BODY)
-            self._traits.complete_condition = await self._refused(
-                self._complete(key, upload_id, part)
-            )
+            uploads.append(await self._multipart.create(key, ObjectHeaders()))
+            uploads.append(await self._multipart.create(key, ObjectHeaders()))
+            parts = [await self._writer.upload_part(key, each, 1, _BODY) for each in uploads]
+            first, second = zip(uploads, parts, strict=True)
+            holds = await self._outcome(self._complete(key, *first, _IF_ABSENT))
+            if holds is not Outcome.DONE:
+                await self._put(key)
+            fails = await self._outcome(self._complete(key, *second, _IF_ABSENT))
+            name = condition_name(COMPLETE, Condition(if_absent=True))
+            self._traits.complete_condition = self._judge(name, holds=holds, fails=fails)
         finally:
             with trio.move_on_after(CLEAN_UP_S, shield=True):
-                await self._abort(key, upload_id)
+                for upload_id in uploads:
+                    await self._abort(key, upload_id)
 
-    async def _complete(self, key: Key, upload_id: str, part: PartInfo) -> None:
-        version_id = await self._multipart.complete_bare(
-            key, upload_id, part, {"if-none-match": "*"}
-        )
-        self._written.append((key, version_id))
+    async def _complete(
+        self, key: Key, upload_id: str, part: PartInfo, headers: dict[str, str]
+    ) -> None:
+        version_id = await self._multipart.complete_bare(key, upload_id, part, headers)
+        self._trials.wrote(key, version_id)
 
     async def _abort(self, key: Key, upload_id: str) -> None:
         try:
@@ -173,66 +276,171 @@ class Prober:
     async def _try_copy(self, key: Key) -> None:
         made = await self._put(key)
         source = ContentRef(key, made.etag, len(_BODY), made.version_id)
-        self._traits.copy_condition = await self._refused(
-            self._copy(source, key, {"if-none-match": "*"})
+        to = f"{key}.to"
+        holds = await self._outcome(self._copy(source, to, _IF_ABSENT))
+        if holds is not Outcome.DONE:
+            await self._put(to)
+        fails = await self._outcome(self._copy(source, to, _IF_ABSENT))
+        name = condition_name("COPY", Condition(if_absent=True))
+        is_absent_honoured = self._judge(name, holds=holds, fails=fails)
+        there = await self._put(f"{key}.there")
+        quoted = '"{}"' if self._traits.if_match_quoted is not False else "{}"
+        holds = await self._outcome(
+            self._copy(source, f"{key}.there", {"if-match": quoted.format(there.etag)})
         )
+        fails = await self._outcome(
+            self._copy(source, f"{key}.there", {"if-match": quoted.format(NO_ETAG)})
+        )
+        name = condition_name("COPY", Condition(if_match=there.etag))
+        is_match_honoured = self._judge(name, holds=holds, fails=fails)
+        self._traits.copy_condition = is_absent_honoured and is_match_honoured
 
     async def _try_copy_source(self, key: Key) -> None:
         made = await self._put(key)
         source = ContentRef(key, made.etag, len(_BODY))
-        guard = {"x-amz-copy-source-if-match": f'"{NO_ETAG}"'}
-        self._traits.copy_source_condition = await self._refused(self._copy(source, key, guard))
+        guard = "x-amz-copy-source-if-match"
+        holds = await self._outcome(self._copy(source, f"{key}.to", {guard: f'"{made.etag}"'}))
+        fails = await self._outcome(self._copy(source, f"{key}.to", {guard: f'"{NO_ETAG}"'}))
+        self._traits.copy_source_condition = self._judge(COPY_SOURCE, holds=holds, fails=fails)
 
     async def _try_delete(self, key: Key) -> None:
         made = await self._put(key)
-        honoured = await self._refused(self._delete(key, NO_ETAG))
+        fails = await self._outcome(self._delete(key, NO_ETAG))
+        honoured = fails is Outcome.REFUSED
         if honoured:
             # One that refuses the true ETag as well is of no use.
-            honoured = not await self._refused(self._delete(key, made.etag))
+            honoured = await self._outcome(self._delete(key, made.etag)) is Outcome.DONE
         self._traits.delete_condition = honoured
 
     async def _delete(self, key: Key, etag: str) -> None:
         version_id = await self._writer.delete_bare(key, f'"{etag}"')
         if version_id is not None:
-            self._written.append((key, version_id))
+            self._trials.wrote(key, version_id)
 
     async def _copy(self, source: ContentRef, key: Key, headers: dict[str, str]) -> None:
         made = await self._writer.copy_bare(source, key, headers)
-        self._written.append((key, made.version_id))
+        self._trials.wrote(key, made.version_id)
 
     async def _try_checksums(self, key: Key) -> None:
-        await self._put(key)
-        for name, length in _CHECKSUM_BYTES.items():
-            wrong = base64.b64encode(b"\0" * length).decode()
-            if await self._refuses_body(key, {f"x-amz-checksum-{name}": wrong}):
+        right = {
+            f"x-amz-checksum-{name}": checksums.crc_in_base64(name, _BODY) for name in _CHECKSUMS
+        }
+        right[_CONTENT_MD5] = base64.b64encode(md5(_BODY)).decode()
+        verified: list[str] = []
+
+        async def attempt(header: str, value: str) -> None:
+            wrong = base64.b64encode(bytes(len(base64.b64decode(value)))).decode()
+            place = f"{key}.{header}"
+            try:
+                is_wrong_refused = await self._refuses_body(place, {header: wrong})
+                if is_wrong_refused and not await self._refuses_body(place, {header: value}):
+                    verified.append(header)
+            except StoreError as error:
+                failures.append(error)
+
+        failures: list[StoreError] = []
+        async with trio.open_nursery() as nursery:
+            for header, value in right.items():
+                nursery.start_soon(attempt, header, value)
+        if failures:
+            raise failures[0]
+        for name in _CHECKSUMS:
+            if f"x-amz-checksum-{name}" in verified:
                 self._checksum = name
                 break
+        self._traits.content_md5 = _CONTENT_MD5 in verified
         self._traits.echoes_checksums = self._checksum == "crc64nvme"
+        if self._traits.echoes_checksums:
+            await self._try_copied_part(f"{key}.part")
 
     async def _refuses_body(self, key: Key, headers: dict[str, str]) -> bool:
-        """Is a PUT with a wrong digest refused because of it, and not as something unknown?"""
+        """Is a PUT with this digest refused? Raises StoreError where that has nothing to do with it."""
         call = Call("probe", "PUT", key, headers=headers, body=_BODY, payload_hash=UNSIGNED_PAYLOAD)
         try:
             answer = await self._plane.once(call, 0)
         except StoreError as error:
-            if isinstance(error, (*_NO_WAY, ArchivedError)) or error.status >= 500:
+            is_fault = error.status == 0 or (error.status >= 500 and error.status != 501)
+            if is_fault or isinstance(error, (*_NO_WAY, ArchivedError)):
                 raise
-            return error.code in ("BadDigest", "XAmzContentChecksumMismatch")
-        self._written.append((key, answer.headers.get("x-amz-version-id")))
+            return True
+        self._trials.wrote(key, answer.headers.get("x-amz-version-id"))
         return False
 
-    async def _remove(self, key: Key) -> None:
-        """Remove every version that was written, also those whose ids the store did not tell."""
-        ids = [version_id for written, version_id in self._written if written == key]
+    async def _try_copied_part(self, key: Key) -> None:
+        """May a part that the store copied be in an upload with checksums?"""
+        made = await self._put(key)
+        headers = {"x-amz-checksum-algorithm": "CRC64NVME", "x-amz-checksum-type": "FULL_OBJECT"}
+        upload_id = await self._multipart.create_bare(key, headers)
         try:
-            for version_id in ids:
-                if version_id is not None:
-                    await self._writer.delete(key, version_id)
-            for version_id in ids:
-                if version_id is None:
-                    left = await self._reader.head(key)
-                    await self._writer.delete(key, left.version_id)
-        except NoSuchKeyError:
-            return
+            source = ContentRef(key, made.etag, len(_BODY), made.version_id)
+            part = await self._writer.copy_part_bare(source, key, upload_id)
+            told = part.checksum is not None
+            if not told:
+                crc = checksums.crc64nvme(_BODY)
+                part = PartInfo(1, part.etag, part.size, crc)
+            done = await self._outcome(self._complete(key, upload_id, part, {}))
+            self._traits.copied_checksums = told and done is Outcome.DONE
+        except RejectedError as error:
+            _log.debug("a copied part with a checksum is refused: %s", error.describe())
+            self._traits.copied_checksums = False
+        finally:
+            with trio.move_on_after(CLEAN_UP_S, shield=True):
+                await self._abort(key, upload_id)
+
+    async def _try_marker(self, key: Key) -> None:
+        """Is a key that ends in a slash an object of its own, and does it keep what is stored with it?"""
+        marker = f"{key}/"
+        try:
+            await self._put_marker(marker)
+            # Some stores make a file of it, below which nothing can be written.
+            is_file = not await self._is_missing(key)
+            self._trials.wrote(f"{marker}below", None)
+            await self._once("PUT", f"{marker}below")
+            kept = (await self._once("HEAD", marker)).headers
         except StoreError as error:
-            _log.warning("the probe's object stays behind: %s", error.describe())
+            if isinstance(error, _NO_WAY) or error.status == 0:
+                raise
+            _log.info("markers of folders are of no use here: %s", error.describe())
+            self._markers = False
+            return
+        self._markers = not is_file
+        self._marker_metadata = _MARK in kept
+
+    async def _once(self, method: str, key: Key) -> Answer:
+        """A request that is repeated once: what fails twice fails for good."""
+        body = _BODY if method == "PUT" else None
+        call = Call("probe", method, key, body=body, payload_hash=UNSIGNED_PAYLOAD)
+        try:
+            return await self._plane.once(call, 0)
+        except StoreError as error:
+            if not error.retryable:
+                raise
+        return await self._plane.once(call, 1)
+
+    async def _put_marker(self, marker: Key) -> None:
+        call = Call(
+            "probe",
+            "PUT",
+            marker,
+            headers={_MARK: "16877", "content-type": "application/x-directory"},
+            body=b"",
+            payload_hash=UNSIGNED_PAYLOAD,
+        )
+        answer = await self._plane.call(call)
+        self._trials.wrote(marker, answer.headers.get("x-amz-version-id"))
+
+    async def _is_missing(self, key: Key) -> bool:
+        try:
+            await self._once("HEAD", key)
+        except NoSuchKeyError:
+            return True
+        return False
+
+    async def _try_versions(self, key: Key) -> None:
+        try:
+            await self._trials.list_versions(key)
+        except RejectedError as error:
+            _log.info("versions are not listed: %s", error.describe())
+            self._traits.lists_versions = False
+        else:
+            self._traits.lists_versions = self._traits.lists_versions is not False

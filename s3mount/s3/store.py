@@ -176,8 +176,13 @@ class Store(Readable, Protocol):
         """
         ...
 
-    async def create_multipart(self, key: Key, headers: ObjectHeaders) -> str:
-        """CreateMultipartUpload; the upload id."""
+    async def create_multipart(
+        self, key: Key, headers: ObjectHeaders, *, has_copies: bool = False
+    ) -> str:
+        """CreateMultipartUpload; the upload id. ``has_copies``: some of its parts will be copied.
+
+        Such an upload has no checksums where the store gives copied parts none.
+        """
         ...
 
     async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
@@ -224,11 +229,23 @@ class Store(Readable, Protocol):
         """
         ...
 
-    async def probe(self, temporary_key: Key, *, known: Capabilities | None = None) -> Capabilities:
-        """Try by writing and deleting ``temporary_key`` what the store honours. Never raises for a refusal.
+    async def probe(
+        self, temporary_key: Key, *, known: Capabilities | None = None, killed: Key = ""
+    ) -> Capabilities:
+        """Try by writing and deleting below ``temporary_key`` what the store honours. Never raises for a refusal.
 
+        What earlier probes left is removed: after an hour, or below ``killed``, the temporary key of one that
+        is known to have ended.
         What it finds guides later writes. With ``known``, found by an earlier probe of the same bucket,
         nothing is tried and that is taken over.
+        """
+        ...
+
+    async def try_version_dates(self, temporary_key: Key) -> bool | None:
+        """Does the store list all versions, each under the time at which it was written?
+
+        Two versions and a delete marker below ``temporary_key`` show it, in a little more than 4 s; they are
+        removed. ``None``: the bucket keeps no versions. Raises StoreError where it cannot be tried.
         """
         ...
 

@@ -15,16 +15,19 @@ class Traits(msgspec.Struct):
     ``etag_is_md5``: the ETag of a single PUT is the MD5 of its bytes, unless its answer says that it is encrypted.
     ``if_match_quoted``: how If-Match on a PUT must be spelt. RFC 9110 has quotes; Ceph 16 refuses
     every quoted one.
-    ``if_match_works``: ``False`` where even the true ETag is refused (Ceph 16 with versions).
+    ``unusable``: conditions that are refused even where they hold, such as "PUT If-Match" (Ceph 16 with
+    versions, Swift); they are not sent.
     ``versioned``: answers were seen that name a version.
     ``keeps_deleted``: versioning is enabled, so that a deletion destroys nothing.
-    The rest: whether the condition is refused with 412 when it does not hold.
+    ``content_md5``: a wrong Content-MD5 is refused. ``copied_checksums``: parts made by UploadPartCopy have
+    checksums. ``lists_versions``: ListObjectVersions is there.
+    The rest: whether the condition is refused with 412 when it does not hold, and only then.
     """
 
     echoes_checksums: bool | None = None
     etag_is_md5: bool | None = None
     if_match_quoted: bool | None = None
-    if_match_works: bool | None = None
+    unusable: set[str] = msgspec.field(default_factory=set)
     versioned: bool = False
     if_match: bool | None = None
     if_absent: bool | None = None
@@ -33,6 +36,9 @@ class Traits(msgspec.Struct):
     copy_source_condition: bool | None = None
     delete_condition: bool | None = None
     keeps_deleted: bool = False
+    content_md5: bool | None = None
+    copied_checksums: bool | None = None
+    lists_versions: bool | None = None
 
     def adopt(self, known: Capabilities) -> None:
         """Take over what an earlier probe of the same bucket found."""
@@ -42,6 +48,10 @@ class Traits(msgspec.Struct):
         self.copy_condition = known.copy_condition
         self.copy_source_condition = known.copy_source_condition
         self.delete_condition = known.delete_condition
+        self.unusable = set(known.unusable)
+        self.content_md5 = known.content_md5
+        self.copied_checksums = known.copied_checksums
+        self.lists_versions = known.lists_versions
         if known.etag_is_md5 is not None:
             self.etag_is_md5 = known.etag_is_md5
         if known.if_match is not None:

@@ -18,11 +18,14 @@ from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
 from s3mount.s3.documents import parse_document, shown_name
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, check_key, iso_date_ns
 from s3mount.s3.plane import Plane
+from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
 from s3mount.s3.signing import canonical_query
+from s3mount.s3.traits import Traits
 
 LIST_BYTES_PER_VERSION = 500
 """About what a version takes in a page, for the deadline."""
+LAST_LETTER = "\U0010ffff"
 ASKED_AT_ONCE_MAX = 8
 """Requests at once about the order of one page's entries."""
 
@@ -33,8 +36,10 @@ Successors = dict[tuple[Key, VersionId], VersionId | None]
 class VersionLister:
     """Lists versions over the data plane."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, reader: Reader, traits: Traits) -> None:
         self._plane = plane
+        self._reader = reader
+        self._traits = traits
 
     async def page(
         self,
@@ -45,7 +50,15 @@ class VersionLister:
         max_keys: int,
     ) -> VersionPage:
         """See ``Store.list_versions_page``."""
-        page = await self._ask(prefix, delimiter, key_marker, version_marker, max_keys)
+        if self._traits.lists_versions is False:
+            return await self._present(prefix, delimiter, key_marker, max_keys)
+        try:
+            page = await self._ask(prefix, delimiter, key_marker, version_marker, max_keys)
+        except RejectedError as error:
+            if error.status != 501 or self._traits.versioned:
+                raise
+            self._traits.lists_versions = False
+            return await self._present(prefix, delimiter, key_marker, max_keys)
         if is_grouped(page.versions):
             successors = await self._successors(undecided(page.versions))
             page = VersionPage(
@@ -89,6 +102,33 @@ class VersionLister:
                 raise RejectedError("the store's list of versions does not advance", key=prefix)
             page = _behind(page, key_marker, version_marker)
         return page
+
+    async def _present(
+        self, prefix: str, delimiter: str | None, key_marker: str | None, max_keys: int
+    ) -> VersionPage:
+        """The keys there are, each with the one version "null": this store knows no list of versions."""
+        after = key_marker
+        if after is not None and delimiter and after.endswith(delimiter):
+            # Behind all keys of that prefix, which was told as one.
+            after += LAST_LETTER
+        page = await self._reader.list_page(prefix, delimiter, None, after, max_keys)
+        versions = tuple(
+            ObjectVersion(
+                info.key,
+                "null",
+                is_latest=True,
+                is_delete_marker=False,
+                size=info.size,
+                etag=info.etag,
+                last_modified_ns=info.last_modified_ns,
+                storage_class=info.storage_class,
+            )
+            for info in page.objects
+        )
+        names = [*(info.key for info in page.objects), *page.prefixes]
+        last = max(names, key=str.encode, default=None) if page.next_token else None
+        prefixes = tuple(each for each in page.prefixes if each != key_marker)
+        return VersionPage(versions, prefixes, last, None)
 
     async def _successors(self, markers: Sequence[ObjectVersion]) -> Successors:
         """Ask what follows each of ``markers``."""

@@ -14,6 +14,7 @@ from s3mount.errors import (
     PreconditionFailedError,
     RangeError,
     RejectedError,
+    StoreError,
 )
 from s3mount.refs import (
     ANY,
@@ -50,13 +51,31 @@ DIGEST_THREADS = 2
 """MD5 of bodies, 0.77 GB/s each, at nice 10; with 16 at once on two cores a writer of 1 GiB was half as fast."""
 DAMAGED_TRIES = 3
 PARTS_MAX = 10_000
+UPLOADS_MAX = 10_000
+"""Of so many uploads it is remembered whether their parts have checksums. Of others the first part tells."""
 LEARN_BYTES_MAX = 256 * 1024
 NO_ETAG = "00000000000000000000000000000000"
 """An ETag that no object has, to see whether a store heeds a condition."""
 
 
+COPY_SOURCE = "COPY x-amz-copy-source-if-match"
+"""The name of the condition on a copy's source among ``Traits.unusable``."""
+
+
+def condition_name(operation: str, condition: Condition) -> str:
+    """What a condition of an operation is called in ``Traits.unusable``.
+
+    >>> condition_name("PUT", Condition(if_absent=True))
+    'PUT If-None-Match'
+    """
+    return f"{operation} {'If-None-Match' if condition.if_absent else 'If-Match'}"
+
+
 class Writer:
-    """The writing half of a store, multipart's control calls apart."""
+    """The writing half of a store, multipart's control calls apart.
+
+    ``checksummed``: of the last uploads, whether their parts have checksums.
+    """
 
     def __init__(
         self, plane: Plane, reader: Reader, traits: Traits, bucket: str, sign_payload: bool
@@ -67,6 +86,7 @@ class Writer:
         self._bucket = bucket
         self._sign_payload = sign_payload
         self._digests = trio.CapacityLimiter(DIGEST_THREADS)
+        self.checksummed: dict[str, bool] = {}
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, condition: Condition
@@ -77,8 +97,6 @@ class Writer:
         _check_size(key, body)
         traits = self._traits
         honoured = traits.if_absent if condition.if_absent else traits.if_match
-        if condition != ANY and not honoured:
-            await self.look_before(key, condition)
         call = Call("put", "PUT", key, body=body, size_bytes=body_bytes(body))
 
         async def send(wanted: dict[str, str]) -> PutResult:
@@ -88,7 +106,7 @@ class Writer:
             return result
 
         try:
-            return await self.conditionally(key, condition, send, is_honoured=bool(honoured))
+            return await self.conditionally("PUT", key, condition, send, is_honoured=bool(honoured))
         except PreconditionFailedError:
             if call.in_doubt:
                 found = await self._find_ours(key, body, headers)
@@ -100,6 +118,50 @@ class Writer:
 
     async def conditionally(
         self,
+        operation: str,
+        key: Key,
+        condition: Condition,
+        send: Callable[[dict[str, str]], Awaitable[PutResult]],
+        *,
+        is_honoured: bool,
+    ) -> PutResult:
+        """Send a write with its condition, or after a look at the key where the store is not known to honour it.
+
+        Then a refusal counts only where another look agrees, as some stores refuse a condition that
+        holds, or know none (501). Such a condition of this ``operation`` is not sent any more.
+        """
+        if condition == ANY:
+            return await send({})
+        name = condition_name(operation, condition)
+        unusable = self._traits.unusable
+        if not is_honoured or name in unusable:
+            await self.look_before(key, condition)
+        if name in unusable:
+            return await send({})
+        for is_last in (False, True):
+            try:
+                return await self._spelt(key, condition, send, is_honoured=is_honoured)
+            except (PreconditionFailedError, RejectedError) as error:
+                is_unknown = error.status == 501
+                is_refused = isinstance(error, PreconditionFailedError) and not is_honoured
+                if not (is_unknown or is_refused):
+                    raise
+                await self._agree(key, condition, error)
+                if is_unknown or is_last or condition.if_match is not None:
+                    break
+        result = await send({})
+        unusable.add(name)
+        return result
+
+    async def _agree(self, key: Key, condition: Condition, refusal: StoreError) -> None:
+        """Raise ``refusal`` if a look at the key says the same."""
+        try:
+            await self.look_before(key, condition)
+        except PreconditionFailedError as error:
+            raise refusal if refusal.status == 412 else error from error
+
+    async def _spelt(
+        self,
         key: Key,
         condition: Condition,
         send: Callable[[dict[str, str]], Awaitable[PutResult]],
@@ -109,23 +171,20 @@ class Writer:
         """Send a write with its condition, in the spelling of If-Match that the store understands.
 
         While that is unknown, a refusal of the quoted spelling is only believed when the bare one
-        is refused as well, and a look at the key agrees. A key that is gone fails If-Match like
-        one that was replaced. The success of a write whose condition the store is not known to
-        honour (``is_honoured``) does not show that it understands the quotes.
+        is refused as well. A key that is gone fails If-Match like one that was replaced. The success
+        of a write whose condition the store is not known to honour (``is_honoured``) does not show
+        that it understands the quotes.
         """
         etag = condition.if_match
-        traits = self._traits
         if etag is None:
-            return await send({"if-none-match": "*"} if condition.if_absent else {})
-        if traits.if_match_works is False:
-            await self.look_before(key, condition)
-            return await send({})
+            return await send({"if-none-match": "*"})
+        traits = self._traits
         known = traits.if_match_quoted
         for quoted in (True, False) if known is None else (known,):
             try:
                 result = await send({"if-match": f'"{etag}"' if quoted else etag})
             except PreconditionFailedError:
-                if known is not None:
+                if known is not None or not quoted:
                     raise
             except NoSuchKeyError as error:
                 if error.code == "NoSuchUpload":
@@ -133,12 +192,9 @@ class Writer:
                 raise _gone(error) from error
             else:
                 if is_honoured or not quoted:
-                    traits.if_match_quoted, traits.if_match_works = quoted, True
+                    traits.if_match_quoted = quoted
                 return result
-        await self.look_before(key, condition)
-        result = await send({})
-        traits.if_match_works = False
-        return result
+        raise AssertionError("unreachable")
 
     async def look_before(self, key: Key, condition: Condition) -> None:
         """HEAD in place of a condition that the store may ignore. Raises PreconditionFailedError."""
@@ -154,10 +210,13 @@ class Writer:
         if condition.if_absent or now.etag != condition.if_match:
             raise PreconditionFailedError("somebody else changed the object", key=key, status=412)
 
-    async def _send(self, call: Call) -> Answer:
-        """Send a body so that the store verifies it, or verify what the store says of it."""
+    async def _send(self, call: Call, *, has_crc: bool = True) -> Answer:
+        """Send a body so that the store verifies it, or verify what the store says of it.
+
+        Without ``has_crc`` it gets no CRC: it belongs to an upload that has none.
+        """
         plain = call.headers
-        use_crc = self._traits.echoes_checksums is not False
+        use_crc = has_crc and self._traits.echoes_checksums is not False
         for _ in range(DAMAGED_TRIES):
             md5 = await self._seal(call, plain, use_crc)
             try:
@@ -169,7 +228,7 @@ class Writer:
                 continue
             if await self._verified(call, answer, md5):
                 return answer
-            use_crc = self._traits.echoes_checksums is not False
+            use_crc = has_crc and self._traits.echoes_checksums is not False
             self._plane.statistics.checksum_errors += 1
         raise ChecksumError("the store has other bytes than were sent", key=call.key)
 
@@ -217,14 +276,16 @@ class Writer:
             traits.echoes_checksums = False
         if traits.etag_is_md5 is False or not comparable:
             return True
-        content_md5_sent = md5 is not None
+        # A store may take the header and not look at it.
+        may_be_unchecked = traits.content_md5 is False and traits.etag_is_md5 is not None
+        is_checked = md5 is not None and not may_be_unchecked
         if md5 is None:
             md5 = await checksums.off_loop(checksums.md5, body, self._digests)
         matches = md5.hex() == etag
-        if matches or content_md5_sent:
+        if matches or is_checked:
             # A store that accepted Content-MD5 has the right bytes, whatever its ETag is.
             traits.etag_is_md5 = matches
-        return matches or content_md5_sent
+        return matches or is_checked
 
     async def _find_ours(self, key: Key, body: Body, headers: ObjectHeaders) -> PutResult | None:
         """What is there, if it is what an earlier try of ours sent."""
@@ -260,8 +321,6 @@ class Writer:
         if headers is not None:
             check_headers(headers, key)
         is_honoured = bool(self._traits.copy_condition)
-        if not is_honoured:
-            await self.look_before(key, condition)
         guards = await self._guard_source(source)
         base = self._source_headers(source) | guards
         if headers is not None:
@@ -277,7 +336,7 @@ class Writer:
             return await self.with_version(key, _put_result(answer, etag))
 
         try:
-            return await self.conditionally(key, condition, send, is_honoured=is_honoured)
+            return await self.conditionally("COPY", key, condition, send, is_honoured=is_honoured)
         except PreconditionFailedError as error:
             if not call.in_doubt:
                 raise
@@ -322,6 +381,8 @@ class Writer:
                 raise PreconditionFailedError(
                     "the source of the copy was replaced", key=source.key, status=412
                 )
+        if COPY_SOURCE in self._traits.unusable:
+            return {}
         return {"x-amz-copy-source-if-match": f'"{source.etag}"'}
 
     async def upload_part(self, key: Key, upload_id: str, number: int, body: Body) -> PartInfo:
@@ -332,11 +393,22 @@ class Writer:
         size_bytes = body_bytes(body)
         call = Call("upload_part", "PUT", key, query=query, body=body, size_bytes=size_bytes)
         try:
-            answer = await self._send(call)
+            answer = await self._send(call, has_crc=self.checksummed.get(upload_id, True))
         finally:
             call.close()
         etag = bare_etag(answer.headers.get("etag", ""))
-        return PartInfo(number, etag, size_bytes, answer.headers.get(checksums.CRC_HEADER))
+        checksum = answer.headers.get(checksums.CRC_HEADER)
+        if checksum is None and self._traits.echoes_checksums:
+            # What was taken with a checksum has it, also where this answer does not repeat it.
+            checksum = call.headers.get(checksums.CRC_HEADER)
+        self.note_upload(upload_id, has_checksums=checksum is not None)
+        return PartInfo(number, etag, size_bytes, checksum)
+
+    def note_upload(self, upload_id: str, *, has_checksums: bool) -> None:
+        """Do the parts of this upload have checksums? S3 takes them in all parts of an upload, or in none."""
+        while len(self.checksummed) >= UPLOADS_MAX and upload_id not in self.checksummed:
+            del self.checksummed[next(iter(self.checksummed))]
+        self.checksummed[upload_id] = has_checksums
 
     async def upload_part_copy(
         self, key: Key, upload_id: str, number: int, source: ContentRef, byte_range: ByteRange
@@ -389,9 +461,9 @@ class Writer:
             return True
         return False
 
-    async def delete_bare(self, key: Key, if_match: str) -> VersionId | None:
+    async def delete_bare(self, key: Key, if_match: str = "") -> VersionId | None:
         """DeleteObject with this very header; the version that it made, such as a delete marker's."""
-        call = Call("delete", "DELETE", key, headers={"if-match": if_match})
+        call = Call("delete", "DELETE", key, headers={"if-match": if_match} if if_match else {})
         answer = await self._plane.call(call)
         return answer.headers.get("x-amz-version-id")
 
@@ -401,6 +473,20 @@ class Writer:
         wanted["x-amz-metadata-directive"] = "REPLACE"
         call = Call("copy", "PUT", key, headers=wanted, size_bytes=source.size, error_in_body=True)
         return _put_result(await self._plane.call(call), "")
+
+    async def copy_part_bare(self, source: ContentRef, key: Key, upload_id: str) -> PartInfo:
+        """UploadPartCopy of all of ``source`` as the first part, looking at nothing before or after."""
+        call = Call(
+            "upload_part_copy",
+            "PUT",
+            key,
+            query=canonical_query([("partNumber", "1"), ("uploadId", upload_id)]),
+            headers=self._source_headers(source),
+            size_bytes=source.size,
+            error_in_body=True,
+        )
+        etag, checksum = parse_copy((await self._plane.call(call)).body, "CopyPartResult")
+        return PartInfo(1, etag, source.size, checksum)
 
 
 def _about_checksums(error: RejectedError) -> bool:

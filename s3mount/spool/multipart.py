@@ -111,7 +111,9 @@ class MultipartSender:
         upload = self._new_upload(change.key)
         begun = change.attributes
         headers = self._hooks.headers_of(change, with_times=not streamed)
-        upload.upload_id = await self._store.create_multipart(upload.key, headers)
+        upload.upload_id = await self._store.create_multipart(
+            upload.key, headers, has_copies=blob.base is not None
+        )
         reach("upload: created")
         if not self._is_current(change, blob):
             self._spool.journal.upload_begun(upload.upload_id, upload.key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from s3mount.errors import NoSuchKeyError, S3MountError
@@ -22,7 +23,7 @@ from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
-from s3mount.transfer.digest import HASHING_THREADS, is_part
+from s3mount.transfer.digest import HASHING_THREADS, crc64nvme_of, is_part
 from s3mount.transfer.parallel import in_parallel
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Resuming:
         parts with bytes of a base, which S3 copies.
         """
         unsent = set(upload.unsent(blob.size))
+        has_checksums = all(part.checksum is not None for part in upload.sent.values())
 
         async def look(part: PartInfo) -> None:
             index = part.number - 1
@@ -108,7 +110,11 @@ class Resuming:
             if not upload.begin(index):
                 return
             try:
-                holds = await is_part(blob.body(span.start, stop), part)
+                body = blob.body(span.start, stop)
+                holds = await is_part(body, part)
+                if holds and part.checksum is None and has_checksums:
+                    # Some stores do not list what they demand when the upload is completed.
+                    part = msgspec.structs.replace(part, checksum=await crc64nvme_of(body))
                 if holds and upload.arrived(index, part) and blob.upload is upload:
                     self._spool.journal.part_sent(upload.upload_id, part)
             except (S3MountError, DamagedBlockError) as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 
+import trio
+
 from s3mount.errors import (
     AccessDeniedError,
     ArchivedError,
@@ -46,12 +48,16 @@ from s3mount.transfer.digest import etag_if_put
 
 log = logging.getLogger(__name__)
 
+MARKERS_WAIT_S = 10.0
+"""So long the marker of a folder waits for what the store makes of markers."""
+
 
 class Sender:
     """Sends single changes of ``spool`` to ``store``; bodies of more than ``part_bytes`` by ``multipart``.
 
     ``is_source_guarded``: the store is known to refuse a copy whose source is another version by now.
-    ``etag_is_md5``: it is known to give the same bytes the same ETag again.
+    ``etag_is_md5``: it is known to give the same bytes the same ETag again. ``markers``: whether it can hold
+    the markers of folders; they wait a while for ``markers_decided``, and none is sent where it is ``False``.
     """
 
     def __init__(
@@ -71,6 +77,9 @@ class Sender:
         self.deletions = Deletions(store)
         self.is_source_guarded = False
         self.etag_is_md5 = False
+        self.markers: bool | None = None
+        self.markers_decided = trio.Event()
+        self.markers_decided.set()
 
     async def perform(self, change: Change) -> Stored | None:
         """One try of ``change`` as it is now: what S3 has then, ``None`` after a deletion.
@@ -91,11 +100,19 @@ class Sender:
         await self._spool.forcing.journal()
         self._must_be_current(change)
         reach("send: before")
+        if change.key.endswith("/"):
+            with trio.move_on_after(MARKERS_WAIT_S):
+                await self.markers_decided.wait()
+            if self.markers is False:
+                return None if change.op == "delete" else Stored(PutResult(""), 0)
+            self._must_be_current(change)
         if change.op == "delete":
             await self._delete(change)
             reach("delete: answered")
             return None
         if change.op == "copy":
+            if change.key.endswith("/") and change.source is not None and not change.source.size:
+                return await self._put_marker(change, change.source)
             return await self._copy(change)
         try:
             return await self._put(change)
@@ -124,6 +141,29 @@ class Sender:
             raise ForeignWriteError("somebody else wrote what was to be deleted", key=change.key)
         change.expected = there.etag
         raise TryAgain("S3 has a later state of what was to be deleted")
+
+    async def _put_marker(self, change: Change, source: ContentRef) -> Stored:
+        """Put the marker of a moved folder, with what is stored with it: some stores cannot copy such keys."""
+        there = (
+            None
+            if change.headers is not None and change.replace_headers
+            else await self._head(source.key)
+        )
+        self._must_be_current(change)
+        if there is not None and there.size:
+            # Somebody else stored something there.
+            return await self._copy(change)
+        if there is None or there.headers is None or change.replace_headers:
+            headers = self._hooks.headers_of(change)
+        else:
+            headers = there.headers
+            change.headers = headers
+        change.note_try(_ctime_ns(change))
+        result = await self._store.put(
+            change.key, b"", headers, condition=self.condition_of(change)
+        )
+        reach("copy: answered")
+        return Stored(result, 0)
 
     async def _know_headers(self, change: Change, source: ContentRef) -> None:
         """Where the copy gets another ETag only what is stored beside it tells it as ours.

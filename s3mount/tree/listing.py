@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from s3mount.names import is_trial_key
 from s3mount.refs import Key, ListPage, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.tree.failing import first_error
@@ -194,6 +195,8 @@ def _take_in(listing: Listing, prefix: Key, page: ListPage, stop: Key | None) ->
             is_over = True
         elif not name:
             listing.marker = info
+        elif is_trial_key(info.key):
+            continue
         elif is_name(name):
             listing.files[name] = info
         else:
@@ -207,7 +210,7 @@ async def list_subtree(store: Store, prefix: Key) -> list[ObjectInfo]:
     token = None
     while True:
         page = await store.list_page(prefix, token=token)
-        found.extend(page.objects)
+        found.extend(info for info in page.objects if not is_trial_key(info.key))
         token = page.next_token
         if token is None:
             return found

@@ -19,8 +19,9 @@ from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
-from s3mount.names import OWN_NAME
+from s3mount.names import TRIAL_PREFIX
 from s3mount.refs import Capabilities
+from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
 from s3mount.spool.containing import contained, kept_running, reason_of
@@ -42,6 +43,7 @@ from s3mount.vfs.naming import Naming
 from s3mount.vfs.refreshing import Refreshing
 from s3mount.vfs.renaming import Renaming
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
+from s3mount.vfs.trials import RunningTrial
 from s3mount.vfs.uploads import UploadHooks
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,7 @@ class Filesystem:
                     task_status.started()
                     if not self.config.read_only:
                         probed = trio.Event()
+                        self.uploader.sender.markers_decided = probed
                         self.puts.open()
                         self.state.store.on_outage = self._outage_changed
                         nursery.start_soon(self._probe, probed)
@@ -156,11 +159,7 @@ class Filesystem:
     async def _probe(self, probed: trio.Event) -> None:
         """Learn what conditions the store honours."""
         try:
-            found = await self._capabilities()
-            self.uploader.sender.is_source_guarded = found.copy_source_condition is True
-            self.uploader.sender.etag_is_md5 = found.etag_is_md5 is True
-            self.uploader.sender.deletions.honours_condition = found.delete_condition
-            self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
+            self._heed(await self._capabilities())
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}
             log.warning("what the store honours is unknown: %s", error)
@@ -170,12 +169,25 @@ class Filesystem:
         finally:
             probed.set()
 
+    def _heed(self, found: Capabilities) -> None:
+        """Work as the store needs it, and say what it lacks."""
+        sender = self.uploader.sender
+        sender.is_source_guarded = found.copy_source_condition is True
+        sender.etag_is_md5 = found.etag_is_md5 is True
+        sender.deletions.honours_condition = found.delete_condition
+        sender.markers = self.state.markers = found.markers
+        self.state.marker_metadata = found.marker_metadata
+        self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
+        for line in describe_lacks(self.capabilities):
+            log.warning("this store %s", line)
+
     async def _capabilities(self) -> Capabilities:
         """What the store honours, as it was seen by an earlier mount or by trying now. Raises StoreError."""
         remembered = self.state.memory.recall_capabilities(self.state.now_ns())
-        key = f"{self.config.prefix}{OWN_NAME}/probe-{os.getpid()}-{time.time_ns():x}"
-        found = await self.state.store.probe(key, known=remembered)
-        if remembered is None and found.if_match is not None:
+        key = f"{self.config.prefix}{TRIAL_PREFIX}{os.getpid()}-{time.time_ns():x}"
+        with RunningTrial(Path(self.config.state_dir), key) as trial:
+            found = await self.state.store.probe(trial.key, known=remembered, killed=trial.killed)
+        if remembered is None and found.if_absent is not None:
             self.state.memory.remember_capabilities(found, self.state.now_ns())
         return found
 

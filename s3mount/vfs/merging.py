@@ -215,6 +215,8 @@ class Merger:
         if not is_directory:
             return f"{prefix}{name}" in finished
         key = f"{prefix}{name}/"
+        if key in self._state.local_folders:
+            return True
         return self._state.spool.relations.implies(key) or any(
             each.startswith(key) for each in finished
         )

@@ -47,6 +47,17 @@ class MountState:
     is_written: Callable[[Node], bool] = lambda node: False
     glance: Callable[[Node, bool], Awaitable[ObjectInfo | None]] | None = None
     on_finished: list[Callable[[Key], None]] = field(default_factory=list)
+    markers: bool | None = None
+    """Can the store hold the markers of folders? ``None``: not known yet."""
+    marker_metadata: bool | None = None
+    """Does it keep what is stored with them?"""
+    local_folders: set[Key] = field(default_factory=set)
+    """Folders that were made here and that the store cannot hold without a file below."""
+
+    @property
+    def are_markers_telling(self) -> bool:
+        """Can a folder's marker tell that attributes are stored below it?"""
+        return self.markers is not False and self.marker_metadata is not False
 
     def now_ns(self) -> int:
         """Wall time."""

@@ -87,6 +87,9 @@ class StoredAttributes:
         policy = self._state.config.attributes
         if policy != "auto":
             return policy == "always"
+        if not self._state.are_markers_telling:
+            # No marker can tell whether anything is stored below it.
+            return True
         parent = node.parent.directory
         # Not told yet counts as stored: a guess would show a link as a file.
         return parent is not None and parent.stores_attributes is not False
@@ -108,7 +111,8 @@ class StoredAttributes:
         known = directory.directory
         assert known is not None
         policy = self._state.config.attributes
-        if policy == "never" or (policy == "auto" and known.stores_attributes is False):
+        is_told_not = known.stores_attributes is False and self._state.are_markers_telling
+        if policy == "never" or (policy == "auto" and is_told_not):
             # What has no node yet has nothing stored; to look at all of them would give them one.
             await self.know_attributes(list(known.children.nodes.values()))
         else:

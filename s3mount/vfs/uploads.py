@@ -90,6 +90,9 @@ class UploadHooks:
         self._finished(change.key)
         if result is None:
             self._not_known(change.key)
+            self._state.local_folders.discard(change.key)
+        elif change.key.endswith("/") and self._state.markers is False:
+            self._state.local_folders.add(change.key)
         else:
             self._stored(change, result)
 

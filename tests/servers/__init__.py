@@ -9,7 +9,9 @@ import uuid
 from typing import Any
 
 import boto3
+import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,13 +59,32 @@ class S3Server:
         client = self.boto3_client()
         name = f"test-{uuid.uuid4().hex[:16]}"
         client.create_bucket(Bucket=name)
-        if versioned:
-            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        if versioned and not self._keeps_versions(client, name):
+            self.remove_bucket(name)
+            pytest.skip(f"{self.name} keeps no versions")
         return name
+
+    @staticmethod
+    def _keeps_versions(client: Any, bucket: str) -> bool:
+        try:
+            client.put_bucket_versioning(
+                Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+            )
+            return bool(client.get_bucket_versioning(Bucket=bucket).get("Status") == "Enabled")
+        except ClientError:
+            return False
 
     def remove_bucket(self, name: str) -> None:
         """Remove a bucket with everything in it: unfinished uploads, versions, objects."""
         client = self.boto3_client()
+        try:
+            client.list_object_versions(Bucket=name, MaxKeys=1)
+        except ClientError:
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+                for entry in page.get("Contents", []):
+                    client.delete_object(Bucket=name, Key=entry["Key"])
+            client.delete_bucket(Bucket=name)
+            return
         for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=name):
             for upload in page.get("Uploads", []):
                 # A mount that was just ended may have been about to do so itself.

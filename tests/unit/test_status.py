@@ -69,7 +69,13 @@ def test_conflicts_damage_and_what_the_store_honours() -> None:
                 Conflict(0, "d", "not-deleted"),
             ),
             damaged=(Damaged("/s/damaged/1", 0, "the journal is gone", kept_blobs=({}, {})),),
-            store_honours={"if_match": True, "if_absent": False, "checksum": "crc64nvme"},
+            store_honours={
+                "if_match": True,
+                "if_absent": False,
+                "checksum": "crc64nvme",
+                "atomic": False,
+            },
+            versioning="off",
         )
     )
     told = [line for line in text.splitlines() if "conflict at" not in line]
@@ -81,7 +87,11 @@ def test_conflicts_damage_and_what_the_store_honours() -> None:
             "  S3 honours If-Match on PUT; does not honour If-None-Match on PUT; was not tried for "
             "conditions on CompleteMultipartUpload, conditions on COPY, conditions on a COPY's source, "
             "If-Match on DELETE; where it does not, a look just before each write stands for it; "
-            "verifies crc64nvme"
+            "verifies crc64nvme; keeps no versions"
+        ),
+        (
+            "  S3 honours conditions, but not atomically: of several writers that create or change the "
+            "same key at once, more than one may win, and only the last one's file is kept"
         ),
     ]
     assert ": b: theirs has the name, yours is b.conflict-h-1" in text
