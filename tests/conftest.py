@@ -27,6 +27,7 @@ from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.ceph import ACCESS_KEY, SECRET_KEY, running_ceph
 from tests.servers.localstack import running_localstack
+from tests.unexpected import none_expected
 
 GIVEN_URL = os.environ.get("S3MOUNT_TEST_S3_URL", "")
 SERVERS = ("localstack", "ceph", "given") if GIVEN_URL else ("localstack", "ceph")
@@ -40,6 +41,13 @@ hypothesis.settings.register_profile(
     "tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def unexpected() -> Iterator[list[str]]:
+    """Faults of background tasks in the test's own process; a test that expects some clears the list."""
+    with none_expected() as told:
+        yield told
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ import pyfuse3
 import trio
 
 from s3mount import __version__, garbage, status
+from s3mount.background import Background
 from s3mount.config import MountConfig, RunConfig
 from s3mount.daemon import registry, supervisor
 from s3mount.daemon.launch import Reporter
@@ -315,7 +316,7 @@ class Lifetime:
     async def _drain(self, allowed_s: float) -> None:
         with trio.move_on_after(0 if self._leave_rest else allowed_s) as self._draining:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._ask_for_time)
+                Background(nursery).start(self._ask_for_time)
                 try:
                     await self.wait_uploaded()
                 except S3MountError as error:
@@ -373,7 +374,7 @@ class Lifetime:
             name = signal.Signals(number).name
             if self._signals == 1 and self._mounted_at_ns:
                 log.info("%s: sending what is left, then unmounting; once more ends at once", name)
-                nursery.start_soon(self._stop)
+                Background(nursery).start(self._stop)
             elif self._mounted_at_ns:
                 log.warning("%s again: ending at once", name)
                 self._whole.cancel()

@@ -14,6 +14,7 @@ import trio
 from s3mount.app.lifetime import Parts
 from s3mount.app.notes import Notes
 from s3mount.app.snapshot import with_past
+from s3mount.background import Background
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
 from s3mount.config import MountConfig
@@ -66,7 +67,7 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                 if config.snapshots:
                     access = Access(store, reader)
                     notes = Notes()
-                    nursery.start_soon(notes.ask_for_rule, store, config.prefix)
+                    Background(nursery).start(notes.ask_for_rule, store, config.prefix)
                     hidden = f"{config.prefix}{config.snapshots}/"
                     await notes.ask_for_hidden_keys(store, hidden)
                     with with_past(config, filesystem, live, access) as (operations, tell):

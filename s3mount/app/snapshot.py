@@ -14,6 +14,7 @@ import trio
 
 from s3mount.app.lifetime import Parts
 from s3mount.app.notes import Notes
+from s3mount.background import Background
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
 from s3mount.config import MountConfig, Past
@@ -179,9 +180,8 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
             lister = None
             if past.at_ns is not None:
                 lister = PastLister(pool.bucket(config.store.bucket), tree, past.at_ns)
-                nursery.start_soon(
-                    notes.ask_for_rule, pool.bucket(config.store.bucket), config.prefix
-                )
+                store = pool.bucket(config.store.bucket)
+                Background(nursery).start(notes.ask_for_rule, store, config.prefix)
                 reporter.step(f"asking S3 for the bucket {config.store.bucket}")
                 await _look(pool.bucket(config.store.bucket), lister, tree, config)
             files = SnapshotFiles(tree, caches, top_inode=TOP_INODE, lister=lister)
@@ -190,7 +190,7 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
                 unshown = held.catalog.meta("unshown") if lister is None else lister.unshown
                 return {**about, "catalog": str(held.catalog.path), "unshown": unshown or 0}
 
-            nursery.start_soon(partial(_in_thread, library.prune))
+            Background(nursery).start(_in_thread, library.prune)
             try:
                 yield Parts(
                     SnapshotMount(config, files, caches, tell),

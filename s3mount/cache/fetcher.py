@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import trio
 
+from s3mount.background import Background, contained
 from s3mount.cache.blocks import sums_offset, sums_room
 from s3mount.cache.entry import Entry
 from s3mount.cache.eviction import Evictor
@@ -61,7 +62,8 @@ class Fetch:
     """One request for the blocks ``[first, stop)`` of an entry, of which ``[first, reached)`` are there.
 
     ``owner`` is whoever wanted it ahead of time, ``None`` once somebody waits for it. A ``hasty``
-    one has no blocks of its own: another request brings them too, but later.
+    one has no blocks of its own: another request brings them too, but later. ``on_end`` are called at
+    its end, well or not.
     """
 
     __slots__ = (
@@ -98,11 +100,11 @@ class Fetch:
         self.body: bytes | None = None
         self.error: S3MountError | None = None
         self.info: ObjectInfo | None = None
-        self.on_end: Callable[[], None] | None = None
+        self.on_end: list[Callable[[], None]] = []
 
 
 class Fetcher:
-    """Queues and runs the requests of one shelf, in the nursery given to ``start``."""
+    """Queues and runs the requests of one shelf, in the background given to ``start``."""
 
     def __init__(
         self, store: Readable, shelf: Shelf, evictor: Evictor, *, prefetch_bytes_max: int
@@ -115,7 +117,7 @@ class Fetcher:
         self._store = store
         self._shelf = shelf
         self._evictor = evictor
-        self._nursery: trio.Nursery | None = None
+        self._background: Background | None = None
         self._urgent: deque[Fetch] = deque()
         self._waiting: deque[Fetch] = deque()
         self._urgent_running = 0
@@ -123,13 +125,13 @@ class Fetcher:
         self._guesses_running = 0
         self._through = trio.CapacityLimiter(THROUGH_MAX)
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Requests run in this nursery from now on."""
-        self._nursery = nursery
+    def start(self, background: Background) -> None:
+        """Requests run in this background from now on."""
+        self._background = background
 
     def stop(self) -> EngineError:
         """Nothing is requested any more; whoever waits is told so by the error returned."""
-        self._nursery = None
+        self._background = None
         error = EngineError("the cache is closed")
         for fetch in [*self._urgent, *self._waiting]:
             self._end(fetch, error)
@@ -145,7 +147,7 @@ class Fetcher:
         ``hasty``: nobody read towards these blocks, so where they are far down a request that is
         under way, they are asked for once more.
         """
-        if self._nursery is None:
+        if self._background is None:
             raise EngineError("the cache is closed")
         for fetch in list(entry.fetches):
             if fetch.ahead and fetch.first < stop and first < fetch.stop:
@@ -178,7 +180,7 @@ class Fetcher:
 
         False when there is none; then nothing (more) was asked for.
         """
-        if self._nursery is None or not self._shelf.usable or not entry.pinned_version:
+        if self._background is None or not self._shelf.usable or not entry.pinned_version:
             return False
         first, last = entry.map.span(start, stop)
         position = first
@@ -214,7 +216,7 @@ class Fetcher:
 
     def small(self, entry: Entry) -> Fetch:
         """The one request that brings a small content whole; shared while it is under way."""
-        if self._nursery is None:
+        if self._background is None:
             raise EngineError("the cache is closed")
         fetch = entry.small_fetch
         if fetch is None:
@@ -227,7 +229,7 @@ class Fetcher:
 
     def small_ahead(self, entry: Entry) -> Fetch | None:
         """Ask at once for a small content that nobody waits for yet; ``None`` when there is no room for it."""
-        if self._nursery is None or self._urgent or not entry.pinned_version:
+        if self._background is None or self._urgent or not entry.pinned_version:
             return None
         if self._guesses_running >= GUESSES_MAX:
             return None
@@ -237,12 +239,12 @@ class Fetcher:
         fetch.started = True
         self.ahead_bytes += entry.size
         self._guesses_running += 1
-        self._nursery.start_soon(self._run, fetch, _GUESSED)
+        self._background.start(self._run, fetch, _GUESSED)
         return fetch
 
     async def through(self, entry: Entry, offset: int, length: int) -> bytes:
         """Bytes straight from the store, which are not kept. Raises StoreError."""
-        if self._nursery is None:
+        if self._background is None:
             raise EngineError("the cache is closed")
         pieces = []
         async with self._through:
@@ -257,19 +259,19 @@ class Fetcher:
     # -- running
 
     def _pump(self) -> None:
-        nursery = self._nursery
-        if nursery is None:
+        background = self._background
+        if background is None:
             return
         while self._urgent and self._urgent_running < DEMAND_MAX:
             fetch = self._urgent.popleft()
             fetch.started = True
             self._urgent_running += 1
-            nursery.start_soon(self._run, fetch, _URGENT)
+            background.start(self._run, fetch, _URGENT)
         while self._waiting and not self._urgent and self._ahead_running < AHEAD_MAX:
             fetch = self._waiting.popleft()
             fetch.started = True
             self._ahead_running += 1
-            nursery.start_soon(self._run, fetch, _AHEAD)
+            background.start(self._run, fetch, _AHEAD)
 
     def _promote(self, fetch: Fetch) -> None:
         fetch.owner = None
@@ -339,8 +341,9 @@ class Fetcher:
                     entry.map.unclaim(fetch.reached, fetch.stop)
                 entry.wake_failed(fetch.reached, fetch.stop, error, no_disk=no_disk)
         fetch.done.set()
-        if fetch.on_end is not None:
-            fetch.on_end()
+        for on_end in fetch.on_end:
+            with contained("what follows a fetch"):
+                on_end()
         self._shelf.let_go(entry)
 
     async def _run_small(self, fetch: Fetch) -> None:

@@ -51,7 +51,7 @@ class Guess:
             self.info = fetch.info
             on_arrival(self)
 
-        fetch.on_end = ended
+        fetch.on_end.append(ended)
 
     def kept_ranges(self) -> list[tuple[int, int]]:
         """What is not to be evicted."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from s3mount.background import Background
 from s3mount.cache.blocks import MISSING, PRESENT, SUM_BYTES, sums_offset
 from s3mount.cache.entry import Entry, Waiter
 from s3mount.cache.eviction import Evictor
@@ -100,10 +101,11 @@ class CacheReader:
         await self._upkeep.open()
         try:
             async with trio.open_nursery() as nursery:
-                self._fetcher.start(nursery)
+                background = Background(nursery)
+                self._fetcher.start(background)
                 try:
-                    nursery.start_soon(self._upkeep.run)
-                    nursery.start_soon(self._evictor.run)
+                    self._upkeep.start(background)
+                    background.keep(self._evictor.run)
                     task_status.started()
                     await trio.sleep_forever()
                 finally:

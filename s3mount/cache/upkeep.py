@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 
+from s3mount.background import Background
 from s3mount.boot import boot_id
 from s3mount.cache.catalog import Catalog, Unsettled, Update, is_row_name, remove_catalog
 from s3mount.cache.folder import ORPHAN_AGE_S
@@ -121,14 +122,13 @@ class Upkeep:
                 catalog.close()
         self._writer = shelf.catalog = None
 
-    async def run(self) -> None:
-        """Save, settle and sweep until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_saving)
-            nursery.start_soon(self._keep_settling)
-            nursery.start_soon(self._keep_disk_room)
-            if self._writer is not None:
-                nursery.start_soon(self._sweep)
+    def start(self, background: Background) -> None:
+        """Save, settle and sweep in the background from now on."""
+        background.keep(self._keep_saving)
+        background.keep(self._keep_settling)
+        background.keep(self._keep_disk_room)
+        if self._writer is not None:
+            background.start(self._sweep)
 
     # -- saving
 

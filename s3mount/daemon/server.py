@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
+from s3mount.background import Background, attempt
 from s3mount.daemon import protocol, registry
 from s3mount.errors import LocalDiskError, S3MountError
 
@@ -26,6 +27,7 @@ ANSWER_TIMEOUT_S = 30.0
 PROGRESS_EVERY_S = 0.5
 LOOK_EVERY_S = 30.0
 """How often it is seen to that the socket can still be found."""
+ACCEPT_PAUSE_S = 1.0
 
 
 class Mounted(Protocol):
@@ -99,28 +101,41 @@ class ControlServer:
         path = place()
         listener = _listen(path)
         async with trio.open_nursery() as nursery:
+            background = Background(nursery)
+            try:
+                publish(path)
+            except BaseException:
+                _stop_listening(listener, path)
+                raise
+            task_status.started()
             while True:
                 try:
-                    publish(path)
-                    task_status.started()
-                    task_status = trio.TASK_STATUS_IGNORED
-                    await self._accept(listener, path, nursery)
+                    is_gone = await attempt(
+                        self._accept, listener, path, background, otherwise=False
+                    )
                 finally:
-                    listener.close()
-                    with contextlib.suppress(FileNotFoundError):
-                        path.unlink()
+                    _stop_listening(listener, path)
+                if not is_gone:
+                    await trio.sleep(LOOK_EVERY_S)
                 log.warning("the control socket %s was taken away; a new one is made", path)
-                path, listener = await _listen_again(place)
+                path, listener = await _listen_again(place, publish)
 
     async def _accept(
-        self, listener: trio.socket.SocketType, path: Path, nursery: trio.Nursery
-    ) -> None:
-        """Take connections until the socket at ``path`` is not there any more."""
+        self, listener: trio.socket.SocketType, path: Path, background: Background
+    ) -> bool:
+        """Take connections until the socket at ``path`` is not there any more; then True."""
         while path.exists():
             with trio.move_on_after(LOOK_EVERY_S):
                 while True:
-                    connection, _ = await listener.accept()
-                    nursery.start_soon(self._serve, trio.SocketStream(connection))
+                    try:
+                        connection, _ = await listener.accept()
+                    except OSError as error:
+                        # No descriptor is free, or the caller is gone already.
+                        log.warning("a command cannot be answered now: %s", error.strerror)
+                        await trio.sleep(ACCEPT_PAUSE_S)
+                    else:
+                        background.start(self._serve, trio.SocketStream(connection))
+        return True
 
     async def end(self, files: int, size_bytes: int) -> None:
         """Tell those who asked to leave that the process now exits, and what it leaves behind.
@@ -275,13 +290,27 @@ def _listen(path: Path) -> trio.socket.SocketType:
     return trio.socket.from_stdlib_socket(plain)
 
 
-async def _listen_again(place: Callable[[], Path]) -> tuple[Path, trio.socket.SocketType]:
+async def _listen_again(
+    place: Callable[[], Path], publish: Callable[[Path], None]
+) -> tuple[Path, trio.socket.SocketType]:
     """Listen at a new place as soon as there is one."""
     while True:
         with contextlib.suppress(LocalDiskError, OSError):
             path = place()
-            return path, _listen(path)
+            listener = _listen(path)
+            try:
+                publish(path)
+            except BaseException:
+                _stop_listening(listener, path)
+                raise
+            return path, listener
         await trio.sleep(LOOK_EVERY_S)
+
+
+def _stop_listening(listener: trio.socket.SocketType, path: Path) -> None:
+    listener.close()
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 async def _cancel_when_set(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 import outcome
 import trio
 
+from s3mount.background import attempt
 from s3mount.config import StoreConfig
 from s3mount.engine import messages
 from s3mount.engine.channel import BrokenStreamError, Channel
@@ -224,7 +225,7 @@ class Lives:
                 task_status.started()
                 while not (self._stopping and not self._calls):
                     began = trio.current_time()
-                    reason = await self._live()
+                    reason = await attempt(self._live, otherwise="of an internal error here")
                     if self._stopping and not self._calls:
                         break
                     if trio.current_time() - began > LONG_LIFE_S:

@@ -19,6 +19,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
+from s3mount.background import contained
 from s3mount.config import MountConfig
 from s3mount.errors import S3MountError, StoreError
 from s3mount.fuse.entries import (
@@ -419,7 +420,8 @@ class Operations(pyfuse3.Operations):
         node = opened.node
         if start_id == 0:
             opened.names = await self._fs.directories.names(node)
-            self._fs.contents.walks.names_read(node, opened.names)
+            with contained("reading ahead"):
+                self._fs.contents.walks.names_read(node, opened.names)
         assert node.directory is not None
         children = node.directory.children
         valid_s = max(0.0, self._fs.directories.fresh_for_s(node))

@@ -16,6 +16,7 @@ from os.path import commonprefix
 
 import trio
 
+from s3mount.background import Background
 from s3mount.errors import RejectedError, S3MountError
 from s3mount.refs import ETag, Key
 from s3mount.s3.store import Store
@@ -95,6 +96,7 @@ class Deletions:
         self._is_running = True
         try:
             async with trio.open_nursery() as nursery:
+                background = Background(nursery)
                 while True:
                     await self._some_waiting.wait()
                     self._some_waiting = trio.Event()
@@ -104,7 +106,7 @@ class Deletions:
                         await slots.acquire_on_behalf_of(worker)
                         batch = self._waiting[:KEYS_MAX]
                         del self._waiting[:KEYS_MAX]
-                        nursery.start_soon(self._send, batch, slots, worker)
+                        background.start(self._send, batch, slots, worker)
         finally:
             self._is_running = False
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from s3mount.background import reason_of
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool.changes import Change
-from s3mount.spool.containing import reason_of
 from s3mount.spool.extents import Extents
 
 PARTIAL = ".partial"

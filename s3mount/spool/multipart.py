@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from s3mount.background import Background, attempt
 from s3mount.errors import (
     DamagedBodyError,
-    LocalDiskError,
     NoSuchKeyError,
     PreconditionFailedError,
     RangeError,
@@ -25,7 +25,6 @@ from s3mount.s3.store import Store
 from s3mount.spool import leftovers
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
-from s3mount.spool.containing import contained
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.leftovers import Leftovers
 from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain, damage_of
@@ -60,7 +59,7 @@ class MultipartSender:
         self._hooks = hooks
         self._plan = PartPlan(part_bytes)
         self.slots = trio.CapacityLimiter(parts_max)
-        self._nursery: trio.Nursery | None = None
+        self._background: Background | None = None
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
         self._leftovers = Leftovers(spool, store)
@@ -70,23 +69,23 @@ class MultipartSender:
     async def run(self) -> None:
         """Give background tasks a home, and abort uploads that nobody needs; cancel to stop."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._background = Background(nursery)
             for task in self._early:
-                nursery.start_soon(_by_itself, task)
+                self._background.start(task)
             self._early.clear()
             try:
                 while True:
-                    await _by_itself(self._leftovers.abort_all)
+                    await attempt(self._leftovers.abort_all, otherwise=None)
                     await trio.sleep(leftovers.PERIOD_S)
             finally:
-                self._nursery = None
+                self._background = None
 
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run ``task`` in the background, once the sender runs and until it stops."""
-        if self._nursery is None:
+        if self._background is None:
             self._early.append(task)
         else:
-            self._nursery.start_soon(_by_itself, task)
+            self._background.start(task)
 
     def abandon(self, upload: PartsUpload) -> None:
         """The upload is of no use any more: abort it in the background."""
@@ -371,15 +370,6 @@ class MultipartSender:
                 await trio.sleep(0.005)
         if errors:
             raise errors[0]
-
-
-async def _by_itself(task: Callable[[], Awaitable[None]]) -> None:
-    """Run a task whose faults are its own."""
-    with contained("a task beside the sending"):
-        try:
-            await task()
-        except LocalDiskError as error:
-            log.warning("left for later: %s", error)
 
 
 def _is_of(upload: PartsUpload, change: Change) -> bool:

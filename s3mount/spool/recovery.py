@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from s3mount.background import contained
 from s3mount.refs import Key
 from s3mount.spool import salvage
 from s3mount.spool.changes import Change
-from s3mount.spool.containing import contained
 from s3mount.spool.journal import DamagedRow
 from s3mount.spool.orphans import Orphan, judge
 from s3mount.spool.salvage import Damage, KeptBlob

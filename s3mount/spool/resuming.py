@@ -12,13 +12,13 @@ from collections.abc import Callable
 import msgspec
 import trio
 
+from s3mount.background import contained
 from s3mount.errors import NoSuchKeyError, S3MountError
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import PartInfo
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
-from s3mount.spool.containing import contained
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError

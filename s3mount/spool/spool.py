@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 import trio
 
+from s3mount.background import contained, reason_of
 from s3mount.errors import InternalError, LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.changes import ABSENT, Change
-from s3mount.spool.containing import contained, reason_of
 from s3mount.spool.extents import Extents
 from s3mount.spool.forcing import Forcing, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.journal import Journal

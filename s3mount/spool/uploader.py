@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import trio
 
+from s3mount.background import Background, contained, reason_of
 from s3mount.errors import (
     AccessDeniedError,
     ExpiredCredentialsError,
@@ -27,7 +28,6 @@ from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
 from s3mount.spool import deletions
 from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
-from s3mount.spool.containing import contained, kept_running, reason_of
 from s3mount.spool.hooks import ConflictOutcome, Hooks
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import ForeignWriteError, NothingLeftError, Stored, TryAgain
@@ -229,21 +229,14 @@ class Uploader:
         for change in self._spool.changes.values():
             self._line_up(change, now)
         async with trio.open_nursery() as nursery:
-            tasks: dict[str, Callable[[], Awaitable[None]]] = {
-                "the sending of parts": self.multipart.run,
-                "the removal of blobs": self._spool.forcing.run,
-                "the gathering of deletions": self.sender.deletions.run,
-                "the retrying of refused changes": self._retry_parked,
-            }
-            lanes = (
-                (Lane.DELETIONS, self._deletion_slots),
-                (Lane.SMALL, self._small_slots),
-                (Lane.LARGE, self._large_slots),
-            )
-            for lane, slots in lanes:
-                tasks[f"the lane of {lane.name}"] = partial(self._serve, lane, slots, nursery)
-            for what, task in tasks.items():
-                nursery.start_soon(kept_running, what, task)
+            background = Background(nursery)
+            background.keep(self.multipart.run)
+            background.keep(self._spool.forcing.run)
+            background.keep(self.sender.deletions.run)
+            background.keep(self._retry_parked)
+            background.keep(self._serve, Lane.DELETIONS, self._deletion_slots, background)
+            background.keep(self._serve, Lane.SMALL, self._small_slots, background)
+            background.keep(self._serve, Lane.LARGE, self._large_slots, background)
 
     async def _retry_parked(self) -> None:
         while True:
@@ -254,7 +247,7 @@ class Uploader:
                     self._line_up(change, now)
             self._wake.set()
 
-    async def _serve(self, lane: Lane, slots: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
+    async def _serve(self, lane: Lane, slots: trio.CapacityLimiter, background: Background) -> None:
         while True:
             worker = object()
             await slots.acquire_on_behalf_of(worker)
@@ -265,7 +258,7 @@ class Uploader:
             except BaseException:
                 slots.release_on_behalf_of(worker)
                 raise
-            nursery.start_soon(self._work, change, slots, worker)
+            background.start(self._work, change, slots, worker)
 
     async def _give_way(self) -> None:
         """Return when one more upload does not slow down programs that are just writing files."""

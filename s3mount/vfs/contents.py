@@ -12,6 +12,7 @@ import os
 
 import trio
 
+from s3mount.background import contained
 from s3mount.cache.reader import ReadHandle
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError
 from s3mount.refs import ContentRef
@@ -95,7 +96,8 @@ class Contents:
         self._next_handle += 1
         self._handles[number] = handle
         if is_read_by_program and not handle.writes:
-            self.walks.opened(node, pid)
+            with contained("reading ahead"):
+                self.walks.opened(node, pid)
         return number
 
     def _hold(self, node: Node) -> OpenFile:

@@ -12,6 +12,7 @@ import logging
 import trio
 
 from s3mount.errors import NetworkError, S3MountError
+from s3mount.refs import Key
 from s3mount.tree.block import Block
 from s3mount.tree.failing import first_error
 from s3mount.tree.listing import Listing, list_directory
@@ -215,7 +216,7 @@ class Directories:
 
     def _refresh_ahead(self, directory: Node) -> None:
         """List a directory in use again before its entries are too old, so that no lookup waits for it."""
-        if self._state.nursery is None or directory.inode in self._running:
+        if self._state.background is None or directory.inode in self._running:
             return
         self._running[directory.inode] = trio.Event()
 
@@ -228,12 +229,12 @@ class Directories:
             finally:
                 self._running.pop(directory.inode).set()
 
-        self._state.nursery.start_soon(ahead)
+        self._state.background.start(ahead)
 
     async def _refresh_or_ask(self, directory: Node, name: str) -> None:
         """Refresh the directory, or, when that takes long, just this entry of it."""
-        nursery = self._state.nursery
-        if nursery is None:
+        background = self._state.background
+        if background is None:
             await self.refresh(directory)
             return
         failed: list[Exception] = []
@@ -242,12 +243,14 @@ class Directories:
         async def refresh() -> None:
             try:
                 await self.refresh(directory)
-            except (S3MountError, OSError) as error:
+            except Exception as error:
                 failed.append(error)
+                if not isinstance(error, (S3MountError, OSError)):
+                    raise
             finally:
                 done.set()
 
-        nursery.start_soon(refresh)
+        background.start(refresh)
         with trio.move_on_after(LISTING_PATIENCE_S):
             await done.wait()
         if failed:
@@ -283,8 +286,15 @@ class Directories:
 
     async def _ask_for(self, directory: Node, name: str) -> None:
         """Learn about one entry by two small listings: its key, and the keys below it."""
+        while directory.linked:
+            prefix = self._state.nodes.key_of(directory)
+            await self._ask_below(directory, prefix, name)
+            if self._state.nodes.key_of(directory) == prefix:
+                return
+
+    async def _ask_below(self, directory: Node, prefix: Key, name: str) -> None:
+        """The same while the directory's key is ``prefix``; nothing is learnt where it moved meanwhile."""
         assert directory.directory is not None
-        prefix = self._state.nodes.key_of(directory)
         key = check_key(prefix + name)
         watch = self._finished.watch()
         self._merger.show_pending(directory, prefix)
@@ -304,6 +314,8 @@ class Directories:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(as_file)
                 nursery.start_soon(as_directory)
+        if not directory.linked or self._state.nodes.key_of(directory) != prefix:
+            return
         finished = frozenset(watch.keys)
         pending = self._state.spool.changes
         if key in pending or f"{key}/" in pending or {key, f"{key}/"} & finished:

@@ -7,13 +7,13 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
+from s3mount.background import Background, contained, reason_of
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
@@ -24,7 +24,6 @@ from s3mount.refs import Capabilities
 from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
-from s3mount.spool.containing import contained, kept_running, reason_of
 from s3mount.spool.putlog import PutLog
 from s3mount.spool.selecting import select
 from s3mount.spool.spool import Spool
@@ -125,7 +124,7 @@ class Filesystem:
         """Upload and keep house until cancelled. ``started`` when it can serve."""
         try:
             async with trio.open_nursery() as nursery:
-                self.state.nursery = nursery
+                self.state.background = background = Background(nursery)
                 try:
                     task_status.started()
                     if not self.config.read_only:
@@ -133,14 +132,13 @@ class Filesystem:
                         self.uploader.sender.markers_decided = probed
                         self.puts.open()
                         self.state.store.on_outage = self._outage_changed
-                        nursery.start_soon(self._probe, probed)
-                        upload = partial(self._upload, probed)
-                        nursery.start_soon(kept_running, "the sending", upload)
-                        nursery.start_soon(self._store_touched_directories)
+                        background.start(self._probe, probed)
+                        background.keep(self._upload, probed)
+                        background.keep(self._store_touched_directories)
                     await trio.sleep_forever()
                 finally:
                     # Before it closes: what is asked for from now on starts nothing in it.
-                    self.state.nursery = None
+                    self.state.background = None
         finally:
             self.state.memory.close()
             self.state.known.close()

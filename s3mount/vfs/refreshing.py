@@ -50,7 +50,7 @@ class Refreshing:
             if not names:
                 self._forget_below(node)
                 assert node.directory is not None
-                for name in node.directory.children:
+                for name in list(node.directory.children):
                     await self.forget_entry(node.inode, name)
             log.info("asked for: what is known of %r is forgotten", path or ".")
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import trio
 
+from s3mount.background import contained
 from s3mount.cache.reader import ReadHandle
 from s3mount.errors import PreconditionFailedError, S3MountError, StoreError
 from s3mount.names import NAME_BYTES_MAX, is_name
@@ -294,7 +295,10 @@ class SnapshotFiles:
         number = self._next_handle
         self._next_handle += 1
         opened = self._handles[number] = OpenFile(node)
-        guess = self.strides.opened(node) if is_read_by_program else None
+        guess = None
+        if is_read_by_program:
+            with contained("reading ahead"):
+                guess = self.strides.opened(node)
         reader = self._buckets.open_reader(node.bucket)
         if guess is not None and reader is not None and node.content is not None:
             opened.reader = reader.open(node.content)

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
-import trio
 
+from s3mount.background import Background
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import WallClock
 from s3mount.config import MountConfig
@@ -43,7 +43,7 @@ class MountState:
     nodes: Nodes
     known: KnownContent
     mounted_ns: int
-    nursery: trio.Nursery | None = None
+    background: Background | None = None
     is_written: Callable[[Node], bool] = lambda node: False
     glance: Callable[[Node, bool], Awaitable[ObjectInfo | None]] | None = None
     on_finished: list[Callable[[Key], None]] = field(default_factory=list)

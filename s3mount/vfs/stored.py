@@ -52,9 +52,10 @@ class StoredAttributes:
         if is_known and marker.etag:
             return
         headers = await self._headers_of(marker)
+        is_changed = self._state.change_of(directory) is not None
         known.marker_etag = marker.etag
-        known.stores_attributes = headers is not None and codec.are_stored(headers)
-        if headers is not None and self._state.change_of(directory) is None:
+        known.stores_attributes = is_changed or (headers is not None and codec.are_stored(headers))
+        if headers is not None and not is_changed:
             default = self._state.file_attributes(
                 marker.last_modified_ns or self._state.mounted_ns, stat.S_IFDIR
             )
@@ -186,18 +187,19 @@ class StoredAttributes:
             glanced = await self._state.glance(node, is_alone)
             if glanced is not None and glanced.headers is not None and node.headers is not None:
                 return glanced
-        key = node.content.key if node.content is not None else self._state.nodes.key_of(node)
+        content = node.content
+        key = content.key if content is not None else self._state.nodes.key_of(node)
         try:
             head = await self._state.store.head(key)
         except NoSuchKeyError:
-            node.attributes_known = True
+            node.attributes_known |= node.content == content
             return None
         except StoreError as error:
             if error.retryable:
                 raise
             # Listed but not to be looked at: what the listing told has to do.
             log.warning("attributes of %r cannot be read: %s", key, error.describe())
-            node.attributes_known = True
+            node.attributes_known |= node.content == content
             return None
         if head.headers is not None and (node.content is None or node.content.etag == head.etag):
             self._apply(node, head.headers)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import bisect
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
 
+from s3mount.background import log_fault
 from s3mount.errors import S3MountError
 from s3mount.refs import Key, ListPage
 from s3mount.tree.listing import Listing
@@ -245,6 +246,10 @@ class TreeWalk:
             # Whoever needs it asks by itself, and is told.
             log.info("listing ahead below %r ended: %s", self._base, error)
             self.end()
+        except Exception:
+            # What failed once unexpectedly is not tried again with every look.
+            self.end()
+            raise
         finally:
             if stream.busy is done:
                 stream.busy = None
@@ -258,6 +263,9 @@ class TreeWalk:
         return f"{self._base}{self._names[index][:-1]}.~"
 
     def _take_in(self, stream: Stream, page: ListPage, origin: Origin) -> None:
+        """Keep what a page tells, unless the walk has ended while the page was on its way."""
+        if stream not in self._streams:
+            return
         first = self._base + self._names[stream.cursor] if not stream.after else ""
         last = stream.after or self._before(stream.cursor)
         limit = None if stream.stop is None else self._base + self._names[stream.stop]
@@ -324,6 +332,9 @@ class TreeWalk:
 
     def _keep(self, done: Opened[Origin]) -> None:
         keys = done.keys + 1
+        before = self._ready.pop(done.prefix, None)
+        if before is not None:
+            self._ready_keys -= before.keys
         self._ready[done.prefix] = Ahead(done.listing, done.origin, keys)
         self._ready_keys += keys
 
@@ -356,12 +367,12 @@ class TreeWalks:
     @property
     def is_stopped(self) -> bool:
         """Does nothing go on in the background any more?"""
-        return self._state.nursery is None
+        return self._state.background is None
 
-    def spawn(self, function: Callable[[Stream], object], stream: Stream) -> None:
+    def spawn(self, function: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:
         """Run a walk's request in the background."""
-        assert self._state.nursery is not None
-        self._state.nursery.start_soon(function, stream)  # type: ignore[arg-type]
+        assert self._state.background is not None
+        self._state.background.start(function, stream)
 
     async def list_page(self, base: Key, after: Key) -> ListPage:
         """One flat page. Raises StoreError."""
@@ -376,9 +387,8 @@ class TreeWalks:
 
     def end(self) -> None:
         """End every walk. Repeatable."""
-        for walk in self._walks.values():
-            walk.end()
-        self._walks.clear()
+        while self._walks:
+            self._walks.popitem()[1].end()
 
     def names_read(self, directory: Node) -> None:
         """A program was told the names in ``directory``."""
@@ -388,7 +398,18 @@ class TreeWalks:
             self._told.popitem(last=False)
 
     async def take(self, directory: Node, key: Key) -> Ahead | None:
-        """The listing of ``directory``, when a walk has it; notes that it was asked for. Never raises."""
+        """The listing of ``directory``, when a walk has it; notes that it was asked for. Never raises.
+
+        A fault in what is only a guess ends the guesses, and the directory is listed by itself.
+        """
+        try:
+            return await self._take(directory, key)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the directory itself can be listed
+            log_fault("listing ahead", error)
+            self.end()
+            return None
+
+    async def _take(self, directory: Node, key: Key) -> Ahead | None:
         parent = directory.parent
         if not self._is_trusted or parent is None or self.ttl_s < TTL_S_MIN:
             return None
@@ -403,8 +424,8 @@ class TreeWalks:
                 if found is not None:
                     is_good = self.is_believed(found.origin)
                     return found if is_good and not found.origin.watch.saw_below(key) else None
-                if walk.is_over:
-                    self._walks.pop(above.inode, None)
+                if walk.is_over and self._walks.get(above.inode) is walk:
+                    del self._walks[above.inode]
             above = above.parent
         self._trace(parent, f"{directory.name}/", 1 if is_walked else 2)
         return None

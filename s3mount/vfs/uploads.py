@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from s3mount.background import contained
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.spool.changes import ABSENT, Change
-from s3mount.spool.containing import contained
 from s3mount.spool.hooks import ConflictOutcome
 from s3mount.spool.states import State
 from s3mount.steps import reach

@@ -222,15 +222,15 @@ class Walks:
                 return
 
     def _list_ahead(self, walk: Walk) -> None:
-        nursery = self._state.nursery
-        if nursery is None:
+        background = self._state.background
+        if background is None:
             return
         for directory in walk.course.folders_ahead(LISTS_AHEAD_MAX):
             if len(self._listing) >= LISTS_AHEAD_MAX:
                 return
             if directory.inode not in self._listing:
                 self._listing.add(directory.inode)
-                nursery.start_soon(self._list, directory)
+                background.start(self._list, directory)
 
     async def _list(self, directory: Node) -> None:
         try:
@@ -267,7 +267,8 @@ class Walks:
     def _arrived(self, node: Node, guess: Guess) -> None:
         if guess.info is not None:
             self._directories.learned(node, guess.info)
-        if guess.info is None and node.inode in self._guesses:
+        held = self._guesses.get(node.inode)
+        if guess.info is None and held is not None and held[1] is guess:
             self._drop(node.inode, is_used=True)
         self._pump_all()
 
@@ -292,7 +293,8 @@ class Walks:
         if held is None and self._is_wanted(node, is_alone):
             self._ask(node)
             held = self._guesses.get(node.inode)
-            self._glanced[node.inode] = None
+            if held is not None:
+                self._glanced[node.inode] = None
         if held is None:
             return None
         guess = held[1]

@@ -34,6 +34,7 @@ from tests.sim.mount import Mount
 from tests.sim.program import TRIES_MAX, Program, Wrong
 from tests.sim.recovery import recover, recover_from_power_cut
 from tests.sim.world import Killed, World, small_blocks, small_requests
+from tests.unexpected import none_expected
 
 LIVES_MAX = 4
 SIMULATED_STEPS = tuple(
@@ -334,6 +335,7 @@ def play(seed: int, folder: Path, *, is_verbose: bool = False) -> Simulation:
     with (
         small_requests(),
         small_blocks(),
+        none_expected(),
         mock.patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
         # The names of blobs.
         mock.patch("secrets.token_hex", lambda count: random.randbytes(count).hex()),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import trio
+import trio.testing
 
 from s3mount.errors import NetworkError
 from tests.sim.mount import Mount
@@ -269,3 +271,46 @@ async def test_a_store_that_fails_is_told_by_the_one_listing_that_needs_it(tmp_p
                 failed += 1
         assert rule.times == 0
         assert failed <= 1
+
+
+@simulated
+async def test_a_walk_that_ends_just_as_its_answer_comes_takes_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    """In one step of the scheduler: the page is here, and the walk is over."""
+    world = World(tmp_path)
+    await put_tree(world, 20, 5)
+    async with world.mounted() as mount:
+        await mount.listdir("t")
+        world.faults = script = Script()
+        gate = script.hold("list", "t/")
+        await mount.listdir("t/d0000")
+        await script.waiting.wait()
+        gate.set()
+        mount.fs.directories.forget_ahead()
+        script.gates.clear()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(await walk(mount)) == 1 + 20 + 100
+
+
+@simulated
+async def test_a_fault_in_what_is_listed_ahead_costs_the_guess_alone(
+    tmp_path: Path, unexpected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, faults=Script(latency_s=0.02))
+    await put_tree(world, 30, 5)
+    async with world.mounted() as mount:
+        expected = await walk(mount)
+        for place in ("TreeWalk._take_in", "TreeWalk.take", "TreeWalks._trace", "TreeWalk._pump"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"s3mount.vfs.treewalks.{place}", _broken)
+                await trio.sleep(2)
+                assert await walk(mount) == expected, place
+            assert unexpected, place
+            assert all("RuntimeError: broken" in told for told in unexpected)
+            assert len(unexpected) < 40, "not asked for again with every look"
+            unexpected.clear()
+
+
+def _broken(*args: object) -> None:
+    raise RuntimeError("broken")
