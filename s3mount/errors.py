@@ -159,6 +159,13 @@ class NetworkError(StoreError):
     retryable = True
 
 
+class CertificateError(NetworkError):
+    """The server's certificate is not trusted, out of date or for another name: passes when the server gets
+    another one, or this machine's certificates do. Not tried again at once."""
+
+    retryable = False
+
+
 class DeadlineError(StoreError):
     """The request outlived its deadline and was cancelled."""
 

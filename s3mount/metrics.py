@@ -36,6 +36,7 @@ S3_METRICS = (
     Metric("request_max_s", "gauge", "s", "the longest try, from its first byte or connect on"),
     Metric("checksum_errors", "counter", "1", "bodies whose digest was wrong, in either direction"),
     Metric("connections_opened", "counter", "1", "connections opened by the data plane"),
+    Metric("tls_sessions_resumed", "gauge", "1", "of these, TLS sessions taken over from others"),
     Metric("connections_stale", "counter", "1", "kept connections that the store had closed"),
     Metric(
         "bytes_sent", "counter", "B", "bytes of request heads and bodies, failed tries included"

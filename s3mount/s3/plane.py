@@ -18,6 +18,7 @@ import trio
 from s3mount import __version__
 from s3mount.config import StoreConfig
 from s3mount.errors import (
+    CertificateError,
     ChecksumError,
     DeadlineError,
     NetworkError,
@@ -199,6 +200,7 @@ class Plane:
         if not self._pool.origin.same_place(address.origin):
             self._pool.close()
             self._pool = Pool(address.origin)
+        self._pool.rebind(address.origin)
         # Through a proxy without a tunnel the request line names the whole URL (RFC 9112, 3.2.2).
         by_proxy = address.origin.proxy is not None and address.origin.tls is None
         self._target_prefix = address.base_url if by_proxy else ""
@@ -213,6 +215,7 @@ class Plane:
             "requests_running": self._reading.inside + self._writing.inside,
             "window_read": self._reading.window.size,
             "window_write": self._writing.window.size,
+            "tls_sessions_resumed": self._pool.resumed,
         }
 
     async def call(self, call: Call) -> Answer:
@@ -226,7 +229,8 @@ class Plane:
             try:
                 return await self._through_gate(call, retry)
             except StoreError as error:
-                stale = error.code in STALE_CODES or isinstance(error, WrongRegionError)
+                stale = error.code in STALE_CODES
+                stale = stale or isinstance(error, WrongRegionError | CertificateError)
                 if stale and await self._renew():
                     continue
                 retry += 1

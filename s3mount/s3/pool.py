@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
-from s3mount.errors import NetworkError, ServerFaultError
+from s3mount.errors import CertificateError, NetworkError, ServerFaultError
 from s3mount.s3.wire import UNSENT_BYTES, Connection
 
 IDLE_S_MAX = 15.0
@@ -65,6 +65,14 @@ class Pool:
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self._idle: deque[Connection] = deque()
+        self._session: ssl.SSLSession | None = None
+        self.resumed = 0
+        """Connections whose TLS session was taken over from an earlier one: half a handshake."""
+
+    def rebind(self, origin: Origin) -> None:
+        """New connections trust what ``origin`` says; it is the same place. Repeatable."""
+        self.origin = origin
+        self._session = None
 
     def take_idle(self, now_s: float) -> Connection | None:
         """The idle connection used last that still lives; dead and old ones are closed."""
@@ -77,6 +85,9 @@ class Pool:
 
     def give_back(self, connection: Connection, now_s: float) -> None:
         """Keep a connection whose exchange ended cleanly for the next."""
+        if not connection.idle_since_s and self.origin.tls is not None:
+            # Its ticket came with its first answer (RFC 8446, 4.6.1).
+            self._session = connection.tls_session(self.origin.tls) or self._session
         connection.idle_since_s = now_s
         self._idle.append(connection)
         while now_s - self._idle[0].idle_since_s > IDLE_S_MAX:
@@ -89,7 +100,9 @@ class Pool:
             if self.origin.proxy is not None and self.origin.tls is not None:
                 await _open_tunnel(raw, self.origin)
             if self.origin.tls is not None:
-                return Connection(await _start_tls(raw, self.origin.tls, self.origin.host))
+                secured = await _start_tls(raw, self.origin.tls, self.origin.host, self._session)
+                self.resumed += bool(secured.session_reused)
+                return Connection(secured)
         except BaseException:
             raw.close()
             raise
@@ -127,19 +140,18 @@ def _describe_connect(error: OSError, host: str, port: int) -> str:
     return f"cannot connect to {host}:{port}: {reason}"
 
 
-async def _start_tls(raw: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
-    """Shake hands. Raises NetworkError; not retryable when the certificate is not trusted."""
-    secured = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
+async def _start_tls(
+    raw: socket.socket, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None
+) -> ssl.SSLSocket:
+    """Shake hands. Raises NetworkError; CertificateError when the certificate will not do."""
+    secured = context.wrap_socket(
+        raw, server_hostname=host, do_handshake_on_connect=False, session=session
+    )
     try:
         await _shake_hands(secured)
     except ssl.SSLCertVerificationError as error:
         secured.close()
-        failure = NetworkError(
-            f"the certificate of {host} is not trusted ({error.verify_message}); "
-            "name its authority by AWS_CA_BUNDLE"
-        )
-        failure.retryable = False
-        raise failure from error
+        raise CertificateError(_describe_certificate(error, host)) from error
     except OSError as error:
         secured.close()
         reason = getattr(error, "reason", None) or error.strerror or error
@@ -148,6 +160,21 @@ async def _start_tls(raw: socket.socket, context: ssl.SSLContext, host: str) -> 
         secured.close()
         raise
     return secured
+
+
+def _describe_certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
+    """What is wrong, and who can mend it. The codes are OpenSSL's (X509_V_ERR_..., x509_vfy.h)."""
+    said = {
+        9: "is not valid yet: is the clock of this machine right?",
+        10: "has expired: the server needs a new one",
+        20: "does not lead to a trusted authority: the server must send the whole chain, or "
+        "--ca-bundle (AWS_CA_BUNDLE) name the authority",
+        62: "is for another name: the server needs one for this name",
+        64: "is for another address: the server needs one for this address",
+    }.get(error.verify_code)
+    if said is None:
+        said = f"is not trusted ({error.verify_message}); name its authority by AWS_CA_BUNDLE"
+    return f"the certificate of {host} {said}"
 
 
 async def _shake_hands(secured: ssl.SSLSocket) -> None:

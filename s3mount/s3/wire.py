@@ -183,6 +183,14 @@ class Connection:
         self._draining = False
         self.idle_since_s = 0.0
 
+    def tls_session(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
+        """The session that another connection of ``context`` may take over, if there is one."""
+        secured = self._socket
+        if not isinstance(secured, ssl.SSLSocket) or secured.context is not context:
+            return None
+        session = secured.session
+        return session if session is not None and session.has_ticket else None
+
     def close(self) -> None:
         """Close at once; whatever is under way fails. May be repeated."""
         self._socket.close()

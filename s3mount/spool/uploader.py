@@ -16,6 +16,7 @@ import trio
 from s3mount.background import Background, contained, reason_of
 from s3mount.errors import (
     AccessDeniedError,
+    CertificateError,
     ExpiredCredentialsError,
     InternalError,
     LocalDiskError,
@@ -421,7 +422,7 @@ class Uploader:
         if not isinstance(error, TryAgain):
             change.note_failure(error)
             log.warning("%s of %r is not done yet: %s", change.op, change.key, change.error)
-            if error.retryable or isinstance(error, ExpiredCredentialsError):
+            if error.retryable or isinstance(error, CertificateError | ExpiredCredentialsError):
                 self.counters["postponed"] += 1
                 ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
                 delay_s = ceiling_s * random.uniform(0.5, 1.0)
