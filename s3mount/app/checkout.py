@@ -84,7 +84,9 @@ def _brought_here(manifest: str, open_store: OpenStore, stack: contextlib.ExitSt
     """The manifest as a local file, which is there until ``stack`` ends."""
     if manifest != "-" and not manifest.startswith("s3://"):
         path = Path(manifest).expanduser()
-        return path / "manifest.json" if path.is_dir() else path
+        path = path / "manifest.json" if path.is_dir() else path
+        if path.is_file() or not path.exists():
+            return path
     import shutil
     import tempfile
 

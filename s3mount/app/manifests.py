@@ -23,7 +23,14 @@ from s3mount.manifest.building import list_entries, moment_to_list, nothing_belo
 from s3mount.manifest.comparing import Difference, differences
 from s3mount.manifest.location import brought_here, is_live_bucket, parse_s3, to_be_filled
 from s3mount.manifest.model import Entry
-from s3mount.manifest.reading import Format, digest_of, format_of, read_entries, scopes_of
+from s3mount.manifest.reading import (
+    Format,
+    digest_of,
+    format_of,
+    in_order,
+    read_entries,
+    scopes_of,
+)
 from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore, why_missing
 from s3mount.manifest.scan import Scan
 from s3mount.manifest.scope import Scope, Scopes
@@ -200,13 +207,14 @@ def show(access: Access, source: str) -> Shown:
 
     async def main() -> Shown:
         async with brought_here(source, access.open_store) as path:
-            return await trio.to_thread.run_sync(_summarised, path, access.bucket)
+            return await trio.to_thread.run_sync(_summarised, source, path, access.bucket)
 
     return _run(main)
 
 
-def _summarised(path: Path, bucket: str | None) -> Shown:
-    summary = summarise(read_entries(path, bucket=bucket))
+def _summarised(source: str, path: Path, bucket: str | None) -> Shown:
+    summary = summarise(sorted_entries(read_entries(path, bucket=bucket), source))
+    summary.is_in_order = in_order(path, bucket=bucket)
     scopes = scopes_of(path, bucket=bucket)
     return Shown(format_of(path, bucket=bucket), digest_of(path), summary, scopes)
 
@@ -284,7 +292,7 @@ def verify(
             brought_here(source, access.open_store) as path,
             open_buckets(access.open_store) as buckets,
         ):
-            entries = read_entries(path, bucket=access.bucket)
+            entries = sorted_entries(read_entries(path, bucket=access.bucket), source)
             work = partial(verifying.verify, entries, buckets, report, found, content=content)
             await _shown(work, show, lambda: f"{rate(found.checked)}, {found.problems:,} wrong")
 

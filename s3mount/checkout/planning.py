@@ -25,7 +25,7 @@ from s3mount.checkout.paths import (
 from s3mount.checkout.picture import Notes
 from s3mount.checkout.summary import Failures
 from s3mount.checkout.target import Target
-from s3mount.manifest.model import Entry
+from s3mount.manifest.model import Entry, is_same_line
 from s3mount.patterns import PathFilter
 
 
@@ -189,6 +189,8 @@ class Planner:
             if path.startswith(other + "/"):
                 del self._held[place]
                 self._refuse(other, held_entry, "it is also the name of a folder")
+            elif path == other and is_same_line(entry, held_entry):
+                return True
             elif path == other:
                 del self._held[place]
                 self._refuse(other, held_entry, "the manifest names it twice")

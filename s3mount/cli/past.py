@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
 from s3mount.cli.values import parse_bucket
 from s3mount.config import Past
+from s3mount.manifest.location import is_pipe
 from s3mount.manifest.times import format_time, parse_time
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", "manifest.json")
@@ -25,6 +27,10 @@ def what_to_mount(values: dict[str, Any]) -> tuple[str, str, Past | None]:
         return _manifest(source, values)
     if values["manifest_bucket"] is not None:
         raise click.UsageError("--bucket is for a manifest that names no bucket")
+    if "/" in source and "://" not in source and is_pipe(Path(source)):
+        raise click.UsageError(
+            f"{source} is a pipe: a mount reads its manifest more than once; write it to a file first"
+        )
     if os.path.isfile(source) and values.get("ready_fd") is None:
         click.echo(
             f"s3mount: note: {source} is taken for a bucket, though a file {source} lies here; to mount that as a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from s3mount.manifest.model import Entry
+from s3mount.manifest.model import Entry, is_same_etag
 
 
 class Difference(NamedTuple):
@@ -39,7 +39,8 @@ def differences(
             yield Difference("added", None, new)
             new = next(after, None)
         else:
-            same = by_content and old.size == new.size and old.etag == new.etag != ""
+            same = by_content and old.size == new.size and bool(old.etag)
+            same = same and is_same_etag(old.etag, new.etag)
             if not same and not is_same(old, new):
                 yield Difference("changed", old, new)
             old, new = next(before, None), next(after, None)
@@ -56,9 +57,10 @@ def is_same(old: Entry, new: Entry) -> bool:
             return False
         if old.version_id != "null":
             return True
+    if old.etag and new.etag and not is_same_etag(old.etag, new.etag):
+        return False
     pairs = (
         (old.size, new.size),
-        (old.etag or None, new.etag or None),
         (_second(old.last_modified_ns), _second(new.last_modified_ns)),
     )
     return all(one is None or other is None or one == other for one, other in pairs)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from s3mount import db
-from s3mount.errors import LocalDiskError
+from s3mount.errors import LocalDiskError, ManifestError
 from s3mount.manifest.catalog import FILE, IMPLIED, INDEX, MARKED, MIGRATIONS, ROOT
 from s3mount.manifest.model import Entry
 from s3mount.names import is_name
@@ -30,7 +30,6 @@ SORT_CACHE_KIB = 64 * 1024
 
 NO_PATH = "it is no path"
 A_DIRECTORY_TOO = "other keys make it a directory"
-TWICE = "another line names another version of it"
 
 Progress = Callable[[int], None]
 """Told how many lines were read. May raise to give up."""
@@ -40,8 +39,8 @@ def compile_entries(entries: Iterable[Entry], path: Path, on_progress: Progress)
     """Write the catalog of ``entries`` to ``path``, which appears whole or not at all.
 
     For use in a thread. What an interrupted try left beside it is removed by nobody here: names of
-    such files begin with that of the catalog and end with ``.new``. Raises LocalDiskError, what
-    ``entries`` raises, and what ``on_progress`` raises.
+    such files begin with that of the catalog and end with ``.new``. Raises LocalDiskError,
+    ManifestError where a key is named with two versions, what ``entries`` raises, and what ``on_progress`` raises.
     """
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
@@ -253,7 +252,10 @@ class Compiler:
             if kind != FILE:
                 self._hide(*self._place_of(parent, name), A_DIRECTORY_TOO)
             elif other_id != version_id:
-                self._hide(*self._place_of(parent, name), TWICE)
+                bucket, key = self._place_of(parent, name)
+                raise ManifestError(
+                    f"the manifest names two versions of {key!r} in {bucket}: {other_id} and {version_id}"
+                )
 
     def _place_of(self, number: int, name: str) -> tuple[str, str]:
         names = [name]

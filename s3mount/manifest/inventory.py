@@ -1,4 +1,4 @@
-"""S3 Inventory: a ``manifest.json`` that names data files, gzip CSV or Parquet, as its schema says."""
+"""S3 Inventory: a ``manifest.json`` that names data files, gzip CSV, Parquet or ORC, as its schema says."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import msgspec
 
 from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest.batch import decoded_key
-from s3mount.manifest.model import Entry
-from s3mount.manifest.parquet import rows_of
+from s3mount.manifest.model import Entry, plain_etag
+from s3mount.manifest.parquet import rows_of, rows_of_orc
 from s3mount.manifest.records import read_records
 from s3mount.manifest.times import parse_time
 
@@ -68,18 +68,29 @@ def read(path: Path, inventory: Inventory) -> Iterator[Entry]:
     file's MD5 is checked before anything is taken from it. Raises ManifestError, UsageError.
     """
     kind = inventory.file_format.upper()
-    if kind not in ("CSV", "PARQUET"):
+    if kind not in ("CSV", "PARQUET", "ORC"):
         raise ManifestError(
-            f"{path}: an inventory in {inventory.file_format} cannot be read; make it CSV or Parquet"
+            f"{path}: an inventory in {inventory.file_format} cannot be read; make it CSV, Parquet or ORC"
         )
     _check_own_sum(path)
     for file in inventory.files:
         place = place_of(path, file)
         _check_sum(place, file)
-        rows = _csv_rows(place, inventory) if kind == "CSV" else _parquet_rows(place)
+        rows = _csv_rows(place, inventory) if kind == "CSV" else _arrow_rows(place, kind)
         for row in rows:
             if _is_current(row):
-                yield _entry(row, inventory, place)
+                yield _entry(row, inventory.source_bucket, place)
+
+
+def read_data(place: Path, bucket: str | None) -> Iterator[Entry]:
+    """As ``read``, of one data file alone, in Parquet or ORC; ``bucket`` is for one that names none."""
+    with open(place, "rb") as file:
+        kind = "ORC" if file.read(3) == b"ORC" else "PARQUET"
+    for row in _arrow_rows(place, kind):
+        if not (row.get("bucket") or bucket):
+            raise ManifestError(f"{place} names no bucket; say which one it is with --bucket")
+        if _is_current(row):
+            yield _entry(row, bucket or "", place)
 
 
 def local_name(file: DataFile) -> str:
@@ -95,7 +106,9 @@ def place_of(path: Path, file: DataFile) -> Path:
     name = local_name(file)
     folder = path.absolute().parent
     above = [parent / file.key for parent in folder.parents]
-    for place in (folder / name, folder / "data" / name, folder.parent / "data" / name, *above):
+    places = [folder / name, folder / "data" / name, folder.parent / "data" / name, *above]
+    unpacked = [place.with_suffix("") for place in places if place.suffix == ".gz"]
+    for place in (*places, *unpacked):
         if place.is_file():
             return place
     raise ManifestError(
@@ -114,7 +127,8 @@ def _check_own_sum(path: Path) -> None:
 
 
 def _check_sum(place: Path, file: DataFile) -> None:
-    if not file.md5:
+    if not file.md5 or (file.key.endswith(".gz") and not _is_packed(place)):
+        # Somebody unpacked it: the sum is that of the packed bytes.
         return
     try:
         with open(place, "rb") as data:
@@ -125,6 +139,14 @@ def _check_sum(place: Path, file: DataFile) -> None:
         raise ManifestError(f"{place} is damaged: its MD5 is not the one that the inventory names")
 
 
+def _is_packed(place: Path) -> bool:
+    try:
+        with open(place, "rb") as data:
+            return data.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise ManifestError(f"{place} cannot be read: {error.strerror}") from error
+
+
 def _csv_rows(place: Path, inventory: Inventory) -> Iterator[dict[str, Any]]:
     columns = [
         _FOLDED.get(name.strip().lower().replace("_", ""), "")
@@ -133,7 +155,8 @@ def _csv_rows(place: Path, inventory: Inventory) -> Iterator[dict[str, Any]]:
     if "key" not in columns:
         raise ManifestError(f"{place}: the inventory's fileSchema names no Key")
     try:
-        with gzip.open(place, "rt", encoding="utf-8", newline="") as text:
+        opened = gzip.open if _is_packed(place) else open
+        with opened(place, "rt", encoding="utf-8", newline="") as text:
             for line, record in read_records(text, str(place)):
                 if len(record) != len(columns):
                     raise ManifestError(
@@ -161,25 +184,26 @@ def _with_values(row: dict[str, Any], place: Path, line: int) -> dict[str, Any]:
     return row
 
 
-def _parquet_rows(place: Path) -> Iterator[Mapping[str, Any]]:
-    yield from rows_of(place, str(place), [*_WANTED, *_TIMES_AND_TAGS])
+def _arrow_rows(place: Path, kind: str) -> Iterator[Mapping[str, Any]]:
+    rows = rows_of_orc if kind == "ORC" else rows_of
+    yield from rows(place, str(place), [*_WANTED, *_TIMES_AND_TAGS])
 
 
 def _is_current(row: Mapping[str, Any]) -> bool:
     return row.get("is_latest", True) is not False and not row.get("is_delete_marker")
 
 
-def _entry(row: Mapping[str, Any], inventory: Inventory, place: Path) -> Entry:
+def _entry(row: Mapping[str, Any], bucket: str, place: Path) -> Entry:
     key = row.get("key")
     if not key:
         raise ManifestError(f"{place}: a row without a key")
     # A list of versions has no id for what was written before the bucket kept them.
     version_id = (row["version_id"] or "null") if "version_id" in row else None
     return Entry(
-        row.get("bucket") or inventory.source_bucket,
+        row.get("bucket") or bucket,
         key,
         version_id,
         row.get("size"),
-        (row.get("e_tag") or "").strip('"'),
+        plain_etag(row.get("e_tag") or ""),
         row.get("last_modified_date") or None,
     )

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import trio
 
@@ -53,30 +53,43 @@ async def brought_here(text: str, open_store: OpenStore) -> AsyncIterator[Path]:
         path = Path(text).expanduser()
         if path.is_dir():
             path = path / "manifest.json"
-        await trio.lowlevel.checkpoint()
-        yield path
-        return
+        if not is_pipe(path):
+            await trio.lowlevel.checkpoint()
+            yield path
+            return
     folder = Path(await trio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="s3mount-")))
     try:
         if text == "-":
-            yield await _from_standard_input(folder)
+            yield await _kept(None, folder / "standard input")
+        elif not is_in_s3(text):
+            yield await _kept(path, folder / "pipe")
         else:
             yield await _from_s3(text, open_store, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _from_standard_input(folder: Path) -> Path:
-    path = folder / "standard input"
+def is_pipe(path: Path) -> bool:
+    """Can it be read only once: a pipe, a FIFO, a terminal, a socket?"""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+async def _kept(pipe: Path | None, path: Path) -> Path:
+    """What ``pipe``, or standard input, holds as the file ``path``. Raises ManifestError."""
+    name = "standard input" if pipe is None else str(pipe)
 
     def copy() -> None:
-        with open(path, "wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        with contextlib.ExitStack() as stack:
+            source: BinaryIO = sys.stdin.buffer
+            if pipe is not None:
+                source = stack.enter_context(open(pipe, "rb"))
+            with open(path, "wb") as file:
+                shutil.copyfileobj(source, file)
 
     try:
         await trio.to_thread.run_sync(copy, abandon_on_cancel=True)
     except OSError as error:
-        raise ManifestError(f"standard input cannot be kept: {error.strerror}") from error
+        raise ManifestError(f"{name} cannot be kept: {error.strerror}") from error
     return path
 
 

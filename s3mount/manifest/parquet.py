@@ -1,4 +1,4 @@
-"""Parquet, by way of pyarrow where that is installed (``pip install 's3mount[parquet]'``)."""
+"""Parquet and ORC, by way of pyarrow where that is installed (``pip install 's3mount[parquet]'``)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import msgspec
 
 from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest import scope
-from s3mount.manifest.model import Entry
+from s3mount.manifest.model import Entry, plain_etag
 from s3mount.manifest.scope import Scope, Scopes
 
 ROWS_AT_ONCE = 64 * 1024
 """A row group; what is held in memory."""
 
+_OF_INVENTORIES = {"is_latest", "is_delete_marker", "e_tag", "last_modified_date"}
 _SNAKE = {"bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime"}
 
 
@@ -105,8 +106,7 @@ def rows_of(path: Path, name: str, wanted: Sequence[str]) -> Iterator[Mapping[st
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
                 yield from _plain_rows(arrow, batch)
     except (OSError, arrow.ArrowException) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ManifestError(f"{name} cannot be read as Parquet: {first}") from error
+        raise _unreadable(error, name, "Parquet") from error
 
 
 def read_scopes(path: Path, name: str) -> Scopes:
@@ -115,9 +115,38 @@ def read_scopes(path: Path, name: str) -> Scopes:
     try:
         told = parquet.read_metadata(path)
     except (OSError, arrow.ArrowException) as error:
-        raise ManifestError(f"{name} cannot be read as Parquet: {error}") from error
+        raise _unreadable(error, name, "Parquet") from error
     found = scope.parse((told.metadata or {}).get(scope.METADATA, b"").decode("utf-8", "replace"))
     return Scopes([] if found is None else [found], told.num_rows)
+
+
+def is_inventory(path: Path, name: str) -> bool:
+    """Is a Parquet file a data file of an S3 Inventory, by its columns? Raises as ``rows_of``."""
+    arrow, parquet = _arrow()
+    try:
+        names = set(parquet.read_schema(path).names)
+    except (OSError, arrow.ArrowException) as error:
+        raise _unreadable(error, name, "Parquet") from error
+    return bool(names & _OF_INVENTORIES)
+
+
+def rows_of_orc(path: Path, name: str, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """As ``rows_of``, of an ORC file, a stripe at a time."""
+    arrow, _ = _arrow()
+    try:
+        from pyarrow import orc
+
+        file = orc.ORCFile(path)
+        columns = [column for column in wanted if column in file.schema.names]
+        for stripe in range(file.nstripes):
+            yield from _plain_rows(arrow, file.read_stripe(stripe, columns))
+    except (OSError, ImportError, arrow.ArrowException) as error:
+        raise _unreadable(error, name, "ORC") from error
+
+
+def _unreadable(error: Exception, name: str, kind: str) -> ManifestError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ManifestError(f"{name} cannot be read as {kind}: {first}")
 
 
 def _plain_rows(arrow: Any, batch: Any) -> Iterator[dict[str, Any]]:
@@ -127,9 +156,16 @@ def _plain_rows(arrow: Any, batch: Any) -> Iterator[dict[str, Any]]:
         if arrow.types.is_timestamp(column.type):
             moment = arrow.timestamp("ns", tz=column.type.tz)
             column = column.cast(moment).cast(arrow.int64())
+        elif _is_binary(arrow, column.type):
+            # Text that its writer did not call text.
+            column = column.cast(arrow.string())
         columns.append(column.to_pylist())
     for values in zip(*columns, strict=True):
         yield dict(zip(names, values, strict=True))
+
+
+def _is_binary(arrow: Any, kind: Any) -> bool:
+    return bool(arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind))
 
 
 def read(path: Path, name: str, bucket: str | None) -> Iterator[Entry]:
@@ -145,7 +181,7 @@ def read(path: Path, name: str, bucket: str | None) -> Iterator[Entry]:
             key,
             row.get("version_id") or None,
             row.get("size"),
-            row.get("etag") or "",
+            plain_etag(row.get("etag") or ""),
             row.get("last_modified"),
             row.get("mode"),
             row.get("mtime"),

@@ -13,25 +13,36 @@ import msgspec
 
 from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest import scope
-from s3mount.manifest.model import Entry
+from s3mount.manifest.model import Entry, plain_etag
 from s3mount.manifest.records import read_records, write_records
 from s3mount.manifest.scope import Scope, Scopes
 from s3mount.manifest.times import format_time, parse_time
 
 COLUMNS = ("bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime")
 
-_SPELLINGS = {"versionid": "version_id", "version": "version_id", "path": "key"}
+_SPELLINGS = {
+    "versionid": "version_id",
+    "version": "version_id",
+    "path": "key",
+    "e_tag": "etag",
+    "last_modified_date": "last_modified",
+    "lastmodifieddate": "last_modified",
+    "lastmodified": "last_modified",
+    "islatest": "is_latest",
+    "isdeletemarker": "is_delete_marker",
+}
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def columns_of(record: Sequence[str]) -> list[str] | None:
     """The columns that a header names, or ``None`` when the record is none.
 
-    A header names a key and a version id; columns that mean nothing to us may stand among them.
+    A header names a key, and a version id or a bucket; columns that mean nothing to us may stand among them.
     """
     names = [field.strip().lower().replace(" ", "_").replace("-", "_") for field in record]
     names = [_SPELLINGS.get(name, name) for name in names]
-    is_header = "key" in names and "version_id" in names and all(map(_WORD.fullmatch, names))
+    is_known = "key" in names and ("version_id" in names or "bucket" in names)
+    is_header = is_known and all(map(_WORD.fullmatch, names))
     return names if is_header and len(set(names)) == len(names) else None
 
 
@@ -89,25 +100,42 @@ def _record(entry: Entry) -> tuple[str, ...]:
 
 def read(file: TextIO, name: str, bucket: str | None) -> Iterator[Entry]:
     """The entries below the header. ``bucket`` is for lines that name none. Raises ManifestError."""
-    records = read_records(file, name)
+    first = file.readline()
+    # Blanks behind the commas of a header are behind those below as well.
+    blanks = re.search(r",[ \t]", first) is not None
+    records = read_records(_again(first, file), name, skips_blanks=blanks)
     line, header = next(records, (1, []))
     columns = columns_of(header)
     if columns is None:
         raise ManifestError(f"{name}: line {line}: this header names no key and version_id")
     places = [columns.index(column) if column in columns else -1 for column in COLUMNS]
     width = len(columns)
+    is_foreign = header[: len(COLUMNS)] != list(COLUMNS)
+    told = {
+        name: columns.index(name) for name in ("is_latest", "is_delete_marker") if name in columns
+    }
     for line, record in records:
         if len(record) != width:
             raise ManifestError(f"{name}: line {line} has {len(record)} fields, not {width}")
+        words = {name: record[place].strip().lower() for name, place in told.items()}
+        if words.get("is_latest") == "false" or words.get("is_delete_marker") == "true":
+            continue
         try:
-            yield _entry(["" if place < 0 else record[place] for place in places], bucket)
+            fields = ["" if place < 0 else record[place] for place in places]
+            yield _entry(fields, bucket, is_foreign=is_foreign)
         except (ValueError, UsageError) as error:
             raise ManifestError(f"{name}: line {line}: {error}") from error
 
 
-def _entry(fields: Sequence[str], bucket: str | None) -> Entry:
+def _again(first: str, rest: TextIO) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _entry(fields: Sequence[str], bucket: str | None, *, is_foreign: bool) -> Entry:
     """Raises ValueError and UsageError, which say what is wrong."""
-    named, key, version_id, size, etag, last_modified, mode, mtime = fields
+    key = fields[1]
+    named, _, version_id, size, etag, last_modified, mode, mtime = map(str.strip, fields)
     where = named or bucket
     if not where:
         raise ValueError("no bucket is named; say which one it is with --bucket")
@@ -120,7 +148,7 @@ def _entry(fields: Sequence[str], bucket: str | None) -> Entry:
         key,
         version_id or None,
         int(size) if size else None,
-        etag.strip('"'),
+        plain_etag(etag, is_foreign=is_foreign),
         parse_time(last_modified, 0) if last_modified else None,
         int(mode, 8) if mode else None,
         parse_time(mtime, 0) if mtime else None,

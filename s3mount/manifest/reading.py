@@ -5,6 +5,7 @@ All of this blocks: call it in a thread. Nothing is held in memory but the line 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -15,15 +16,18 @@ from pathlib import Path
 from typing import Literal, TextIO, TypeAlias
 
 from s3mount.errors import ManifestError
-from s3mount.manifest import batch, inventory, parquet, plain, twocolumn
+from s3mount.manifest import apilist, batch, inventory, parquet, plain, twocolumn
 from s3mount.manifest.model import Entry
 from s3mount.manifest.records import read_records
 from s3mount.manifest.scope import Scopes
 
-Format: TypeAlias = Literal["csv", "legacy", "batch", "parquet", "inventory"]
+Format: TypeAlias = Literal["csv", "legacy", "batch", "parquet", "orc", "inventory", "json"]
 
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
+_ORC = b"ORC"
+_RECORDS_LOOKED_AT = 100
+"""By so many records two columns are told from each other."""
 
 
 def format_of(source: Path, *, bucket: str | None = None) -> Format:
@@ -34,23 +38,43 @@ def format_of(source: Path, *, bucket: str | None = None) -> Format:
     head = _head(source, 4)
     if head == _PARQUET:
         return "parquet"
-    if head[:1] == b"{" and _inventory(source) is not None:
-        return "inventory"
+    if head[:3] == _ORC:
+        return "orc"
+    if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
+        if _inventory(source) is not None:
+            return "inventory"
+        if apilist.parse(source) is not None:
+            return "json"
+    records = _first_records(source)
+    if records is None:
+        return "legacy"
+    columns = plain.columns_of(records[0])
+    if columns is not None and (len(columns) > 2 or "bucket" in columns):
+        return "csv"
     with _text(source) as file:
-        # A first line that is no CSV may still be one of the old format.
+        if batch.is_inventory_data(records[0], file.readline()):
+            raise ManifestError(
+                f"{source} looks like a data file of an S3 Inventory, which does not tell what its columns are: give "
+                "the inventory's manifest.json"
+            )
+    return "batch" if batch.may_be(records, bucket) else "legacy"
+
+
+def _first_records(source: Path) -> list[list[str]] | None:
+    """Some records of a CSV file; ``None`` where the first is none, as may be in the old format."""
+    found: list[list[str]] = []
+    with _text(source) as file:
         try:
-            first = next(read_records(file, str(source)), None)
+            records = read_records(file, str(source))
+            found.extend(record for _, record in itertools.islice(records, _RECORDS_LOOKED_AT))
         except ManifestError as error:
             if not isinstance(error.__cause__, csv.Error):
                 raise
-            return "legacy"
-    if first is None:
+            if not found:
+                return None
+    if not found:
         raise ManifestError(f"{source} is empty: not even a header")
-    _, record = first
-    columns = plain.columns_of(record)
-    if columns is not None and (len(columns) > 2 or "bucket" in columns):
-        return "csv"
-    return "batch" if batch.may_be(record, bucket) else "legacy"
+    return found
 
 
 def read_entries(source: Path, *, bucket: str | None = None) -> Iterator[Entry]:
@@ -60,8 +84,12 @@ def read_entries(source: Path, *, bucket: str | None = None) -> Iterator[Entry]:
     and UsageError where a library is missing.
     """
     kind = format_of(source, bucket=bucket)
-    if kind == "parquet":
+    if kind == "parquet" and not parquet.is_inventory(source, str(source)):
         yield from parquet.read(source, str(source), bucket)
+    elif kind in ("parquet", "orc"):
+        yield from inventory.read_data(source, bucket)
+    elif kind == "json":
+        yield from apilist.read(source, bucket)
     elif kind == "inventory":
         found = _inventory(source)
         assert found is not None
@@ -79,7 +107,7 @@ def read_entries(source: Path, *, bucket: str | None = None) -> Iterator[Entry]:
 def scopes_of(source: Path, *, bucket: str | None = None) -> Scopes:
     """What ``source`` says that it is a list of; nothing in formats that cannot. Raises ManifestError."""
     kind = format_of(source, bucket=bucket)
-    if kind == "parquet":
+    if kind == "parquet" and not parquet.is_inventory(source, str(source)):
         return parquet.read_scopes(source, str(source))
     if kind == "csv":
         with _text(source) as file:

@@ -16,13 +16,16 @@ FIELD_CHARS_MAX = 1 << 20
 _MUST_BE_QUOTED = re.compile(r'[",\r\n]|^\s|\s$|^\ufeff')
 
 
-def read_records(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
+def read_records(
+    file: Iterable[str], name: str, *, skips_blanks: bool = False
+) -> Iterator[tuple[int, list[str]]]:
     """Each record with its first line's number, from 1; empty lines are left out.
 
-    ``file`` must leave line ends alone (``newline=""``). Raises ManifestError.
+    ``skips_blanks``: those behind a comma are no part of the field. ``file`` must leave line ends alone
+    (``newline=""``). Raises ManifestError.
     """
     csv.field_size_limit(FIELD_CHARS_MAX)
-    reader = csv.reader(_lines(file, name), strict=True)
+    reader = csv.reader(_lines(file, name), strict=True, skipinitialspace=skips_blanks)
     while True:
         line = reader.line_num + 1
         try:
@@ -35,7 +38,7 @@ def read_records(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
             yield line, record
 
 
-def _lines(file: TextIO, name: str) -> Iterator[str]:
+def _lines(file: Iterable[str], name: str) -> Iterator[str]:
     try:
         yield from file
     except UnicodeDecodeError as error:

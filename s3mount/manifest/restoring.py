@@ -16,7 +16,7 @@ from s3mount.errors import (
     StoreError,
     UsageError,
 )
-from s3mount.manifest.model import Entry
+from s3mount.manifest.model import Entry, is_same_etag
 from s3mount.manifest.scan import Scan
 from s3mount.manifest.selecting import Own, Selection
 from s3mount.manifest.spill import Chunk, Spill
@@ -229,7 +229,7 @@ class _Matcher:
 def _is_meant(entry: Entry, version: ObjectVersion) -> bool:
     """Does an entry mean this version of its key: by its id, or without one by its ETag, or size and time?"""
     # A "null" version may have been written over, so the ETag counts there too.
-    if version.is_delete_marker or (entry.etag and version.etag != entry.etag):
+    if version.is_delete_marker or (entry.etag and not is_same_etag(version.etag, entry.etag)):
         return False
     if entry.version_id is not None:
         return version.version_id == entry.version_id
@@ -256,7 +256,7 @@ def _is_right(entry: Entry, latest: ObjectVersion) -> bool:
     if entry.version_id is not None and not entry.etag:
         return False
     is_size_right = entry.size is None or entry.size == latest.size
-    return is_size_right and (not entry.etag or entry.etag == latest.etag)
+    return is_size_right and (not entry.etag or is_same_etag(entry.etag, latest.etag))
 
 
 def why_missing(step: Step) -> str:

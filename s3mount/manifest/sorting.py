@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 
 from s3mount.errors import ManifestError
-from s3mount.manifest.model import Entry
+from s3mount.manifest.model import Entry, is_same_line
 from s3mount.manifest.spill import Chunk, Spill
 
 ENTRIES_IN_MEMORY_MAX = 100_000
@@ -62,9 +62,10 @@ def _once(entries: Iterable[Entry], name: str) -> Iterator[Entry]:
     before: Entry | None = None
     for entry in entries:
         if before is not None and _order(before) == _order(entry):
-            if before.version_id != entry.version_id:
+            if not is_same_line(before, entry):
+                one, other = (each.version_id or each.etag for each in (before, entry))
                 raise ManifestError(
-                    f"{name} names two versions of {entry.key!r}: {before.version_id} and {entry.version_id}"
+                    f"{name} names two versions of {entry.key!r}: {one} and {other}"
                 )
             continue
         yield entry

@@ -10,6 +10,7 @@ from s3mount.clock import DATE_NS_MAX, clamped_ns
 from s3mount.errors import UsageError
 
 SECOND_NS = 1_000_000_000
+ZONE_HOURS_MAX = 14
 
 _MOMENT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)"
@@ -29,7 +30,10 @@ def parse_time(text: str, now_ns: int) -> int:
     stripped = text.strip()
     ago = _AGO.fullmatch(stripped)
     if ago is not None:
-        return now_ns - int(float(ago[1]) * _SECONDS[ago[2].lower()] * SECOND_NS)
+        ago_ns = float(ago[1]) * _SECONDS[ago[2].lower()] * SECOND_NS
+        if ago_ns > now_ns:
+            raise UsageError(f"{text!r} is no time: that was before 1970")
+        return now_ns - int(ago_ns)
     found = _MOMENT.fullmatch(stripped)
     if found is None:
         raise UsageError(
@@ -52,11 +56,14 @@ def _moment_ns(found: re.Match[str], text: str) -> int:
 
 
 def _zone_s(zone: str) -> int:
-    """East of Greenwich, in seconds."""
+    """East of Greenwich, in seconds. Raises UsageError for more than there is."""
     if zone in "Zz":
         return 0
     digits = zone[1:].replace(":", "").ljust(4, "0")
-    seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
+    hours, minutes = int(digits[:2]), int(digits[2:])
+    if hours > ZONE_HOURS_MAX or minutes > 59:
+        raise UsageError(f"{zone!r} is no zone: there are those from -12:00 to +14:00")
+    seconds = hours * 3600 + minutes * 60
     return -seconds if zone[0] == "-" else seconds
 
 

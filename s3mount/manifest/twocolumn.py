@@ -28,8 +28,9 @@ _HEADERS = frozenset(
     first + separator + second
     for first in ("key", "path")
     for separator in ",:"
-    for second in ("version", "versionid", "version_id")
+    for second in ("version", "versionid")
 )
+_NOT_IN_HEADERS = re.compile(r'[\s"\\_-]')
 
 
 def write(file: TextIO, entries: Iterable[Entry]) -> None:
@@ -48,7 +49,7 @@ def read(file: TextIO, name: str, bucket: str | None) -> Iterator[Entry]:
     if not bucket:
         raise ManifestError(f"{name} names keys but no bucket; say which one it is with --bucket")
     for line, record in _records(file, name):
-        if line == 1 and record.strip().lower().replace(" ", "") in _HEADERS:
+        if line == 1 and _NOT_IN_HEADERS.sub("", record.lower()) in _HEADERS:
             continue
         key, version_id = _split(record)
         if not key:

@@ -23,7 +23,7 @@ from s3mount.errors import (
     WrongRegionError,
 )
 from s3mount.manifest.buckets import Buckets
-from s3mount.manifest.model import Entry
+from s3mount.manifest.model import Entry, is_same_etag
 from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectInfo
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
@@ -119,7 +119,7 @@ async def _look(
 def _difference(entry: Entry, info: ObjectInfo) -> str:
     if entry.size is not None and entry.size != info.size:
         return f"has {info.size} bytes, the manifest says {entry.size}"
-    if entry.etag and entry.etag != info.etag:
+    if entry.etag and not is_same_etag(entry.etag, info.etag):
         return f"has the ETag {info.etag}, the manifest says {entry.etag}"
     return ""
 

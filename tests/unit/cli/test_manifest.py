@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,35 @@ def test_now_is_no_time_to_come(bucket: Bucket, capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().err
     assert "999999999" not in told
     assert "999999Z" not in told
+
+
+def test_a_manifest_may_come_through_a_pipe(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket.put("a")
+    made = tmp_path / "m.csv"
+    assert main(["manifest", "create", "b", "-o", str(made)]) == 0
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for command in (["show"], ["verify", "--content"], ["restore", "--yes"], ["diff", str(made)]):
+        writer = threading.Thread(target=fifo.write_bytes, args=(made.read_bytes(),))
+        writer.start()
+        assert main(["manifest", *command, str(fifo)]) == 0, command
+        writer.join()
+    assert main(["mount", str(fifo), str(tmp_path)]) == 2
+    assert "is a pipe" in capsys.readouterr().err
+
+
+def test_two_versions_of_a_key_are_refused_and_the_same_line_twice_is_not(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = bucket.put("a"), bucket.put("a", b"22")
+    line = f"b,a,{second}\n"
+    twice, two = tmp_path / "twice.csv", tmp_path / "two.csv"
+    twice.write_text(f"bucket,key,version_id\n{line}{line}")
+    two.write_text(f"bucket,key,version_id\n{line}b,a,{first}\n")
+    for command in (["show"], ["verify"], ["restore", "--yes"], ["diff", "s3://b"]):
+        assert main(["manifest", *command, str(twice)]) == 0, command
+        capsys.readouterr()
+        assert main(["manifest", *command, str(two)]) == (2 if command[0] == "diff" else 1)
+        assert "names two versions of 'a'" in capsys.readouterr().err

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount.errors import LocalDiskError
+from s3mount.errors import LocalDiskError, ManifestError
 from s3mount.manifest import compiling
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, ROOT, Catalog, Listed, Row
-from s3mount.manifest.compiling import A_DIRECTORY_TOO, NO_PATH, TWICE, compile_entries
+from s3mount.manifest.compiling import A_DIRECTORY_TOO, NO_PATH, compile_entries
 from s3mount.manifest.model import Entry
 from s3mount.names import is_name
 from s3mount.refs import ObjectHeaders, ObjectInfo
@@ -74,7 +74,7 @@ KEYS = st.builds("/".join, st.lists(PARTS, min_size=1, max_size=4)).filter(bool)
 ENTRIES = st.lists(
     st.builds(entry, KEYS, st.sampled_from(["1", "2", None]), bucket=st.sampled_from(["b", "c"])),
     max_size=40,
-)
+).map(lambda entries: [{each.order: each for each in entries}[each.order] for each in entries])
 
 
 @given(ENTRIES, st.integers(1, 8), st.integers(1, 4))
@@ -123,8 +123,6 @@ def test_what_has_no_place_is_told(tmp_path: Path) -> None:
         entry("both"),
         entry("both/below"),
         entry("x//y"),
-        entry("twice", "1"),
-        entry("twice", "2"),
         entry("same", "1"),
         entry("same", "1"),
         entry("\ud800"),
@@ -133,17 +131,17 @@ def test_what_has_no_place_is_told(tmp_path: Path) -> None:
     assert sorted(catalog.unshown()) == [
         ("b/\\ud800", NO_PATH),
         ("b/both", A_DIRECTORY_TOO),
-        ("b/twice", TWICE),
         ("b/x//y", NO_PATH),
     ]
-    assert catalog.meta("unshown") == 4
+    assert catalog.meta("unshown") == 3
     assert catalog.child(ROOT + 1, "\ud800") is None
-    bucket = catalog.child(ROOT, "b")
-    assert bucket is not None
-    twice = catalog.child(bucket.number, "twice")
-    assert twice is not None
-    assert twice.version_id == "2"
     catalog.close()
+
+
+def test_a_key_with_two_versions_is_an_error(tmp_path: Path) -> None:
+    entries = [entry("twice", "1"), entry("other"), entry("twice", "2")]
+    with pytest.raises(ManifestError, match="names two versions of 'twice' in b: 1 and 2"):
+        compiled(tmp_path, entries)
 
 
 def test_a_catalog_appears_whole_or_not_at_all(tmp_path: Path) -> None:

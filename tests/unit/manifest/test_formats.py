@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest import parquet
+from s3mount.manifest.comparing import is_same
 from s3mount.manifest.model import Entry
-from s3mount.manifest.reading import digest_of, format_of, in_order, read_entries
+from s3mount.manifest.reading import digest_of, format_of, in_order, read_entries, scopes_of
+from s3mount.manifest.sorting import sorted_entries
 from s3mount.manifest.writing import (
     OUTPUT_FORMATS,
     ManifestWriter,
@@ -293,25 +296,10 @@ def test_an_inventory_of_current_versions_names_no_versions(reports: Reports) ->
 
 
 def test_an_inventory_in_parquet_is_read_by_its_columns(reports: Reports) -> None:
-    import pyarrow
     import pyarrow.parquet
 
-    columns = list(zip(*ROWS, strict=True))
-    moment = pyarrow.timestamp("ms", tz="UTC")
-    table = pyarrow.table(
-        {
-            "bucket": ["my-bucket"] * len(ROWS),
-            "key": columns[0],
-            "version_id": columns[1],
-            "is_latest": [text == "true" for text in columns[2]],
-            "is_delete_marker": [text == "true" for text in columns[3]],
-            "size": [int(text) if text else None for text in columns[4]],
-            "last_modified_date": pyarrow.array([1_790_812_800_000] * len(ROWS), type=moment),
-            "e_tag": columns[6],
-        }
-    )
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(table, sink)
+    pyarrow.parquet.write_table(arrow_table(), sink)
     reports.add("1.parquet", sink.getvalue())
     path = reports.write("Parquet", "message s3.inventory { required binary bucket (UTF8); }")
     assert list(read_entries(path)) == CURRENT
@@ -331,10 +319,158 @@ def test_damaged_and_missing_data_files_are_named(reports: Reports) -> None:
         list(read_entries(path))
 
 
-def test_an_inventory_in_orc_is_refused_with_what_to_do(reports: Reports) -> None:
-    reports.add("1.orc", b"ORC")
-    with pytest.raises(ManifestError, match="make it CSV or Parquet"):
-        list(read_entries(reports.write("ORC", "struct<bucket:string>")))
+def arrow_table() -> Any:
+    """The rows as a table of an inventory's columns."""
+    import pyarrow
+
+    columns = list(zip(*ROWS, strict=True))
+    moment = pyarrow.timestamp("ms", tz="UTC")
+    return pyarrow.table(
+        {
+            "bucket": ["my-bucket"] * len(ROWS),
+            "key": [key.encode() for key in columns[0]],
+            "version_id": columns[1],
+            "is_latest": [text == "true" for text in columns[2]],
+            "is_delete_marker": [text == "true" for text in columns[3]],
+            "size": [int(text) if text else None for text in columns[4]],
+            "last_modified_date": pyarrow.array([1_790_812_800_000] * len(ROWS), type=moment),
+            "e_tag": columns[6],
+        }
+    )
+
+
+def test_an_inventory_in_orc_is_read_by_its_columns(reports: Reports) -> None:
+    from pyarrow import orc
+
+    sink = io.BytesIO()
+    orc.write_table(arrow_table(), sink)
+    place = reports.add("1.orc", sink.getvalue())
+    path = reports.write("ORC", "struct<bucket:string,key:string>")
+    assert list(read_entries(path)) == CURRENT
+    assert format_of(place) == "orc"
+    assert list(read_entries(place)) == CURRENT
+    place.write_bytes(b"ORC and no more")
+    with pytest.raises(ManifestError, match="cannot be read as ORC"):
+        list(read_entries(place))
+
+
+def test_a_parquet_file_of_an_inventory_alone_tells_the_current_versions(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    path = tmp_path / "part.parquet"
+    pyarrow.parquet.write_table(arrow_table(), path)
+    assert list(read_entries(path)) == CURRENT
+    assert scopes_of(path).found == ()
+
+
+def test_an_inventory_with_an_unpacked_data_file_is_read(reports: Reports) -> None:
+    place = reports.add("1.csv.gz", packed(ROWS))
+    path = reports.write("CSV", SCHEMA)
+    text = gzip.decompress(place.read_bytes())
+    place.write_bytes(text)
+    assert list(read_entries(path)) == CURRENT
+    place.rename(place.with_suffix(""))
+    assert list(read_entries(path)) == CURRENT
+
+
+@pytest.mark.parametrize("columns", [3, 6])
+def test_a_data_file_of_an_inventory_alone_is_refused(columns: int, tmp_path: Path) -> None:
+    row = ("my-bucket", "a%2Cb", "12", "2026-10-01T00:00:00.000Z", "e1", "STANDARD")[:columns]
+    line = ",".join(f'"{field}"' for field in row).encode() + b"\n"
+    for data in (line, gzip.compress(line)):
+        with pytest.raises(ManifestError, match=r"give the inventory's manifest\.json"):
+            read(tmp_path / "data.csv.gz", data, "my-bucket")
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket", "expected"),
+    [
+        ("my-bucket,a%20b\nmy-bucket,c\n", None, [("a b", None), ("c", None)]),
+        ("my-bucket,a\n", "my-bucket", [("a", None)]),
+        ("bucket,key\nmy-bucket,a\n", None, [("a", None)]),
+        # A file that is named as its bucket: what follows is a version.
+        ("my-bucket,3sL4kqtJlcpXroDTDmJ.rmSpXd3dIbrH\n", "my-bucket", None),
+        ("readme,v1\nreadme,v2\n", "my-bucket", None),
+    ],
+)
+def test_bucket_and_key_are_told_from_key_and_version(
+    text: str, bucket: str | None, expected: list[tuple[str, str | None]] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "m"
+    if expected is None:
+        path.write_text(text)
+        assert format_of(path, bucket=bucket) == "legacy"
+        return
+    found = [(entry.key, entry.version_id) for entry in read(path, text, bucket)]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "header",
+    ['"key","version_id"', "Key,VersionId", '"path":"version"', "key, version", "KEY,VERSION ID"],
+)
+def test_headers_of_two_columns_are_no_entries(header: str, tmp_path: Path) -> None:
+    assert read(tmp_path / "m", f"{header}\na,v1\n", "b") == [Entry("b", "a", "v1")]
+
+
+def test_blanks_behind_commas_are_no_part_of_the_fields(tmp_path: Path) -> None:
+    text = 'bucket, key, version_id, size\nb, a, v1, 3\nb, "x, y", v2, 4\n'
+    assert read(tmp_path / "m", text) == [Entry("b", "a", "v1", 3), Entry("b", "x, y", "v2", 4)]
+    text = "bucket,key,version_id\nb, a,v1\n"
+    assert read(tmp_path / "m", text) == [Entry("b", " a", "v1")]
+
+
+def test_etags_are_the_same_in_capitals(tmp_path: Path) -> None:
+    digest = "d41d8cd98f00b204e9800998ecf8427e"
+    text = f'bucket,key,version_id,etag\nb,k,v,"{digest.upper()}-7"\n'
+    (entry,) = read(tmp_path / "m", text)
+    assert entry.etag == f"{digest}-7"
+    assert is_same(Entry("b", "k", None, 1, digest), Entry("b", "k", None, 1, digest.upper()))
+    # A store that writes capitals knows them only so: what s3mount wrote stays as it is.
+    kept = Entry("b", "k", "v", 1, digest.upper())
+    assert read(tmp_path / "m", written([kept], "csv")) == [kept]
+
+
+def test_rows_of_a_query_over_an_inventory_are_those_that_are_current(tmp_path: Path) -> None:
+    text = (
+        '"bucket","key","version_id","is_latest","is_delete_marker","size","e_tag"\n'
+        '"b","a","v2","true","false","5","e2"\n"b","a","v1","false","false","4","e1"\n'
+        '"b","gone","v3","true","true","",""\n'
+    )
+    assert read(tmp_path / "m", text) == [Entry("b", "a", "v2", 5, "e2")]
+
+
+def test_what_the_aws_cli_prints_is_read(tmp_path: Path) -> None:
+    versions = [
+        {"Key": "a", "VersionId": "v2", "IsLatest": True, "Size": 5, "ETag": '"e2"'},
+        {"Key": "a", "VersionId": "v1", "IsLatest": False, "Size": 4, "ETag": '"e1"'},
+        {"Key": "é\n", "VersionId": "null", "IsLatest": True, "Size": 0, "ETag": '"e3"'},
+    ]
+    versions[0]["LastModified"] = "2026-10-01T00:00:00+00:00"
+    expected = [
+        Entry("b", "a", "v2", 5, "e2", 1_790_812_800_000_000_000),
+        Entry("b", "é\n", "null", 0, "e3"),
+    ]
+    path = tmp_path / "m.json"
+    whole = json.dumps({"Versions": versions, "DeleteMarkers": [], "Prefix": ""}, indent=4)
+    assert read(path, whole, "b") == expected
+    assert format_of(path, bucket="b") == "json"
+    assert read(path, json.dumps(versions), "b") == expected
+    assert read(path, '{"Contents": [{"Key": "a", "Size": 5}]}', "b") == [Entry("b", "a", None, 5)]
+    with pytest.raises(ManifestError, match="--bucket"):
+        list(read_entries(path))
+    with pytest.raises(ManifestError, match="is JSON, but neither"):
+        read(path, '{"a": 1}', "b")
+
+
+def test_a_line_twice_counts_once_and_two_versions_are_refused() -> None:
+    one, same = Entry("b", "k", "v", 1), Entry("b", "k", "v")
+    assert list(sorted_entries([one, same], "m")) == [one]
+    for other in (Entry("b", "k", "w"), Entry("b", "k", None)):
+        with pytest.raises(ManifestError, match="names two versions of 'k'"):
+            list(sorted_entries([one, other], "m"))
+    with pytest.raises(ManifestError, match="names two versions"):
+        list(sorted_entries([Entry("b", "k", None, 1, "e"), Entry("b", "k", None, 1, "f")], "m"))
 
 
 def test_a_large_parquet_file_is_written_and_read_in_pieces(

@@ -53,6 +53,18 @@ def test_what_is_no_time_is_refused_with_what_to_write(text: str) -> None:
         parse_time(text, OCTOBER)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2026-10-01T00:00+99:99", "2026-10-01T00:00+15:00", "2026-10-01T00:00+01:60"),
+        *("-99999999999999999w", "-60y", f"-{'9' * 400}d", "-99999d"),
+    ],
+)
+def test_zones_and_times_that_there_never_were_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no zone|is no time"):
+        parse_time(text, OCTOBER)
+
+
 @given(st.integers(0, 4_000_000_000 * SECOND))
 def test_a_time_comes_back_from_its_text(at_ns: int) -> None:
     text = format_time(at_ns)
