@@ -118,6 +118,43 @@ def health(mountpoint: str, timeout_s: float = 5.0) -> Literal["answers", "dead"
     return "dead" if found[0] in (errno.ENOTCONN, errno.ECONNABORTED) else "answers"
 
 
+class Copy(msgspec.Struct, frozen=True):
+    """A place where a process sees a mount: another mount namespace, such as a container's, or a bind mount."""
+
+    pid: int
+    name: str
+    mountpoint: str
+
+    @property
+    def path(self) -> str:
+        """Where this process reaches it, if it may."""
+        return f"/proc/{self.pid}/root{self.mountpoint}"
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}) at {self.mountpoint}"
+
+
+def copies_of(major: int, minor: int, most: int = 5) -> list[Copy]:
+    """Where the mount of this device is seen, one process for each mount namespace; as far as /proc tells us.
+
+    Blocks for some milliseconds where many processes run.
+    """
+    found: dict[str, Copy] = {}
+    for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))):
+        try:
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            entries = [] if namespace in found else read_mounts(f"/proc/{pid}/mountinfo")
+            name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        except (OSError, MountError):
+            continue
+        for entry in entries:
+            if (entry.major, entry.minor) == (major, minor):
+                found[namespace] = Copy(pid, name, entry.mountpoint)
+        if len(found) == most:
+            break
+    return list(found.values())
+
+
 def sysfs_readahead(entry: MountEntry) -> Path:
     """The file that holds this mount's read-ahead in KiB."""
     return Path(f"/sys/class/bdi/{entry.major}:{entry.minor}/read_ahead_kb")

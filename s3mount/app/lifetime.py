@@ -41,6 +41,9 @@ STOP_MARGIN_S = 30
 """While it drains, the supervisor is asked again and again to wait so much longer. Unmounting takes up to
 20 s when somebody stays in the mount."""
 
+COPIES_GRACE_S = 1.0
+"""How long the kernel gets to tell us that the last of a mount is gone, before we look who holds a copy."""
+
 LAST_DRAIN_S = 2.0
 """After a signal's drain used up its time, what came in while unmounting gets this long."""
 
@@ -138,6 +141,7 @@ class Lifetime:
         self._signals = 0
         self._drain_ends: float | None = None
         self._leave_rest = False
+        self._cut_off: list[str] = []
 
     async def run(self) -> int:
         """Mount, serve until the mount ends, drain. 0: all is in S3; 1: something is kept for later.
@@ -235,11 +239,38 @@ class Lifetime:
 
     def stop_draining(self) -> None:
         """If the mount has ended already, keep the rest for the next one and exit."""
-        if self._phase == "draining":
+        if self._phase == "draining" or (self._session and self._session.is_taken_away):
             log.info("told to leave the rest for the next mount")
             self._leave_rest = True
             if self._draining is not None:
                 self._draining.cancel()
+
+    async def end_where_taken_away(self) -> None:
+        """Return when the mount has ended; end it when its mount point is gone, but somebody holds a copy.
+
+        A process that made a mount namespace of its own, as a container does, holds every mount of then
+        until it ends. What it has not handed over is written back first; then it gets ENOTCONN.
+        """
+        assert self._session is not None
+        since_s = float("inf")
+        while not self._unmounted.is_set():
+            with trio.move_on_after(COPIES_GRACE_S / 4):
+                await self._unmounted.wait()
+                return
+            now_s = trio.current_time()
+            since_s = min(since_s, now_s) if self._session.is_taken_away else float("inf")
+            if now_s - since_s >= COPIES_GRACE_S:
+                copies = await self._session.copies()
+                self._cut_off = [str(copy) for copy in copies]
+                who = ", ".join(self._cut_off) or "a process that cannot be seen from here"
+                log.warning("unmounted, but held by %s, which is cut off", who)
+                for copy in copies:
+                    # One is enough, as it is of the whole file system; the first may just have ended.
+                    if (said := await fuse_session.write_back(copy.path)) is None:
+                        break
+                    log.warning("what %s wrote last may be missing: %s", copy, said)
+                self._session.terminate()
+                await self._unmounted.wait()
 
     # The stages.
 
@@ -263,10 +294,11 @@ class Lifetime:
                 await nursery.start(server.run, self._socket_path, self._publish)
                 self._announce(session, parts.notes)
                 await self._unmounted.wait()
-                session.close()
+                # What is at the mount point by now, if ours is gone, is somebody else's.
+                session.close(unmount=not session.is_taken_away)
                 await self._drain_last()
                 reach("drain: ended")
-                await server.end(*parts.filesystem.pending())
+                await server.end(*parts.filesystem.pending(), tuple(self._cut_off))
                 orderly = True
                 nursery.cancel_scope.cancel()
         finally:
@@ -394,6 +426,7 @@ class Lifetime:
             return
         reason = await fuse_session.unmount(self._config.mountpoint)
         if reason is None or self._unmounted.is_set():
+            await self.end_where_taken_away()
             return
         log.warning(
             "still in use (%s): what the kernel holds is written back, then cut off", reason

@@ -33,6 +33,8 @@ EXIT_TIMEOUT_S = 20.0
 def unmount(mountpoint: str, timeout: float | None) -> int:
     """Wait until everything is in S3, unmount, and wait until the mount's process has ended.
 
+    Processes in other mount namespaces (containers) that hold a copy of the mount are cut off, and named.
+
     Exit status 0: everything is in S3. 1: something is not, which is said, kept and sent at the next
     mount; or the mount is in use and still there.
     """
@@ -67,6 +69,11 @@ def _leave(mount: Mount, uploads: Uploads) -> int:
         raise MountError(
             f"the process of {mount.mountpoint} ended without a word; what was written and closed "
             f"is kept in {record.state_dir}"
+        )
+    if ended.cut_off:
+        click.echo(
+            f"s3mount: copies of the mount were held by {', '.join(ended.cut_off)}: cut off there",
+            err=True,
         )
     if ended.files:
         raise MountError(

@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeAlias
 
 import msgspec
 
+from s3mount import mountinfo
 from s3mount.errors import LocalDiskError, StateInUseError
 
 LOCK_NAME = "lock"
@@ -133,11 +134,16 @@ def leftovers(base: Path) -> list[tuple[Path, OwnerNote]]:
 def _in_use(folder: Path, owner: OwnerNote | None) -> str:
     if owner is None:
         return f"the state folder {folder} is in use by another process"
-    doing = (
-        f"has it mounted at {owner.mountpoint}"
-        if owner.phase != "draining"
-        else "is still sending what its last mount left"
-    )
+    doing = "is still sending what its last mount left"
+    if owner.phase != "draining":
+        there = mountinfo.topmost_at(owner.mountpoint, mountinfo.read_mounts())
+        if there is None or there.filesystem != mountinfo.FILESYSTEM_TYPE:
+            return (
+                f"the state folder {folder} is in use by process {owner.pid}, which is about to mount it at "
+                f"{owner.mountpoint}, or whose mount is gone from there but held by another mount namespace "
+                f"(a container); s3mount unmount {owner.mountpoint} ends that"
+            )
+        doing = f"has it mounted at {owner.mountpoint}"
     return (
         f"the state folder {folder} is in use by process {owner.pid}, which {doing}; "
         "to mount the same bucket twice give one of them another --state-dir"

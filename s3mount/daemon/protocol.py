@@ -90,10 +90,14 @@ class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """The mount is gone and the process exits; this much stays in its journal for the next mount."""
+    """The mount is gone and the process exits; this much stays in its journal for the next mount.
+
+    ``cut_off`` names who held copies of the mount, which do not answer any more.
+    """
 
     files: int
     size_bytes: int
+    cut_off: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

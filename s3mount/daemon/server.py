@@ -69,6 +69,10 @@ class Mounted(Protocol):
         """A number that is higher than ever before whenever something was sent. Never raises."""
         ...
 
+    async def end_where_taken_away(self) -> None:
+        """Return when the mount has ended; end it when its mount point is gone, but a copy of it is held."""
+        ...
+
     def stop_draining(self) -> None:
         """Leave the rest for the next mount, if all that is left to do is to send it."""
         ...
@@ -137,12 +141,12 @@ class ControlServer:
                         background.start(self._serve, trio.SocketStream(connection))
         return True
 
-    async def end(self, files: int, size_bytes: int) -> None:
+    async def end(self, files: int, size_bytes: int, cut_off: tuple[str, ...] = ()) -> None:
         """Tell those who asked to leave that the process now exits, and what it leaves behind.
 
         Bounded to a second. Call once.
         """
-        self._end = protocol.Ended(files, size_bytes)
+        self._end = protocol.Ended(files, size_bytes, cut_off)
         self._ended.set()
         with trio.move_on_after(1.0):
             while self._leaving:
@@ -212,9 +216,13 @@ class ControlServer:
                     await _send(stream, protocol.Flushed())
             except S3MountError as error:
                 await _send(stream, protocol.Failed(str(error), error.exit_code))
-            await self._reporting(stream, self._ended.wait)
+            await self._reporting(stream, self._mount_and_process_ended)
             if self._end is not None:
                 await _send(stream, self._end)
+
+    async def _mount_and_process_ended(self) -> None:
+        await self._mounted.end_where_taken_away()
+        await self._ended.wait()
 
     async def _uploaded_or_ended(self) -> None:
         """Wait for all uploads, or for the process's end if that comes first. Raises S3MountError."""

@@ -85,6 +85,7 @@ class Session:
         self._initialised = trio.Event()
         self._open = False
         self.tuning = Tuning()
+        self._entry: mountinfo.MountEntry | None = None
 
     def open(self) -> None:
         """Mount. Raises MountError with libfuse's own reason. Must be followed by ``close``."""
@@ -132,10 +133,28 @@ class Session:
             with _captured_stderr():
                 pyfuse3.close(unmount=unmount)
 
+    @property
+    def is_taken_away(self) -> bool:
+        """Is it not at its mount point any more? The mount lives on while somebody holds a copy of it."""
+        entry = self._entry
+        return entry is not None and not any(
+            (now.mountpoint, now.major, now.minor) == (entry.mountpoint, entry.major, entry.minor)
+            for now in mountinfo.read_mounts()
+        )
+
+    async def copies(self) -> list[mountinfo.Copy]:
+        """Who still sees the mount."""
+        if self._entry is None:
+            await trio.lowlevel.checkpoint()
+            return []
+        device = self._entry.major, self._entry.minor
+        return await trio.to_thread.run_sync(mountinfo.copies_of, *device, abandon_on_cancel=True)
+
     async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
         await self._initialised.wait()
         await trio.lowlevel.checkpoint()
-        self.tuning = tune(self._mountpoint, fast_loop=self._fast_loop is not None)
+        self._entry = mountinfo.topmost_at(self._mountpoint, mountinfo.read_mounts())
+        self.tuning = tune(self._entry, fast_loop=self._fast_loop is not None)
         task_status.started()
 
     def _report_init(self) -> None:
@@ -149,9 +168,8 @@ class Session:
         self._operations.init = init  # type: ignore[method-assign]
 
 
-def tune(mountpoint: str, *, fast_loop: bool) -> Tuning:
+def tune(entry: mountinfo.MountEntry | None, *, fast_loop: bool) -> Tuning:
     """Raise the kernel's limits for this mount as far as this user may; what was set."""
-    entry = mountinfo.topmost_at(mountpoint, mountinfo.read_mounts())
     if entry is None:
         return Tuning(fast_loop=fast_loop)
     connection = mountinfo.sysfs_connection(entry)

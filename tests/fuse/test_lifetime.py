@@ -150,6 +150,82 @@ def test_unmount_names_who_uses_the_mount(
     assert main(["unmount", str(mount.path)]) == 0
 
 
+class Holder:
+    """A process in a mount namespace of its own, as a container's, with a copy of a mount there."""
+
+    def __init__(self, mount: LivingMount, script: str = "") -> None:
+        self._process = subprocess.Popen(
+            [
+                *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+                f"{script or ':'}; exec sleep 60",
+            ],
+            cwd="/",
+        )
+        self.name = f"sleep (pid {self._process.pid}) at {mount.path}"
+        entry = mountinfo.topmost_at(str(mount.path), mountinfo.read_mounts())
+        assert entry is not None
+        device = entry.major, entry.minor
+        until(lambda: self.name in map(str, mountinfo.copies_of(*device)))
+
+    def __enter__(self) -> Holder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace, which takes root")
+
+
+@as_root
+def test_unmount_ends_what_a_container_holds_a_copy_of(
+    mount: LivingMount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mount.start("--send-s", "0.2")
+    with Holder(mount, f"exec 3>{mount.path}/held; echo written >&3") as holder:
+        mount.write()
+        assert main(["unmount", str(mount.path), "--timeout", "10"]) == 0
+        told = capsys.readouterr()
+        assert "everything is in S3" in told.out
+        assert told.err == (
+            f"s3mount: copies of the mount were held by {holder.name}: cut off there\n"
+        )
+        assert mount.ended() == 0
+        assert "may be missing" not in mount.said
+        # What is mounted there next is left alone, and works.
+        mount.output.unlink()
+        mount.start()
+        assert mount.write().read_bytes() == b"x" * 1024
+        assert main(["unmount", str(mount.path)]) == 0
+
+
+@as_root
+def test_a_mount_held_elsewhere_is_told_of_and_ended_by_unmount(
+    mount: LivingMount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mount.start()
+    with Holder(mount):
+        subprocess.run(["fusermount3", "-u", str(mount.path)], check=True, timeout=10)
+        second = tmp_path / "second"
+        second.mkdir()
+        command = [sys.executable, "-m", "tests.fuse.memory_mount", str(second), str(mount.state)]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert refused.returncode == 1
+        assert f"s3mount unmount {mount.path} ends that" in refused.stderr
+        assert main(["unmount", str(mount.path)]) == 0
+        assert mount.ended() == 0
+
+
+@as_root
+def test_a_signal_ends_what_a_container_holds_a_copy_of(mount: LivingMount) -> None:
+    mount.start()
+    with Holder(mount) as holder:
+        mount.signal(signal.SIGTERM)
+        assert mount.ended() == 0
+        assert f"unmounted, but held by {holder.name}, which is cut off" in mount.said
+
+
 def test_unmount_of_what_is_no_mount(
     mount: LivingMount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
