@@ -2,7 +2,7 @@
 # make test    all tests, on real mounts and real S3 servers
 # make test-crash  300 kills on real mounts, 20,000 seeds of the simulation: an hour or two
 # make test-snapshots  10,000 keys of 5 versions, at 20 times through the mount: a quarter of an hour
-# make check   format, lint, types, import contract
+# make check   format, lint, types, import contract, and tests with the lowest versions that are allowed
 # make bench   side by side with other tools
 # make setup   what the above need: Debian packages (with root or sudo), .venv, .venv-demo
 # make clean   remove what make made here
@@ -15,7 +15,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 EMBEDDED := --server localstack --runs 1 --size-mib 256 --scale 0.1 --step-timeout 60 --results build/bench/embedded \
     --only read,read-4,random-read,small-read,find,ls,find-wide,ls-flat,first-byte
 
-.PHONY: demo test test-crash test-snapshots check check-format check-lint check-types check-imports bench setup clean format lock \
+.PHONY: demo test test-crash test-snapshots check check-format check-lint check-types check-imports check-lowest bench setup clean format lock \
     system-run system-test system-bench
 .DELETE_ON_ERROR:
 
@@ -31,9 +31,16 @@ test-crash: .venv/.dev .venv-demo/.done | system-test
 test-snapshots: .venv/.dev .venv-demo/.done | system-test
 	S3MOUNT_TEST_ORACLE_KEYS=10000 S3MOUNT_TEST_ORACLE_TIMES=20 $(BIN)/python -m pytest -rA tests/fuse/test_oracle.py $(ARGS)
 
-check: check-format check-lint check-types check-imports
+check: check-format check-lint check-types check-imports check-lowest
 
-check-format: .venv/.dev
+check-# What talks to the dependencies, and a mount of its own: a bound in pyproject.toml that is too low fails here.
+LOWEST_TESTS := $(addprefix tests/unit/,cli daemon engine flow fuse s3 transfer) \
+    tests/fuse/test_command_line.py::test_mount_use_wait_unmount
+
+check-lowest: .venv-lowest/.done .venv-demo/.done
+	S3MOUNT_TEST_SERVERS=localstack .venv-lowest/bin/python -m pytest -q -n 2 --dist loadgroup $(LOWEST_TESTS)
+
+format: .venv/.dev
 	$(BIN)/ruff format --check .
 
 check-lint: .venv/.dev
@@ -62,7 +69,7 @@ lock:
 	$(SETUP)/lock
 
 clean:
-	rm -rf .venv .venv-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-demo .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system-run system-test system-bench: system-%:
@@ -91,4 +98,12 @@ system-run system-test system-bench: system-%:
 .venv-demo/.done: constraints-demo.txt | system-run
 	$(PYTHON) -m venv --clear .venv-demo
 	.venv-demo/bin/python $(PIP) --use-pep517 --requirement constraints-demo.txt
+	@touch $@
+
+# The lowest versions of what s3mount needs; pyarrow, which is an extra, is left out.
+.venv-lowest/.done: constraints.txt pyproject.toml contrib/setup/lowest | system-run
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(PYTHON) contrib/setup/lowest >.venv-lowest/constraints.txt
+	.venv-lowest/bin/python $(PIP) --constraint .venv-lowest/constraints.txt --editable . \
+	    $(shell $(PYTHON) contrib/setup/lowest --tools)
 	@touch $@

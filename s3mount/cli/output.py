@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
@@ -25,8 +24,7 @@ class _Output(io.FileIO):
         except BrokenPipeError:
             raise
         except OSError as error:
-            # What is still buffered is tried again as Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            _give_up(self.fileno())
             raise OutputError(f"the output cannot be written: {error.strerror}") from None
 
 
@@ -61,5 +59,12 @@ def prepare() -> None:
 
 def complain(message: str) -> None:
     """Print one line on standard error, if that can be written."""
-    with contextlib.suppress(OSError):
+    try:
         click.echo(f"s3mount: {message}", err=True)
+    except OSError:
+        _give_up(2)
+
+
+def _give_up(number: int) -> None:
+    """What is still buffered is tried again as Python ends, which would tell of it by its exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -78,42 +78,49 @@ class Spool:
         """
         salvage.heal(folder)
         spool = cls(folder, size_bytes_max=size_bytes_max, offload=offload)
-        changes, damaged = spool.journal.load()
-        on_disk = spool.blobs.sizes()
-        unsettled = spool.journal.unsettled()
         try:
-            spool._is_rebooted = is_rebooted(folder)
+            spool._take_over(folder)
+        except BaseException:
+            spool.journal.close()
+            raise
+        return spool
+
+    def _take_over(self, folder: Path) -> None:
+        changes, damaged = self.journal.load()
+        on_disk = self.blobs.sizes()
+        unsettled = self.journal.unsettled()
+        try:
+            self._is_rebooted = is_rebooted(folder)
         except OSError as error:
             raise LocalDiskError(f"cannot look through {folder}: {error}") from error
         for change in changes:
             try:
-                spool._recover(change, on_disk.get(change.blob_id), unsettled)
+                self._recover(change, on_disk.get(change.blob_id), unsettled)
             except LocalDiskError:
                 raise
             except Exception as error:
                 log.exception("%r cannot be taken over from the run before", change.key)
                 with contained(f"{change.key!r} is left as it is for the next start"):
-                    spool._park_as_found(change, reason_of(error))
+                    self._park_as_found(change, reason_of(error))
         orphans = on_disk.keys() - {change.blob_id for change in changes}
-        paths = [spool.blobs.path_of(blob_id) for blob_id in orphans]
+        paths = [self.blobs.path_of(blob_id) for blob_id in orphans]
         try:
-            if paths or spool._is_rebooted:
+            if paths or self._is_rebooted:
                 # Rows that are gone must not come back, after a power cut, without their blobs.
-                spool.journal.force()
-            recovery.look_after(folder, damaged, spool.changes, paths, spool._adopt)
+                self.journal.force()
+            recovery.look_after(folder, damaged, self.changes, paths, self._adopt)
             note_boot(folder)
         except OSError as error:
             raise LocalDiskError(f"cannot set damage aside in {folder}: {error}") from error
-        spool.damages = salvage.damages(folder)
-        leftovers = (spool.journal.blobs_with_sums() | unsettled) - spool.live_blobs.keys()
+        self.damages = salvage.damages(folder)
+        leftovers = (self.journal.blobs_with_sums() | unsettled) - self.live_blobs.keys()
         try:
-            spool.journal.remove_damaged([row for row in damaged if row.key not in spool.changes])
+            self.journal.remove_damaged([row for row in damaged if row.key not in self.changes])
             if leftovers:
-                spool.journal.forget_sums(leftovers)
+                self.journal.forget_sums(leftovers)
         except LocalDiskError as error:
             log.warning("rows that are of no use any more stay until the next start: %s", error)
-        spool._report_unsummed()
-        return spool
+        self._report_unsummed()
 
     def _park_as_found(self, change: Change, why: str) -> None:
         """Keep a change that cannot be taken over, as its row has it, and let nobody use its bytes."""
