@@ -59,10 +59,12 @@ class StoreError(S3MountError):
     """S3 refused or failed. ``key`` and ``request_id`` help to find it in the provider's logs.
 
     ``status`` is the HTTP status (0: no answer) and ``code`` S3's error code (may be empty).
-    ``retry_after_s`` is the pause that the store asked for, if it did.
+    ``retry_after_s`` is the pause that the store asked for, if it did. ``is_bare``: refused by an answer
+    without a body (to HEAD) that has nothing of S3 on it, so that a request with a body must confirm it.
     """
 
     retry_after_s: float | None = None
+    is_bare = False
 
     def __init__(
         self, message: str, *, key: str = "", status: int = 0, code: str = "", request_id: str = ""
@@ -157,6 +159,13 @@ class NetworkError(StoreError):
     """No connection: name not found, refused, unreachable, reset, TLS failure."""
 
     retryable = True
+
+
+class NotS3Error(NetworkError):
+    """An answer that is not S3's: what something between the mount and the store says, or half an answer.
+
+    It tells nothing about the key; a write may or may not have taken effect. The message names what came.
+    """
 
 
 class CertificateError(NetworkError):

@@ -52,7 +52,16 @@ S = TypeVar("S", bound=pyfuse3.Operations)
 def answered(
     handler: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Wrap a handler: what it raises becomes an errno, and what it should not raise a log entry too."""
+    """Wrap a handler: what it raises becomes an errno, and what it should not raise a log entry too.
+
+    ``readdir`` never answers ENOENT, which the C library takes for the directory's end: what could not be
+    listed would be an empty folder.
+    """
+    is_readdir = handler.__name__ == "readdir"
+
+    def number_of(error: Exception) -> int:
+        number = errno_of(error)
+        return errno.EIO if is_readdir and number == errno.ENOENT else number
 
     async def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -60,11 +69,11 @@ def answered(
         except FUSEError:
             raise
         except OSError as error:
-            raise FUSEError(errno_of(error)) from None
+            raise FUSEError(number_of(error)) from None
         except S3MountError as error:
             what = error.describe() if isinstance(error, StoreError) else str(error)
             log.warning("%s failed: %s", handler.__name__, what)
-            raise FUSEError(errno_of(error)) from None
+            raise FUSEError(number_of(error)) from None
         except Exception:
             log.exception("internal error in %s", handler.__name__)
             raise FUSEError(errno.EIO) from None

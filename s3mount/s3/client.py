@@ -1,9 +1,8 @@
-"""The real store: S3 over the data plane and, for what is rare, boto3."""
+"""The real store: S3 over the data plane, at the address and with the credentials that boto3 finds."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
@@ -41,11 +40,12 @@ from s3mount.refs import (
 )
 from s3mount.s3 import lifecycle
 from s3mount.s3.binding import bind
-from s3mount.s3.control import Control
 from s3mount.s3.credentials import CredentialSource
 from s3mount.s3.dating import DateTrial
+from s3mount.s3.deleting import delete_many
 from s3mount.s3.digests import DigestReader
-from s3mount.s3.headers import check_key, http_date_ns
+from s3mount.s3.documents import NOT_XML, parse_versioning
+from s3mount.s3.headers import check_key
 from s3mount.s3.multipart import Multipart
 from s3mount.s3.plane import Plane
 from s3mount.s3.probing import Prober
@@ -63,7 +63,6 @@ _log = logging.getLogger(__name__)
 COPY_PART_BYTES = 512 << 20
 DELETE_KEYS_MAX = 1000
 RENEW_EVERY_S = 30.0
-_NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 class S3Store:
@@ -93,7 +92,6 @@ class S3Store:
             self._renew,
             on_outage=lambda reason: self.on_outage(reason),
         )
-        self._control = Control(self.config, bound.client, self._statistics, self._renew)
         self._reader = Reader(self._plane, self.traits)
         self._digests = DigestReader(self._plane, self._reader)
         self._versions = VersionLister(self._plane, self._reader, self.traits)
@@ -127,7 +125,6 @@ class S3Store:
                 _log.warning("the store refuses these settings, and asking again fails: %s", error)
                 return False
             self._plane.rebind(bound.address, source)
-            self._control.client = bound.client
             if self._bound_to == before:
                 return False
         _log.info("the store refused the credentials or the region; others were found")
@@ -147,7 +144,6 @@ class S3Store:
         traceback: TracebackType | None,
     ) -> None:
         self._plane.close()
-        self._control.close()
         await trio.lowlevel.checkpoint()
 
     @property
@@ -272,12 +268,12 @@ class S3Store:
             except RejectedError as error:
                 results[key] = error
                 continue
-            if _NOT_XML.search(key):
+            if NOT_XML.search(key):
                 results[key] = await self._delete_one(key)
             else:
                 plain.append(key)
         if plain:
-            results.update(zip(plain, await self._control.delete_many(plain), strict=True))
+            results.update(zip(plain, await delete_many(self._plane, plain), strict=True))
         return [results[key] for key in keys]
 
     async def _delete_one(self, key: Key) -> StoreError | None:
@@ -352,37 +348,28 @@ class S3Store:
 
     async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """See ``Store.check_bucket``: one key is listed, as an answer to HEAD would not say why not."""
-        wanted = [("list-type", "2"), ("max-keys", "1")]
-        if prefix:
-            # A policy may allow no other prefix to be listed.
-            wanted.append(("prefix", prefix))
-        query = canonical_query(wanted)
-        answer = await self._plane.call(Call("check_bucket", "GET", "", query=query))
+        date_ns = await self._reader.check_list(prefix)
         versioning = "unknown"
         if self.config.sign_requests:
+            call = Call("check_bucket", "GET", "", query=canonical_query([("versioning", "")]))
             try:
-                versioning = await self._control.versioning()
+                _, versioning = await self._plane.read(call, parse_versioning)
             except StoreError as error:
                 _log.info("whether the bucket keeps versions is unknown: %s", error.describe())
         self.traits.versioned |= versioning in ("enabled", "suspended")
         self.traits.keeps_deleted = versioning == "enabled"
         address = self._plane.address
-        date_ns = http_date_ns(answer.headers.get("date", ""))
         return BucketInfo(self.config.bucket, address.region, address.base_url, versioning, date_ns)
 
     async def noncurrent_rule(self, prefix: str = "") -> str:
         """See ``Store.noncurrent_rule``."""
-
-        def ask() -> str:
-            bucket = self.config.bucket
-            said = self._control.client.get_bucket_lifecycle_configuration(Bucket=bucket)
-            return lifecycle.noncurrent_rule(said, prefix)
-
         if not self.config.sign_requests:
             await trio.lowlevel.checkpoint()
             return ""
         try:
-            return await self._control.run("lifecycle", "", ask)
+            call = Call("lifecycle", "GET", "", query=canonical_query([("lifecycle", "")]))
+            _, rules = await self._plane.read(call, lifecycle.parse_rules)
+            return lifecycle.noncurrent_rule(rules, prefix)
         except StoreError as error:
             if error.code != "NoSuchLifecycleConfiguration":
                 _log.info("the bucket's lifecycle rules are unknown: %s", error.describe())

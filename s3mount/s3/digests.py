@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import trio
 
-from s3mount.errors import ServerFaultError, StoreError, ThrottledError
+from s3mount.errors import NotS3Error, ServerFaultError, StoreError, ThrottledError
 from s3mount.refs import ETag, Key, ObjectDigests, VersionId
 from s3mount.s3.documents import parse_document
 from s3mount.s3.headers import bare_etag, check_key, has_foreign_etag
@@ -116,10 +116,11 @@ class DigestReader:
                 "x-amz-max-parts": "1000",
                 "x-amz-part-number-marker": str(marker),
             }
-            call = Call("get", "GET", key, query=query, headers=headers, on_head=_only_a_document)
+            call = Call(
+                "attributes", "GET", key, query=query, headers=headers, on_head=_only_a_document
+            )
             try:
-                answer = await self._plane.call(call)
-                parts, marker_then = parse_parts(answer.body)
+                _, (parts, marker_then) = await self._plane.read(call, parse_parts)
             except StoreError as error:
                 _raise_if_unheard(error)
                 return ()
@@ -173,7 +174,8 @@ def _only_a_document(head: Head) -> Sink | None:
 
 def _raise_if_unheard(error: StoreError) -> None:
     """What was refused is an answer; what found none says nothing about the store."""
-    if not error.status or isinstance(error, ThrottledError):
+    is_foreign = isinstance(error, NotS3Error) and error.status >= 300
+    if not error.status or is_foreign or isinstance(error, ThrottledError):
         raise error
 
 

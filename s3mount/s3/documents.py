@@ -11,11 +11,11 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from s3mount.errors import ServerFaultError
-from s3mount.refs import ListPage, ObjectInfo, PartInfo, UploadInfo
+from s3mount.refs import Key, ListPage, ObjectInfo, PartInfo, UploadInfo
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, iso_date_ns
 
 # S3 keys may hold characters that XML 1.0 cannot, not even escaped. Stores send them all the same.
-_NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
+NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 _NOT_XML_ESCAPED = re.compile(r"&#(?:x0*([0-9a-fA-F]{1,2}|[fF]{3}[eEfF])|0*([0-9]{1,2}|6553[45]));")
 _STAND_IN = 0x10F000
 """Private characters that stand in for those, by their code's low twelve bits, while XML is parsed."""
@@ -33,7 +33,7 @@ def mended(body: bytes) -> bytes:
         return match[0] if valid else stand_in(code)
 
     text = _NOT_XML_ESCAPED.sub(unescape, body.decode(errors="replace"))
-    return _NOT_XML.sub(lambda match: stand_in(ord(match[0])), text).encode()
+    return NOT_XML.sub(lambda match: stand_in(ord(match[0])), text).encode()
 
 
 _RESTORED = str.maketrans(
@@ -45,25 +45,6 @@ _RESTORED = str.maketrans(
 def restored(text: str) -> str:
     """Text from a ``mended`` document as the store meant it."""
     return text.translate(_RESTORED) if not text.isascii() else text
-
-
-_ROOT = re.compile(rb"\s*(?:<\?[^>]*\?>\s*|<!--.*?-->\s*)*<([A-Za-z_][\w.:-]*)", re.DOTALL)
-
-
-def is_cut_off(body: bytes) -> bool:
-    """Does a document lack its end? Never said of what does not begin as XML, such as a proxy's HTML.
-
-    >>> is_cut_off(b"<Error><Code>NoSuchUpl"), is_cut_off(b"<Error><Code>SlowDown</Code></Error>")
-    (True, False)
-    """
-    body = body.strip()
-    if not body.startswith(b"<") or body[:9].lower().startswith((b"<!doctype", b"<html")):
-        return False
-    root = _ROOT.match(body)
-    if root is None:
-        return True
-    is_alone = b"<" not in body[root.end() :] and body.endswith(b"/>")
-    return not is_alone and not body.endswith(b"</" + root[1] + b">")
 
 
 def parse_xml(body: bytes) -> ElementTree.Element:
@@ -110,6 +91,9 @@ def parse_list(body: bytes) -> ListPage:
         if not token:
             raise ServerFaultError("a list page says that more follow, but not how to ask")
         token = restored(token)
+    told = root.findtext(f"{ns}KeyCount") or ""
+    if told.isdecimal() and len(objects) + len(prefixes) < int(told):
+        raise ServerFaultError(f"a list page of {told} keys ends early")
     return ListPage(tuple(objects), tuple(prefixes), token)
 
 
@@ -181,16 +165,38 @@ def parse_parts(body: bytes) -> tuple[list[PartInfo], str]:
 def parse_uploads(body: bytes) -> tuple[list[UploadInfo], list[tuple[str, str]]]:
     """The uploads of a ListMultipartUploadsResult, and the query of the next page (empty: none)."""
     root, ns = parse_document(body, "ListMultipartUploadsResult", "IsTruncated")
+    encoded = root.findtext(f"{ns}EncodingType") == "url"
     uploads = []
     for element in root.iterfind(f"{ns}Upload"):
         fields = {child.tag[len(ns) :]: child.text or "" for child in element}
         try:
-            key, initiated_ns = restored(fields["Key"]), iso_date_ns(fields["Initiated"])
+            key, initiated_ns = shown_name(fields["Key"], encoded), iso_date_ns(fields["Initiated"])
             uploads.append(UploadInfo(key, fields["UploadId"], initiated_ns))
         except KeyError as error:
             raise ServerFaultError(f"an upload in a list lacks {error}") from error
     if root.findtext(f"{ns}IsTruncated") != "true":
         return uploads, []
-    key_marker = restored(root.findtext(f"{ns}NextKeyMarker") or "")
+    key_marker = shown_name(root.findtext(f"{ns}NextKeyMarker") or "", encoded)
     id_marker = root.findtext(f"{ns}NextUploadIdMarker") or ""
     return uploads, [("key-marker", key_marker), ("upload-id-marker", id_marker)]
+
+
+def parse_versioning(body: bytes) -> str:
+    """``enabled``, ``suspended`` or ``off``, by a VersioningConfiguration."""
+    root, ns = parse_document(body, "VersioningConfiguration", "Status")
+    told = root.findtext(f"{ns}Status") or ""
+    return {"Enabled": "enabled", "Suspended": "suspended"}.get(told, "off")
+
+
+def parse_deleted(body: bytes) -> dict[Key, tuple[str, str] | None]:
+    """A DeleteResult: of each key ``None``, or the code and the message of its error."""
+    root, ns = parse_document(body, "DeleteResult", "Deleted")
+    found: dict[Key, tuple[str, str] | None] = {}
+    for element in root:
+        key = restored(element.findtext(f"{ns}Key") or "")
+        if element.tag == f"{ns}Error":
+            code, message = element.findtext(f"{ns}Code"), element.findtext(f"{ns}Message")
+            found[key] = code or "", message or ""
+        elif element.tag == f"{ns}Deleted":
+            found[key] = None
+    return found

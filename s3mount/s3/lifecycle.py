@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from xml.etree import ElementTree
+
+from s3mount.s3.documents import parse_document
+
+
+def parse_rules(body: bytes) -> Mapping[str, Any]:
+    """A LifecycleConfiguration as ``noncurrent_rule`` takes it. Raises ServerFaultError when it is none."""
+    root, ns = parse_document(body, "LifecycleConfiguration", "Rule")
+    return {"Rules": [_fields(rule) for rule in root.findall(f"{ns}Rule")]}
+
+
+def _fields(element: ElementTree.Element) -> dict[str, Any]:
+    return {
+        child.tag.rpartition("}")[2]: _fields(child) if len(child) else child.text or ""
+        for child in element
+    }
 
 
 def noncurrent_rule(configuration: Mapping[str, Any], prefix: str) -> str:
     """The first enabled rule that destroys noncurrent versions of keys below ``prefix``, in words.
 
-    ``configuration`` is the answer to GetBucketLifecycleConfiguration. Empty: there is none.
+    ``configuration`` is the answer to GetBucketLifecycleConfiguration, by ``parse_rules``. Empty: there is none.
     """
     for rule in configuration.get("Rules", ()):
         expiration = rule.get("NoncurrentVersionExpiration")

@@ -134,6 +134,11 @@ class Refusal:
             self.region = self.region or _child(root, "Region")
             self.request_id = self.request_id or _child(root, "RequestId")
 
+    @property
+    def is_told(self) -> bool:
+        """Does anything of S3 say why: an error document, or a header that only S3 has?"""
+        return bool(self.code or self.deleted or self.region)
+
     def error(self, *, key: str, bucket: str) -> StoreError:
         """The error to raise."""
         kind = self._kind(key)
@@ -150,6 +155,8 @@ class Refusal:
             return NoSuchKeyError  # an id in a form that this store never gives
         if kind is WrongRegionError and self.status == 400 and not self.region:
             return AccessDeniedError
+        if kind is NoSuchKeyError and not key:
+            return NoSuchBucketError  # of a list: there is nothing that could be listed
         if kind is not None:
             return kind
         if self.status == 400 and self.region and not self.code:
@@ -167,13 +174,13 @@ class Refusal:
             if self.region:
                 return f"the bucket {bucket!r} lives in region {self.region}; use --region"
             return f"the bucket {bucket!r} lives in another region or at another endpoint"
+        if kind is NoSuchBucketError:
+            return _LINES["NoSuchBucket"].format(bucket=bucket)
         known = _LINES.get(self.code)
         if known:
             return known.format(bucket=bucket)
         if not self.code and kind is NoSuchKeyError:
             return _LINES["NoSuchKey"]
-        if not self.code and kind is NoSuchBucketError:
-            return _LINES["NoSuchBucket"].format(bucket=bucket)
         if not self.code and kind is AccessDeniedError:
             return _LINES["AccessDenied"]
         if not self.code and kind is PreconditionFailedError:

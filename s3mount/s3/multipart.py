@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import msgspec
@@ -17,6 +18,7 @@ from s3mount.errors import (
     NoSuchKeyError,
     PreconditionFailedError,
     RejectedError,
+    ServerFaultError,
     StoreError,
 )
 from s3mount.refs import Condition, Key, ObjectHeaders, PartInfo, PutResult, UploadInfo
@@ -28,6 +30,7 @@ from s3mount.s3.documents import (
     parse_uploads,
 )
 from s3mount.s3.headers import check_headers, check_key, http_date_ns, to_http
+from s3mount.s3.pages import Pages
 from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
@@ -41,6 +44,7 @@ _log = logging.getLogger(__name__)
 COMPLETE_BYTES_PER_PART = 16 * 1024
 """Completing takes longer the more parts there are; this many bytes' time each, for the deadline."""
 COMPLETE = "CompleteMultipartUpload"
+Markers: TypeAlias = list[tuple[str, str]]
 PAGE_BYTES = 256 * 1024
 """About the size of a page of parts or uploads, for the deadline."""
 
@@ -55,6 +59,7 @@ class Multipart:
         self._reader = reader
         self._writer = writer
         self._traits = traits
+        self._pages = Pages(plane)
         self._sign_payload = sign_payload
 
     async def create(self, key: Key, headers: ObjectHeaders, *, has_copies: bool = False) -> str:
@@ -81,7 +86,8 @@ class Multipart:
         """CreateMultipartUpload with just these headers; the upload id."""
         query = canonical_query([("uploads", "")])
         call = Call("create_multipart", "POST", key, query=query, headers=headers)
-        return parse_create((await self._plane.call(call)).body)
+        _, upload_id = await self._plane.read(call, parse_create)
+        return upload_id
 
     async def complete(
         self, key: Key, upload_id: str, parts: Sequence[PartInfo], condition: Condition
@@ -119,7 +125,7 @@ class Multipart:
         call.size_bytes = len(parts) * COMPLETE_BYTES_PER_PART
         call.before_retry = look
         try:
-            answer = await self._plane.call(call)
+            answer, told = await self._plane.read(call, parse_complete)
         except (NoSuchKeyError, PreconditionFailedError) as error:
             if not call.in_doubt:
                 raise
@@ -137,7 +143,6 @@ class Multipart:
                 code="InvalidPart",
                 request_id=error.request_id,
             ) from error
-        told = parse_complete(answer.body)
         if not told and self._traits.etag_is_md5 is not False:
             told = checksums.multipart_etag(parts) or ""
         made = PutResult(
@@ -171,7 +176,7 @@ class Multipart:
         """CompleteMultipartUpload with just these conditions; the version that it made."""
         document = _parts_document([part])
         call = self._complete_call(key, upload_id, document, headers)
-        answer = await self._plane.call(call)
+        answer, _ = await self._plane.read(call, parse_complete)
         return answer.headers.get("x-amz-version-id")
 
     async def _raise_if_gone(self, key: Key, upload_id: str) -> None:
@@ -208,7 +213,12 @@ class Multipart:
             call = Call(
                 "list_parts", "GET", key, query=canonical_query(wanted), size_bytes=PAGE_BYTES
             )
-            parts, marker = parse_parts((await self._plane.call(call)).body)
+            before = int(marker or 0)
+
+            def parse(body: bytes, before: int = before) -> tuple[list[PartInfo], str]:
+                return _parts_behind(body, before)
+
+            _, (parts, marker) = await self._plane.read(call, parse)
             found.extend(parts)
             if not marker:
                 return found
@@ -218,15 +228,27 @@ class Multipart:
         if prefix:
             check_key(prefix)
         found: list[UploadInfo] = []
-        markers: list[tuple[str, str]] = []
+        markers: Markers = []
         while True:
             wanted = [("uploads", ""), ("max-uploads", "1000"), *markers]
             if prefix:
                 wanted.append(("prefix", prefix))
-            call = Call(
-                "list_uploads", "GET", "", query=canonical_query(wanted), size_bytes=PAGE_BYTES
+            before = markers
+
+            def parse(body: bytes, before: Markers = before) -> tuple[list[UploadInfo], Markers]:
+                uploads, behind = parse_uploads(body)
+                if behind and behind == before:
+                    raise ServerFaultError("the store's list of uploads does not advance")
+                return uploads, behind
+
+            _, (uploads, markers) = await self._pages.ask(
+                "list_uploads",
+                wanted,
+                parse,
+                PAGE_BYTES,
+                lambda page: [upload.key for upload in page[0]],
+                lambda plain, encoded: (encoded[0], plain[1]),
             )
-            uploads, markers = parse_uploads((await self._plane.call(call)).body)
             found.extend(uploads)
             if not markers:
                 return found
@@ -234,6 +256,14 @@ class Multipart:
 
 def _all_have_checksums(parts: Sequence[PartInfo]) -> bool:
     return all(part.checksum is not None for part in parts)
+
+
+def _parts_behind(body: bytes, before: int) -> tuple[list[PartInfo], str]:
+    """A page of parts behind part ``before``, and the next marker. Raises ServerFaultError if that is not ahead."""
+    parts, marker = parse_parts(body)
+    if marker and not (marker.isdecimal() and int(marker) > before):
+        raise ServerFaultError("the store's list of parts does not advance")
+    return [part for part in parts if part.number > before], marker
 
 
 def _upload_query(upload_id: str) -> str:

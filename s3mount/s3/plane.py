@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import trio
 
@@ -33,8 +33,8 @@ from s3mount.flow.outage import TRIAL_CONNECT_S, Outage
 from s3mount.flow.timeouts import Allowance, Timeouts
 from s3mount.flow.window import Window
 from s3mount.refs import FileSlice
+from s3mount.s3 import genuine
 from s3mount.s3.credentials import STALE_CODES, CredentialSource, Renew
-from s3mount.s3.documents import is_cut_off
 from s3mount.s3.gate import Gate
 from s3mount.s3.headers import http_date_ns
 from s3mount.s3.mapping import Refusal
@@ -46,6 +46,7 @@ from s3mount.s3.statistics import Statistics
 from s3mount.s3.wire import BrokenConnectionError, Connection, Head, Sink
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 USER_AGENT = f"s3mount/{__version__}"
 ANSWER_BYTES_MAX = 16 << 20
@@ -54,7 +55,9 @@ WATCH_EVERY_S = 0.2
 """How often progress moves a transfer's deadline."""
 WATCH_BYTES_MIN = 256 * 1024
 """Smaller bodies come and go at once; their progress is not watched."""
-READ_KINDS = frozenset(("head", "get", "fetch", "list", "list_versions", "check_bucket"))
+READ_KINDS = frozenset(
+    ("head", "get", "fetch", "list", "list_versions", "check_bucket", "attributes", "lifecycle")
+)
 CHANGE_KINDS = frozenset(
     (
         *("put", "copy", "delete", "delete_many"),
@@ -62,20 +65,6 @@ CHANGE_KINDS = frozenset(
     )
 )
 """Success of these brings what is pending forward."""
-DOCUMENT_KINDS = frozenset(
-    (
-        *(
-            "list",
-            "list_versions",
-            "copy",
-            "create_multipart",
-            "complete_multipart",
-            "upload_part_copy",
-        ),
-        *("list_parts", "list_uploads"),
-    )
-)
-"""Requests whose answer is XML. One that lacks its end is a failed try, as what it says may be wrong."""
 SKEW_S_MIN = 60.0
 OUTAGE_POLL_S = 0.05
 """How often a request that waits for the end of an outage looks whether it may be the one that is sent."""
@@ -187,6 +176,7 @@ class Plane:
         self._reading = Gate(Window(config.connections_max))
         self._writing = Gate(Window(max(1, config.connections_max - reserve)))
         self._skew_s = 0.0
+        self.marks = genuine.Marks()
         self._back = trio.Event()
         self._on_outage = on_outage
         self.outage = Outage(self._outage_changed)
@@ -218,25 +208,45 @@ class Plane:
             "tls_sessions_resumed": self._pool.resumed,
         }
 
-    async def call(self, call: Call) -> Answer:
+    async def read(
+        self, call: Call, parse: Callable[[bytes], _T], tries_max: int | None = None
+    ) -> tuple[Answer, _T]:
+        """``call`` for a request whose answer is a document, and what ``parse`` makes of that.
+
+        ``parse`` raises ServerFaultError for what S3 would not send; then the answer is none of S3's.
+        """
+        parsed: _T
+
+        def check(body: bytes) -> None:
+            nonlocal parsed
+            parsed = parse(body)
+
+        call.check_body = check
+        answer = await self.call(call, tries_max)
+        return answer, parsed
+
+    async def call(self, call: Call, tries_max: int | None = None) -> Answer:
         """Send ``call`` until it succeeds, cannot succeed, or the tries are used up.
 
         Raises StoreError. ``call.in_doubt`` tells afterwards whether a failed try may have taken effect.
         """
         retry = 0
+        tries_max = tries_max or self.config.tries_max
         while True:
             await self._until_reachable(call)
             try:
                 return await self._through_gate(call, retry)
             except StoreError as error:
+                call.failure = error
                 stale = error.code in STALE_CODES
                 stale = stale or isinstance(error, WrongRegionError | CertificateError)
                 if stale and await self._renew():
                     continue
                 retry += 1
-                if error.retryable and not isinstance(error, ThrottledError | ChecksumError):
+                is_void = bool(error.code) and isinstance(error, ThrottledError)
+                if error.retryable and not is_void and not isinstance(error, ChecksumError):
                     call.in_doubt = True
-                if not error.retryable or retry >= self.config.tries_max:
+                if not error.retryable or retry >= tries_max:
                     raise
                 if self._is_away_for(call) and self._offline_wait_left_s() <= 0:
                     raise
@@ -418,16 +428,17 @@ class Plane:
                 pool.give_back(connection, ended_s)
             else:
                 connection.close()
-        if answer.status >= 300 or call.kind in DOCUMENT_KINDS:
-            _must_be_whole(call, answer)
         if answer.status >= 300 or answer.refusal is not None:
             self._refuse(call, answer)
+        genuine.check_body(call, answer)
+        self.marks.learn(call.method, answer.headers)
         if watch.sent_at_s:
             self._learn(call, watch, ended_s)
         return answer
 
     def _head(self, call: Call) -> bytes:
         address = self.address
+        call.sent_to = address.origin.host_header
         path = f"{address.path}/{encode_path(call.key)}" if call.key else address.path or "/"
         headers = {"host": address.origin.host_header, **call.headers}
         if self.config.request_payer:
@@ -460,6 +471,8 @@ class Plane:
     async def _receive(
         self, connection: Connection, call: Call, head: Head, watch: _Watch
     ) -> Answer:
+        if head.status < 300:
+            genuine.check_head(call, head.status, head.headers, self.marks)
         if call.method == "HEAD":
             return Answer(head.status, head.headers, b"")
         sink: Sink | None = None
@@ -494,11 +507,17 @@ class Plane:
 
     def _refuse(self, call: Call, answer: Answer) -> NoReturn:
         refusal = answer.refusal or Refusal(answer.status, answer.headers, answer.body)
+        is_bare = call.method == "HEAD" and not genuine.is_marked(answer.headers)
+        if call.method != "HEAD" and not refusal.is_told:
+            raise genuine.unknown(call, answer)
         if answer.status == 405 and call.method in ("GET", "HEAD") and "versionId=" in call.query:
             refusal.deleted = True  # reading a delete marker; not all stores say so in a header
         error = refusal.error(key=call.key, bucket=self.config.bucket)
         if refusal.code == "RequestTimeTooSkewed" and self._correct_skew(answer):
             error.retryable = True
+        if is_bare and error.retryable:
+            raise genuine.unknown(call, answer)
+        error.is_bare = is_bare
         raise error
 
     def _correct_skew(self, answer: Answer) -> bool:
@@ -512,13 +531,6 @@ class Plane:
         self._skew_s = skew_s
         _log.warning("this machine's clock is %.0f s off the store's; signing by theirs", skew_s)
         return True
-
-
-def _must_be_whole(call: Call, answer: Answer) -> None:
-    """Raises ServerFaultError when the answer's document lacks its end, or is missing where S3 sends one."""
-    is_missing = answer.status < 300 and not answer.body.strip()
-    if is_missing or is_cut_off(answer.body):
-        raise ServerFaultError("the answer ends too early", key=call.key, status=answer.status)
 
 
 async def _early_answer(

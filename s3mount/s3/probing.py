@@ -21,6 +21,7 @@ from s3mount.errors import (
     ArchivedError,
     NoSuchBucketError,
     NoSuchKeyError,
+    NotS3Error,
     PreconditionFailedError,
     RejectedError,
     StoreError,
@@ -52,7 +53,7 @@ RACERS = 8
 _BODY = b"s3mount tries what this store honours; to be deleted"
 _CHECKSUMS = ("crc64nvme", "crc32c", "crc32")
 _CONTENT_MD5 = "content-md5"
-_NO_WAY = (AccessDeniedError, NoSuchBucketError, WrongRegionError)
+_NO_WAY = (AccessDeniedError, NoSuchBucketError, NotS3Error, WrongRegionError)
 _MARK = "x-amz-meta-mode"
 _IF_ABSENT = {"if-none-match": "*"}
 

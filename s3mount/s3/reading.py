@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -15,11 +15,14 @@ from s3mount.errors import (
     RangeError,
     RejectedError,
     ServerFaultError,
+    StoreError,
 )
 from s3mount.refs import ByteRange, ETag, FileSlice, Key, ListPage, ObjectInfo, VersionId
 from s3mount.s3.checksums import BlockSums, RunningChecksum, etag_is_md5, promised
 from s3mount.s3.documents import parse_list
-from s3mount.s3.headers import check_key, object_info
+from s3mount.s3.genuine import is_marked
+from s3mount.s3.headers import check_key, http_date_ns, object_info
+from s3mount.s3.pages import Following, Pages, list_merged, list_names
 from s3mount.s3.plane import Plane, file_sink
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.signing import canonical_query
@@ -41,6 +44,8 @@ class Reader:
     def __init__(self, plane: Plane, traits: Traits) -> None:
         self._plane = plane
         self._traits = traits
+        self._pages = Pages(plane)
+        self._following = Following()
 
     async def head(self, key: Key, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""
@@ -56,16 +61,34 @@ class Reader:
         query = _version_query(version_id)
         call = Call("head", "HEAD", key, query=query, headers=headers)
         try:
-            return await self._plane.call(call)
-        except RejectedError as error:
-            if error.status != 400 or error.code:
+            answer = await self._plane.call(call)
+        except StoreError as error:
+            # Has nothing of S3, or no body to tell that a token has expired: GET is told, and may cure it.
+            is_untold = isinstance(error, RejectedError) and error.status == 400 and not error.code
+            if error.retryable or not (error.is_bare or is_untold):
                 raise
-        # An answer to HEAD has no body to tell that a token has expired. GET is told, and may cure it.
-        why = {"range": "bytes=0-0"}
-        await self._plane.call(
-            Call("get", "GET", key, query=query, headers=why, on_head=lambda h: _check_head(h, key))
+            await self.confirm(key, version_id)
+            answer = await self._plane.call(call)
+        else:
+            if not is_marked(answer.headers) and self._plane.marks.are_always_there("GET"):
+                await self.confirm(key, version_id)
+        _must_be_version(answer.headers, version_id, key)
+        return answer
+
+    async def confirm(self, key: Key, version_id: VersionId | None = None) -> None:
+        """Return when S3 itself says that there is such an object; else raise what it says, with its document."""
+        call = Call(
+            "get",
+            "GET",
+            key,
+            query=_version_query(version_id),
+            headers={"range": "bytes=0-0"},
+            on_head=lambda head: _check_head(head, key),
         )
-        return await self._plane.call(call)
+        try:
+            await self._plane.call(call)
+        except RangeError:
+            return  # it is empty
 
     async def get(
         self,
@@ -94,6 +117,9 @@ class Reader:
         for left in reversed(range(DAMAGED_TRIES)):
             answer = await self._plane.call(call)
             info = self._described(key, answer, byte_range)
+            _must_be_version(answer.headers, version_id, key)
+            if if_match is not None and info.etag != if_match:
+                raise PreconditionFailedError("the object was replaced", key=key, status=412)
             if info.size != len(answer.body):
                 break
             proven = self._proven(answer, info)
@@ -117,7 +143,7 @@ class Reader:
         return True
 
     def _described(self, key: Key, answer: Answer, byte_range: ByteRange | None) -> ObjectInfo:
-        if answer.status != 206:
+        if answer.status != 206 and "content-range" not in answer.headers:
             if byte_range is not None and byte_range.start:
                 raise ServerFaultError("the store ignored the range that was asked for", key=key)
             return object_info(key, answer.headers, len(answer.body))
@@ -182,11 +208,9 @@ class Reader:
         max_keys: int,
     ) -> ListPage:
         """See ``Store.list_page``."""
-        # Not with encoding-type=url: LocalStack 4.8 then compares encoded keys with its bare token, and
-        # loses keys at the seam of two pages ("a+b", every key that is not ASCII).
-        wanted = [("list-type", "2"), ("max-keys", str(max_keys))]
         if prefix:
             check_key(prefix)
+        wanted = [("list-type", "2"), ("max-keys", str(max_keys))]
         wanted.extend(
             (name, value)
             for name, value in (
@@ -197,13 +221,27 @@ class Reader:
             )
             if value
         )
-        size_bytes = max_keys * LIST_BYTES_PER_KEY
-        call = Call("list", "GET", "", query=canonical_query(wanted), size_bytes=size_bytes)
-        answer = await self._plane.call(call)
-        page = parse_list(answer.body)
-        if token is not None and page.next_token == token:
-            raise RejectedError("the store's list of keys does not advance", key=prefix)
+        chain = (prefix, delimiter or "")
+
+        def parse(body: bytes) -> ListPage:
+            return self._following.checked(parse_list(body), chain, token)
+
+        _, page = await self._pages.ask(
+            "list", wanted, parse, max_keys * LIST_BYTES_PER_KEY, list_names, list_merged
+        )
+        self._following.note(page, chain, token)
         return page
+
+    async def check_list(self, prefix: str) -> int:
+        """List one key; the store's clock in nanoseconds since the epoch, 0 where it tells none. Raises StoreError."""
+        wanted = [("list-type", "2"), ("max-keys", "1")]
+        if prefix:
+            # A policy may allow no other prefix to be listed.
+            wanted.append(("prefix", prefix))
+        answer, _ = await self._pages.ask(
+            "check_bucket", wanted, parse_list, LIST_BYTES_PER_KEY, list_names, list_merged
+        )
+        return http_date_ns(answer.headers.get("date", ""))
 
 
 class _Fetch:
@@ -224,6 +262,7 @@ class _Fetch:
         self._sink = sink
         self._fd = fd
         self._pin = if_match
+        self._version_id = version_id
         self._on_progress = on_progress
         self._done = 0
         self._told = 0
@@ -271,7 +310,7 @@ class _Fetch:
 
     def _on_head(self, head: Head) -> Sink:
         start = self._range.start + self._done
-        if head.status == 206:
+        if head.status == 206 or "content-range" in head.headers:
             got, stop, size = _content_range(head.headers.get("content-range", ""), self._key)
         else:
             got, stop = 0, head.length or 0
@@ -284,6 +323,7 @@ class _Fetch:
             # What is announced for the range does not come, or comes and more.
             raise ServerFaultError("the answer's length is not the range's", key=self._key)
         self.info = object_info(self._key, head.headers, size)
+        _must_be_version(head.headers, self._version_id, self._key)
         if self._pin is not None and self.info.etag != self._pin:
             raise PreconditionFailedError("the object was replaced", key=self._key, status=412)
         self._pin = self.info.etag or None
@@ -324,6 +364,13 @@ def _version_query(version_id: VersionId | None) -> str:
     return canonical_query([("versionId", version_id)]) if version_id else ""
 
 
+def _must_be_version(headers: Mapping[str, str], version_id: VersionId | None, key: Key) -> None:
+    """Raises ServerFaultError when an answer names another version than was asked for."""
+    told = headers.get("x-amz-version-id")
+    if version_id is not None and told is not None and told != version_id:
+        raise ServerFaultError("the store sent another version than was asked for", key=key)
+
+
 def content_length(answer: Answer) -> int:
     """How long the body is that an answer to HEAD has not. Raises ServerFaultError."""
     try:
@@ -339,7 +386,7 @@ def _check_head(head: Head, key: Key) -> None:
         return
     if length > INLINE_BODY_BYTES_MAX:
         raise RejectedError(f"{length} bytes are too many to get into memory", key=key)
-    if head.status == 206:
+    if head.status == 206 or "content-range" in head.headers:
         start, stop, _ = _content_range(head.headers.get("content-range", ""), key)
         if length != stop - start:
             raise ServerFaultError("the answer's length is not the range's", key=key)

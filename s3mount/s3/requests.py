@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping
 
-from s3mount.errors import RejectedError
+from s3mount.errors import RejectedError, StoreError
 from s3mount.refs import Body, FileSlice, Key
 from s3mount.s3.mapping import Refusal, parse_error
 from s3mount.s3.signing import EMPTY_SHA256
@@ -21,7 +21,9 @@ class Call:
     ``before_retry`` is awaited after a failure that may pass, and may raise to end the tries.
     ``size_bytes`` is what will be moved, for the deadline. ``on_head`` sees the head of a
     successful answer, may raise, and returns the sink for the body (``None``: memory).
-    With ``error_in_body`` a 200 answer may still be an error (COPY). ``answer_began`` tells of the last try.
+    With ``error_in_body`` a 200 answer may still be an error (COPY). ``check_body`` parses the document of a
+    successful answer and raises ServerFaultError when it is none; without it the answer has no document.
+    ``sent_to`` is the host that the last try went to, ``failure`` why it failed, ``answer_began`` if anything came.
     """
 
     __slots__ = (
@@ -30,7 +32,9 @@ class Call:
         "before_retry",
         "before_try",
         "body",
+        "check_body",
         "error_in_body",
+        "failure",
         "headers",
         "in_doubt",
         "key",
@@ -39,6 +43,7 @@ class Call:
         "on_head",
         "payload_hash",
         "query",
+        "sent_to",
         "size_bytes",
     )
 
@@ -70,7 +75,10 @@ class Call:
         self.before_try = before_try
         self.before_retry: Callable[[], Awaitable[None]] | None = None
         self.answer_began = False
+        self.check_body: Callable[[bytes], object] | None = None
         self.in_doubt = False
+        self.failure: StoreError | None = None
+        self.sent_to = ""
         self._fd = -1
 
     @property

@@ -17,10 +17,9 @@ from s3mount.errors import RejectedError, ServerFaultError, StoreError
 from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
 from s3mount.s3.documents import parse_document, shown_name
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, check_key, iso_date_ns
+from s3mount.s3.pages import Pages, is_behind
 from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
-from s3mount.s3.requests import Call
-from s3mount.s3.signing import canonical_query
 from s3mount.s3.traits import Traits
 
 LIST_BYTES_PER_VERSION = 500
@@ -37,7 +36,7 @@ class VersionLister:
     """Lists versions over the data plane."""
 
     def __init__(self, plane: Plane, reader: Reader, traits: Traits) -> None:
-        self._plane = plane
+        self._pages = Pages(plane)
         self._reader = reader
         self._traits = traits
 
@@ -77,7 +76,6 @@ class VersionLister:
         version_marker: VersionId | None,
         max_keys: int,
     ) -> VersionPage:
-        # Not with encoding-type=url: LocalStack 4.8 then compares encoded keys with its bare marker.
         wanted = [("max-keys", str(max_keys)), ("versions", "")]
         if prefix:
             check_key(prefix)
@@ -91,16 +89,13 @@ class VersionLister:
             )
             if value
         )
-        size_bytes = max_keys * LIST_BYTES_PER_VERSION
-        query = canonical_query(wanted)
-        answer = await self._plane.call(
-            Call("list_versions", "GET", "", query=query, size_bytes=size_bytes)
+
+        def parse(body: bytes) -> VersionPage:
+            return _behind(parse_versions(body), key_marker, version_marker)
+
+        _, page = await self._pages.ask(
+            "list_versions", wanted, parse, max_keys * LIST_BYTES_PER_VERSION, _names, _merged
         )
-        page = parse_versions(answer.body)
-        if key_marker is not None:
-            if (page.next_key_marker, page.next_version_marker) == (key_marker, version_marker):
-                raise RejectedError("the store's list of versions does not advance", key=prefix)
-            page = _behind(page, key_marker, version_marker)
         return page
 
     async def _present(
@@ -159,15 +154,40 @@ class VersionLister:
         return found
 
 
-def _behind(page: VersionPage, key_marker: Key, version_marker: VersionId | None) -> VersionPage:
-    """The page without what the marker names: Ceph begins with it where no version is given."""
-    kept = page.versions
-    if version_marker is None:
-        kept = tuple(version for version in kept if version.key != key_marker)
-    prefixes = tuple(prefix for prefix in page.prefixes if prefix != key_marker)
-    if len(kept) == len(page.versions) and len(prefixes) == len(page.prefixes):
+def _behind(
+    page: VersionPage, key_marker: Key | None, version_marker: VersionId | None
+) -> VersionPage:
+    """The page without what was listed before: Swift repeats entries, and Ceph begins with the marker's key
+    where no version is given.
+
+    Raises ServerFaultError when it does not advance, or brings nothing but what was listed before.
+    """
+    if key_marker is None:
         return page
+    if (page.next_key_marker, page.next_version_marker) == (key_marker, version_marker):
+        raise ServerFaultError("the store's list of versions does not advance")
+
+    def is_new(version: ObjectVersion) -> bool:
+        if version.key == key_marker:
+            return version_marker is not None and version.version_id != version_marker
+        return is_behind(version.key, key_marker)
+
+    kept = tuple(version for version in page.versions if is_new(version))
+    prefixes = tuple(prefix for prefix in page.prefixes if is_behind(prefix, key_marker))
+    went_back = any(version.key != key_marker for version in page.versions if not is_new(version))
+    if went_back and not kept and not prefixes:
+        raise ServerFaultError("the store's list of versions repeats a page")
     return VersionPage(kept, prefixes, page.next_key_marker, page.next_version_marker)
+
+
+def _names(page: VersionPage) -> list[str]:
+    return [version.key for version in page.versions] + list(page.prefixes)
+
+
+def _merged(plain: VersionPage, encoded: VersionPage) -> VersionPage:
+    return VersionPage(
+        encoded.versions, encoded.prefixes, plain.next_key_marker, plain.next_version_marker
+    )
 
 
 def parse_versions(body: bytes) -> VersionPage:

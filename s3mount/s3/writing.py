@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from s3mount.config import PART_BYTES_MAX
 from s3mount.errors import (
+    AccessDeniedError,
     ChecksumError,
     NoSuchKeyError,
     PreconditionFailedError,
@@ -31,6 +33,7 @@ from s3mount.refs import (
 )
 from s3mount.s3 import checksums
 from s3mount.s3.documents import parse_copy
+from s3mount.s3.genuine import ALWAYS_AFTER, is_marked, not_s3
 from s3mount.s3.headers import (
     bare_etag,
     check_headers,
@@ -85,6 +88,7 @@ class Writer:
         self._traits = traits
         self._bucket = bucket
         self._sign_payload = sign_payload
+        self._tells_versions = 0
         self._digests = trio.CapacityLimiter(DIGEST_THREADS)
         self.checksummed: dict[str, bool] = {}
 
@@ -102,6 +106,9 @@ class Writer:
         async def send(wanted: dict[str, str]) -> PutResult:
             call.headers = to_http(headers) | wanted
             result = _put_result(await self._send(call))
+            if result.version_id is None and self._tells_versions >= ALWAYS_AFTER:
+                return await self._looked_up(call, result)
+            self._tells_versions = 0 if result.version_id is None else self._tells_versions + 1
             self._traits.versioned |= result.version_id is not None
             return result
 
@@ -115,6 +122,16 @@ class Writer:
             raise
         finally:
             call.close()
+
+    async def _looked_up(self, call: Call, result: PutResult) -> PutResult:
+        """``result`` from a store that always tells a version and now did not. Raises NotS3Error unless it is there."""
+        now = None
+        with contextlib.suppress(NoSuchKeyError):
+            now = await self._reader.head(call.key)
+        if now is None or now.etag != result.etag:
+            raise not_s3("no version id, and another object is there", call, 200, {})
+        self._tells_versions = 0
+        return PutResult(result.etag, now.version_id, result.date_ns)
 
     async def conditionally(
         self,
@@ -331,8 +348,7 @@ class Writer:
 
         async def send(wanted: dict[str, str]) -> PutResult:
             call.headers = base | wanted
-            answer = await self._plane.call(call)
-            etag, _ = parse_copy(answer.body, "CopyObjectResult")
+            answer, (etag, _) = await self._plane.read(call, _copied_object)
             return await self.with_version(key, _put_result(answer, etag))
 
         try:
@@ -428,8 +444,7 @@ class Writer:
             size_bytes=byte_range.length,
             error_in_body=True,
         )
-        answer = await self._plane.call(call)
-        etag, checksum = parse_copy(answer.body, "CopyPartResult")
+        _, (etag, checksum) = await self._plane.read(call, _copied_part)
         return PartInfo(number, etag, byte_range.length, checksum)
 
     async def delete(
@@ -445,7 +460,9 @@ class Writer:
                     call.headers = {"if-match": f'"{if_match}"'}
                 else:
                     await self.look_before(key, Condition(if_match=if_match))
-            await self._plane.call(call)
+            answer = await self._plane.call(call)
+            if not is_marked(answer.headers):
+                await self._must_be_gone(call, answer, version_id)
         except NoSuchKeyError:
             return
         except PreconditionFailedError as error:
@@ -453,6 +470,14 @@ class Writer:
             if error.status == 404 or (call.in_doubt and await self._is_gone(key)):
                 return
             raise
+
+    async def _must_be_gone(self, call: Call, answer: Answer, version_id: VersionId | None) -> None:
+        """What answered a deletion has nothing of S3 on it: ask. Raises NotS3Error when the object is there."""
+        try:
+            await self._reader.confirm(call.key, version_id)
+        except (NoSuchKeyError, AccessDeniedError):
+            return  # or the credentials may not look: S3 it is, and more cannot be asked
+        raise not_s3("the object is still there", call, answer.status, answer.headers)
 
     async def _is_gone(self, key: Key) -> bool:
         try:
@@ -472,7 +497,8 @@ class Writer:
         wanted = self._source_headers(source) | headers
         wanted["x-amz-metadata-directive"] = "REPLACE"
         call = Call("copy", "PUT", key, headers=wanted, size_bytes=source.size, error_in_body=True)
-        return _put_result(await self._plane.call(call), "")
+        answer, (etag, _) = await self._plane.read(call, _copied_object)
+        return _put_result(answer, etag)
 
     async def copy_part_bare(self, source: ContentRef, key: Key, upload_id: str) -> PartInfo:
         """UploadPartCopy of all of ``source`` as the first part, looking at nothing before or after."""
@@ -485,7 +511,7 @@ class Writer:
             size_bytes=source.size,
             error_in_body=True,
         )
-        etag, checksum = parse_copy((await self._plane.call(call)).body, "CopyPartResult")
+        _, (etag, checksum) = await self._plane.read(call, _copied_part)
         return PartInfo(1, etag, source.size, checksum)
 
 
@@ -498,6 +524,14 @@ def _gone(error: NoSuchKeyError) -> PreconditionFailedError:
     return PreconditionFailedError(
         "somebody else deleted the object", key=error.key, status=error.status, code=error.code
     )
+
+
+def _copied_object(body: bytes) -> tuple[str, str | None]:
+    return parse_copy(body, "CopyObjectResult")
+
+
+def _copied_part(body: bytes) -> tuple[str, str | None]:
+    return parse_copy(body, "CopyPartResult")
 
 
 def _check_part(key: Key, number: int) -> None:

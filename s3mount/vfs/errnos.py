@@ -8,7 +8,8 @@ from s3mount import errors
 
 TABLE: tuple[tuple[type[Exception], int], ...] = (
     (errors.NoSuchKeyError, errno.ENOENT),
-    (errors.NoSuchBucketError, errno.ENOENT),
+    # Without its bucket nothing is known of a name: it is not said to be missing.
+    (errors.NoSuchBucketError, errno.EIO),
     (errors.AccessDeniedError, errno.EACCES),
     (errors.ArchivedError, errno.EACCES),
     (errors.NoCredentialsError, errno.EACCES),

@@ -6,22 +6,30 @@ import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, unquote
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import trio
 
 from s3mount.config import StoreConfig
 from s3mount.s3.client import S3Store
+from tests.servers.lies import Lie
 
 Behaviour: TypeAlias = Callable[["Exchange"], Awaitable[None]]
 
-START = b"HTTP/1.1 %d X\r\nDate: Sat, 21 Nov 2026 01:24:01 GMT\r\n"
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+START = (
+    b"HTTP/1.1 %d X\r\nDate: Sat, 21 Nov 2026 01:24:01 GMT\r\n"
+    b"x-amz-request-id: 0123456789ABCDEF\r\n"
+)
 
 
 class Exchange:
     """One request that arrived: its parts, and the means to answer it."""
 
-    def __init__(self, server: FaultServer, stream: trio.SocketStream, head: bytes) -> None:
+    def __init__(self, server: FaultServer, stream: Any, head: bytes, body: bytes = b"") -> None:
         self.server = server
         self.stream = stream
         self.head = head
@@ -30,11 +38,22 @@ class Exchange:
         self.headers = {
             name.lower(): value for name, value in (line.split(": ", 1) for line in lines)
         }
-        self.body = b""
+        self.body = body
 
     @property
     def key(self) -> str:
-        return self.target.partition("?")[0].removeprefix("/bucket/")
+        return unquote(self.target.partition("?")[0].removeprefix("/bucket").removeprefix("/"))
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
+
+    async def document(self, root: str, inside: str = "") -> None:
+        """A document of S3, with what is inside it."""
+        text = (
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} xmlns="{NAMESPACE}">{inside}</{root}>'
+        )
+        await self.answer(200, text.encode(), {"Content-Type": "application/xml"})
 
     async def answer(
         self, status: int, body: bytes = b"", headers: dict[str, str] | None = None
@@ -83,19 +102,93 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
+def listed(server: FaultServer, tag: str, prefix: str) -> str:
+    """What a list says of the objects below ``prefix``."""
+    about = (
+        "<IsLatest>true</IsLatest><VersionId>null</VersionId>"
+        "<LastModified>2026-11-21T01:24:00Z</LastModified>"
+    )
+    return "<IsTruncated>false</IsTruncated>" + "".join(
+        f"<{tag}><Key>{escape(key)}</Key>{about}<ETag>&quot;{md5(content)}&quot;</ETag>"
+        f"<Size>{len(content)}</Size></{tag}>"
+        for key, content in sorted(server.objects.items())
+        if key.startswith(prefix)
+    )
+
+
+async def behave_in_words(exchange: Exchange) -> bool:
+    """The requests whose answer is a document; ``False``: it is another one."""
+    server, query, part = exchange.server, exchange.query, exchange.query.get("partNumber")
+    prefix = query.get("prefix", "")
+    copied = "x-amz-copy-source" in exchange.headers
+    if copied:
+        source = unquote(exchange.headers["x-amz-copy-source"]).removeprefix("bucket/")
+        if source not in server.objects:
+            await exchange.error(404, "NoSuchKey")
+            return True
+        content = server.objects[source]
+        if part is None:
+            server.objects[exchange.key] = content
+        else:
+            server.parts[int(part)] = content
+        root = "CopyPartResult" if part else "CopyObjectResult"
+        await exchange.document(root, f"<ETag>&quot;{md5(content)}&quot;</ETag>")
+    elif exchange.method == "POST" and "uploads" in query:
+        server.parts.clear()
+        await exchange.document("InitiateMultipartUploadResult", "<UploadId>id</UploadId>")
+    elif exchange.method == "POST" and "uploadId" in query:
+        server.objects[exchange.key] = b"".join(server.parts[n] for n in sorted(server.parts))
+        tag = f"{md5(b''.join(bytes.fromhex(md5(p)) for p in server.parts.values()))}-1"
+        await exchange.document("CompleteMultipartUploadResult", f"<ETag>&quot;{tag}&quot;</ETag>")
+    elif exchange.method == "POST" and "delete" in query:
+        wanted = ElementTree.fromstring(exchange.body)
+        keys = [each.text or "" for each in wanted.iter() if each.tag.endswith("}Key")]
+        for key in keys:
+            server.objects.pop(key, None)
+        said = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+        await exchange.document("DeleteResult", said)
+    elif exchange.method != "GET" or (exchange.key and not query.keys() & {"uploadId"}):
+        return False
+    elif "uploadId" in query:
+        parts = "".join(
+            f"<Part><PartNumber>{n}</PartNumber><Size>{len(p)}</Size><ETag>{md5(p)}</ETag></Part>"
+            for n, p in server.parts.items()
+        )
+        await exchange.document("ListPartsResult", f"<IsTruncated>false</IsTruncated>{parts}")
+    elif "uploads" in query:
+        await exchange.document("ListMultipartUploadsResult", "<IsTruncated>false</IsTruncated>")
+    elif "versioning" in query:
+        await exchange.document("VersioningConfiguration")
+    elif "versions" in query:
+        await exchange.document("ListVersionsResult", listed(server, "Version", prefix))
+    else:
+        await exchange.document("ListBucketResult", listed(server, "Contents", prefix))
+    return True
+
+
 async def behave(exchange: Exchange) -> None:
     """What a server should do."""
-    if exchange.method == "PUT":
+    if await behave_in_words(exchange):
+        return
+    part = exchange.query.get("partNumber")
+    if exchange.method == "PUT" and part is not None:
+        exchange.server.parts[int(part)] = exchange.body
+        await exchange.answer(200, headers={"ETag": f'"{md5(exchange.body)}"'})
+    elif exchange.method == "PUT":
         current = exchange.server.objects.get(exchange.key)
         if exchange.headers.get("if-none-match") == "*" and current is not None:
             await exchange.error(412, "PreconditionFailed")
             return
         await exchange.answer(200, headers=exchange.store())
     elif exchange.method == "DELETE":
-        exchange.server.objects.pop(exchange.key, None)
+        if "uploadId" not in exchange.query:
+            exchange.server.objects.pop(exchange.key, None)
         await exchange.answer(204)
     elif exchange.key not in exchange.server.objects:
-        await exchange.answer(404)
+        if exchange.method == "HEAD":
+            await exchange.answer(404)
+        else:
+            await exchange.error(404, "NoSuchKey")
     else:
         status, body, headers = exchange.read()
         if exchange.method == "HEAD":
@@ -110,6 +203,7 @@ class FaultServer:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.metadata: dict[str, dict[str, str]] = {}
+        self.parts: dict[int, bytes] = {}
         self.script: deque[Behaviour] = deque()
         self.usually: Behaviour = behave
         self.seen: list[Exchange] = []
@@ -222,6 +316,54 @@ def refuse(status: int, code: str, headers: dict[str, str] | None = None) -> Beh
         await exchange.error(status, code, headers)
 
     return send
+
+
+def lying(lie: Lie) -> Behaviour:
+    """Somebody else answers."""
+
+    async def send(exchange: Exchange) -> None:
+        if lie.is_done:
+            await behave(Exchange(exchange.server, Deaf(), exchange.head, exchange.body))
+        await exchange.stream.send_all(lie.answer(to_head=exchange.method == "HEAD"))
+
+    return send
+
+
+class Deaf:
+    """Where an answer goes that is lost."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Nothing."""
+        await trio.lowlevel.checkpoint()
+
+
+def without(name: str) -> Behaviour:
+    """A right answer that lacks one header."""
+
+    async def send(exchange: Exchange) -> None:
+        kept = Kept()
+        await behave(Exchange(exchange.server, kept, exchange.head, exchange.body))
+        head, _, body = kept.data.partition(b"\r\n\r\n")
+        lines = [
+            line
+            for line in head.split(b"\r\n")
+            if not line.lower().startswith(name.encode() + b":")
+        ]
+        await exchange.stream.send_all(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+
+    return send
+
+
+class Kept:
+    """Where an answer goes that is changed before it is sent."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    async def send_all(self, data: bytes) -> None:
+        """Keep it."""
+        self.data += data
+        await trio.lowlevel.checkpoint()
 
 
 def raw(data: bytes) -> Behaviour:

@@ -20,6 +20,7 @@ from s3mount.errors import (
     DeadlineError,
     NetworkError,
     NoSuchKeyError,
+    NotS3Error,
     PreconditionFailedError,
     RejectedError,
     ServerFaultError,
@@ -260,9 +261,11 @@ def test_a_list_that_lacks_its_end_is_asked_for_again() -> None:
         await exchange.answer(200, whole)
 
     async def body(server: FaultServer, store: S3Store) -> None:
-        server.then(cut_off, empty, complete)
+        server.then(cut_off, complete)
         assert (await store.list_page("")).objects == ()
-        assert len(server.seen) == 3
+        server.then(empty, complete)
+        assert (await store.list_page("")).objects == ()
+        assert len(server.seen) == 4
 
     run(body)
 
@@ -511,7 +514,7 @@ def test_an_answer_that_is_no_answer_is_the_servers_fault(nonsense: bytes) -> No
     async def body(server: FaultServer, store: S3Store) -> None:
         server.objects["key"] = b"good"
         server.then(raw(nonsense))
-        with pytest.raises(ServerFaultError):
+        with pytest.raises((ServerFaultError, NotS3Error)):
             await store.get("key")
 
     run(body, tries_max=1)
@@ -519,7 +522,8 @@ def test_an_answer_that_is_no_answer_is_the_servers_fault(nonsense: bytes) -> No
 
 def test_bytes_nobody_asked_for_end_a_connection() -> None:
     async def too_much(exchange: Exchange) -> None:
-        await exchange.stream.send_all(exchange.start(200, 2) + b"hi" + b"and more")
+        head = exchange.start(200, 2, {"ETag": f'"{md5(b"hi")}"'})
+        await exchange.stream.send_all(head + b"hi" + b"and more")
 
     async def body(server: FaultServer, store: S3Store) -> None:
         server.objects["key"] = b"x"

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from s3mount.s3.lifecycle import noncurrent_rule
+from s3mount.errors import ServerFaultError
+from s3mount.s3.lifecycle import noncurrent_rule, parse_rules
 
 EXPIRES = {"NoncurrentDays": 3}
 
@@ -47,3 +48,14 @@ def test_a_rule_is_told_in_words() -> None:
         "the lifecycle rule 'tidy' destroys versions below 'a/' 3 days after they were replaced, "
         "but for the newest 2"
     )
+
+
+def test_rules_are_read_from_the_stores_document() -> None:
+    document = (
+        b'<LifecycleConfiguration xmlns="x"><Rule><ID>tidy</ID><Status>Enabled</Status>'
+        b"<Filter><And><Prefix>a/</Prefix></And></Filter><NoncurrentVersionExpiration>"
+        b"<NoncurrentDays>3</NoncurrentDays></NoncurrentVersionExpiration></Rule></LifecycleConfiguration>"
+    )
+    assert "below 'a/' 3 days after" in noncurrent_rule(parse_rules(document), "a/b")
+    with pytest.raises(ServerFaultError):
+        parse_rules(b"<html/>")
