@@ -70,6 +70,7 @@ class Fetcher:
         accept_unproven: bool,
     ) -> None:
         self._accept_unproven = accept_unproven
+        self._etags_are_md5s = False
         self._placer = placer
         self._stored_in = stored_in
         self._on_bytes = on_bytes
@@ -116,8 +117,8 @@ class Fetcher:
                 break
             self._on_bytes(-len(data))
             if not left:
-                self._on_bytes(len(data))
                 self._insist(entry, seen, by_checksum)
+                self._on_bytes(len(data))
                 verdict = None
         mode, mtime_ns = self._attributes(entry, info)
         found = self._placer.put(path, data, mode, mtime_ns, guard)
@@ -150,8 +151,8 @@ class Fetcher:
                     break
                 self._on_bytes(-info.size)
                 if not left:
-                    self._on_bytes(info.size)
                     self._insist(entry, seen, by_checksum)
+                    self._on_bytes(info.size)
                     verdict = None
             mode, mtime_ns = self._attributes(entry, info)
             found = self._placer.place(landing, path, mode, mtime_ns, guard)
@@ -172,6 +173,7 @@ class Fetcher:
         """
         verdict = await hold(None)
         if verdict:
+            self._etags_are_md5s |= is_md5_etag(info.etag) and not info.is_proven and info.size > 0
             return True, False
         digests = await digests_of(store, entry)
         if digests is None or digests.etag != info.etag:
@@ -181,14 +183,15 @@ class Fetcher:
     def _insist(self, entry: Entry, seen: set[bytes], by_checksum: bool) -> None:
         """Digests that never fitted: raises ChecksumError, unless it may be that the ETag is none, and is accepted.
 
-        That may be where the same bytes came each time, and no checksum says that they are wrong.
+        That may be where the same bytes came each time, no checksum says that they are wrong, and no other ETag
+        of this store was seen to be an MD5.
         """
-        is_doubtful = len(seen) == 1 and not by_checksum
+        is_doubtful = len(seen) == 1 and not by_checksum and not self._etags_are_md5s
         if is_doubtful and self._accept_unproven:
             return
         why = "what arrived is not what its ETag or checksum says"
         if is_doubtful:
-            why += ", each time the same (if this store's ETags are no MD5s: --accept-unproven)"
+            why += ": damaged, or this store's ETags are no MD5s (then --accept-unproven)"
         raise ChecksumError(why, key=entry.key)
 
     async def _fetch_ranges(self, store: Store, entry: Entry, landing: Landing) -> ObjectInfo:

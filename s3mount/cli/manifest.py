@@ -270,7 +270,9 @@ def verify(**given: Any) -> int:
     if as_json:
         _echo_json(msgspec.to_builtins(found))
     else:
-        text = f"{found.checked:,} versions checked, {found.problems:,} wrong"
+        text = f"{found.checked:,} versions checked, {found.problems - found.unread:,} wrong"
+        if found.unread:
+            text += f", {found.unread:,} could not be read"
         if found.unproven:
             text += (
                 f", {found.unproven:,} not proven (their store tells no digest; --json names them)"

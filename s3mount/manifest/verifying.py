@@ -13,6 +13,7 @@ import trio
 
 from s3mount.config import MIB
 from s3mount.errors import (
+    ChecksumError,
     EngineError,
     ExpiredCredentialsError,
     LocalDiskError,
@@ -38,23 +39,29 @@ PIECE_BYTES = 16 * MIB
 
 
 class Problem(NamedTuple):
-    """One entry that is not as it should be, and why, for a person. ``is_unproven``: it may be, nothing tells."""
+    """One entry that is not as it should be, and why, for a person.
+
+    ``is_unproven``: it may be right, nothing tells. ``is_unread``: it could not be looked at.
+    """
 
     entry: Entry
     why: str
     is_unproven: bool = False
+    is_unread: bool = False
 
 
 class Verification(msgspec.Struct):
     """How far it is, and what it found.
 
-    ``unproven``: read whole, but nothing that the store keeps could tell whether the bytes are right.
+    ``problems`` are all that is wrong or, counted as ``unread`` too, could not be looked at. ``unproven``: read
+    whole, but nothing that the store keeps could tell whether the bytes are right.
     ``stopped``: why the rest was not checked, where it was not.
     """
 
     checked: int = 0
     bytes_read: int = 0
     problems: int = 0
+    unread: int = 0
     unproven: int = 0
     stopped: str = ""
 
@@ -82,6 +89,7 @@ async def verify(
         if found is not None:
             verification.problems += not found.is_unproven
             verification.unproven += found.is_unproven
+            verification.unread += found.is_unread
             report(found)
         verification.checked += 1
 
@@ -110,9 +118,10 @@ async def _look(
     except (NoSuchBucketError, NoCredentialsError, ExpiredCredentialsError, WrongRegionError):
         raise
     except StoreError as error:
-        why = f"cannot be read: {error}"
         if error.retryable:
             await patience.unheard(store, error)
+        is_unread = not isinstance(error, ChecksumError)
+        return Problem(entry, f"cannot be read: {error}", is_unread=is_unread)
     return Problem(entry, why) if why else None
 
 

@@ -7,6 +7,7 @@ import random
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -271,6 +272,30 @@ def test_etags_that_look_like_md5s_and_are_none_need_a_word(world: World) -> Non
     summary = world.check_out(entries, accept_unproven=True)
     assert (summary.downloaded, summary.unproven) == (2, 2)
     assert world.files() == {"small": b"x" * 10, "large": LARGE}
+
+
+def test_what_is_no_md5_where_others_are_is_damage(world: World) -> None:
+    damaged, right = world.put("damaged", b"abc"), world.put("right", b"abc")
+    world.alter(damaged, b"abd")
+    world.check_out([right])
+    (world.folder / "right").unlink()
+
+    async def later(key: str, **more: Any) -> Any:
+        # The other one comes first, whichever way the tasks run.
+        if key == "damaged":
+            await arrived.wait()
+        try:
+            return await get(key, **more)
+        finally:
+            if key == "right":
+                arrived.set()
+
+    arrived = trio.Event()
+    get = world.store().get
+    world.store().get = later  # type: ignore[method-assign]
+    summary = world.check_out([damaged, right], accept_unproven=True)
+    assert [failure.path for failure in summary.failures] == ["damaged"]
+    assert world.files() == {"right": b"abc"}
 
 
 def test_modes_and_times(world: World) -> None:

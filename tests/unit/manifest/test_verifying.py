@@ -189,7 +189,7 @@ def test_bodies_that_break_off_are_named_and_the_rest_is_checked() -> None:
     entries = filled(store, 40)
     store.broken = lambda key: key.endswith("3")
     found, problems = checked({"b": store}, entries, content=True)
-    assert (found.checked, found.problems, found.stopped) == (40, 4, "")
+    assert (found.checked, found.problems, found.unread, found.stopped) == (40, 4, 4, "")
     assert problems == dict.fromkeys(
         ("k3", "k13", "k23", "k33"), "cannot be read: the answer broke off"
     )
