@@ -417,4 +417,6 @@ async def _carry_out_all(
     for plan in plans:
         store = await buckets.store(plan.bucket)
         await _shown(partial(carry_out, plan, store, progress, report), show, text)
+        if progress.stopped:
+            break
     return Restored(counts, True, progress)

@@ -347,10 +347,13 @@ def restore(**given: Any) -> int:
             f"{progress.deleted:,} deleted, {progress.failed:,} failed",
             err=True,
         )
+    if progress.stopped and not as_json:
+        click.echo(f"s3mount: {progress.stopped}; run it again to go on", err=True)
     refused = not (dry_run or done.is_done) and bool(
         done.counts["copy"] + done.counts["look"] + done.counts["delete"]
     )
-    return 1 if progress.failed or done.counts["missing"] or refused else 0
+    failed = progress.failed or progress.stopped or done.counts["missing"] or refused
+    return 1 if failed else 0
 
 
 def _show_plans(plans: list[Plan], *, with_steps: bool) -> None:

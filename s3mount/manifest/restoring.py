@@ -9,10 +9,11 @@ import msgspec
 import trio
 
 from s3mount.errors import (
-    AccessDeniedError,
-    NoSuchKeyError,
+    EngineError,
+    ExpiredCredentialsError,
+    NoCredentialsError,
+    NoSuchBucketError,
     RejectedError,
-    S3MountError,
     StoreError,
     UsageError,
 )
@@ -25,6 +26,7 @@ from s3mount.names import is_trial_key
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectVersion
 from s3mount.s3.store import Store
 from s3mount.transfer.parallel import in_parallel
+from s3mount.transfer.patience import Patience
 
 COPIES_AT_ONCE = 32
 DELETIONS_AT_ONCE = 4
@@ -269,13 +271,14 @@ def why_missing(step: Step) -> str:
 
 
 class Progress(msgspec.Struct):
-    """How far a restore is."""
+    """How far a restore is. ``stopped``: why the rest was given up, where it was."""
 
     copied: int = 0
     copied_bytes: int = 0
     deleted: int = 0
     right: int = 0
     failed: int = 0
+    stopped: str = ""
 
 
 async def carry_out(
@@ -283,9 +286,10 @@ async def carry_out(
 ) -> None:
     """Do what ``plan`` says. Repeatable: what an interrupted restore did is right in the next plan.
 
-    ``report`` gets the steps that failed, and why; the others go on. Raises the store's errors that
-    concern all keys: no credentials, no connection.
+    ``report`` gets the steps that failed, and why; the others go on. Where what fails would fail for all keys,
+    for want of credentials or of an answer, ``stopped`` says why in ``progress``.
     """
+    patience = Patience()
 
     copier = _Copier(store)
 
@@ -295,28 +299,38 @@ async def carry_out(
                 progress.right += 1
                 return
             await copier.copy(step)
+            patience.heard()
             progress.copied += 1
             progress.copied_bytes += step.size
         except StoreError as error:
-            _failed(step, error)
+            await failed(step, error)
 
     async def delete(keys: Sequence[Key]) -> None:
-        for key, error in zip(keys, await store.delete_many(keys), strict=True):
-            if error is None:
+        outcomes: Sequence[StoreError | None]
+        try:
+            outcomes = await store.delete_many(keys)
+        except StoreError as error:
+            outcomes = [error] * len(keys)
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if outcome is None:
                 progress.deleted += 1
             else:
-                _failed(Step("delete", key), error)
+                await failed(Step("delete", key), outcome)
 
-    def _failed(step: Step, error: S3MountError) -> None:
-        concerns_all = isinstance(error, StoreError) and (error.retryable or error.status == 0)
-        if concerns_all and not isinstance(error, AccessDeniedError | NoSuchKeyError):
+    async def failed(step: Step, error: StoreError) -> None:
+        if isinstance(error, NoCredentialsError | ExpiredCredentialsError | NoSuchBucketError):
             raise error
         progress.failed += 1
         report(step, str(error))
+        if error.retryable:
+            await patience.unheard(store, error)
 
     copies = (step for step in plan if step.do in ("copy", "look"))
-    await in_parallel(trio.CapacityLimiter(COPIES_AT_ONCE), copies, restore)
-    await in_parallel(trio.CapacityLimiter(DELETIONS_AT_ONCE), _batches(plan), delete)
+    try:
+        await in_parallel(trio.CapacityLimiter(COPIES_AT_ONCE), copies, restore)
+        await in_parallel(trio.CapacityLimiter(DELETIONS_AT_ONCE), _batches(plan), delete)
+    except (EngineError, StoreError) as error:
+        progress.stopped = " ".join(str(error).split())
 
 
 class _Copier:

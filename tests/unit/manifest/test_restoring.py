@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.clock import ManualClock
-from s3mount.errors import NetworkError, RejectedError, UsageError
+from s3mount.errors import NetworkError, RejectedError, ServerFaultError, UsageError
 from s3mount.manifest.building import list_entries
 from s3mount.manifest.model import Entry
 from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore
 from s3mount.manifest.selecting import Own, Selection
-from s3mount.refs import ObjectHeaders
+from s3mount.refs import BucketInfo, ObjectHeaders
 from s3mount.s3.memory import MemoryStore
+from s3mount.transfer.patience import FRUITLESS_MAX
 
 keys = st.sampled_from(["a", "b/1", "b/2", "c\n", "é", "z/z"])
 ALL = Selection("b", "", deletes=True)
@@ -143,15 +144,15 @@ def test_a_null_version_that_was_written_over_is_gone() -> None:
     trio.run(main)
 
 
-def failing(error: Exception) -> tuple[Progress, list[str]]:
-    """What comes of a restore of two keys while copies fail with ``error``."""
+def failing(error: Exception, keys: int = 2) -> tuple[Progress, list[str]]:
+    """What comes of a restore of some keys while copies fail with ``error``, and the bucket with NetworkErrors."""
     told: list[str] = []
     progress = Progress()
 
     async def main() -> None:
         store = MemoryStore("b", versioning="enabled")
         entries = []
-        for key in "ab":
+        for key in map(chr, range(ord("a"), ord("a") + keys)):
             put = await store.put(key, b"1", ObjectHeaders(metadata={"mode": "1"}))
             entries.append(Entry("b", key, put.version_id))
             await store.put(key, b"22", ObjectHeaders())
@@ -165,7 +166,13 @@ def failing(error: Exception) -> tuple[Progress, list[str]]:
                 raise error
             return await plain(source, key, headers, **more)  # type: ignore[arg-type]
 
+        async def check_bucket(prefix: str = "") -> BucketInfo:
+            if isinstance(error, NetworkError):
+                raise error
+            return await MemoryStore.check_bucket(store, prefix)
+
         store.copy = copy  # type: ignore[method-assign, assignment]
+        store.check_bucket = check_bucket  # type: ignore[method-assign]
         await carry_out(plan, store, progress, lambda step, why: told.append(step.key))
         if progress.copied:
             assert (await store.head("a")).headers == ObjectHeaders(metadata={"mode": "1"})
@@ -179,11 +186,18 @@ def test_a_store_that_refuses_copies_onto_themselves_gets_the_headers_spelt_out(
     assert (progress.copied, progress.failed, told) == (2, 0, [])
 
 
-def test_one_key_that_fails_does_not_end_it_but_a_lost_connection_does() -> None:
-    progress, told = failing(RejectedError("locked", status=400, code="ObjectLocked"))
-    assert (progress.copied, progress.failed, sorted(told)) == (0, 2, ["a", "b"])
-    with pytest.raises(NetworkError):
-        failing(NetworkError("gone"))
+def test_keys_that_fail_do_not_end_it_but_a_store_that_does_not_answer_does() -> None:
+    for error in (
+        RejectedError("locked", status=400, code="ObjectLocked"),
+        ServerFaultError("the answer broke off", status=500),
+    ):
+        progress, told = failing(error)
+        assert (progress.copied, progress.failed, sorted(told)) == (0, 2, ["a", "b"])
+        assert progress.stopped == ""
+    # With more keys it is asked whether it is there at all, and what was done is summed up.
+    progress, told = failing(NetworkError("gone"), keys=40)
+    assert progress.stopped == "gone"
+    assert FRUITLESS_MAX <= progress.failed == len(told) < 40
 
 
 def test_a_long_plan_is_kept_on_disk_in_order() -> None:
