@@ -15,6 +15,8 @@ PIP := -m pip install --quiet --disable-pip-version-check
 EMBEDDED := --server localstack --runs 1 --size-mib 256 --scale 0.1 --step-timeout 60 --results build/bench/embedded \
     --only read,read-4,random-read,small-read,find,ls,find-wide,ls-flat,first-byte
 
+OVER_TLS := write,read,small-write,small-read,first-byte
+
 .PHONY: demo test test-crash test-snapshots check check-format check-lint check-types check-imports check-lowest bench setup clean format lock \
     system-run system-test system-bench
 .DELETE_ON_ERROR:
@@ -61,6 +63,8 @@ bench: .venv/.bench .venv-demo/.done | system-bench
 	$(if $(ARGS),,cp build/bench/results.md docs/BENCHMARKS.md)
 	$(if $(ARGS),,$(BIN)/python -m bench $(EMBEDDED))
 	$(if $(ARGS),,cp build/bench/embedded/results.md docs/BENCHMARKS-EMBEDDED.md)
+	$(if $(ARGS),,$(BIN)/python -m bench --tls --only $(OVER_TLS) --results build/bench/tls)
+	$(if $(ARGS),,cp build/bench/tls/results.md docs/BENCHMARKS-TLS.md)
 	$(if $(ARGS),,$(BIN)/python -m bench snapshots)
 
 setup: .venv/.dev .venv-demo/.done | system-test

@@ -38,6 +38,7 @@ def add_server_flags(made: argparse.ArgumentParser) -> None:
         default="ceph",
         help="start this one for the run (%(default)s)",
     )
+    server.add_argument("--tls", action="store_true", help="reach that by https, where it has it")
     server.add_argument("--endpoint-url", help="use the server there instead, addressed by path")
     server.add_argument("--access-key", default=os.environ.get("AWS_ACCESS_KEY_ID", ""))
     server.add_argument("--secret-key", default=os.environ.get("AWS_SECRET_ACCESS_KEY", ""))
@@ -109,7 +110,11 @@ def server(options: argparse.Namespace, folder: Path) -> Iterator[Endpoint]:
                 started = stack.enter_context(running_localstack(folder))
         except (CephError, S3MountError) as error:
             raise StepFailed(f"no {options.server}: {error}") from error
-        yield Endpoint(started.endpoint_url, started.access_key, started.secret_key, started.region)
+        url = started.https_url if options.tls else started.endpoint_url
+        if url is None:
+            raise StepFailed(f"--tls: {options.server} has no https address here")
+        trusted = started.ca_bundle if options.tls else None
+        yield Endpoint(url, started.access_key, started.secret_key, started.region, trusted)
 
 
 def about(options: argparse.Namespace, tools: Sequence[Tool]) -> dict[str, object]:
@@ -124,7 +129,7 @@ def facts_of_machine(options: argparse.Namespace) -> dict[str, object]:
     """When, on what, and how often."""
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "server": options.endpoint_url or options.server,
+        "server": (options.endpoint_url or options.server) + (" over TLS" if options.tls else ""),
         "machine": f"{os.cpu_count()} cores, kernel {platform.release()}, Python "
         f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start",
         "runs": options.runs,

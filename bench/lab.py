@@ -309,7 +309,10 @@ class RawCell(Cell):
 
     def run(self, argv: Sequence[str], stdin: bytes = b"") -> Finished:
         """Run another command in s5cmd's place and record what it used."""
-        return self._used(run(argv, timeout_s=self.lab.timeout_s, stdin=stdin))
+        environment = self.endpoint.environment()
+        return self._used(
+            run(argv, timeout_s=self.lab.timeout_s, stdin=stdin, environment=environment)
+        )
 
     def _used(self, done: Finished) -> Finished:
         self.record("cpu_s", done.cpu_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import ssl
 import time
 import urllib.parse
 import xml.etree.ElementTree as ET
@@ -28,12 +29,13 @@ Sizes = dict[str, int]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server and the keys to it."""
+    """A server and the keys to it. ``ca_file`` vouches for its certificate, where it has one of its own."""
 
     url: str
     access_key: str
     secret_key: str
     region: str = "us-east-1"
+    ca_file: str | None = None
 
     def environment(self) -> dict[str, str]:
         """This process's environment without settings for tools under test, with the server's keys."""
@@ -42,6 +44,10 @@ class Endpoint:
             for name, value in os.environ.items()
             if not name.startswith(("AWS_", "S3MOUNT_", "RCLONE_"))
         }
+        if self.ca_file is not None:
+            # The names by which AWS's libraries, Go, libcurl's users and rclone know it.
+            names = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "RCLONE_CA_CERT")
+            kept |= dict.fromkeys(names, self.ca_file)
         return kept | {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -58,6 +64,7 @@ class Endpoint:
         return session.client(
             "s3",
             endpoint_url=self.url,
+            verify=self.ca_file,
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
@@ -77,7 +84,9 @@ def at_distance(endpoint: Endpoint, rtt_ms: float) -> Iterator[Endpoint]:
     parts = urllib.parse.urlsplit(endpoint.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     with RelayProcess((parts.hostname or "127.0.0.1", port), rtt_ms / 2e3) as relay:
-        yield replace(endpoint, url=f"{parts.scheme}://127.0.0.1:{relay.port}")
+        # A certificate is for a name.
+        host = parts.hostname if parts.scheme == "https" else "127.0.0.1"
+        yield replace(endpoint, url=f"{parts.scheme}://{host}:{relay.port}")
 
 
 class Truth:
@@ -86,10 +95,10 @@ class Truth:
     def __init__(self, endpoint: Endpoint) -> None:
         self._client = endpoint.client()
         parts = urllib.parse.urlsplit(endpoint.url)
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        self._connection = kind(parts.netloc, timeout=60)
+        self._connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        if parts.scheme == "https":
+            trust = ssl.create_default_context(cafile=endpoint.ca_file)
+            self._connection = http.client.HTTPSConnection(parts.netloc, timeout=60, context=trust)
 
     def make_bucket(self, bucket: str) -> None:
         """Create it; it must not be there yet."""
