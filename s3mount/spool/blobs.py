@@ -31,7 +31,8 @@ class Blob:
     needed and closed by ``release``, so that many pending files cost no open descriptors.
     While it ``is_being_sent`` whole, nobody writes to it: who wants to clones it, and then it ``is_replaced``.
     ``filled`` are those of its bytes that came from the base since the file was last forced to the disk.
-    ``sums`` tells what the file must hold. It ``is_gone`` when its file was not found at the start; ``is_unsure``
+    ``sums`` tells what the file must hold. It ``is_dropped`` when the spool needs it no more: whoever still
+    reads it is told that it is not there. It ``is_gone`` when its file was not found at the start; ``is_unsure``
     when S3 has what it stands for, but not by this run's sending: a power cut may have taken bytes of it.
     With a ``fault`` it is not known what the file must hold: it is neither read nor written, until it is emptied.
     """
@@ -46,6 +47,7 @@ class Blob:
         "filled",
         "id",
         "is_being_sent",
+        "is_dropped",
         "is_gone",
         "is_replaced",
         "is_unsure",
@@ -77,6 +79,7 @@ class Blob:
         self.is_being_sent = False
         self.is_replaced = False
         self.is_gone = False
+        self.is_dropped = False
         self.is_unsure = False
         self.was_synced = False
         self.fault = ""
@@ -97,6 +100,8 @@ class Blob:
         """An open descriptor for reading and writing. Raises OSError."""
         if self.fault:
             raise OSError(errno.EIO, self.fault)
+        if self.is_dropped:
+            raise FileNotFoundError(errno.ENOENT, "it was removed from the spool", self.location)
         if self._fd < 0:
             self._fd = os.open(self.location, os.O_RDWR | os.O_CLOEXEC)
         return self._fd

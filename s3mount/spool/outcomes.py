@@ -55,8 +55,11 @@ class DamagedBlobError(S3MountError):
 def damage_of(blob: Blob, start: int, stop: int, error: Exception) -> S3MountError:
     """What it means that a body from ``start`` to ``stop`` was not as expected.
 
-    The file may have been written while it was read: then it is as it should be now. Raises OSError.
+    The file may have been written while it was read: then it is as it should be now. Or it was removed
+    meanwhile: then that is all. Raises OSError.
     """
+    if blob.is_dropped:
+        return TryAgain("removed while it was read")
     try:
         blob.check(start, stop)
     except DamagedBlockError as found:

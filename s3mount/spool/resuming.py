@@ -21,7 +21,6 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
-from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
 from s3mount.transfer.digest import HASHING_THREADS, crc64nvme_of, is_part
 from s3mount.transfer.parallel import in_parallel
@@ -117,7 +116,7 @@ class Resuming:
                     part = msgspec.structs.replace(part, checksum=await crc64nvme_of(body))
                 if holds and upload.arrived(index, part) and blob.upload is upload:
                     self._spool.journal.part_sent(upload.upload_id, part)
-            except (S3MountError, DamagedBlockError) as error:
+            except (S3MountError, OSError) as error:
                 log.info("part %d of %r is sent again: %s", part.number, upload.key, error)
             finally:
                 upload.ended(index)

@@ -493,7 +493,9 @@ class Sender:
 
     async def _detach(self, change: Change) -> None:
         """Fetch all of the base, so that nothing in S3 has to stay for this change."""
-        blob = self._spool.live_blobs[change.blob_id]
+        blob = self._spool.live_blobs.get(change.blob_id)
+        if blob is None:
+            raise TryAgain("replaced before its content was fetched")
         base = blob.base
         if base is not None:
             try:

@@ -430,6 +430,7 @@ class Spool:
         if self.live_blobs.pop(blob.id, None) is None:
             return
         blob.release()
+        blob.is_dropped = True
         self.grew(-blob.extents.total)
         if not keep_file:
             self._labels.clear(blob)

@@ -90,7 +90,7 @@ class Streaming:
                         )
                     with trio.move_on_after(1.0):
                         await wake.wait()
-        except S3MountError as error:
+        except (S3MountError, OSError) as error:
             # Not lost: whatever is unsent is sent when the file is closed.
             log.info("streaming of %r pauses: %s", change.key, error)
         except Exception:
@@ -118,7 +118,7 @@ class Streaming:
         try:
             async with self._multipart.slots:
                 await self._multipart.send_part(blob, upload, index)
-        except S3MountError as error:
+        except (S3MountError, OSError) as error:
             log.info("part %d of %r is not sent yet: %s", index + 1, upload.key, error)
         finally:
             # Also where it ended while it waited for a slot.
