@@ -267,6 +267,7 @@ def _conflict(conflict: Conflict) -> str:
         "overwritten": "yours replaced theirs",
         "held": "yours waits for you to decide",
         "not-deleted": "theirs stays, though you removed it",
+        "not-moved": "somebody else replaced or removed it before it was moved here",
     }
     outcome = became.get(conflict.outcome, conflict.outcome)
     return f"  conflict at {at}: {conflict.key}: {outcome}"

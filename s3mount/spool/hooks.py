@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 from s3mount.refs import ContentRef, Key, ObjectHeaders, PutResult
 from s3mount.spool.changes import Change
 
-ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held", "not-deleted"]
+ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held", "not-deleted", "not-moved"]
 
 
 class Hooks(Protocol):

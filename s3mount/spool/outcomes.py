@@ -40,6 +40,10 @@ class NothingLeftError(StoreError):
     """Somebody else replaced the version whose attributes were to be changed."""
 
 
+class SourceGoneError(StoreError):
+    """Somebody else replaced or removed what was to be moved, before S3 copied it."""
+
+
 class BlobGoneError(S3MountError):
     """The blob is not in the spool any more, and S3 does not have what it held."""
 

@@ -36,6 +36,7 @@ from s3mount.spool.outcomes import (
     DamagedBlobError,
     ForeignWriteError,
     NothingLeftError,
+    SourceGoneError,
     Stored,
     TryAgain,
     damage_of,
@@ -80,6 +81,7 @@ class Sender:
         self.markers: bool | None = None
         self.markers_decided = trio.Event()
         self.markers_decided.set()
+        self._replaced: set[Key] = set()
 
     async def perform(self, change: Change) -> Stored | None:
         """One try of ``change`` as it is now: what S3 has then, ``None`` after a deletion.
@@ -129,12 +131,13 @@ class Sender:
         if change.key.endswith("/") or change.expected is None:
             await self.deletions.delete(change.key)
             return
-        if change.expected != ABSENT:
+        if change.expected != ABSENT and change.key not in self._replaced:
             # A refusal tells less than a look at what is there.
             with contextlib.suppress(PreconditionFailedError):
                 await self.deletions.delete(change.key, if_match=change.expected)
                 return
         there = await self._head(change.key)
+        self._replaced.discard(change.key)
         if there is None:
             return
         if not self._is_ours(there):
@@ -223,7 +226,7 @@ class Sender:
             if there is None or not self._is_ours(there):
                 if source.key == change.key:
                     raise NothingLeftError("somebody else replaced it", key=change.key) from error
-                raise
+                return await self._without_source(change, source, written_ns)
         # Our own earlier copy, whose answer was lost, made it the same bytes under another ETag.
         if headers is not None and source.key == change.key and self._ctime_of(there) == written_ns:
             return _as_stored(there)
@@ -232,6 +235,40 @@ class Sender:
         if source.key == change.key:
             change.expected = there.etag
         raise TryAgain("its source has another version now")
+
+    async def _without_source(self, change: Change, source: ContentRef, written_ns: int) -> Stored:
+        """Somebody else replaced what was to be copied. Raises TryAgain, SourceGoneError, StoreError."""
+        target = await self._head(change.key)
+        self._must_be_current(change)
+        if target is not None and target.etag == source.etag and self._is_ours(target):
+            # It was copied before, by a try whose answer was lost.
+            if not change.replace_headers or self._ctime_of(target) == written_ns:
+                return _as_stored(target)
+            change.source, change.expected = target.ref, target.etag
+            raise TryAgain("it was copied before, with other attributes")
+        earlier = await self._earlier_version(source)
+        if earlier is None:
+            raise SourceGoneError("somebody else replaced or removed it first", key=change.key)
+        # What replaced it is not to be deleted, not even where its version would be kept.
+        self._replaced.add(source.key)
+        if change.source == source:
+            change.source = earlier
+        raise TryAgain("its source is an earlier version now")
+
+    async def _earlier_version(self, content: ContentRef) -> ContentRef | None:
+        """``content`` with its version's id, where the bucket kept it. Raises StoreError."""
+        if not self.deletions.keeps_deleted or content.version_id is not None:
+            return None
+        try:
+            page = await self._store.list_versions_page(content.key)
+        except (AccessDeniedError, RejectedError) as error:
+            log.info("earlier versions of %r are not looked for: %s", content.key, error)
+            return None
+        wanted = (content.key, content.etag, content.size)
+        for version in page.versions:
+            if (version.key, version.etag, version.size) == wanted:
+                return version.ref
+        return None
 
     async def _without_base(self, change: Change, error: S3MountError) -> Stored:
         """The version below a change is gone: by our own hand, or by somebody else's. Raises S3MountError."""
@@ -249,6 +286,15 @@ class Sender:
             raise TryAgain("its base has another version now")
         if there is not None and base.key == change.key:
             raise ForeignWriteError("somebody else replaced what it changes", key=change.key)
+        earlier = await self._earlier_version(base)
+        if earlier is not None and blob.base == base:
+            self._replaced.add(base.key)
+            blob.base = earlier
+            raise TryAgain("its base is an earlier version now")
+        brought = 0 if blob.filled is None else blob.filled.total
+        if blob.extents.total == brought and base.key != change.key:
+            # Nothing of it was written here: it was only to be moved.
+            raise SourceGoneError("somebody else replaced or removed it first", key=change.key)
         raise error
 
     async def found_again(self, content: ContentRef) -> ContentRef | None:

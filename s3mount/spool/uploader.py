@@ -31,7 +31,13 @@ from s3mount.spool import deletions
 from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
 from s3mount.spool.hooks import ConflictOutcome, Hooks
 from s3mount.spool.multipart import MultipartSender
-from s3mount.spool.outcomes import ForeignWriteError, NothingLeftError, Stored, TryAgain
+from s3mount.spool.outcomes import (
+    ForeignWriteError,
+    NothingLeftError,
+    SourceGoneError,
+    Stored,
+    TryAgain,
+)
 from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.sender import Sender
 from s3mount.spool.spool import Spool
@@ -312,6 +318,8 @@ class Uploader:
             await self._conclude(key, partial(self._conflict, change, seq, error))
         except NothingLeftError as error:
             await self._conclude(key, partial(self._given_up, change, seq, error))
+        except SourceGoneError as error:
+            await self._conclude(key, partial(self._source_gone, change, seq, error))
         except S3MountError as error:
             self._failed(change, error)
         except OSError as error:
@@ -473,6 +481,43 @@ class Uploader:
         self._spool.finish(change)
         with contained(f"new attributes of {change.key!r} are lost"):
             self._hooks.lost(change)
+
+    def _source_gone(self, change: Change, seq: int, error: SourceGoneError) -> None:
+        """What was to be moved is gone from S3: the cache may have it, else theirs stays as it is."""
+        if self._spool.changes.get(change.key) is not change:
+            return
+        if change.seq != seq:
+            self._failed(change, TryAgain("changed while it was sent"))
+            return
+        if change.op == "copy":
+            self._fetch(change)
+            return
+        self.counters["conflicts"] += 1
+        log.warning("%r is not moved: %s", change.key, error)
+        if (change.on_conflict or self._on_conflict) == "hold":
+            change.held = True
+            self._tell_of_conflict(change.key, "held")
+            self._failed(change, error)
+            return
+        self._spool.finish(change)
+        with contained(f"the move to {change.key!r} is given up"):
+            self._hooks.lost(change)
+            self._spool.on_unused(self._spool.live_blobs[change.blob_id])
+        self._tell_of_conflict(change.key, "not-moved")
+
+    def _fetch(self, change: Change) -> None:
+        """Let the copy ``change`` become a file of its own that fetches its content first. Raises LocalDiskError."""
+        try:
+            fetched = self._spool.as_fetched(change)
+        except OSError as error:
+            self._failed(change, LocalDiskError(f"the spool cannot be used: {error.strerror}"))
+            return
+        fetched.state = State.QUEUED
+        try:
+            self._spool.record([fetched])
+        except BaseException:
+            self._spool.drop_blob(self._spool.live_blobs[fetched.blob_id])
+            raise
 
     def _tell_of_conflict(self, key: Key, outcome: ConflictOutcome, kept_as: Key = "") -> None:
         with contained(f"the conflict of {key!r} is told"):

@@ -377,3 +377,42 @@ async def test_a_lost_answer_of_a_rename_is_no_conflict(tmp_path: Path) -> None:
         await mount.sync()
         assert world.files() == {"b": b"x" * 3 * PART}
         assert mount.fs.uploader.counters["conflicts"] == 0
+
+
+@pytest.mark.parametrize("versioning", ["off", "enabled"])
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_a_file_that_somebody_replaces_before_its_rename_arrives_is_no_lasting_trouble(
+    tmp_path: Path, versioning: str, is_read: bool, theirs: bytes | None, is_changed: bool
+) -> None:
+    """Theirs keeps the old name; ours has the new one, where S3 or the cache has its bytes still."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path, versioning=versioning)
+        await world.foreign_put("a", b"ours" * PART)
+        await world.foreign_put("d/b", b"b")
+        async with world.mounted(upload_delay_s=5) as mount:
+            if is_read:
+                await mount.read("a")
+            await mount.rename("a", "d/b")
+            if is_changed:
+                await mount.chmod("d/b", 0o600)
+            if theirs is None:
+                await world.s3.delete("a")
+            else:
+                await world.foreign_put("a", theirs)
+            await mount.sync()
+            files = world.files()
+            assert files.get("a") == theirs
+            is_kept = is_read or versioning == "enabled"
+            assert files["d/b"] == (b"ours" * PART if is_kept else b"b")
+            told = [conflict.outcome for conflict in mount.fs.hooks.conflicts]
+            assert told.count("not-moved") == (not is_kept)
+            wanted = {"d": None, "d/b": files["d/b"]} | ({"a": theirs} if theirs else {})
+            await trio.sleep(2)
+            assert await mount.tree() == wanted
+            assert mount.leftovers() == []
+
+    run()
