@@ -22,6 +22,7 @@ def open_database(
     any_thread: bool = False,
     flushes: bool = True,
     gives_back: bool = False,
+    is_exclusive: bool = False,
 ) -> sqlite3.Connection:
     """Open or make the database at ``path`` and bring it to the newest schema.
 
@@ -29,6 +30,8 @@ def open_database(
     kept in ``user_version``. The connection is in autocommit mode: callers say BEGIN themselves.
     Without ``flushes`` the disk is never waited for; a power cut may leave the database damaged.
     A database that is made with ``gives_back`` can be made shorter by ``PRAGMA incremental_vacuum``.
+    One that ``is_exclusive`` can be opened by nobody else meanwhile, and needs no ``-shm`` file: SQLite maps that
+    into memory, and where the disk has no room for its pages the process dies of SIGBUS.
     Raises LocalDiskError when the file cannot be used, is damaged, or is from a newer release.
     """
     try:
@@ -38,6 +41,8 @@ def open_database(
     except sqlite3.Error as error:
         raise LocalDiskError(f"cannot use the database {path}: {error}") from error
     try:
+        if is_exclusive:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         connection.execute(f"PRAGMA synchronous={'NORMAL' if flushes else 'OFF'}")
         if gives_back:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -64,8 +69,9 @@ def open_database(
 def disk_error(what: str, error: sqlite3.Error) -> LocalDiskError:
     """What a failed statement means, a full disk told from other trouble."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    kind = DiskFullError if code == sqlite3.SQLITE_FULL else LocalDiskError
-    return kind(f"{what}: {error}")
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFullError(f"the local disk is full: {what}")
+    return LocalDiskError(f"{what}: {error}")
 
 
 def force_to_disk(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -40,7 +39,7 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
     """Look into the state folder; ``is_in_use``: a process owns it and may be writing. Raises LocalDiskError."""
     journal = folder / salvage.JOURNAL
     try:
-        rows, problem = _read_live(journal) if is_in_use else _read_copy(journal)
+        rows, problem = _read_copy(journal)
         changes: dict[Key, Change] = {}
         unreadable = []
         for key, body in rows:
@@ -86,18 +85,6 @@ def _read_copy(journal: Path) -> tuple[list[tuple[object, bytes]], str | None]:
             return [], None
         tables, problem = salvage.readable(copy)
     return [(row[0], _as_bytes(row[2])) for row in tables["change"]], problem
-
-
-def _read_live(journal: Path) -> tuple[list[tuple[object, bytes]], str | None]:
-    try:
-        connection = sqlite3.connect(salvage.uri(journal, "ro"), uri=True)
-        try:
-            rows = connection.execute("SELECT key, body FROM change ORDER BY seq").fetchall()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise LocalDiskError(f"cannot read the journal {journal}: {error}") from error
-    return [(key, _as_bytes(body)) for key, body in rows], None
 
 
 def _as_bytes(value: object) -> bytes:

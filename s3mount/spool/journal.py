@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +75,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.commits = 1
-        self._database = db.open_database(path, MIGRATIONS)
+        self._database = db.open_database(path, MIGRATIONS, is_exclusive=True)
         self._reserve = Reserve(path.with_name("reserve"))
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Change).decode
@@ -105,13 +105,17 @@ class Journal:
 
     def _remove(self, statements: Sequence[tuple[str, Sequence[tuple[str, ...]]]]) -> None:
         """Take rows away in one transaction; on a full disk with the help of the reserve."""
+        self._with_reserve(lambda: self._run(statements))
+        self._reserve.fill()
+
+    def _with_reserve(self, write: Callable[[], None]) -> None:
+        """Write what makes room, or leads to it; on a full disk with the help of the reserve."""
         try:
-            self._run(statements)
+            write()
         except DiskFullError:
             self._reserve.spend()
             self._rewind()
-            self._run(statements)
-        self._reserve.fill()
+            write()
 
     def _rewind(self) -> None:
         """Let the write-ahead log begin anew where it began: what it has on the disk then suffices for long."""
@@ -168,11 +172,17 @@ class Journal:
         *,
         sums: Sequence[SumsRow] = (),
         settled: Sequence[str] = (),
+        makes_room: bool = False,
     ) -> None:
         """Write ``changes`` and ``sums``, take the rows of ``removed`` away, all or nothing.
 
-        The blobs in ``settled`` are known to have the checksums that are stored then. Raises LocalDiskError.
+        The blobs in ``settled`` are known to have the checksums that are stored then. What ``makes_room``, as it
+        tells what was sent, may take the last of the disk. Raises LocalDiskError.
         """
+        if makes_room:
+            kept = list(changes), list(removed)
+            self._with_reserve(lambda: self.record(*kept, sums=sums, settled=settled))
+            return
         encode = self._encode
         gone = [(key,) for key in removed]
         rows = [(change.key, change.seq, encode(change)) for change in changes]
@@ -224,7 +234,8 @@ class Journal:
 
     def upload_begun(self, upload_id: str, key: Key) -> None:
         """Remember a multipart upload of ``key``: it is aborted at the next start unless a change names it."""
-        self._single("INSERT OR REPLACE INTO upload VALUES (?, ?)", (upload_id, key))
+        statement = "INSERT OR REPLACE INTO upload VALUES (?, ?)"
+        self._with_reserve(lambda: self._single(statement, (upload_id, key)))
 
     def upload_ended(self, upload_id: str) -> None:
         """Forget a multipart upload that was completed or aborted. Repeatable."""
@@ -238,19 +249,15 @@ class Journal:
 
     def part_sent(self, upload_id: str, part: PartInfo) -> None:
         """Remember a part that S3 confirmed."""
-        with self._transaction() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO part VALUES (?, ?, ?)",
-                (upload_id, part.number, self._encode(part)),
-            )
+        statement = "INSERT OR REPLACE INTO part VALUES (?, ?, ?)"
+        row = (upload_id, part.number, self._encode(part))
+        self._with_reserve(lambda: self._single(statement, row))
         reach("part: noted")
 
     def part_changed(self, upload_id: str, number: int) -> None:
         """Forget a part whose bytes are about to change."""
-        with self._transaction() as database:
-            database.execute(
-                "DELETE FROM part WHERE upload_id = ? AND number = ?", (upload_id, number)
-            )
+        statement = "DELETE FROM part WHERE upload_id = ? AND number = ?"
+        self._with_reserve(lambda: self._single(statement, (upload_id, number)))
         reach("part: taken back")
 
     def parts(self, upload_id: str) -> dict[int, PartInfo]:

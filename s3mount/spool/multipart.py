@@ -10,6 +10,7 @@ import trio
 from s3mount.background import Background, attempt
 from s3mount.errors import (
     DamagedBodyError,
+    LocalDiskError,
     NoSuchKeyError,
     PreconditionFailedError,
     RangeError,
@@ -123,8 +124,13 @@ class MultipartSender:
         if begun is not None:
             change.note_try(begun.ctime_ns)
         # Its row is written as a whole: recovery may have found more in the blob than the row told of.
-        self._spool.journal.upload_begun(upload.upload_id, upload.key)
-        self._spool.save(change)
+        try:
+            self._spool.journal.upload_begun(upload.upload_id, upload.key)
+        except LocalDiskError:
+            change.upload_id = ""
+            self.abandon(upload)
+            raise
+        self._spool.save(change, makes_room=True)
         reach("upload: noted")
         blob.upload = upload
 
@@ -158,7 +164,11 @@ class MultipartSender:
 
     def _arrived(self, blob: Blob, upload: PartsUpload, index: int, part: PartInfo) -> None:
         if upload.arrived(index, part) and blob.upload is upload:
-            self._spool.journal.part_sent(upload.upload_id, part)
+            try:
+                self._spool.journal.part_sent(upload.upload_id, part)
+            except LocalDiskError as error:
+                # After a kill it is found by its checksum.
+                log.info("part %d of %r is not noted: %s", part.number, upload.key, error)
 
     async def _copy_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Let S3 copy a part that nobody touched from the version below it."""

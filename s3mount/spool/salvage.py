@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
 BLOBS = "blobs"
+COPIES_MAX = 50
+TICK_NS = 10_000_000
+"""The kernel's clock for times of files goes on at least so often."""
 DAMAGED = "damaged"
 REPORT = "report.json"
 _REBUILDING = "journal.rebuilding"
@@ -165,14 +168,36 @@ def readable(rows: Path) -> tuple[dict[str, list[tuple[object, ...]]], str | Non
 
 @contextmanager
 def copied(journal: Path) -> Iterator[Path]:
-    """A copy of a journal that nobody writes to, to be read and thrown away. Raises OSError."""
+    """A copy of a journal, to be read and thrown away; it may be written meanwhile. Raises OSError."""
     with tempfile.TemporaryDirectory(prefix="s3mount-journal-") as place:
         copy = Path(place) / JOURNAL
-        for suffix in _SUFFIXES:
-            source = Path(f"{journal}{suffix}")
-            if suffix != "-shm" and source.exists():
-                shutil.copyfile(source, f"{copy}{suffix}")
+        for _ in range(COPIES_MAX):
+            before = _state_of(journal)
+            for suffix in _SUFFIXES:
+                source = Path(f"{journal}{suffix}")
+                Path(f"{copy}{suffix}").unlink(missing_ok=True)
+                if suffix != "-shm":
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copyfile(source, f"{copy}{suffix}")
+            if before == _state_of(journal) and time.time_ns() - before[0] > TICK_NS:
+                break
+            time.sleep(2 * TICK_NS / 1e9)
         yield copy
+
+
+def _state_of(journal: Path) -> tuple[int, bytes]:
+    """What changes whenever pages go from the log to the database, or the log begins anew: then two files copied
+    one after the other do not fit together.
+    """
+    try:
+        changed_ns = journal.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0, b""
+    try:
+        with open(f"{journal}-wal", "rb") as log_file:
+            return changed_ns, log_file.read(32)
+    except FileNotFoundError:
+        return changed_ns, b""
 
 
 def _examine(folder: Path, newer_too: bool) -> str | None:
@@ -183,6 +208,8 @@ def _examine(folder: Path, newer_too: bool) -> str | None:
     try:
         connection = sqlite3.connect(uri(journal, "rw"), uri=True)
         try:
+            # As the journal itself is opened: without a file that is mapped into memory.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             return _examine_open(connection, journal, newer_too)
         finally:
             connection.close()

@@ -81,15 +81,16 @@ class Spool:
         try:
             spool._take_over(folder)
         except BaseException:
+            # Nobody else could open it.
             spool.journal.close()
             raise
         return spool
 
     def _take_over(self, folder: Path) -> None:
         changes, damaged = self.journal.load()
-        on_disk = self.blobs.sizes()
         unsettled = self.journal.unsettled()
         try:
+            on_disk = self.blobs.sizes()
             self._is_rebooted = is_rebooted(folder)
         except OSError as error:
             raise LocalDiskError(f"cannot look through {folder}: {error}") from error
@@ -109,17 +110,17 @@ class Spool:
                 # Rows that are gone must not come back, after a power cut, without their blobs.
                 self.journal.force()
             recovery.look_after(folder, damaged, self.changes, paths, self._adopt)
-            note_boot(folder)
         except OSError as error:
             raise LocalDiskError(f"cannot set damage aside in {folder}: {error}") from error
         self.damages = salvage.damages(folder)
         leftovers = (self.journal.blobs_with_sums() | unsettled) - self.live_blobs.keys()
         try:
+            note_boot(folder)
             self.journal.remove_damaged([row for row in damaged if row.key not in self.changes])
             if leftovers:
                 self.journal.forget_sums(leftovers)
-        except LocalDiskError as error:
-            log.warning("rows that are of no use any more stay until the next start: %s", error)
+        except (OSError, LocalDiskError) as error:
+            log.warning("what is to be tidied up stays until the next start: %s", error)
         self._report_unsummed()
 
     def _park_as_found(self, change: Change, why: str) -> None:
@@ -198,6 +199,11 @@ class Spool:
                 # Without a base all is here, also where a row was written before its blob was described.
                 extents=Extents(change.extents if change.base else [(0, change.size)]),
             )
+            if change.base is None and self.blobs.is_sparse(blob.id):
+                # A hole takes no room.
+                blob.extents = Extents(data_ranges(blob.fd))
+                blob.extents.cut(change.size)
+                blob.release()
             blob.is_gone = on_disk_bytes is None
             blob.was_synced = change.synced
             if change.filled:
@@ -230,8 +236,10 @@ class Spool:
     def close(self) -> None:
         """Close files and database; everything stays as it is. Repeatable."""
         for blob in self.live_blobs.values():
-            blob.release()
-        self.forcing.finish()
+            with contained(f"the blob {blob.id} is not closed"):
+                blob.release()
+        with contained("blobs of no use stay until the next start"):
+            self.forcing.finish()
         self.journal.close()
 
     # ---------------------------------------------------------------- changes
@@ -323,14 +331,17 @@ class Spool:
         change.content_seq = change.seq
         self.relations.add(change)
 
-    def save(self, change: Change) -> None:
-        """Journal ``change`` as it is, without a new seq. Raises LocalDiskError."""
+    def save(self, change: Change, *, makes_room: bool = False) -> None:
+        """Journal ``change`` as it is, without a new seq; ``makes_room``: it tells what was sent.
+
+        Raises LocalDiskError.
+        """
         if change.blob_id:
             self._describe_blob(change)
         self.relations.remove(change)
         self.relations.add(change)
         self._label([change], [])
-        self._journal([change])
+        self._journal([change], makes_room=makes_room)
         reach("spool: saved")
 
     def _label(self, changes: Iterable[Change], unused: Iterable[Blob]) -> None:
@@ -343,14 +354,16 @@ class Spool:
             self._labels.clear(blob)
         reach("spool: labelled")
 
-    def _journal(self, changes: list[Change], removed: Iterable[Key] = ()) -> None:
+    def _journal(
+        self, changes: list[Change], removed: Iterable[Key] = (), *, makes_room: bool = False
+    ) -> None:
         """Write changes and what is known of their blobs' bytes. Raises LocalDiskError."""
         blobs = [self.live_blobs[change.blob_id] for change in changes if change.blob_id]
         sums = [
             (blob.id, number, body) for blob in blobs for number, body in blob.sums.dirty_rows()
         ]
         settled = [blob.id for blob in blobs if blob.sums.is_unsettled]
-        self.journal.record(changes, removed, sums=sums, settled=settled)
+        self.journal.record(changes, removed, sums=sums, settled=settled, makes_room=makes_room)
         for change in changes:
             if change.blob_id:
                 self.live_blobs[change.blob_id].sums.settled(change.size, change.sums)

@@ -6,6 +6,7 @@ that is altered meanwhile is simply sent again; a change that S3 refuses stays i
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from s3mount.background import Background, contained, reason_of
 from s3mount.errors import (
     AccessDeniedError,
     CertificateError,
+    DiskFullError,
     ExpiredCredentialsError,
     InternalError,
     LocalDiskError,
@@ -72,6 +74,8 @@ BACK_S = 30.0
 BACK_DELAY_S = 1.0
 """A try that began while the store was away may fail after it is back: so long after an outage's end what
 fails is tried again soon."""
+PASSING = (CertificateError, ExpiredCredentialsError, DiskFullError)
+"""What passes by itself, or by what somebody does elsewhere: tried again and again, never parked."""
 MAY_PASS = (AccessDeniedError, NoCredentialsError, NoSuchBucketError)
 """Refusals that are known to pass sometimes (keys that are just being exchanged, a policy or a bucket
 that is just being made): a change is parked only after ``REFUSALS_MAX`` of them."""
@@ -323,7 +327,13 @@ class Uploader:
         except S3MountError as error:
             self._failed(change, error)
         except OSError as error:
-            self._failed(change, S3MountError(f"the spool cannot be used: {error.strerror}"))
+            if error.errno == errno.ENOSPC:
+                self._failed(
+                    change, DiskFullError("the local disk is full: nothing fits the spool")
+                )
+            else:
+                reason = f"the spool cannot be used: {error.strerror}"
+                self._failed(change, LocalDiskError(reason))
         else:
             self._count(change, stored)
             await self._conclude(key, partial(self._succeeded, change, key, seq, stored))
@@ -371,7 +381,7 @@ class Uploader:
             # Superseded by a deletion, a rename or a new file while it was on its way.
             if current is not None:
                 current.expected = etag
-                self._spool.save(current)
+                self._spool.save(current, makes_room=True)
             return
         change.forget_failures()
         change.expected = etag
@@ -391,7 +401,7 @@ class Uploader:
             change.state = State.QUEUED
         with contained(f"an earlier state of {key!r} is in S3"):
             self._hooks.uploaded_earlier(change, None if stored is None else stored.ref(key))
-        self._spool.save(change)
+        self._spool.save(change, makes_room=True)
         if change.state is State.QUEUED:
             self._queued(change)
 
@@ -412,7 +422,7 @@ class Uploader:
         if change.state is State.SENDING:
             change.state = State.QUEUED
         try:
-            self._spool.save(change)
+            self._spool.save(change, makes_room=True)
         except BaseException:
             for name, value in before.items():
                 setattr(change, name, value)
@@ -430,7 +440,7 @@ class Uploader:
         if not isinstance(error, TryAgain):
             change.note_failure(error)
             log.warning("%s of %r is not done yet: %s", change.op, change.key, change.error)
-            if error.retryable or isinstance(error, CertificateError | ExpiredCredentialsError):
+            if error.retryable or isinstance(error, PASSING):
                 self.counters["postponed"] += 1
                 ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
                 delay_s = ceiling_s * random.uniform(0.5, 1.0)
@@ -443,7 +453,7 @@ class Uploader:
                     event = Event.REFUSE
         change.state = after(change.state, event)
         try:
-            self._spool.save(change)
+            self._spool.save(change, makes_room=True)
         except Exception as disk_error:  # noqa: BLE001  what is to be told is told all the same
             # What went wrong is known here till the end; the change itself is in the journal.
             log.warning("the failure of %r is not journalled: %s", change.key, disk_error)

@@ -54,6 +54,10 @@ PROBE_HEAD_START_S = 1.0
 WAIT_PERIOD_S = 0.02
 STUCK_S = 1.0
 """With something refused and nothing on its way for this long, a waiter is told."""
+LOCAL_KINDS = frozenset(
+    ("LocalDiskError", "DiskFullError", "DamagedBlobError", "BlobGoneError", "InternalError")
+)
+"""Errors that are not S3's."""
 SHOWN_MAX = 50
 """At most this many pending files are named by status."""
 
@@ -236,10 +240,7 @@ class Filesystem:
                 moving = any(change.state is State.SENDING for change in left)
                 last_moved = trio.current_time() if moving else last_moved
                 if parked and trio.current_time() - last_moved > STUCK_S:
-                    raise S3MountError(
-                        f"S3 refuses {len(parked)} of the pending changes, first {parked[0].key!r}: "
-                        f"{parked[0].error}"
-                    )
+                    raise S3MountError(_stuck(parked))
                 await trio.sleep(WAIT_PERIOD_S if len(left) < 1000 else 0.2)
         finally:
             self.uploader.relax()
@@ -344,6 +345,15 @@ class Filesystem:
             "mtime_ns": node.attributes.mtime_ns,
             "attempts": change.attempts if change is not None else 0,
         }
+
+
+def _stuck(parked: Sequence[Change]) -> str:
+    """What somebody who waits is told of changes that are not sent."""
+    first = parked[0]
+    told = f"first {first.key!r}: {first.error}"
+    if first.error_kind in LOCAL_KINDS:
+        return f"{len(parked)} of the pending changes cannot be sent, {told}"
+    return f"S3 refuses {len(parked)} of the pending changes, {told}"
 
 
 def _free_bytes(folder: str) -> int | None:

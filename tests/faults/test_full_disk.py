@@ -185,3 +185,52 @@ def test_cache_on_a_full_disk(
     for name, content in wanted.items():
         assert (mount.path / name).read_bytes() == content
     mount.close()
+
+
+@pytest.fixture
+def small_blocks(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MiB with blocks of 1 KiB, smaller than a page of memory, as mkfs makes so small ones."""
+    image, path = tmp_path / "image", tmp_path / "ext4"
+    path.mkdir()
+    image.touch()
+    os.truncate(image, 64 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "1024", "-O", "^has_journal", image], check=True)
+    done = subprocess.run(["mount", "-o", "loop", image, path], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no loop devices: {done.stderr}")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_one_large_file_fills_the_disk_of_the_state(
+    bucket: str,
+    small_blocks: Path,
+    relay: FaultyRelay,
+    mount_factory: Callable[..., Mount],
+    s3_server: S3Server,
+    is_killed: bool,
+) -> None:
+    """It is sent from there, and so by the next start: what was sent is noted with the last of the room."""
+    contents = S3Contents(s3_server.boto3_client(), bucket)
+    mount = mount_factory(bucket, endpoint_url=relay.url, mounted=False)
+    mount.state_dir = small_blocks / "state"
+    mount.mount()
+    ballast = Ballast(small_blocks)
+    data = random.Random(1).randbytes(40 * MIB)
+    with relay.holding(*WRITING):
+        (mount.path / "large").write_bytes(data)
+        ballast.take_all()
+        if is_killed:
+            mount.kill9()
+    if is_killed:
+        # What an orderly end, or another release, leaves.
+        for left in mount.state_dir.rglob("*-shm"):
+            left.unlink()
+        ballast.take_all()
+        mount.mount()
+    mount.wait()
+    assert contents.read("large") == data
+    (mount.path / "later").write_bytes(b"later")
+    mount.wait()
+    mount.close()

@@ -185,3 +185,22 @@ def test_what_an_upload_carries_is_compared_with_what_the_file_is_now() -> None:
     assert not carries(change(attributes(), attributes(mtime_ns=10**18 + 1), streamed=False))
     assert carries(change(attributes(), attributes(mtime_ns=10**18 + 1), streamed=True))
     assert not carries(change(attributes(), attributes(mtime_ns=10**17), streamed=True))
+
+
+def test_a_hole_takes_no_room_of_the_spool_before_and_after_a_start(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, size_bytes_max=1 << 30)
+    blob = spool.new_blob()
+    blob.truncate(1 << 40)
+    spool.grew(blob.write(1 << 39, b"data" * 1024))
+    spool.record([Change(key="hole", op="put", blob_id=blob.id)])
+    assert spool.used_bytes == 4096
+    spool.close()
+    spool = Spool.open(tmp_path, size_bytes_max=1 << 30)
+    (blob,) = spool.live_blobs.values()
+    assert (spool.changes["hole"].size, blob.size) == (1 << 40, 1 << 40)
+    assert 4096 <= spool.used_bytes < 1 << 20
+    assert blob.read((1 << 39) - 2, 6) == b"\0\0data"
+    assert blob.read(5, 4) == bytes(4)
+    spool.drop_blob(blob)
+    assert spool.used_bytes == 0
+    spool.close()

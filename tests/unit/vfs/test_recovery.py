@@ -368,3 +368,26 @@ async def test_a_copy_that_nobody_heard_of_is_ours_also_when_it_was_changed_sinc
         await mount.truncate("b", 3 * PART + 7)
         await mount.sync()
         assert world.files() == {"b": content[: 3 * PART + 7]}
+
+
+@simulated
+async def test_a_file_with_holes_arrives_after_a_kill(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    content = bytearray(100 * PART)
+    async with world.mounted(upload_delay_s=5) as mount:
+        fd = await mount.create("holes")
+        await mount.ftruncate(fd, len(content))
+        for at in (0, 41 * PART + 7, 99 * PART):
+            content[at : at + PART] = b"x" * PART
+            await mount.pwrite(fd, b"x" * PART, at)
+        await mount.close(fd)
+        mount.kill()
+    async with world.mounted(upload_delay_s=5) as mount:
+        assert mount.spool.used_bytes < 30 * PART
+        assert await mount.read("holes") == content
+        await mount.change("holes", b"yy", 50 * PART)
+        content[50 * PART : 50 * PART + 2] = b"yy"
+        mount.kill()
+    async with world.mounted() as mount:
+        await mount.sync()
+        assert world.files() == {"holes": bytes(content)}
