@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +11,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from s3mount.errors import (
+    AccessDeniedError,
     ChecksumError,
+    NoSuchKeyError,
     PreconditionFailedError,
     RangeError,
     RejectedError,
@@ -29,6 +32,8 @@ from s3mount.s3.signing import canonical_query
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 from s3mount.s3.traits import Traits
 from s3mount.s3.wire import Head, Sink
+
+_log = logging.getLogger(__name__)
 
 DAMAGED_TRIES = 3
 """How often a body with a wrong digest is fetched before that is reported."""
@@ -52,10 +57,37 @@ class Reader:
         answer = await self.head_answer(key, version_id)
         return object_info(key, answer.headers, content_length(answer))
 
+    async def told_apart(
+        self, error: AccessDeniedError, key: Key, version_id: VersionId | None = None
+    ) -> StoreError:
+        """What a refusal to read ``key`` means: NoSuchKeyError where the key is not there, else ``error``.
+
+        Without the right to list the whole bucket S3 refuses absent keys as well (GetObject, Permissions). A
+        list of this key alone is allowed where a policy allows the prefix that it lies below.
+        """
+        if version_id is not None or error.code not in ("", "AccessDenied"):
+            return error
+        try:
+            page = await self.list_page(key, None, None, None, 1)
+        except StoreError as refused:
+            _log.debug("whether %r is there cannot be told: %s", key, refused)
+            return error
+        if page.objects and page.objects[0].key == key:
+            return error
+        return NoSuchKeyError("the object does not exist", key=key, status=404)
+
     async def head_answer(
         self, key: Key, version_id: VersionId | None = None, *, checksum: bool = False
     ) -> Answer:
-        """HEAD as it came back; with ``checksum`` the store's checksum is asked for."""
+        """HEAD as it came back; with ``checksum`` the store's checksum is asked for. Raises as ``Store.head``."""
+        try:
+            return await self._head(key, version_id, checksum=checksum)
+        except AccessDeniedError as error:
+            raise await self.told_apart(error, key, version_id) from error
+
+    async def _head(
+        self, key: Key, version_id: VersionId | None = None, *, checksum: bool = False
+    ) -> Answer:
         check_key(key)
         headers = {"x-amz-checksum-mode": "ENABLED"} if checksum else {}
         query = _version_query(version_id)
@@ -115,7 +147,10 @@ class Reader:
         )
         bodies: set[bytes] = set()
         for left in reversed(range(DAMAGED_TRIES)):
-            answer = await self._plane.call(call)
+            try:
+                answer = await self._plane.call(call)
+            except AccessDeniedError as error:
+                raise await self.told_apart(error, key, version_id) from error
             info = self._described(key, answer, byte_range)
             _must_be_version(answer.headers, version_id, key)
             if if_match is not None and info.etag != if_match:
@@ -185,7 +220,10 @@ class Reader:
         try:
             transfer = _Fetch(key, byte_range, sink, fd, version_id, if_match, on_progress)
             for left in reversed(range(DAMAGED_TRIES)):
-                await self._plane.call(transfer.call)
+                try:
+                    await self._plane.call(transfer.call)
+                except AccessDeniedError as error:
+                    raise await self.told_apart(error, key, version_id) from error
                 if transfer.complete and transfer.intact:
                     break
                 self._plane.statistics.checksum_errors += 1

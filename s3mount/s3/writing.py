@@ -353,6 +353,10 @@ class Writer:
 
         try:
             return await self.conditionally("COPY", key, condition, send, is_honoured=is_honoured)
+        except AccessDeniedError as error:
+            # Refused may be what is to be read, and that because it is not there.
+            found = await self._reader.told_apart(error, source.key, source.version_id)
+            raise found from error
         except PreconditionFailedError as error:
             if not call.in_doubt:
                 raise
@@ -444,7 +448,11 @@ class Writer:
             size_bytes=byte_range.length,
             error_in_body=True,
         )
-        _, (etag, checksum) = await self._plane.read(call, _copied_part)
+        try:
+            _, (etag, checksum) = await self._plane.read(call, _copied_part)
+        except AccessDeniedError as error:
+            found = await self._reader.told_apart(error, source.key, source.version_id)
+            raise found from error
         return PartInfo(number, etag, byte_range.length, checksum)
 
     async def delete(

@@ -1,0 +1,69 @@
+"""Credentials that may work below one prefix alone: S3 refuses what is absent, and lists of all else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+import pytest
+
+from tests.fuse.bucket_contents import S3Contents
+from tests.fuse.mounts import pending_of
+from tests.mounting import Mount
+from tests.servers import S3Server
+from tests.servers.counting import Answer, Relay, Request
+
+pytestmark = pytest.mark.needs_s3
+MIB = 1 << 20
+DENIED = Answer(403, "AccessDenied")
+
+
+class PolicyOfOnePrefix:
+    """What a policy allows that has ``s3:ListBucket`` with ``s3:prefix`` of ``mine/*``, and objects below it."""
+
+    def __init__(self, server: S3Server, bucket: str) -> None:
+        self._client = server.boto3_client()
+        self._bucket = bucket
+
+    def decide(self, request: Request) -> Answer | None:
+        key = request.path.removeprefix(f"/{self._bucket}").removeprefix("/")
+        asked = parse_qs(request.query, keep_blank_values=True)
+        if not key:
+            prefix = asked.get("prefix", [""])[0]
+            is_listing = request.method == "GET" and not {"versioning", "lifecycle"} & asked.keys()
+            return None if is_listing and prefix.startswith("mine/") else DENIED
+        if not key.startswith("mine/"):
+            return DENIED
+        is_read = request.method in ("HEAD", "GET") and "uploadId" not in asked
+        return DENIED if is_read and not self._is_there(key) else None
+
+    def _is_there(self, key: str) -> bool:
+        listed = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        return any(each["Key"] == key for each in listed.get("Contents", []))
+
+
+def test_files_are_made_moved_and_removed(
+    bucket: str, mount_factory: Callable[..., Mount], s3_server: S3Server
+) -> None:
+    client = s3_server.boto3_client()
+    contents = S3Contents(client, bucket)
+    contents.put("mine/there", b"there")
+    contents.put("theirs/x", b"not ours")
+    with Relay(s3_server.endpoint_url) as relay:
+        relay.decide = PolicyOfOnePrefix(s3_server, bucket).decide
+        mount = mount_factory(f"s3://{bucket}/mine", endpoint_url=relay.url)
+        large = random.Random(3).randbytes(20 * MIB)
+        (mount.path / "large").write_bytes(large)
+        (mount.path / "small").write_bytes(b"small")
+        (mount.path / "there").rename(mount.path / "moved")
+        mount.wait()
+        (mount.path / "large").rename(mount.path / "grown")
+        with (mount.path / "grown").open("ab") as file:
+            file.write(b"more")
+        (mount.path / "small").unlink()
+        assert not (mount.path / "none").exists()
+        mount.wait()
+        assert pending_of(mount)["changes"] == 0
+    held = {key: contents.read(key) for key in contents.listing() if not key.endswith("/")}
+    assert held == {"mine/grown": large + b"more", "mine/moved": b"there", "theirs/x": b"not ours"}
