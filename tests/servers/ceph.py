@@ -92,7 +92,7 @@ osd_objectstore = bluestore
 bluestore_block_size = {store_bytes}
 bluestore_fsck_on_mount = false
 osd_memory_target = 2147483648
-osd_class_load_list = *
+{class_dir}osd_class_load_list = *
 osd_class_default_list = *
 
 [client.rgw]
@@ -168,6 +168,7 @@ class _Cluster:
                 osd_port_min=self.port + 4,
                 osd_port_max=self.port + PORTS - 1,
                 store_bytes=STORE_BYTES,
+                class_dir="".join(f"osd_class_dir = {found}\n" for found in _class_dirs()[:1]),
             )
         )
         self._make_certificate()
@@ -259,6 +260,12 @@ class _Cluster:
             if not daemon.is_running() or time.monotonic() > deadline:
                 raise CephError(f"waited in vain for {what}: {daemon.log_tail()}")
             time.sleep(0.05)
+
+
+def _class_dirs() -> list[Path]:
+    """Where Debian's packages put what the object store daemon loads: Ceph 18.2 there looks below its
+    working folder."""
+    return sorted(Path("/usr/lib").glob("*-linux-*/rados-classes"))
 
 
 def _free_ports(count: int) -> int:
