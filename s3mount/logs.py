@@ -8,6 +8,7 @@ import io
 import logging
 import logging.handlers
 import os
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,20 @@ LOG_BYTES_MAX = 10 << 20
 LOG_FILES_KEPT = 4
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_SECRET = re.compile(r"(?<=://)(?:[^\s:/@]*:(?!\d+/)\S*|[^\s/@]+)@")
 LEVELS = ("debug", "info", "warning", "error")
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without the user and password of URLs, such as that of a proxy."""
+    return _SECRET.sub("***@", text)
+
+
+class _Formatter(logging.Formatter):
+    """Lines, and tracebacks below them, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
@@ -101,9 +115,9 @@ def explain(error: BaseException, log_path: Path | None) -> tuple[str, int]:
     if isinstance(leaf, S3MountError):
         if logs_there:
             log.error("%s", leaf.describe() if isinstance(leaf, StoreError) else leaf)
-        return " ".join(str(leaf).split()), leaf.exit_code
-    told = " ".join(f"internal error: {type(leaf).__name__}: {leaf}".split())
-    text = "".join(traceback.format_exception(error))
+        return without_secrets(" ".join(str(leaf).split())), leaf.exit_code
+    told = without_secrets(" ".join(f"internal error: {type(leaf).__name__}: {leaf}".split()))
+    text = without_secrets("".join(traceback.format_exception(error)))
     if logs_there:
         log.critical("%s\n%s", told, text)
         return f"{told}; details in {log_path}", 1
@@ -138,7 +152,7 @@ def write_crash(folder: Path, text: str) -> Path | None:
 
 
 def _set_up(handler: logging.Handler, level: str) -> None:
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_Formatter(_FORMAT))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

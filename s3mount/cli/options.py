@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
 from s3mount.config import StoreConfig
+from s3mount.logs import without_secrets
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +53,11 @@ def store_config(values: dict[str, Any], bucket: str = "") -> StoreConfig:
     if endpoint_url is not None and "://" not in endpoint_url:
         raise click.UsageError(
             f"--endpoint-url {endpoint_url}: must begin with https:// or http://"
+        )
+    if endpoint_url is not None and "@" in urlsplit(endpoint_url).netloc:
+        raise click.UsageError(
+            f"--endpoint-url {without_secrets(endpoint_url)}: no keys can stand in it; they come from "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
         )
     return StoreConfig(
         bucket=bucket,

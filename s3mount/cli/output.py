@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from s3mount.errors import OutputError
+from s3mount.logs import without_secrets
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -60,7 +61,7 @@ def prepare() -> None:
 def complain(message: str) -> None:
     """Print one line on standard error, if that can be written."""
     try:
-        click.echo(f"s3mount: {message}", err=True)
+        click.echo(f"s3mount: {without_secrets(message)}", err=True)
     except OSError:
         _give_up(2)
 

@@ -11,9 +11,11 @@ import trio
 
 from s3mount.config import PART_BYTES_MAX, StoreConfig
 from s3mount.errors import (
+    CertificateError,
     RejectedError,
     S3MountError,
     StoreError,
+    WrongRegionError,
 )
 from s3mount.flow.backoff import Backoff
 from s3mount.flow.parts import PartPlan
@@ -40,7 +42,7 @@ from s3mount.refs import (
 )
 from s3mount.s3 import lifecycle
 from s3mount.s3.binding import bind
-from s3mount.s3.credentials import CredentialSource
+from s3mount.s3.credentials import STALE_CODES, CredentialSource, files_of_settings
 from s3mount.s3.dating import DateTrial
 from s3mount.s3.deleting import delete_many
 from s3mount.s3.digests import DigestReader
@@ -62,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 COPY_PART_BYTES = 512 << 20
 DELETE_KEYS_MAX = 1000
-RENEW_EVERY_S = 30.0
+RENEW_EVERY_S = 5.0
 
 
 class S3Store:
@@ -80,8 +82,10 @@ class S3Store:
         self.on_outage: Callable[[str], None] = lambda reason: None
         self._renewing = trio.Lock()
         self._renewed_at_s = float("-inf")
+        self._files: tuple[object, ...] = ()
 
     async def __aenter__(self) -> S3Store:
+        self._files = files_of_settings()
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
         source = CredentialSource(bound.credentials, self._statistics.refreshed)
         self._plane = Plane(
@@ -103,20 +107,28 @@ class S3Store:
         )
         return self
 
-    async def _renew(self) -> bool:
-        """Ask boto3 for everything anew; ``True`` when it is something else than before.
+    async def _renew(self, error: StoreError) -> bool:
+        """Where other settings may cure ``error``, ask boto3 for all anew; ``True`` when they are others now.
 
         Somebody may have rotated keys or logged in again, and a region that could not be found out at
-        the start may be known now. At most every 30 s, so that settings that stay wrong are not asked
+        the start may be known now. At once where AWS's files are others than they were, which is a reason to
+        look after any 403; else at most every RENEW_EVERY_S, so that settings that stay wrong are not asked
         for at every request.
         """
+        stale = error.code in STALE_CODES
+        stale = stale or isinstance(error, WrongRegionError | CertificateError)
+        if not stale and error.status not in (401, 403):
+            return False
         before = self._bound_to
         async with self._renewing:
             if self._bound_to != before:
                 return True
-            if trio.current_time() < self._renewed_at_s + RENEW_EVERY_S:
+            as_before = files_of_settings() == self._files
+            too_soon = trio.current_time() < self._renewed_at_s + RENEW_EVERY_S
+            if as_before and (too_soon or not stale):
                 return False
             self._renewed_at_s = trio.current_time()
+            self._files = files_of_settings()
             try:
                 bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
                 source = CredentialSource(bound.credentials, self._statistics.refreshed)

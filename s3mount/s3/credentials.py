@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ import trio
 from botocore.credentials import Credentials as BotocoreCredentials
 from botocore.credentials import RefreshableCredentials
 
-from s3mount.errors import NoCredentialsError
+from s3mount.errors import NoCredentialsError, StoreError
 from s3mount.s3.signing import Credentials
 
 LOOK_EVERY_S = 5.0
@@ -29,8 +30,24 @@ STALE_CODES = frozenset(
 )
 """Refusals that other credentials may cure: somebody rotated keys or logged in again."""
 
-Renew: TypeAlias = Callable[[], Awaitable[bool]]
-"""Ask boto3 for credentials anew; ``True`` when they are others than before."""
+Renew: TypeAlias = Callable[[StoreError], Awaitable[bool]]
+"""Ask boto3 for credentials anew if that may cure the error; ``True`` when they are others than before."""
+
+
+def files_of_settings() -> tuple[object, ...]:
+    """What tells AWS's credentials and config files from what they were: an exchange changes it."""
+    found: list[object] = []
+    for variable, usual in (
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        ("AWS_CONFIG_FILE", "~/.aws/config"),
+    ):
+        try:
+            told = os.stat(os.path.expanduser(os.environ.get(variable) or usual))
+        except OSError:
+            found.append(None)
+            continue
+        found.append((told.st_ino, told.st_size, told.st_mtime_ns))
+    return tuple(found)
 
 
 class CredentialSource:

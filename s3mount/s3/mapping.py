@@ -27,6 +27,7 @@ from s3mount.errors import (
     ThrottledError,
     WrongRegionError,
 )
+from s3mount.logs import without_secrets
 from s3mount.s3.documents import parse_xml
 from s3mount.s3.headers import http_date_ns
 
@@ -262,4 +263,4 @@ def _from_client_error(error: botocore.exceptions.ClientError, key: str, bucket:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return without_secrets(" ".join(str(error).split())) or type(error).__name__

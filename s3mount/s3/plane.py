@@ -18,7 +18,6 @@ import trio
 from s3mount import __version__
 from s3mount.config import StoreConfig
 from s3mount.errors import (
-    CertificateError,
     ChecksumError,
     DeadlineError,
     NetworkError,
@@ -26,7 +25,6 @@ from s3mount.errors import (
     ServerFaultError,
     StoreError,
     ThrottledError,
-    WrongRegionError,
 )
 from s3mount.flow.backoff import Backoff
 from s3mount.flow.outage import TRIAL_CONNECT_S, Outage
@@ -34,7 +32,7 @@ from s3mount.flow.timeouts import Allowance, Timeouts
 from s3mount.flow.window import Window
 from s3mount.refs import FileSlice
 from s3mount.s3 import genuine
-from s3mount.s3.credentials import STALE_CODES, CredentialSource, Renew
+from s3mount.s3.credentials import CredentialSource, Renew
 from s3mount.s3.gate import Gate
 from s3mount.s3.headers import http_date_ns
 from s3mount.s3.mapping import Refusal
@@ -238,9 +236,7 @@ class Plane:
                 return await self._through_gate(call, retry)
             except StoreError as error:
                 call.failure = error
-                stale = error.code in STALE_CODES
-                stale = stale or isinstance(error, WrongRegionError | CertificateError)
-                if stale and await self._renew():
+                if await self._renew(error):
                     continue
                 retry += 1
                 is_void = bool(error.code) and isinstance(error, ThrottledError)

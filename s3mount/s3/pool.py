@@ -42,9 +42,18 @@ class Origin(msgspec.Struct, frozen=True):
     @property
     def host_header(self) -> str:
         """The Host header: the port is named unless it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         usual = 443 if self.tls else 80
-        return host if self.port == usual else f"{host}:{self.port}"
+        return bracketed(self.host) if self.port == usual else self.authority
+
+    @property
+    def authority(self) -> str:
+        """Host and port, always both, as CONNECT wants them."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port: addresses of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def split_origin(url: str) -> tuple[str, str, int]:
@@ -137,7 +146,7 @@ def _describe_connect(error: OSError, host: str, port: int) -> str:
     if isinstance(last, OSError) and last.errno and last.errno > 0:
         # Without the address once more, which trio puts in front of it.
         reason = os.strerror(last.errno)
-    return f"cannot connect to {host}:{port}: {reason}"
+    return f"cannot connect to {bracketed(host)}:{port}: {reason}"
 
 
 async def _start_tls(
@@ -191,7 +200,7 @@ async def _shake_hands(secured: ssl.SSLSocket) -> None:
 
 async def _open_tunnel(raw: socket.socket, origin: Origin) -> None:
     """Ask the proxy to connect through (RFC 9110, CONNECT). Raises NetworkError."""
-    where = f"{origin.host}:{origin.port}"
+    where = origin.authority
     lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
     if origin.proxy is not None and origin.proxy.authorization:
         lines.append(f"Proxy-Authorization: {origin.proxy.authorization}")

@@ -29,6 +29,7 @@ from botocore.utils import get_environ_proxies
 
 from s3mount.config import StoreConfig
 from s3mount.errors import UsageError
+from s3mount.logs import without_secrets
 from s3mount.s3.pool import Origin, Proxy, split_origin
 from s3mount.s3.signing import Anonymous, BotocoreSigner, FastSigV4, Signer
 
@@ -186,7 +187,7 @@ def _proxy(base_url: str) -> Proxy | None:
         return None
     parts = urlsplit(named if "://" in named else f"http://{named}")
     if parts.scheme != "http" or not parts.hostname:
-        raise UsageError(f"the proxy {named} is not an http:// URL")
+        raise UsageError(f"the proxy {without_secrets(named)} is not an http:// URL")
     authorization = None
     if parts.username is not None:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -141,6 +141,32 @@ def test_other_credentials_are_found(
     localstack.remove_bucket(bucket)
 
 
+def test_keys_that_were_exchanged_count_for_the_next_try(
+    localstack: S3Server, tmp_path: Path
+) -> None:
+    """Exchanged again and again, each time just after boto3 was asked, and refused as by a policy."""
+    bucket = localstack.make_bucket()
+    with FaultyRelay(localstack.endpoint_url) as relay:
+        keys = Keys(tmp_path, relay, Answer(403, "AccessDenied"))
+        keys.give("key-0")
+        mount = Mount(localstack, bucket, tmp_path, endpoint_url=relay.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            del mount.environment[name]
+        mount.environment |= keys.environment("file")
+        try:
+            mount.mount()
+            for number in range(1, 4):
+                keys.give(f"key-{number}")
+                (mount.path / f"file-{number}").write_bytes(b"x")
+                mount.wait()
+                last = relay.requests("PUT", path_part=f"file-{number}")[-1]
+                assert last.access_key == f"key-{number}"
+            mount.unmount()
+        finally:
+            mount.close()
+    localstack.remove_bucket(bucket)
+
+
 # Ceph takes the first part of a host name that it does not know for a bucket's.
 @pytest.mark.parametrize("s3_server", ["localstack"], indirect=True)
 def test_a_name_that_is_not_found_for_a_while(

@@ -3,6 +3,7 @@ logging belongs to a whole process."""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -96,3 +97,26 @@ def test_an_unexpected_error_without_a_place_for_its_traceback(
         "internal error: ZeroDivisionError: oh",
         1,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the proxy socks5://me:s3cret@proxy:1 is", "the proxy socks5://***@proxy:1 is"),
+        ("at http://me:pa/ss@word@proxy:3128/x", "at http://***@proxy:3128/x"),
+        ('"https://token@proxy"', '"https://***@proxy"'),
+        ("s3://bucket/a@b and http://host:80/c@d", "s3://bucket/a@b and http://host:80/c@d"),
+    ],
+)
+def test_passwords_of_urls_are_not_told(text: str, shown: str, tmp_path: Path) -> None:
+    assert logs.without_secrets(text) == shown
+    assert logs.explain(MountError(text), None) == (shown, 1)
+    record = logging.LogRecord("name", logging.INFO, "", 0, "%s", (text,), None)
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    try:
+        logs.to_terminal("info")
+        assert root.handlers[0].format(record).endswith(f"name: {shown}")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)

@@ -189,6 +189,7 @@ def test_values_that_cannot_be_are_refused(tmp_path: Path, arguments: tuple[str,
     [
         ("s3://data/x", "--prefix", "y"),
         ("data", "--endpoint-url", "localhost:1"),
+        ("data", "--endpoint-url", "http://key:secret@localhost:1"),
         ("data", "--attributes", "maybe"),
         ("data", "--no-such-option"),
         ("data", "--uid", "root"),

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -92,8 +93,8 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert address(endpoint_url="http://example.com", region="r").origin.proxy is None
     inside = address(endpoint_url="https://internal.example", region="r", path_style=True)
     assert inside.origin.proxy is None
-    monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy")
-    with pytest.raises(UsageError, match="socks5"):
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://user:s3cret@proxy")
+    with pytest.raises(UsageError, match=r"the proxy socks5://\*\*\*@proxy is not"):
         address(endpoint_url="https://example.com", region="r")
 
 
@@ -202,6 +203,11 @@ def test_https_goes_through_a_tunnel(
             async with S3Store(config) as store:
                 with pytest.raises(NetworkError, match="403 Forbidden"):
                     await store.get("key")
+            inside = msgspec.structs.replace(config, endpoint_url="https://[::1]:8711")
+            async with S3Store(inside) as store:
+                with pytest.raises(NetworkError, match=r"to connect to \[::1\]:8711"):
+                    await store.get("key")
+            assert "CONNECT [::1]:8711 HTTP/1.1\r\nHost: [::1]:8711\r\n" in proxy.requests[-1]
             nursery.cancel_scope.cancel()
 
     trio.run(main)
