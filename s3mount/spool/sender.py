@@ -29,6 +29,7 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
+from s3mount.spool.markers import Markers
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import (
     BaseGoneError,
@@ -76,6 +77,7 @@ class Sender:
         self._part_bytes = part_bytes
         self.multipart = multipart
         self.deletions = Deletions(store)
+        self.marker_sender = Markers(spool, store, hooks, self.deletions)
         self.is_source_guarded = False
         self.etag_is_md5 = False
         self.markers: bool | None = None
@@ -112,9 +114,9 @@ class Sender:
             await self._delete(change)
             reach("delete: answered")
             return None
+        if change.key.endswith("/"):
+            return await self.marker_sender.send(change)
         if change.op == "copy":
-            if change.key.endswith("/") and change.source is not None and not change.source.size:
-                return await self._put_marker(change, change.source)
             return await self._copy(change)
         try:
             return await self._put(change)
@@ -128,7 +130,10 @@ class Sender:
 
     async def _delete(self, change: Change) -> None:
         """Delete what was known here, or what a write of our own made since, and nobody else's version."""
-        if change.key.endswith("/") or change.expected is None:
+        if change.key.endswith("/"):
+            await self.marker_sender.delete(change)
+            return
+        if change.expected is None:
             await self.deletions.delete(change.key)
             return
         if change.expected != ABSENT and change.key not in self._replaced:
@@ -144,29 +149,6 @@ class Sender:
             raise ForeignWriteError("somebody else wrote what was to be deleted", key=change.key)
         change.expected = there.etag
         raise TryAgain("S3 has a later state of what was to be deleted")
-
-    async def _put_marker(self, change: Change, source: ContentRef) -> Stored:
-        """Put the marker of a moved folder, with what is stored with it: some stores cannot copy such keys."""
-        there = (
-            None
-            if change.headers is not None and change.replace_headers
-            else await self._head(source.key)
-        )
-        self._must_be_current(change)
-        if there is not None and there.size:
-            # Somebody else stored something there.
-            return await self._copy(change)
-        if there is None or there.headers is None or change.replace_headers:
-            headers = self._hooks.headers_of(change)
-        else:
-            headers = there.headers
-            change.headers = headers
-        change.note_try(_ctime_ns(change))
-        result = await self._store.put(
-            change.key, b"", headers, condition=self.condition_of(change)
-        )
-        reach("copy: answered")
-        return Stored(result, 0)
 
     async def _know_headers(self, change: Change, source: ContentRef) -> None:
         """Where the copy gets another ETag only what is stored beside it tells it as ours.
@@ -531,7 +513,7 @@ class Sender:
 
     def condition_of(self, change: Change) -> Condition:
         """What the upload of ``change`` demands of the key."""
-        if change.expected is None or change.key.endswith("/"):
+        if change.expected is None:
             return ANY
         if change.expected == ABSENT:
             return Condition(if_absent=True)

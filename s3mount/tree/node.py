@@ -74,7 +74,8 @@ class DirectoryState:
     ``listed_at`` is trio time of the beginning of the last listing, minus infinity before the first;
     ``listing_s`` how long it took. ``stores_attributes`` tells whether objects below carry attributes
     (``None``: not looked yet). ``believed_until`` is set while S3 cannot be asked. ``marker_etag`` is
-    the ETag of its marker object, empty without one. ``unshown`` counts keys below that are no path.
+    the ETag of its marker object, empty without one, ``marker_bytes`` that object's size. ``unshown``
+    counts keys below that are no path.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class DirectoryState:
         "headed_one_by_one",
         "listed_at",
         "listing_s",
+        "marker_bytes",
         "marker_etag",
         "stores_attributes",
         "unshown",
@@ -95,5 +97,6 @@ class DirectoryState:
         self.believed_until = float("-inf")
         self.stores_attributes: bool | None = None
         self.marker_etag = ""
+        self.marker_bytes = 0
         self.headed_one_by_one = 0
         self.unshown = 0

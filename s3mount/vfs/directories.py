@@ -52,6 +52,7 @@ class Directories:
         self.know_attributes_of = self.attributes.know_attributes_of
         self.know_headers = self.attributes.know_headers
         self.know_headers_or_inherit = self.attributes.know_headers_or_inherit
+        self.know_marker = self.attributes.know_marker
         self.head = self.attributes.head
         self.learned = self.attributes.learned
         state.on_finished.append(self._finished.note)

@@ -39,7 +39,9 @@ class Metadata:
         """
         self._contents.fold(node)
         await self._directories.know_attributes_of(node)
-        if node.linked and not node.is_directory and set(fields) - {"atime_ns"}:
+        if node.linked and node.is_directory:
+            await self._directories.know_marker(node)
+        elif node.linked and set(fields) - {"atime_ns"}:
             # Also where a listing is the truth: what is stored must survive the change of one field.
             await self._directories.know_headers(node)
         for name in fields.keys() & {"mtime_ns", "atime_ns"}:
@@ -59,7 +61,6 @@ class Metadata:
     async def _store(self, node: Node) -> None:
         """Let S3 get the attributes that ``node`` has now."""
         if node.is_directory:
-            await self._know_marker(node)
             self._naming.store_attributes(node)
             return
         change = self._state.change_of(node)
@@ -76,12 +77,6 @@ class Metadata:
             self._store_clean(node)
         else:
             self._amend(node, change)
-
-    async def _know_marker(self, node: Node) -> None:
-        if node.headers is None and not node.attributes_known:
-            wanted = node.attributes
-            await self._directories.head(node)
-            node.attributes = wanted
 
     async def _know_source_headers(self, node: Node, change: Change) -> None:
         if change.headers is None and change.source is not None:

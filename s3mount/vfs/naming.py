@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.openfiles import must_be_in_place
 from s3mount.vfs.state import MountState, changed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -201,9 +204,18 @@ class Naming:
         return node
 
     async def must_be_empty(self, node: Node) -> None:
-        """Raise OSError (ENOTEMPTY) unless the directory has no entries, shown or not."""
+        """Raise OSError (ENOTEMPTY) unless the directory has no entries, shown or not, and its marker no content."""
         assert node.directory is not None
         await self._directories.refresh(node)
+        if node.directory.marker_bytes:
+            path = self._state.nodes.path_of(node)
+            log.warning(
+                "%s stays: its object %r has %d bytes that another program stored there",
+                path,
+                self._state.change_key(node),
+                node.directory.marker_bytes,
+            )
+            raise OSError(errno.ENOTEMPTY, "the directory's own object has content")
         if node.directory.children or node.directory.unshown:
             raise OSError(errno.ENOTEMPTY, "directory is not empty")
 

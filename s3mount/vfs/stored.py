@@ -44,6 +44,7 @@ class StoredAttributes:
             if known.stores_attributes:
                 return
             marker = ObjectInfo(key, 0, "", 0)
+        known.marker_bytes = 0 if marker is None else marker.size
         if marker is None:
             known.stores_attributes = is_ours
             known.marker_etag = ""
@@ -62,6 +63,22 @@ class StoredAttributes:
             directory.attributes = codec.decode(headers, default)
             directory.headers = headers
             directory.attributes_known = True
+
+    async def know_marker(self, directory: Node) -> None:
+        """Learn what a directory's marker carries, unless that is known or replaced here. Raises StoreError."""
+        if directory.headers is not None or self._state.change_of(directory) is not None:
+            return
+        try:
+            head = await self._state.store.head(self._state.change_key(directory))
+        except NoSuchKeyError:
+            return
+        except StoreError as error:
+            if error.retryable:
+                raise
+            log.warning("attributes of %r cannot be read: %s", error.key, error.describe())
+            return
+        if head.headers is not None and self._state.change_of(directory) is None:
+            self._apply(directory, head.headers)
 
     async def _headers_of(self, info: ObjectInfo) -> ObjectHeaders | None:
         """Headers by memory or HEAD; ``None`` when the object is gone or may not be read."""

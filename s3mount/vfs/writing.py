@@ -119,8 +119,9 @@ class Writing:
         if change is not None:
             return change.expected
         if node.is_directory:
-            # Its marker may be there or not; nobody asked.
-            return None
+            # Its marker may be there or not, where no listing told.
+            known = node.directory
+            return known.marker_etag or None if known is not None else None
         if node.content is not None and node.content.key == self._state.nodes.key_of(node):
             return node.content.etag
         return ABSENT
