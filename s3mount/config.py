@@ -22,7 +22,11 @@ PART_BYTES_MAX = 5 * GIB
 
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the bucket is and how to talk to it. Credentials are boto3's business, never held here."""
+    """Where the bucket is and how to talk to it. Credentials are boto3's business, never held here.
+
+    ``sse``, ``sse_kms_key_id``, ``bucket_key`` and ``acl`` (a canned ACL) are for new objects, and for those that
+    have nothing of the kind.
+    """
 
     bucket: str
     endpoint_url: str | None = None
@@ -38,6 +42,17 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 5.0
     offline_wait_s: float = 10.0
     """How long from the start of an outage on requests that read wait for its end; then they fail at once."""
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    sse_kms_key_id: str | None = None
+    bucket_key: bool = False
+    acl: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that cannot work together."""
+        if self.sse_kms_key_id and self.sse not in ("aws:kms", "aws:kms:dsse"):
+            raise UsageError("--sse-kms-key-id needs --sse aws:kms or aws:kms:dsse")
+        if self.bucket_key and self.sse != "aws:kms":
+            raise UsageError("--bucket-key needs --sse aws:kms")
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):

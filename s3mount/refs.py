@@ -74,7 +74,9 @@ class ObjectHeaders(msgspec.Struct, frozen=True):
 
     ``metadata`` holds user metadata, names in lower case without ``x-amz-meta-``. One character of a value
     is one byte as it travels (latin-1), whatever encoding the bytes are in: what came goes back as it came.
-    Unset fields are not sent.
+    Unset fields are not sent. ``tags`` and ``acl`` are what only ``Store.describe`` tells: the tag set in the form
+    of ``x-amz-tagging``, and the request headers that grant what the object's ACL grants (empty: to its owner
+    alone, ``None``: not told).
     """
 
     metadata: Mapping[str, str] = {}
@@ -85,6 +87,15 @@ class ObjectHeaders(msgspec.Struct, frozen=True):
     cache_control: str | None = None
     expires: str | None = None
     storage_class: str | None = None
+    website_redirect: str | None = None
+    encryption: str | None = None
+    kms_key_id: str | None = None
+    bucket_key: str | None = None
+    lock_mode: str | None = None
+    lock_until: str | None = None
+    legal_hold: str | None = None
+    tags: str | None = None
+    acl: Mapping[str, str] | None = None
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -112,6 +123,7 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     ``etag`` may be empty where a store gives none. ``etag_is_md5``: whether it is the MD5 of the
     bytes, which its form alone does not tell (SSE-KMS, SSE-C); ``None`` when it came from LIST.
     ``is_proven``: the whole object came with this answer, and was held against a checksum or MD5 of it.
+    ``tag_count``: how many tags it has; ``None`` where the answer did not tell.
     """
 
     key: Key
@@ -123,6 +135,7 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     headers: ObjectHeaders | None = None
     etag_is_md5: bool | None = None
     is_proven: bool = False
+    tag_count: int | None = None
 
     @property
     def ref(self) -> ContentRef:
@@ -261,6 +274,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     upload with checksums. ``markers``: a key that ends in ``/`` is an object of its own, with keys below it;
     ``marker_metadata``: such an object keeps its metadata. ``lists_versions``: ListObjectVersions is answered.
     ``version_dates``: its versions are all listed, each dated when it was written.
+    ``counts_tags``: HEAD tells how many tags an object has.
     """
 
     if_match: bool | None = None
@@ -280,3 +294,4 @@ class Capabilities(msgspec.Struct, frozen=True):
     marker_metadata: bool | None = None
     lists_versions: bool | None = None
     version_dates: bool | None = None
+    counts_tags: bool | None = None

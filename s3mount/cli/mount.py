@@ -28,6 +28,7 @@ from s3mount.config import (
     MIB,
     MountConfig,
     RunConfig,
+    StoreConfig,
     default_cache_dir,
     default_state_dir,
     state_without_home,
@@ -35,6 +36,11 @@ from s3mount.config import (
 from s3mount.errors import UsageError
 from s3mount.logs import LEVELS
 from s3mount.names import normal_prefix
+
+CANNED_ACLS = (
+    *("private", "public-read", "public-read-write", "authenticated-read"),
+    *("aws-exec-read", "bucket-owner-read", "bucket-owner-full-control"),
+)
 
 
 class _MountCommand(click.Command):
@@ -144,6 +150,14 @@ class _MountCommand(click.Command):
 @option("--dev", is_flag=True, help="Honour device nodes; only in a bucket you trust.")
 @option("--xattr", is_flag=True, help="Extended attributes; makes listings slower.")
 @option("--storage-class", help="Of new objects, such as STANDARD_IA.")
+@option(
+    "--sse",
+    type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
+    help="Encryption of new objects.  [default: the bucket's]",
+)
+@option("--sse-kms-key-id", metavar="KEY", help="KMS key for it; means --sse aws:kms.")
+@option("--bucket-key", is_flag=True, help="Use an S3 Bucket Key with it; means --sse aws:kms.")
+@option("--acl", type=click.Choice(CANNED_ACLS), help="Canned ACL of new objects.")
 @option("--nonempty", is_flag=True, help="Mount over a folder that is not empty.")
 @option("--log-file", type=click.Path(), help="[default: 'log' in the state folder]")
 @option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
@@ -222,6 +236,7 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
     store = msgspec.structs.replace(
         store_config(values, bucket), offline_wait_s=values["offline_wait"]
     )
+    store = _with_encryption(store, values)
     config = MountConfig(
         store=store,
         mountpoint=_resolved(values["mountpoint"]),
@@ -273,6 +288,18 @@ def _mode(values: dict[str, Any], name: str, everything: int) -> int:
         return named
     masked: int = 0o022 if values["umask"] is None else values["umask"]
     return everything & ~masked
+
+
+def _with_encryption(store: StoreConfig, values: dict[str, Any]) -> StoreConfig:
+    """``store`` with what new objects are to have. Raises UsageError."""
+    implied = "aws:kms" if values["sse_kms_key_id"] or values["bucket_key"] else None
+    return msgspec.structs.replace(
+        store,
+        sse=values["sse"] or implied,
+        sse_kms_key_id=values["sse_kms_key_id"],
+        bucket_key=values["bucket_key"],
+        acl=values["acl"],
+    )
 
 
 def run_config(values: dict[str, Any]) -> RunConfig:

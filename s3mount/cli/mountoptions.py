@@ -56,6 +56,7 @@ PEERS: Mapping[str, str] = {
     "cache": "cache_dir",
     "max_cache_size": "cache_size",
     "requester_pays": "request_payer",
+    "default_acl": "acl",
 }
 """Names under which users of other S3 file systems know our options."""
 

@@ -78,15 +78,22 @@ async def _digests(store: Store, r: messages.Digests, _: Report) -> Reply:
     return messages.Kept(r.id, await store.digests(r.key, version_id=r.version_id))
 
 
+async def _describe(store: Store, r: messages.Describe, _: Report) -> Reply:
+    return messages.Found(r.id, await store.describe(r.key, version_id=r.version_id))
+
+
+async def _put_tags(store: Store, r: messages.PutTags, _: Report) -> Reply:
+    await store.put_tags(r.key, r.tags, version_id=r.version_id)
+    return messages.Done(r.id)
+
+
 async def _put(store: Store, r: messages.Put, _: Report) -> Reply:
     result = await store.put(r.key, _from_wire(r.body), r.headers, condition=r.condition)
     return messages.Stored(r.id, result)
 
 
 async def _copy(store: Store, r: messages.Copy, _: Report) -> Reply:
-    result = await store.copy(
-        r.source, r.key, r.headers, condition=r.condition, storage_class=r.storage_class
-    )
+    result = await store.copy(r.source, r.key, r.headers, condition=r.condition)
     return messages.Stored(r.id, result)
 
 
@@ -183,6 +190,8 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.Digests: _digests,
     messages.Put: _put,
     messages.Copy: _copy,
+    messages.Describe: _describe,
+    messages.PutTags: _put_tags,
     messages.Delete: _delete,
     messages.DeleteMany: _delete_many,
     messages.ListPageOf: _list_page,

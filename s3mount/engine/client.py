@@ -179,6 +179,16 @@ class EngineClient:
         request = messages.Digests(next(self._ids), key, version_id)
         return (await self._ask(Call(request), messages.Kept)).digests
 
+    async def describe(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """See ``Store.describe``."""
+        request = messages.Describe(next(self._ids), key, version_id)
+        return (await self._ask(Call(request), messages.Found)).info
+
+    async def put_tags(self, key: Key, tags: str, *, version_id: VersionId | None = None) -> None:
+        """See ``Store.put_tags``."""
+        request = messages.PutTags(next(self._ids), key, tags, version_id)
+        await self._ask(Call(request), messages.Done)
+
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY
     ) -> PutResult:
@@ -200,10 +210,9 @@ class EngineClient:
         headers: ObjectHeaders | None,
         *,
         condition: Condition = ANY,
-        storage_class: str | None = None,
     ) -> PutResult:
         """See ``Store.copy``. A repetition after a child's death is told from somebody else's write."""
-        request = messages.Copy(next(self._ids), source, key, headers, condition, storage_class)
+        request = messages.Copy(next(self._ids), source, key, headers, condition)
         call = Call(request)
         try:
             return (await self._ask(call, messages.Stored)).result

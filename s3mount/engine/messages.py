@@ -136,7 +136,6 @@ class Copy(Request, tag=14, frozen=True, array_like=True, gc=False):
     key: Key
     headers: ObjectHeaders | None
     condition: Condition
-    storage_class: str | None
 
 
 class Delete(Request, tag=15, frozen=True, array_like=True, gc=False):
@@ -266,6 +265,21 @@ class TryVersionDates(Request, tag=31, frozen=True, array_like=True, gc=False):
     temporary_key: Key
 
 
+class Describe(Request, tag=32, frozen=True, array_like=True, gc=False):
+    """``Store.describe``."""
+
+    key: Key
+    version_id: VersionId | None
+
+
+class PutTags(Request, tag=30, frozen=True, array_like=True, gc=False):
+    """``Store.put_tags``."""
+
+    key: Key
+    tags: str
+    version_id: VersionId | None
+
+
 class Reply(Message, frozen=True, array_like=True, gc=False):
     """The one outcome of request ``id``."""
 
@@ -287,7 +301,7 @@ class Done(Reply, tag=42, frozen=True, array_like=True, gc=False):
 
 
 class Found(Reply, tag=43, frozen=True, array_like=True, gc=False):
-    """Answer to ``Head`` and ``Fetch``."""
+    """Answer to ``Head``, ``Describe`` and ``Fetch``."""
 
     info: ObjectInfo
 
@@ -419,6 +433,8 @@ ToChild: TypeAlias = (
     | Fetch
     | Put
     | Copy
+    | Describe
+    | PutTags
     | Delete
     | DeleteMany
     | ListPageOf

@@ -24,6 +24,7 @@ from s3mount.manifest.spill import Chunk, Spill
 from s3mount.manifest.times import SECOND_NS
 from s3mount.names import is_trial_key
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectVersion
+from s3mount.s3.headers import same_when_stored
 from s3mount.s3.store import Store
 from s3mount.transfer.parallel import in_parallel
 from s3mount.transfer.patience import Patience
@@ -345,18 +346,15 @@ class _Copier:
         source = ContentRef(step.key, step.etag, step.size, step.version_id)
         if not self._by_headers:
             try:
-                await self._store.copy(source, step.key, None, storage_class=step.storage_class)
+                await self._store.copy(source, step.key, None)
                 return
             except RejectedError as error:
                 # LocalStack 4.8 takes an older version for the object itself, which may not be
                 # copied to its own key as it is; it may with its headers spelt out.
                 if error.code != "InvalidRequest":
                     raise
-        info = await self._store.head(step.key, version_id=step.version_id)
-        headers = msgspec.structs.replace(
-            info.headers or ObjectHeaders(), storage_class=step.storage_class
-        )
-        await self._store.copy(source, step.key, headers)
+        info = await self._store.describe(step.key, version_id=step.version_id)
+        await self._store.copy(source, step.key, info.headers or ObjectHeaders())
         self._by_headers = True
 
 
@@ -376,8 +374,5 @@ async def _is_equal(store: Store, step: Step) -> bool:
     """Does the present version have the headers of the wanted one as well?"""
     wanted = await store.head(step.key, version_id=step.version_id)
     latest = await store.head(step.key)
-    return latest.etag == wanted.etag and _stored(latest.headers) == _stored(wanted.headers)
-
-
-def _stored(headers: ObjectHeaders | None) -> ObjectHeaders:
-    return headers or ObjectHeaders()
+    is_same = same_when_stored(latest.headers or ObjectHeaders(), wanted.headers or ObjectHeaders())
+    return latest.etag == wanted.etag and is_same

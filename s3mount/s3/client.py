@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-import msgspec
 import trio
 
 from s3mount.config import PART_BYTES_MAX, StoreConfig
@@ -45,6 +44,7 @@ from s3mount.s3.binding import bind
 from s3mount.s3.credentials import STALE_CODES, CredentialSource, files_of_settings
 from s3mount.s3.dating import DateTrial
 from s3mount.s3.deleting import delete_many
+from s3mount.s3.describing import Describer
 from s3mount.s3.digests import DigestReader
 from s3mount.s3.documents import NOT_XML, parse_versioning
 from s3mount.s3.headers import check_key
@@ -97,6 +97,7 @@ class S3Store:
             on_outage=lambda reason: self.on_outage(reason),
         )
         self._reader = Reader(self._plane, self.traits)
+        self._describer = Describer(self._plane, self._reader, self.traits)
         self._digests = DigestReader(self._plane, self._reader)
         self._versions = VersionLister(self._plane, self._reader, self.traits)
         self._writer = Writer(
@@ -167,6 +168,14 @@ class S3Store:
         """See ``Store.head``."""
         return await self._reader.head(key, version_id)
 
+    async def describe(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """See ``Store.describe``."""
+        return await self._describer.describe(key, version_id)
+
+    async def put_tags(self, key: Key, tags: str, *, version_id: VersionId | None = None) -> None:
+        """See ``Store.put_tags``."""
+        await self._describer.put_tags(key, tags, version_id)
+
     async def get(
         self,
         key: Key,
@@ -208,15 +217,15 @@ class S3Store:
         headers: ObjectHeaders | None,
         *,
         condition: Condition = ANY,
-        storage_class: str | None = None,
     ) -> PutResult:
         """See ``Store.copy``."""
+        stored = headers
+        if stored is None:
+            stored = (await self.describe(source.key, version_id=source.version_id)).headers
+        stored = stored or ObjectHeaders()
         if source.size <= PART_BYTES_MAX:
-            return await self._writer.copy(source, key, headers, condition, storage_class)
-        if headers is None:
-            kept = (await self.head(source.key, version_id=source.version_id)).headers
-            headers = msgspec.structs.replace(kept or ObjectHeaders(), storage_class=storage_class)
-        return await self._copy_by_parts(source, key, headers, condition)
+            return await self._writer.copy(source, key, headers, condition, stored)
+        return await self._copy_by_parts(source, key, stored, condition)
 
     async def _copy_by_parts(
         self, source: ContentRef, key: Key, headers: ObjectHeaders, condition: Condition

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import re
+import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -32,6 +33,29 @@ _FIELDS = (
     ("expires", "expires"),
     ("storage_class", "x-amz-storage-class"),
 )
+SSE = "x-amz-server-side-encryption"
+_BESIDE = (
+    ("website_redirect", "x-amz-website-redirect-location"),
+    ("encryption", SSE),
+    ("kms_key_id", f"{SSE}-aws-kms-key-id"),
+    ("bucket_key", f"{SSE}-bucket-key-enabled"),
+    ("lock_mode", "x-amz-object-lock-mode"),
+    ("lock_until", "x-amz-object-lock-retain-until-date"),
+    ("legal_hold", "x-amz-object-lock-legal-hold"),
+)
+"""What an object has beside its metadata, and the store may add to by the bucket's defaults."""
+_UNTOLD = {
+    "content_type": DEFAULT_CONTENT_TYPE,
+    "storage_class": DEFAULT_STORAGE_CLASS,
+    "bucket_key": "false",
+    "legal_hold": "OFF",
+}
+"""Values that mean the same as none."""
+TAGGING = "x-amz-tagging"
+TAGGING_DIRECTIVE = "x-amz-tagging-directive"
+ACL = "x-amz-acl"
+ACL_PREFIXES = (ACL, "x-amz-grant-")
+LOCK_PREFIX = "x-amz-object-lock-"
 _MONTHS = {
     name: number
     for number, name in enumerate(
@@ -71,7 +95,7 @@ def check_headers(headers: ObjectHeaders, key: Key) -> None:
         if not name or not _TOKEN.issuperset(name):
             raise RejectedError(f"metadata name {name!r} is not a lower-case HTTP token", key=key)
         _check_value(name, value, key)
-    for field, name in _FIELDS:
+    for field, name in (*_FIELDS, *_BESIDE):
         value = getattr(headers, field)
         if value is not None:
             _check_value(name, value, key)
@@ -94,7 +118,30 @@ def to_http(headers: ObjectHeaders) -> dict[str, str]:
         value = getattr(headers, field)
         if value is not None:
             result[name] = _as_bytes(value)
+    result |= beside(headers)
+    if headers.tags:
+        result[TAGGING] = headers.tags
     return result
+
+
+def beside(headers: ObjectHeaders) -> dict[str, str]:
+    """What a copy inside S3 does not take along with the metadata: to be sent again with it. Tags it takes along."""
+    fields = {name: getattr(headers, field) for field, name in _BESIDE}
+    until = headers.lock_until
+    if until is None or headers.lock_mode is None or _is_over(until):
+        # A retention that is over cannot be asked for.
+        del fields["x-amz-object-lock-mode"], fields["x-amz-object-lock-retain-until-date"]
+    result = {name: value for name, value in fields.items() if value is not None}
+    if headers.storage_class is not None:
+        result["x-amz-storage-class"] = headers.storage_class
+    return result | dict(headers.acl or {})
+
+
+def _is_over(until: str) -> bool:
+    try:
+        return iso_date_ns(until) <= time.time_ns()
+    except ServerFaultError:
+        return False
 
 
 def from_http(answer: Mapping[str, str]) -> ObjectHeaders:
@@ -104,21 +151,19 @@ def from_http(answer: Mapping[str, str]) -> ObjectHeaders:
     brings about the same again.
     """
     found: dict[str, str | None] = {}
-    for field, name in _FIELDS:
-        found[field] = answer.get(name) or None
-    if found["content_type"] == DEFAULT_CONTENT_TYPE:
-        found["content_type"] = None
-    if found["storage_class"] == DEFAULT_STORAGE_CLASS:
-        found["storage_class"] = None
+    for field, name in (*_FIELDS, *_BESIDE):
+        value = answer.get(name) or None
+        found[field] = None if value == _UNTOLD.get(field) else value
     start = len(_META)
     metadata = {name[start:]: value for name, value in answer.items() if name.startswith(_META)}
-    return ObjectHeaders(metadata=metadata, **found)
+    return ObjectHeaders(metadata=metadata, **found)  # type: ignore[arg-type]
 
 
 def same_when_stored(stored: ObjectHeaders, sent: ObjectHeaders) -> bool:
     """Are ``stored`` the headers that were sent, as stores give them back?
 
-    Some stores turn ``_`` in metadata names into ``-``; defaults read as ``None``.
+    Not compared is what the store adds by itself (encryption, retention), and what it tells elsewhere (tags,
+    grants). Some stores turn ``_`` in metadata names into ``-``; defaults read as ``None``.
     """
     return _folded(stored) == _folded(sent)
 
@@ -143,6 +188,9 @@ def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
         storage_class=headers.storage_class,
         headers=headers,
         etag_is_md5=is_md5_etag(etag) and not has_foreign_etag(answer),
+        tag_count=int(count)
+        if (count := answer.get("x-amz-tagging-count", "")).isdigit()
+        else None,
     )
 
 

@@ -82,6 +82,7 @@ class MemoryStore:
     """``Store`` in memory. ``faults`` may be exchanged at any time; ``requests`` counts calls by name.
     With ``opaque_etags`` every write gets an ETag of its own, which looks like an MD5 and is none (as with SSE-KMS).
     ``tells_part_lengths`` and ``tells_checksums`` say what ``digests`` has to tell, and may be set.
+    With ``loses_tags`` copies with new headers and multipart uploads have no tags, whatever they name (as in Ceph 16).
     With ``copy_gap_s`` that time passes between the check of a copy's source and its reading (as in LocalStack).
 
     Files named by a ``FileSlice`` are read and written for real, at the moment of the effect.
@@ -97,6 +98,7 @@ class MemoryStore:
         part_bytes_min: int = PART_BYTES_MIN,
         opaque_etags: bool = False,
         copy_gap_s: float = 0.0,
+        loses_tags: bool = False,
     ) -> None:
         self.bucket = bucket
         self.outage = ""
@@ -107,6 +109,7 @@ class MemoryStore:
         self.copy_gap_s = copy_gap_s
         self.tells_part_lengths = True
         self.tells_checksums = False
+        self.loses_tags = loses_tags
         self._bucket = Bucket(versioning, clock or SystemClock(), is_opaque=opaque_etags)
 
     async def __aenter__(self) -> MemoryStore:
@@ -118,7 +121,9 @@ class MemoryStore:
 
     def observer(self) -> MemoryStore:
         """Another client of the same bucket, without faults: a foreign writer, or a test that looks."""
-        twin = MemoryStore(self.bucket, part_bytes_min=self.part_bytes_min)
+        twin = MemoryStore(
+            self.bucket, part_bytes_min=self.part_bytes_min, loses_tags=self.loses_tags
+        )
         twin._bucket = self._bucket
         return twin
 
@@ -152,9 +157,27 @@ class MemoryStore:
         arguments = {"key": key, "version_id": version_id}
         await self._begin("head", arguments)
         check_key(key)
-        found = _at_header_resolution(self._bucket.version(key, version_id).info)
+        found = _told(self._bucket.version(key, version_id).info)
         await self.faults.after("head", arguments)
         return found
+
+    async def describe(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """See ``Store.describe``. For faults it is a HEAD."""
+        arguments = {"key": key, "version_id": version_id}
+        await self._begin("head", arguments)
+        check_key(key)
+        found = self._bucket.version(key, version_id).info
+        headers = found.headers or ObjectHeaders()
+        headers = msgspec.structs.replace(headers, acl=headers.acl or {})
+        await self.faults.after("head", arguments)
+        return msgspec.structs.replace(_at_header_resolution(found), headers=headers)
+
+    async def put_tags(self, key: Key, tags: str, *, version_id: VersionId | None = None) -> None:
+        """See ``Store.put_tags``."""
+        arguments = {"key": key, "tags": tags, "version_id": version_id}
+        await self._begin("put_tags", arguments)
+        self._bucket.set_tags(key, version_id, tags)
+        await self.faults.after("put_tags", arguments)
 
     async def get(
         self,
@@ -245,7 +268,6 @@ class MemoryStore:
         headers: ObjectHeaders | None,
         *,
         condition: Condition = ANY,
-        storage_class: str | None = None,
     ) -> PutResult:
         """See ``Store.copy``."""
         arguments = {"source": source, "key": key, "headers": headers, "condition": condition}
@@ -256,7 +278,9 @@ class MemoryStore:
         data = await self._source(source)
         if headers is None:
             kept = self._bucket.version(source.key, source.version_id).info.headers
-            headers = msgspec.structs.replace(kept or ObjectHeaders(), storage_class=storage_class)
+            headers = kept or ObjectHeaders()
+        elif self.loses_tags:
+            headers = msgspec.structs.replace(headers, tags=None)
         _check_headers(headers, key)
         self._bucket.check(key, condition)
         result = self._bucket.store(key, data, self._bucket.etag_of(data), headers)
@@ -403,6 +427,10 @@ class MemoryStore:
         data = b"".join(data for _, data in chosen)
         lengths = tuple(len(data) for _, data in chosen)
         result = self._bucket.store(key, data, etag, upload.headers, lengths)
+        headers = upload.headers
+        if self.loses_tags:
+            headers = msgspec.structs.replace(headers, tags=None)
+        result = self._bucket.store(key, data, etag, headers)
         del self._bucket.uploads[upload_id]
         await self.faults.after("complete_multipart", arguments)
         return result
@@ -466,6 +494,7 @@ class MemoryStore:
             markers=self.habits.markers,
             marker_metadata=self.habits.marker_metadata,
             lists_versions=self.habits.lists_versions,
+            counts_tags=True,
         )
 
     async def try_version_dates(self, temporary_key: Key) -> bool | None:
@@ -500,7 +529,7 @@ class MemoryStore:
             if byte_range.start >= len(data):
                 raise RangeError("the range lies behind the end", key=key, status=416)
             data = data[byte_range.start : byte_range.stop]
-        return _at_header_resolution(found.info), data
+        return _told(found.info), data
 
     async def _source(self, source: ContentRef) -> bytes:
         found = self._bucket.version(source.key, source.version_id)
@@ -560,6 +589,14 @@ def _check_headers(headers: ObjectHeaders, key: Key) -> None:
             status=400,
             code="MetadataTooLarge",
         )
+
+
+def _told(info: ObjectInfo) -> ObjectInfo:
+    """An object as HEAD and GET tell it: of its tags only the number, of its ACL nothing."""
+    headers = info.headers or ObjectHeaders()
+    count = len(headers.tags.split("&")) if headers.tags else None
+    told = msgspec.structs.replace(headers, tags=None, acl=None)
+    return msgspec.structs.replace(_at_header_resolution(info), headers=told, tag_count=count)
 
 
 def _at_header_resolution(info: ObjectInfo) -> ObjectInfo:

@@ -144,6 +144,13 @@ class Bucket:
         self._push(key, Version(info, data, part_lengths))
         return PutResult(etag, version_id, now_ns - now_ns % _SECOND_NS)
 
+    def set_tags(self, key: Key, version_id: VersionId | None, tags: str) -> None:
+        """Give a version other tags; nothing else of it changes. Raises NoSuchKeyError."""
+        found = self.version(key, version_id)
+        headers = msgspec.structs.replace(found.info.headers or ObjectHeaders(), tags=tags or None)
+        changed = Version(msgspec.structs.replace(found.info, headers=headers), found.data)
+        self.versions[key] = [changed if v is found else v for v in self.versions[key]]
+
     def delete(self, key: Key, version_id: VersionId | None) -> None:
         """Remove a version for good, or the current one as the bucket's versioning wants it."""
         if version_id is not None:

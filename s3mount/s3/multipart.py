@@ -71,15 +71,19 @@ class Multipart:
         """
         check_key(key)
         check_headers(headers, key)
-        wanted = to_http(headers)
         traits = self._traits
         lacks = has_copies and traits.copied_checksums is False
+        checksum = {}
         if traits.echoes_checksums is not False and not lacks:
-            wanted["x-amz-checksum-algorithm"] = "CRC64NVME"
-            wanted["x-amz-checksum-type"] = "FULL_OBJECT"
-        upload_id = await self.create_bare(key, wanted)
+            checksum["x-amz-checksum-algorithm"] = "CRC64NVME"
+            checksum["x-amz-checksum-type"] = "FULL_OBJECT"
+
+        async def attempt(kept: dict[str, str]) -> str:
+            return await self.create_bare(key, kept | checksum)
+
+        upload_id = await self._writer.rights.as_allowed(key, to_http(headers), headers, attempt)
         if traits.echoes_checksums is not None or lacks:
-            self._writer.note_upload(upload_id, has_checksums="x-amz-checksum-algorithm" in wanted)
+            self._writer.note_upload(upload_id, has_checksums=bool(checksum))
         return upload_id
 
     async def create_bare(self, key: Key, headers: dict[str, str]) -> str:

@@ -30,11 +30,11 @@ from s3mount.flow.backoff import Backoff
 from s3mount.flow.outage import TRIAL_CONNECT_S, Outage
 from s3mount.flow.timeouts import Allowance, Timeouts
 from s3mount.flow.window import Window
-from s3mount.refs import FileSlice
+from s3mount.refs import FileSlice, ObjectHeaders
 from s3mount.s3 import genuine
 from s3mount.s3.credentials import CredentialSource, Renew
 from s3mount.s3.gate import Gate
-from s3mount.s3.headers import http_date_ns
+from s3mount.s3.headers import ACL, ACL_PREFIXES, SSE, http_date_ns, to_http
 from s3mount.s3.mapping import Refusal
 from s3mount.s3.pool import Pool
 from s3mount.s3.requests import Answer, Call, local_failure
@@ -54,7 +54,17 @@ WATCH_EVERY_S = 0.2
 WATCH_BYTES_MIN = 256 * 1024
 """Smaller bodies come and go at once; their progress is not watched."""
 READ_KINDS = frozenset(
-    ("head", "get", "fetch", "list", "list_versions", "check_bucket", "attributes", "lifecycle")
+    (
+        "head",
+        "get",
+        "fetch",
+        "list",
+        "list_versions",
+        "check_bucket",
+        "attributes",
+        "lifecycle",
+        "describe",
+    )
 )
 CHANGE_KINDS = frozenset(
     (
@@ -63,6 +73,8 @@ CHANGE_KINDS = frozenset(
     )
 )
 """Success of these brings what is pending forward."""
+CREATING_KINDS = frozenset(("put", "copy", "create_multipart", "probe"))
+"""These make an object: the bucket's policy may demand that they name an encryption or an ACL."""
 SKEW_S_MIN = 60.0
 OUTAGE_POLL_S = 0.05
 """How often a request that waits for the end of an outage looks whether it may be the one that is sent."""
@@ -179,6 +191,13 @@ class Plane:
         self._on_outage = on_outage
         self.outage = Outage(self._outage_changed)
         self._pool = Pool(address.origin)
+        self._encryption = to_http(
+            ObjectHeaders(
+                encryption=config.sse,
+                kms_key_id=config.sse_kms_key_id,
+                bucket_key="true" if config.bucket_key else None,
+            )
+        )
         self.rebind(address, credentials)
 
     def rebind(self, address: Address, credentials: CredentialSource) -> None:
@@ -437,6 +456,8 @@ class Plane:
         call.sent_to = address.origin.host_header
         path = f"{address.path}/{encode_path(call.key)}" if call.key else address.path or "/"
         headers = {"host": address.origin.host_header, **call.headers}
+        if call.kind in CREATING_KINDS and call.method in ("PUT", "POST"):
+            headers |= self._defaults_beside(headers)
         if self.config.request_payer:
             headers["x-amz-request-payer"] = "requester"
         address.signer.sign(
@@ -463,6 +484,15 @@ class Plane:
             headers["proxy-authorization"] = proxy.authorization
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return f"{call.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+    def _defaults_beside(self, headers: dict[str, str]) -> dict[str, str]:
+        """The encryption and ACL that are configured, where a request that makes an object names none."""
+        found: dict[str, str] = {}
+        if SSE not in headers:
+            found |= self._encryption
+        if self.config.acl and not any(name.startswith(ACL_PREFIXES) for name in headers):
+            found[ACL] = self.config.acl
+        return found
 
     async def _receive(
         self, connection: Connection, call: Call, head: Head, watch: _Watch

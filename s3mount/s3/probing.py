@@ -38,7 +38,7 @@ from s3mount.refs import (
 )
 from s3mount.s3 import checksums
 from s3mount.s3.checksums import etag_is_md5, md5
-from s3mount.s3.headers import bare_etag, http_date_ns
+from s3mount.s3.headers import TAGGING, bare_etag, http_date_ns
 from s3mount.s3.multipart import COMPLETE, Multipart
 from s3mount.s3.plane import Plane
 from s3mount.s3.requests import Answer, Call
@@ -95,6 +95,7 @@ class Prober:
             "checksum": self._try_checksums,
             "marker": self._try_marker,
             "versions": self._try_versions,
+            "tags": self._try_tags,
         }
         try:
             if await self._can_remove(killed):
@@ -121,6 +122,7 @@ class Prober:
             markers=self._markers,
             marker_metadata=self._marker_metadata,
             lists_versions=traits.lists_versions,
+            counts_tags=traits.counts_tags,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:
@@ -353,6 +355,16 @@ class Prober:
         self._traits.echoes_checksums = self._checksum == "crc64nvme"
         if self._traits.echoes_checksums:
             await self._try_copied_part(f"{key}.part")
+
+    async def _try_tags(self, key: Key) -> None:
+        """Does HEAD tell that an object has tags? Where that may not be tried, tags are asked for when needed."""
+        try:
+            await self._put(key, {TAGGING: "s3mount=trial"})
+        except (AccessDeniedError, RejectedError) as error:
+            _log.info("tags could not be tried: %s", error.describe())
+            return
+        told = (await self._plane.call(Call("head", "HEAD", key))).headers
+        self._traits.counts_tags = "x-amz-tagging-count" in told
 
     async def _refuses_body(self, key: Key, headers: dict[str, str]) -> bool:
         """Is a PUT with this digest refused? Raises StoreError where that has nothing to do with it."""

@@ -108,6 +108,17 @@ class Store(Readable, Protocol):
         """
         ...
 
+    async def describe(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
+        """As ``head``, with ``headers.tags`` and ``headers.acl`` as far as store and rights allow.
+
+        One more request for an object with tags, and one in a bucket whose ACLs are enabled.
+        """
+        ...
+
+    async def put_tags(self, key: Key, tags: str, *, version_id: VersionId | None = None) -> None:
+        """PutObjectTagging: the object has exactly ``tags`` (in the form of ``ObjectHeaders.tags``) then."""
+        ...
+
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, *, condition: Condition = ANY
     ) -> PutResult:
@@ -121,12 +132,11 @@ class Store(Readable, Protocol):
         headers: ObjectHeaders | None,
         *,
         condition: Condition = ANY,
-        storage_class: str | None = None,
     ) -> PutResult:
         """Server-side copy of exactly ``source`` to ``key`` with new ``headers`` (REPLACE).
 
-        ``headers`` of ``None`` keeps all that is stored with the source (MetadataDirective COPY);
-        S3 does not carry the storage class over, so ``storage_class`` names it then. Above 5 GiB by
+        ``headers`` of ``None`` keeps all that is stored with the source (MetadataDirective COPY), also what
+        S3 does not carry over: the source is described first. Above 5 GiB by
         UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
         PreconditionFailedError when the source is no longer that version, NoSuchKeyError when gone.
         """

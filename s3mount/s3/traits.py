@@ -21,6 +21,8 @@ class Traits(msgspec.Struct):
     ``keeps_deleted``: versioning is enabled, so that a deletion destroys nothing.
     ``content_md5``: a wrong Content-MD5 is refused. ``copied_checksums``: parts made by UploadPartCopy have
     checksums. ``lists_versions``: ListObjectVersions is there.
+    ``counts_tags``: HEAD tells how many tags an object has. ``has_tags``: it knows tags, and they may be read.
+    ``has_acls``: the bucket has ACLs enabled, and they may be read.
     The rest: whether the condition is refused with 412 when it does not hold, and only then.
     """
 
@@ -39,6 +41,9 @@ class Traits(msgspec.Struct):
     content_md5: bool | None = None
     copied_checksums: bool | None = None
     lists_versions: bool | None = None
+    counts_tags: bool | None = None
+    has_tags: bool = True
+    has_acls: bool | None = None
 
     def adopt(self, known: Capabilities) -> None:
         """Take over what an earlier probe of the same bucket found."""
@@ -54,5 +59,6 @@ class Traits(msgspec.Struct):
         self.lists_versions = known.lists_versions
         if known.etag_is_md5 is not None:
             self.etag_is_md5 = known.etag_is_md5
+        self.counts_tags = known.counts_tags
         if known.if_match is not None:
             self.echoes_checksums = known.checksum == "crc64nvme"

@@ -35,7 +35,9 @@ from s3mount.s3 import checksums
 from s3mount.s3.documents import parse_copy
 from s3mount.s3.genuine import ALWAYS_AFTER, is_marked, not_s3
 from s3mount.s3.headers import (
+    TAGGING_DIRECTIVE,
     bare_etag,
+    beside,
     check_headers,
     check_key,
     http_date_ns,
@@ -46,6 +48,7 @@ from s3mount.s3.headers import (
 from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Answer, Call, body_bytes
+from s3mount.s3.rights import Rights
 from s3mount.s3.settle import settle_copy
 from s3mount.s3.signing import UNSIGNED_PAYLOAD, canonical_query, encode_path
 from s3mount.s3.traits import Traits
@@ -91,6 +94,7 @@ class Writer:
         self._tells_versions = 0
         self._digests = trio.CapacityLimiter(DIGEST_THREADS)
         self.checksummed: dict[str, bool] = {}
+        self.rights = Rights(plane.config)
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, condition: Condition
@@ -104,7 +108,7 @@ class Writer:
         call = Call("put", "PUT", key, body=body, size_bytes=body_bytes(body))
 
         async def send(wanted: dict[str, str]) -> PutResult:
-            call.headers = to_http(headers) | wanted
+            call.headers = wanted
             result = _put_result(await self._send(call))
             if result.version_id is None and self._tells_versions >= ALWAYS_AFTER:
                 return await self._looked_up(call, result)
@@ -112,8 +116,17 @@ class Writer:
             self._traits.versioned |= result.version_id is not None
             return result
 
+        async def attempt(kept: dict[str, str]) -> PutResult:
+            return await self.conditionally(
+                "PUT",
+                key,
+                condition,
+                lambda wanted: send(kept | wanted),
+                is_honoured=bool(honoured),
+            )
+
         try:
-            return await self.conditionally("PUT", key, condition, send, is_honoured=bool(honoured))
+            return await self.rights.as_allowed(key, to_http(headers), headers, attempt)
         except PreconditionFailedError:
             if call.in_doubt:
                 found = await self._find_ours(key, body, headers)
@@ -331,19 +344,16 @@ class Writer:
         key: Key,
         headers: ObjectHeaders | None,
         condition: Condition,
-        storage_class: str | None,
+        stored: ObjectHeaders,
     ) -> PutResult:
-        """See ``Store.copy``, up to 5 GiB."""
+        """See ``Store.copy``, up to 5 GiB. Without ``headers``, ``stored`` are those of the source."""
         check_key(key)
         if headers is not None:
             check_headers(headers, key)
         is_honoured = bool(self._traits.copy_condition)
         guards = await self._guard_source(source)
         base = self._source_headers(source) | guards
-        if headers is not None:
-            base |= to_http(headers) | {"x-amz-metadata-directive": "REPLACE"}
-        elif storage_class is not None:
-            base["x-amz-storage-class"] = storage_class
+        kept = beside(stored) if headers is None else _replacing(headers, is_same=source.key == key)
         call = Call("copy", "PUT", key, size_bytes=source.size, error_in_body=True)
 
         async def send(wanted: dict[str, str]) -> PutResult:
@@ -351,8 +361,23 @@ class Writer:
             answer, (etag, _) = await self._plane.read(call, _copied_object)
             return await self.with_version(key, _put_result(answer, etag))
 
+        async def attempt(kept: dict[str, str]) -> PutResult:
+            return await self.conditionally(
+                "COPY",
+                key,
+                condition,
+                lambda wanted: send(kept | wanted),
+                is_honoured=is_honoured,
+            )
+
         try:
-            return await self.conditionally("COPY", key, condition, send, is_honoured=is_honoured)
+            return await self.rights.as_allowed(
+                key,
+                kept,
+                stored if headers is None else headers,
+                attempt,
+                takes_tags_along=TAGGING_DIRECTIVE not in kept,
+            )
         except AccessDeniedError as error:
             # Refused may be what is to be read, and that because it is not there.
             found = await self._reader.told_apart(error, source.key, source.version_id)
@@ -521,6 +546,15 @@ class Writer:
         )
         _, (etag, checksum) = await self._plane.read(call, _copied_part)
         return PartInfo(1, etag, source.size, checksum)
+
+
+def _replacing(headers: ObjectHeaders, *, is_same: bool) -> dict[str, str]:
+    """The request headers of a copy that gets ``headers`` and nothing of its source."""
+    wanted = to_http(headers) | {"x-amz-metadata-directive": "REPLACE"}
+    if headers.tags or not is_same:
+        # Of a copy to its own key the tags that were not told stay, as they do without a directive.
+        wanted[TAGGING_DIRECTIVE] = "REPLACE"
+    return wanted
 
 
 def _about_checksums(error: RejectedError) -> bool:

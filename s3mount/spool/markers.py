@@ -121,7 +121,7 @@ class Markers:
 
     async def _look(self, key: Key) -> ObjectInfo | None:
         try:
-            return await self._store.head(key)
+            return await self._store.describe(key)
         except NoSuchKeyError:
             return None
 

@@ -61,6 +61,8 @@ class MultipartSender:
         self._plan = PartPlan(part_bytes)
         self.slots = trio.CapacityLimiter(parts_max)
         self._background: Background | None = None
+        self.before_stream: Callable[[Change], Awaitable[None]] = _nothing
+        """Awaited before an upload begins outside of ``send``."""
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
         self._leftovers = Leftovers(spool, store)
@@ -108,6 +110,10 @@ class MultipartSender:
             self._beginning.pop(blob.id).set()
 
     async def _begin(self, change: Change, blob: Blob, *, streamed: bool) -> None:
+        if streamed:
+            await self.before_stream(change)
+            if not self._is_current(change, blob):
+                raise TryAgain("the file changed its place before its upload began")
         upload = self._new_upload(change.key)
         begun = change.attributes
         headers = self._hooks.headers_of(change, with_times=not streamed)
@@ -380,6 +386,10 @@ class MultipartSender:
                 await trio.sleep(0.005)
         if errors:
             raise errors[0]
+
+
+async def _nothing(change: Change) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 def _is_of(upload: PartsUpload, change: Change) -> bool:

@@ -23,12 +23,13 @@ from s3mount.errors import (
     S3MountError,
 )
 from s3mount.refs import ANY, Body, Condition, ContentRef, Key, ObjectInfo, PutResult
-from s3mount.s3.headers import is_md5_etag
+from s3mount.s3.headers import is_md5_etag, same_when_stored
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
+from s3mount.spool.kept import Kept
 from s3mount.spool.markers import Markers
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import (
@@ -77,6 +78,8 @@ class Sender:
         self._part_bytes = part_bytes
         self.multipart = multipart
         self.deletions = Deletions(store)
+        self.kept = Kept(spool, store, self._is_ours)
+        multipart.before_stream = self.kept.learn
         self.marker_sender = Markers(spool, store, hooks, self.deletions)
         self.is_source_guarded = False
         self.etag_is_md5 = False
@@ -101,6 +104,8 @@ class Sender:
             await self._detach(change)
             return None
         await self._hooks.before_replace(change)
+        if not change.key.endswith("/"):
+            await self.kept.learn(change)
         await self._spool.forcing.journal()
         self._must_be_current(change)
         reach("send: before")
@@ -114,6 +119,11 @@ class Sender:
             await self._delete(change)
             reach("delete: answered")
             return None
+        stored = await self._send(change)
+        await self.kept.restore_tags(change, stored)
+        return stored
+
+    async def _send(self, change: Change) -> Stored:
         if change.key.endswith("/"):
             return await self.marker_sender.send(change)
         if change.op == "copy":
@@ -187,7 +197,6 @@ class Sender:
                 change.key,
                 headers,
                 condition=self.condition_of(change),
-                storage_class=change.storage_class,
             )
             reach("copy: answered")
             if not await self._is_copy_of(change, source, result, None):
@@ -353,7 +362,9 @@ class Sender:
         except NoSuchKeyError:
             return False
         is_same = original.etag == source.etag and original.size == there.size
-        return is_same and original.headers == there.headers
+        if not is_same or original.headers is None or there.headers is None:
+            return is_same and original.headers == there.headers
+        return same_when_stored(there.headers, original.headers)
 
     async def _put(self, change: Change) -> Stored:
         written_ns = _ctime_ns(change)

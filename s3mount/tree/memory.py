@@ -31,6 +31,11 @@ MIGRATIONS = (
     -- What the store was seen to honour: at most one row, a Capabilities in MessagePack.
     CREATE TABLE capabilities (seen_ns INTEGER NOT NULL, body BLOB NOT NULL);
     """,
+    """
+    -- What earlier releases remembered lacks encryption and more, which a change would then not keep.
+    DELETE FROM head;
+    DELETE FROM capabilities;
+    """,
 )
 
 UNWRITTEN_MAX = 1000

@@ -105,6 +105,7 @@ class World:
         faults: Faults | None = None,
         opaque_etags: bool = False,
         copy_gap_s: float = 0.0,
+        loses_tags: bool = False,
     ) -> None:
         self.folder = folder
         self.clock = VirtualClock()
@@ -114,6 +115,7 @@ class World:
             part_bytes_min=1,
             opaque_etags=opaque_etags,
             copy_gap_s=copy_gap_s,
+            loses_tags=loses_tags,
         )
         self.s3 = self.bucket.observer()
         self.faults = faults
@@ -259,6 +261,7 @@ class LifeStore(MemoryStore):
         super().__init__("memory", part_bytes_min=1, faults=_LifeFaults(self, world))
         self._bucket = world.bucket._bucket
         self.copy_gap_s = world.bucket.copy_gap_s
+        self.loses_tags = world.bucket.loses_tags
         self.is_dead = False
 
 

@@ -62,7 +62,8 @@ def test_every_option_reaches_its_setting(tmp_path: Path, monkeypatch: pytest.Mo
             "--log-level",
             "debug",
         ),
-        *("--drain-timeout", "9", "--no-fast-loop"),
+        *("--drain-timeout", "9", "--no-fast-loop", "--acl", "bucket-owner-full-control"),
+        *("--sse", "aws:kms", "--sse-kms-key-id", "arn:key", "--bucket-key"),
     )
     here = os.getcwd()
     store = config.store
@@ -77,6 +78,8 @@ def test_every_option_reaches_its_setting(tmp_path: Path, monkeypatch: pytest.Mo
     assert not store.sign_requests
     assert not store.verify_tls
     assert store.ca_bundle == f"{here}/ca.pem"
+    assert (store.sse, store.sse_kms_key_id, store.bucket_key) == ("aws:kms", "arn:key", True)
+    assert store.acl == "bucket-owner-full-control"
     assert config.cache_dir == f"{here}/c"
     assert config.state_dir == f"{here}/s/{config.identity}"
     assert (config.cache_bytes_max, config.spool_bytes_max) == (1 << 30, 2 << 30)
@@ -177,6 +180,8 @@ def test_a_link_to_the_mount_point_is_followed(tmp_path: Path) -> None:
     [
         ("--part-size", "1M"),
         ("--uploads", "0"),
+        ("--sse", "AES256", "--sse-kms-key-id", "arn:key"),
+        ("--sse", "aws:kms:dsse", "--bucket-key"),
     ],
 )
 def test_values_that_cannot_be_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:

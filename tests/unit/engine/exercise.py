@@ -59,6 +59,9 @@ async def exercise(store: Store, folder: Path) -> list[object]:
     note(await store.copy(ref, "b", H))
     note(await store.copy(ref, "c", None))
     note((await store.head("c")).headers)
+    await store.put_tags("c", "tag=1")
+    described = (await store.describe("c")).headers
+    note(None if described is None else described.tags)
     page = await store.list_page("", delimiter="/", max_keys=2)
     note((len(page.objects), page.prefixes, page.next_token is not None))
     versions = await store.list_versions_page("", delimiter="/", key_marker="a/f", max_keys=2)

@@ -396,8 +396,12 @@ async def faulty_store(
     connections_max: int = 128,
     receive_buffer: int = 0,
     offline_wait_s: float = 10.0,
+    **settings: Any,
 ) -> AsyncIterator[tuple[FaultServer, S3Store]]:
-    """A server and a store that talks to it. A small ``receive_buffer`` makes its line a thin one."""
+    """A server and a store that talks to it. A small ``receive_buffer`` makes its line a thin one.
+
+    ``settings`` are more of StoreConfig's.
+    """
     server = FaultServer()
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -414,6 +418,7 @@ async def faulty_store(
             tries_max=tries_max,
             connections_max=connections_max,
             offline_wait_s=offline_wait_s,
+            **settings,
         )
         async with S3Store(config) as store:
             yield server, store

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from s3mount.refs import ObjectHeaders
-from tests.sim.world import PART_BYTES, World, simulated
+from tests.sim.mount import Mount
+from tests.sim.world import PART_BYTES, Killed, World, simulated
 
 NOTES = {
     "UTF-8": "Grüße à Äé".encode().decode("latin-1"),
@@ -65,7 +69,7 @@ ACTS = {
 }
 
 
-@pytest.mark.parametrize("content", [b"", b"content", b"x" * 5000])
+@pytest.mark.parametrize("content", [b"", b"content"], ids=["empty", "filled"])
 @pytest.mark.parametrize("is_pending", [False, True])
 @pytest.mark.parametrize("act", ACTS)
 @simulated
@@ -143,3 +147,112 @@ async def test_chmod_of_a_folder_as_the_first_act_keeps_what_is_stored(tmp_path:
         assert (metadata["author"], metadata["uid"], metadata["gid"]) == ("ann", "42", "43")
         assert metadata["mode"] == str(0o040711)
         assert metadata["mtime"].startswith("1600000000")
+
+
+BESIDE = ObjectHeaders(
+    metadata={"author": "ann"},
+    content_type="text/plain",
+    content_encoding="identity",
+    content_language="de",
+    content_disposition="inline",
+    cache_control="no-cache",
+    expires="Thu, 01 Jan 2099 00:00:00 GMT",
+    storage_class="STANDARD_IA",
+    website_redirect="/elsewhere",
+    encryption="aws:kms",
+    kms_key_id="arn:aws:kms:eu-central-1:1:key/2",
+    bucket_key="true",
+    lock_mode="GOVERNANCE",
+    lock_until="2099-01-01T00:00:00.000Z",
+    legal_hold="ON",
+    tags="a=1&b=c%20d",
+    acl={"x-amz-acl": "public-read"},
+)
+CHANGES: dict[str, Callable[[Mount], Awaitable[None]]] = {
+    "write": lambda mount: mount.write("f", b"other"),
+    "write in parts": lambda mount: mount.write("f", b"y" * 5 * PART_BYTES),
+    "append": lambda mount: mount.change("f", b"more", 3 * PART_BYTES),
+    "chmod": lambda mount: mount.chmod("f", 0o600),
+    "rename": lambda mount: mount.rename("f", "g"),
+    "rename and write": lambda mount: rename_and_write(mount),
+}
+
+
+async def rename_and_write(mount: Mount) -> None:
+    await mount.rename("f", "g")
+    await mount.change("g", b"more", 0)
+
+
+@pytest.mark.parametrize("loses_tags", [False, True])
+@pytest.mark.parametrize("is_new_since", [False, True])
+@pytest.mark.parametrize("act", CHANGES)
+@simulated
+async def test_what_lies_beside_the_metadata_is_kept(
+    tmp_path: Path, act: str, is_new_since: bool, loses_tags: bool
+) -> None:
+    """Also what was changed after the mount had looked: tags and grants get no new date."""
+    world = World(tmp_path, loses_tags=loses_tags)
+    early = msgspec.structs.replace(BESIDE, tags="early=1") if is_new_since else BESIDE
+    await world.s3.put("f", b"x" * 3 * PART_BYTES, early)
+    async with world.mounted(storage_class="GLACIER_IR") as mount:
+        assert len(await mount.read("f")) == 3 * PART_BYTES
+        await world.s3.put_tags("f", BESIDE.tags or "")
+        await CHANGES[act](mount)
+        await mount.sync()
+        there = (await world.s3.describe("g" if "rename" in act else "f")).headers
+        assert there is not None
+        assert msgspec.structs.replace(there, metadata={}) == msgspec.structs.replace(
+            BESIDE, metadata={}
+        )
+        assert there.metadata["author"] == "ann"
+        assert not mount.pending()
+
+
+@simulated
+async def test_a_new_file_gets_nothing_of_what_it_is_copied_from_or_replaces(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    data = bytes(range(256)) * 100
+    await world.s3.put("f", data, BESIDE)
+    async with world.mounted(storage_class="GLACIER_IR") as mount:
+        await mount.write("copy", await mount.read("f"))
+        await mount.write("draft", b"new")
+        await mount.rename("draft", "f")
+        await mount.sync()
+        for key in ("copy", "f"):
+            there = (await world.s3.describe(key)).headers
+            assert there is not None
+            assert (there.tags, there.encryption, there.lock_mode) == (None,) * 3
+            assert there.acl == {}
+            assert there.storage_class == "GLACIER_IR"
+
+
+@simulated
+async def test_tags_survive_a_kill_between_the_copy_that_lost_them_and_their_return(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, loses_tags=True)
+    await world.s3.put("f", b"x", ObjectHeaders(tags="a=1"))
+    mounts: list[Mount] = []
+
+    def kill(text: str) -> None:
+        if text.startswith("copy") and text.endswith("done"):
+            mounts[0].kill()
+
+    with contextlib.suppress(Killed):
+        async with world.mounted() as mount:
+            mounts.append(mount)
+            world.on_request = kill
+            await mount.chmod("f", 0o600)
+            await mount.sync()
+    world.on_request = lambda text: None
+    there = (await world.s3.describe("f")).headers
+    assert there is not None
+    assert there.tags is None
+    async with world.mounted() as mount:
+        await mount.sync()
+    there = (await world.s3.describe("f")).headers
+    assert there is not None
+    assert there.tags == "a=1"
+    assert there.metadata["mode"] == str(0o100600)

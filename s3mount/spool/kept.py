@@ -1,0 +1,88 @@
+"""What is stored with the object that a change replaces, looked at just before, so that it survives the change.
+
+Tags, grants and retention may be changed without a new version or date, so that what an earlier look told
+of them may be wrong. A new object has nothing to keep: it costs no look.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from urllib.parse import parse_qsl
+
+from s3mount.errors import AccessDeniedError, NoSuchKeyError, RejectedError
+from s3mount.refs import Key, ObjectInfo
+from s3mount.s3.store import Store
+from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.outcomes import Stored
+from s3mount.spool.spool import Spool
+
+log = logging.getLogger(__name__)
+
+
+class Kept:
+    """Looks after what changes of ``spool`` must keep. ``is_ours``: was it an unheard try of ours that made it?"""
+
+    def __init__(self, spool: Spool, store: Store, is_ours: Callable[[ObjectInfo], bool]) -> None:
+        self._spool = spool
+        self._store = store
+        self._is_ours = is_ours
+        self._is_said = False
+
+    async def learn(self, change: Change) -> None:
+        """Bring ``change.headers`` up to date, where ``change`` replaces an object. Raises S3MountError.
+
+        What S3 may lose on the way (tags) is journalled, so that it survives a kill as well.
+        """
+        origin = _origin(change)
+        if origin is None or change.upload_id:
+            return
+        try:
+            there = await self._store.describe(origin)
+        except NoSuchKeyError:
+            return
+        wanted = change.base.etag if change.base is not None else change.expected
+        if change.op == "copy" and change.source is not None:
+            wanted = change.source.etag
+        if there.headers is None or (there.etag != wanted and origin not in change.former):
+            return
+        if origin == change.key and self._is_ours(there):
+            return
+        change.headers = there.headers
+        if there.headers.tags and self._spool.changes.get(change.key) is change:
+            self._spool.save(change)
+
+    async def restore_tags(self, change: Change, stored: Stored) -> None:
+        """Where the store did not take the tags along with the object, set them. Raises S3MountError."""
+        tags = change.headers.tags if change.headers is not None else None
+        if not tags:
+            return
+        key = change.key
+        try:
+            there = (await self._store.describe(key)).headers
+            if there is None or _tag_set(there.tags) == _tag_set(tags):
+                return
+            await self._store.put_tags(key, tags, version_id=stored.result.version_id)
+        except NoSuchKeyError:
+            return
+        except (AccessDeniedError, RejectedError) as error:
+            if not self._is_said:
+                log.warning("the tags of %r and others cannot be kept: %s", key, error.describe())
+            self._is_said = True
+
+
+def _origin(change: Change) -> Key | None:
+    """Whose tags, grants and so on ``change`` keeps; ``None`` where there is nothing to keep, or the store does it."""
+    if change.op == "copy":
+        return change.source.key if change.source is not None and change.replace_headers else None
+    if change.op == "delete" or change.headers is None:
+        return None
+    if change.base is not None:
+        return change.base.key
+    if change.former:
+        return change.former[-1]
+    return change.key if change.expected not in (None, ABSENT) else None
+
+
+def _tag_set(tags: str | None) -> list[tuple[str, str]]:
+    return sorted(parse_qsl(tags or "", keep_blank_values=True))
