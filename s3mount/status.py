@@ -22,10 +22,17 @@ Phase: TypeAlias = Literal[
 ]
 
 
+LASTING_KINDS = frozenset(
+    ("BaseGoneError", "BlobGoneError", "DamagedBlobError", "InternalError", "SourceGoneError")
+)
+"""Errors whose reason cannot be removed."""
+
+
 class PendingChange(msgspec.Struct, frozen=True):
     """One change that is not in S3 yet. ``error`` says why the last try failed.
 
-    ``conflict``: somebody else wrote it first, and it waits for a person to decide.
+    ``conflict``: somebody else wrote it first, and it waits for a person to decide. ``error_kind`` names the
+    class of the error.
     """
 
     key: str
@@ -35,6 +42,7 @@ class PendingChange(msgspec.Struct, frozen=True):
     attempts: int = 0
     error: str | None = None
     conflict: bool = False
+    error_kind: str = ""
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -206,7 +214,16 @@ def _trouble(snapshot: Snapshot) -> list[str]:
         lines.append(f"  {state} after {tries}: {_shown(change.key)}: {change.error}")
     if any(change.conflict for change in snapshot.troubled):
         lines.append("  to decide a conflict: s3mount retry [--overwrite], or discard")
-    elif any(change.state == "parked" for change in snapshot.troubled):
+        return lines
+    kinds = {change.error_kind for change in snapshot.troubled if change.state == "parked"}
+    if kinds & LASTING_KINDS:
+        lines.append(
+            "  where the reason cannot pass: a copy of what is here by s3mount export, then s3mount "
+            "discard"
+        )
+    if "ArchivedError" in kinds:
+        lines.append("  archived: restore the object in S3, then s3mount retry; or s3mount discard")
+    if kinds - LASTING_KINDS - {"ArchivedError"}:
         lines.append("  once the reason is gone: s3mount retry; a copy of it: s3mount export")
     return lines
 

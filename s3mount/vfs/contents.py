@@ -14,7 +14,7 @@ import trio
 
 from s3mount.background import contained
 from s3mount.cache.reader import ReadHandle
-from s3mount.errors import NoSuchKeyError, PreconditionFailedError
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
@@ -182,7 +182,11 @@ class Contents:
         reader = self._reader_of(file, node.content)
         data = reader.read_now(offset, length)
         if data is None:
-            data = await self._read_pinned(file, offset, length)
+            try:
+                data = await self._read_pinned(file, offset, length)
+            except (S3MountError, OSError):
+                file.refused |= handle.writes
+                raise
         self._follow_reading(file, offset, data)
         return data
 
@@ -341,6 +345,11 @@ class Contents:
         finally:
             file.handles -= 1
             self._let_go(file)
+
+    def was_refused(self, node: Node) -> bool:
+        """Did a program try to write to the open file, and nothing came of it?"""
+        file = self._files.get(node.inode)
+        return file is not None and file.refused and file.blob is None
 
     # ------------------------------------------------------------------ closing
 

@@ -372,5 +372,6 @@ def _describe_change(change: Change) -> dict[str, Any]:
         "size": change.size,
         "attempts": change.attempts,
         "error": change.error or None,
+        "error_kind": change.error_kind,
         "conflict": change.held,
     }

@@ -37,6 +37,9 @@ class Metadata:
 
         A time that cannot be kept becomes the nearest one that can.
         """
+        if fields.keys() <= {"mtime_ns", "atime_ns"} and self._contents.was_refused(node):
+            # The kernel's time of a write that it read for and could not: there is nothing to store.
+            return
         self._contents.fold(node)
         await self._directories.know_attributes_of(node)
         if node.linked and node.is_directory:

@@ -20,7 +20,8 @@ class OpenFile:
     """One node that somebody has open (or that is gone from the tree but still open).
 
     ``blob`` is set once it was written; ``reader`` while it is read through the cache; ``pinned`` once
-    S3 has that version no more, so that the cache must keep it.
+    S3 has that version no more, so that the cache must keep it. ``refused``: what a writer needed of it could not
+    be read, so that nothing was written.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class OpenFile:
         "node",
         "pinned",
         "reader",
+        "refused",
         "stream_at",
         "track",
         "writers",
@@ -45,6 +47,7 @@ class OpenFile:
         self.handles = 0
         self.writers = 0
         self.wrote = False
+        self.refused = False
         self.stream_at = 0
         self.track: tuple[ContentRef, Track | None] | None = None
         self.follower: tuple[str, Follower | None] | None = None

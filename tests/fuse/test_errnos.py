@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuse.mounts import pending_of
 from tests.fuse.outcomes import DONE, RENAME_NOREPLACE, open_and_close, outcome, renameat2
 from tests.fuse.places import Place
 from tests.mounting import Mount
@@ -250,3 +251,28 @@ def test_read_only_mount(read_only: Path) -> None:
     assert sorted(os.listdir(read_only)) == ["empty", "file"]
     assert stat.S_ISDIR((read_only / "empty").stat().st_mode)
     assert not os.access(read_only / "file", os.W_OK)
+
+
+def test_a_refused_write_of_an_archived_object_leaves_nothing_pending(
+    bucket: str, mount_factory: Callable[..., Mount], s3_server: S3Server
+) -> None:
+    """The kernel reads for a write of some bytes, is refused, and sends the time of the write all the same."""
+    s3 = s3_server.boto3_client()
+    try:
+        s3.put_object(Bucket=bucket, Key="a", Body=b"x" * 10_000, StorageClass="GLACIER")
+        s3.get_object(Bucket=bucket, Key="a")
+    except s3.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidObjectState":
+            pytest.skip(f"no archive there: {error}")
+    else:
+        pytest.skip("what is archived can be read there")
+    mount = mount_factory(bucket)
+
+    def write() -> None:
+        with (mount.path / "a").open("r+b") as file:
+            file.seek(5)
+            file.write(b"y")
+
+    assert outcome(write) == "EACCES"
+    mount.wait()
+    assert pending_of(mount)["changes"] == 0

@@ -172,3 +172,18 @@ def test_json_holds_everything() -> None:
 def test_a_file_in_words() -> None:
     text = status.file_to_text({"key": "a/b", "etag": None, "version_id": "v1", "size": 3})
     assert text == "key         a/b\nversion id  v1\nsize        3"
+
+
+def test_what_helps_depends_on_the_reason() -> None:
+    kinds = ("DamagedBlobError", "ArchivedError", "AccessDeniedError")
+    changes = tuple(
+        PendingChange(kind, "put", "parked", 1, 1, "no", error_kind=kind) for kind in kinds
+    )
+    text = status.to_text(snapshot(pending=Pending(3, 3, {"parked": 3}, changes)))
+    assert text.splitlines()[-3:] == [
+        "  where the reason cannot pass: a copy of what is here by s3mount export, then s3mount discard",
+        "  archived: restore the object in S3, then s3mount retry; or s3mount discard",
+        "  once the reason is gone: s3mount retry; a copy of it: s3mount export",
+    ]
+    text = status.to_text(snapshot(pending=Pending(1, 1, {"parked": 1}, changes[:1])))
+    assert "retry" not in text
