@@ -430,17 +430,18 @@ def test_refusals_are_repeated_only_where_that_may_help() -> None:
         with pytest.raises(NoSuchKeyError):
             await store.get("key")
         assert len(server.seen) == 3
-        server.then(refuse(403, "AccessDenied"))
+        server.then(*[refuse(403, "AccessDenied")] * 2)
         with pytest.raises(AccessDeniedError):
             await store.get("key")
+        assert len(server.seen) == 5, "and a list of the key, which is refused as well"
         server.then(refuse(400, "EntityTooLarge"))
         with pytest.raises(RejectedError):
             await store.put("key", b"", PLAIN)
-        assert len(server.seen) == 5
+        assert len(server.seen) == 6
         server.then(*[refuse(503, "SlowDown")] * 4)
         with pytest.raises(ThrottledError):
             await store.get("key")
-        assert len(server.seen) == 9
+        assert len(server.seen) == 10
 
     run(body, tries_max=4)
 
