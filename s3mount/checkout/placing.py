@@ -192,7 +192,9 @@ def _keep_aside(name: str, folder: int) -> str:
                 follow_symlinks=False,
             )
         except FileExistsError:
-            continue
+            if not _are_one_file(name, aside, folder):
+                continue
+            # A checkout was killed when it had done just this.
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -202,6 +204,13 @@ def _keep_aside(name: str, folder: int) -> str:
             os.rename(native(name), native(aside), src_dir_fd=folder, dst_dir_fd=folder)
         return aside
     raise OSError(errno.EEXIST, f"{ASIDES_MAX} files were kept aside of it already")
+
+
+def _are_one_file(name: str, other: str, folder: int) -> bool:
+    one, two = (
+        os.stat(native(each), dir_fd=folder, follow_symlinks=False) for each in (name, other)
+    )
+    return os.path.samestat(one, two)
 
 
 def _is_there(name: str, folder: int) -> bool:

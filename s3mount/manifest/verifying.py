@@ -21,6 +21,7 @@ from s3mount.errors import (
     NoSuchBucketError,
     NoSuchKeyError,
     StoreError,
+    UsageError,
     WrongRegionError,
 )
 from s3mount.manifest.buckets import Buckets
@@ -83,9 +84,19 @@ async def verify(
     slots = trio.CapacityLimiter(OBJECTS_AT_ONCE if content else HEADS_AT_ONCE)
     patience = Patience()
 
+    lost: dict[str, str] = {}
+
     async def check(entry: Entry) -> None:
-        store = await buckets.store(entry.bucket)
-        found = await _look(store, entry, verification, patience, content=content)
+        found: Problem | None
+        try:
+            if entry.bucket in lost:
+                raise NoSuchBucketError(lost[entry.bucket])
+            store = await buckets.store(entry.bucket)
+            found = await _look(store, entry, verification, patience, content=content)
+        except (NoSuchBucketError, WrongRegionError, UsageError) as error:
+            # True of all that is in this bucket, and of no other.
+            lost[entry.bucket] = str(error)
+            found = Problem(entry, f"cannot be read: {error}", is_unread=True)
         if found is not None:
             verification.problems += not found.is_unproven
             verification.unproven += found.is_unproven

@@ -6,17 +6,18 @@ S3MOUNT_TEST_PAST_ROUNDS, _STEPS and _SEED make it longer or another.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.mounting import Mount
-from tests.past.history import KEYS, Commands, History, damaging, files_below, wrong_files
+from tests.past.history import KEYS, Commands, History, Version, damaging, files_below, wrong_files
 from tests.servers.faulty import Fate
 
 ROUNDS = int(os.environ.get("S3MOUNT_TEST_PAST_ROUNDS", "2"))
-STEPS = int(os.environ.get("S3MOUNT_TEST_PAST_STEPS", "25"))
+STEPS = int(os.environ.get("S3MOUNT_TEST_PAST_STEPS", "16"))
 
 pytestmark = [pytest.mark.timeout(120 + 60 * ROUNDS)]
 
@@ -25,6 +26,7 @@ def test_checkout_verify_and_mount_show_what_the_writer_knows(
     history: History, commands: Commands, tmp_path: Path, mount_factory: Callable[..., Mount]
 ) -> None:
     folder = tmp_path / "folder"
+    older: list[Version] = []
     for number in range(ROUNDS):
         history.play(STEPS)
         history.assert_is_the_stores()
@@ -41,6 +43,27 @@ def test_checkout_verify_and_mount_show_what_the_writer_knows(
         mount = mount_factory(str(made))
         assert files_below(mount.path) == bodies
         mount.unmount()
+        if number:
+            assert_older_manifest_is_exact_or_fails(history, commands, older, tmp_path / "older")
+        older = list(wanted.values())
+
+
+def assert_older_manifest_is_exact_or_fails(
+    history: History, commands: Commands, older: list[Version], folder: Path
+) -> None:
+    """Every version that is still there is checked out, and every other one is named: nothing in its place."""
+    there = {(v.key, v.version_id, v.etag) for v in history.alive()}
+    kept = [v for v in older if (v.key, v.version_id, v.etag) in there]
+    gone = {v.key for v in older if v not in kept}
+    made = history.write_manifest(folder.with_suffix(".csv"), older)
+    done = commands("checkout", made, folder, "--json")
+    assert done.status == (1 if gone else 0), done.stderr
+    assert {failure["key"] for failure in done.told["failures"]} == gone
+    assert files_below(folder) == {v.key: v.body for v in kept}
+    shutil.rmtree(folder, ignore_errors=True)
+    verified = commands("manifest", "verify", "--content", "--json", made)
+    assert verified.status == (1 if gone else 0), verified.stderr
+    assert {line["key"] for line in verified.lines[:-1] if "problem" in line} == gone
 
 
 @pytest.mark.parametrize("fate", [Fate.SPOIL_RECEIVING, Fate.CUT])
@@ -56,24 +79,23 @@ def test_bytes_that_change_on_every_way_are_never_right(
     made = history.write_manifest(tmp_path / "m.csv", [*versions, *empty])
     folder = tmp_path / "folder"
     with damaging(commands, history.bucket, fate):
-        told = [commands("checkout", made, folder, "--json") for _ in range(2)]
+        # What breaks off is tried for long, so once is enough.
+        runs = 1 if fate is Fate.CUT else 2
+        told = [commands("checkout", made, folder, "--json") for _ in range(runs)]
         verified = commands("manifest", "verify", "--content", "--json", made)
-        in_words = commands("manifest", "verify", "--content", made)
     for done in told:
         assert done.status == 1, done.stderr
         named = {failure["key"] for failure in done.told["failures"]}
         assert named | set(done.told["unproven_paths"]) == {version.key for version in whole}
         assert done.told["stopped"] == ""
-    unproven = set(told[1].told["unproven_paths"])
+    unproven = set(told[-1].told["unproven_paths"])
     assert set(wrong_files(folder, versions + empty)) <= unproven
     assert unproven <= ({"parts/usual", "parts/odd"} if history.server.name == "ceph" else set())
     *lines, summary = verified.lines
     assert (verified.status, summary["stopped"]) == (1, "")
     assert {line["key"] for line in lines} == {version.key for version in whole}
     assert {line["key"] for line in lines if "unproven" in line} <= unproven
-    assert in_words.status == 1
-    wrong = summary["problems"] - summary["unread"]
-    assert f"{len(versions) + 1} versions checked, {wrong} wrong" in in_words.stderr
+    assert (summary["checked"], summary["unread"] > 0) == (len(versions) + 1, fate is Fate.CUT)
     # Later, without what damaged them, nothing is believed of it.
     done = commands("checkout", made, folder, "--json")
     assert (done.status, wrong_files(folder, versions + empty)) == (0, []), done.stderr

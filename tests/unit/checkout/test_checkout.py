@@ -6,6 +6,7 @@ import os
 import random
 import stat
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 import trio
 
-from s3mount.checkout import fetching, ordering
+from s3mount.checkout import comparing, fetching, ordering
 from s3mount.checkout import summary as summary_module
 from s3mount.checkout.paths import HIDDEN
 from s3mount.errors import (
@@ -27,7 +28,7 @@ from s3mount.errors import (
 )
 from s3mount.manifest import sorting
 from s3mount.manifest.model import Entry
-from s3mount.refs import ObjectDigests, ObjectHeaders
+from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectHeaders
 from s3mount.s3 import checksums
 from s3mount.s3.memory import MemoryStore
 from tests.unit.checkout.folders import World, with_etag, without_etag
@@ -172,6 +173,44 @@ def test_bytes_that_changed_on_the_way_are_refused(world: World) -> None:
     world.alter(small, b"abd")
     assert [failure.path for failure in world.check_out([small]).failures] == ["small"]
     assert world.files() == {}
+
+
+def test_more_than_5_gib_comes_in_ranges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written here, as the folder's disk may have less: the file is one hole, and not read."""
+    size = (5 << 30) + 12345
+    entry = world.put_parts("huge", b"x" * 10, 5)
+    world.alter(entry, size=size)
+    asked: list[tuple[int, int]] = []
+
+    async def fetch(key: str, byte_range: ByteRange, sink: FileSlice, **more: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        assert (sink.offset, sink.length) == (byte_range.start, byte_range.length)
+        asked.append((byte_range.start, byte_range.length))
+        return await world.store().observer().head(key, version_id=entry.version_id)
+
+    def hash_file(descriptor: int, length: int, *told: Any) -> comparing.FileHashes:
+        assert (length, os.fstat(descriptor).st_size) == (size, size)
+        return comparing.FileHashes(b"d" * 16, True)
+
+    world.store().fetch = fetch  # type: ignore[method-assign]
+    monkeypatch.setattr(comparing, "hash_file", hash_file)
+    monkeypatch.setattr(os, "fstatvfs", lambda descriptor: Room())
+    wanted = msgspec.structs.replace(entry, size=size)
+    assert world.check_out([wanted]).failures == []
+    asked.sort()
+    assert asked[0][0] == 0
+    assert all(a + n == b for (a, n), (b, _) in pairwise(asked))
+    assert sum(asked[-1]) == size
+    assert max(n for _, n in asked) <= fetching.RANGE_BYTES
+    assert (world.folder / "huge").stat().st_size == size
+    assert (world.folder / "huge").stat().st_blocks == 0
+
+
+class Room:
+    """As much as is needed."""
+
+    f_bavail = 1 << 40
+    f_frsize = 4096
 
 
 def opaque(world: World) -> list[Entry]:

@@ -160,3 +160,32 @@ def test_a_wanted_file_of_that_name_does_not_overwrite_it(world: World) -> None:
     assert (files.pop("f"), files.pop("f.orig")) == (b"new", b"wanted")
     assert list(files.values()) == [b"mine"]
     assert summary.is_complete
+
+
+def test_killed_between_the_two_names_it_is_kept_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [world.put("f", b"version")]
+    world.check_out(wanted)
+    (world.folder / "f").write_bytes(b"mine")
+
+    def die(*given: Any, **more: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", die)
+        assert world.check_out(wanted).failed == 1
+    assert world.files() == {"f": b"mine", "f.orig": b"mine"}
+    assert world.check_out(wanted).asides == {"f": "f.orig"}
+    assert world.files() == {"f": b"version", "f.orig": b"mine"}
+
+
+def test_a_link_planted_where_it_would_be_kept_is_not_followed(world: World) -> None:
+    wanted = [world.put("f", b"version")]
+    world.check_out(wanted)
+    outside = world.folder.parent / "outside"
+    outside.write_bytes(b"outside")
+    (world.folder / "f.orig").symlink_to(outside)
+    (world.folder / "f").write_bytes(b"mine")
+    assert world.check_out(wanted).asides == {"f": "f.orig.1"}
+    assert outside.read_bytes() == b"outside"

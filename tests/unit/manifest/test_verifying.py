@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from s3mount.errors import NetworkError
+from s3mount.errors import NetworkError, NoSuchBucketError
 from s3mount.manifest import verifying
 from s3mount.manifest.buckets import open_buckets
 from s3mount.manifest.model import Entry
@@ -206,3 +206,21 @@ def test_a_store_that_does_not_answer_ends_it_with_what_was_found() -> None:
     found, _ = checked({"b": store}, entries, content=True)
     assert found.stopped == "the answer broke off"
     assert found.checked < 100
+
+
+def test_a_bucket_that_is_gone_is_named_for_each_of_its_keys_and_others_go_on() -> None:
+    here, gone = MemoryStore("here"), MemoryStore("gone")
+    entries = filled(here, 3)
+    entries = [Entry("here", e.key, None, e.size, e.etag) for e in entries]
+    entries += [Entry("gone", f"g{n}", "v") for n in range(3)]
+    asked: list[str] = []
+
+    async def head(key: str, **more: Any) -> ObjectInfo:
+        await trio.lowlevel.checkpoint()
+        asked.append(key)
+        raise NoSuchBucketError("no bucket called 'gone'")
+
+    gone.head = head  # type: ignore[method-assign]
+    found, problems = checked({"here": here, "gone": gone}, entries)
+    assert (found.checked, found.problems, found.unread, found.stopped) == (6, 3, 3, "")
+    assert problems.keys() == {"g0", "g1", "g2"}
