@@ -65,7 +65,6 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     headers: ObjectHeaders | None = None
     inherits: ContentRef | None = None
     replace_headers: bool = True
-    storage_class: str | None = None
     expected: ETag | None = None
     expected_size: int = -1
     upload_id: str = ""

@@ -36,7 +36,6 @@ class Block:
     """
 
     __slots__ = (
-        "_classes",
         "_etags",
         "_hint",
         "_names",
@@ -70,10 +69,6 @@ class Block:
         self.held = bytearray(len(entries))
         self.left = len(entries)
         self._etags = _packed_etags([None if info is None else info.etag for _, info in entries])
-        classes = [None if info is None else info.storage_class for _, info in entries]
-        self._classes: tuple[str | None, ...] | None = None
-        if any(classes):
-            self._classes = tuple(None if name is None else sys.intern(name) for name in classes)
         self._hint = -1
 
     def __len__(self) -> int:
@@ -85,8 +80,7 @@ class Block:
         etags = len(self._etags)
         if isinstance(self._etags, tuple):
             etags = sum(map(sys.getsizeof, self._etags)) + 8 * etags
-        classes = 0 if self._classes is None else 8 * len(self._classes)
-        return _OVERHEAD_BYTES + len(self._names) + 22 * len(self) + etags + classes
+        return _OVERHEAD_BYTES + len(self._names) + 22 * len(self) + etags
 
     def _raw(self, index: int) -> bytes:
         return self._names[self._offsets[index] : self._offsets[index + 1]]
@@ -133,10 +127,6 @@ class Block:
         if isinstance(self._etags, tuple):
             return self._etags[index]
         return self._etags[16 * index : 16 * index + 16].hex()
-
-    def storage_class(self, index: int) -> str | None:
-        """The storage class of a file."""
-        return None if self._classes is None else self._classes[index]
 
     def content(self, index: int, prefix: Key) -> ContentRef:
         """The bytes of a file in the directory whose key is ``prefix``."""

@@ -32,7 +32,6 @@ class Node:
         "name",
         "parent",
         "size",
-        "storage_class",
     )
 
     def __init__(self, inode: int, parent: Node | None, name: str, attributes: Attributes) -> None:
@@ -43,7 +42,6 @@ class Node:
         self.attributes_known = True
         self.content: ContentRef | None = None
         self.last_modified_ns = 0
-        self.storage_class: str | None = None
         self.headers: ObjectHeaders | None = None
         self.size = 0
         self.lookups = 0

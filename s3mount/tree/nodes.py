@@ -201,7 +201,6 @@ class Nodes:
                 block.sizes[index],
                 block.etag(index),
                 block.last_modified_ns[index],
-                storage_class=block.storage_class(index),
             )
         )
         node = Node(block.base + index, parent, name, self._attributes(info))
@@ -451,4 +450,3 @@ def _describe(node: Node, info: ObjectInfo | None) -> None:
         node.content = info.ref
         node.size = info.size
         node.last_modified_ns = info.last_modified_ns
-        node.storage_class = info.storage_class

@@ -83,9 +83,8 @@ class Merger:
                     self._state.nodes.lose(block, index)
                     new.append((name, info))
                     continue
-                if block.storage_class(index) == info.storage_class:
-                    block.last_modified_ns[index] = info.last_modified_ns
-                    continue
+                block.last_modified_ns[index] = info.last_modified_ns
+                continue
             self.show_file(directory, name, info)
         return new
 
@@ -145,11 +144,9 @@ class Merger:
         node.content = info.ref
         node.size = info.size
         node.last_modified_ns = info.last_modified_ns
-        node.storage_class = info.storage_class
 
     def _note_date(self, node: Node, info: ObjectInfo) -> None:
         """The same bytes with another date: either our own upload, or somebody changed its metadata."""
-        node.storage_class = info.storage_class
         if node.last_modified_ns == info.last_modified_ns:
             return
         if abs(node.last_modified_ns - info.last_modified_ns) > OWN_DATE_SLACK_NS:
@@ -201,7 +198,6 @@ class Merger:
         node.size = change.size
         node.content = change.source if change.op == "copy" else None
         node.headers = change.headers
-        node.storage_class = change.storage_class
 
     def is_kept(self, node: Node, prefix: Key, name: str, finished: AbstractSet[Key]) -> bool:
         """Does an entry stay though S3 does not list it?"""

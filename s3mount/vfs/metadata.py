@@ -103,7 +103,6 @@ class Metadata:
                     attributes=node.attributes,
                     size=node.size,
                     headers=node.headers,
-                    storage_class=node.storage_class,
                     expected=self._contents.writing.expected_of(node, None),
                 )
             ]

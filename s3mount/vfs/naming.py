@@ -161,7 +161,6 @@ class Naming:
             attributes=node.attributes,
             size=node.size,
             headers=node.headers,
-            storage_class=node.storage_class,
             expected=earlier.expected if earlier is not None else ABSENT,
         )
 

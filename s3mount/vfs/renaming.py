@@ -135,7 +135,6 @@ class Renaming:
             size=node.size,
             headers=node.headers,
             replace_headers=False,
-            storage_class=node.storage_class,
             expected=expected,
         )
 
@@ -283,7 +282,6 @@ class Renaming:
             else self._state.file_attributes(info.last_modified_ns, kind),
             size=info.size,
             replace_headers=False,
-            storage_class=info.storage_class,
             expected=ABSENT,
         )
 

@@ -102,7 +102,6 @@ class Writing:
                 former=earlier.former if earlier else (),
                 headers=node.headers,
                 inherits=_inherited(node, earlier),
-                storage_class=node.storage_class,
                 expected=self.expected_of(node, earlier),
                 expected_size=self._expected_size(node, earlier),
                 first_seq=earlier.first_seq if earlier else 0,

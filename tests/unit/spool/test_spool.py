@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from s3mount.errors import LocalDiskError
-from s3mount.refs import Attributes, ContentRef
+from s3mount.refs import Attributes, ContentRef, ObjectHeaders
 from s3mount.spool.changes import ABSENT, Change, carries
 from s3mount.spool.spool import Spool
 from tests.sim.world import inline, simulated
@@ -204,3 +205,14 @@ def test_a_hole_takes_no_room_of_the_spool_before_and_after_a_start(tmp_path: Pa
     spool.drop_blob(blob)
     assert spool.used_bytes == 0
     spool.close()
+
+
+def test_a_row_of_an_earlier_release_is_read() -> None:
+    """It had the storage class beside the headers, and headers without encryption, lock and tags."""
+    headers = {"metadata": {"author": "ann"}, "content_type": "text/plain", "storage_class": "X"}
+    row = {"key": "k", "op": "put", "seq": 7, "headers": headers, "storage_class": "X"}
+    change = msgspec.msgpack.decode(msgspec.msgpack.encode(row), type=Change)
+    assert (change.key, change.op, change.seq) == ("k", "put", 7)
+    assert change.headers == ObjectHeaders(
+        metadata={"author": "ann"}, content_type="text/plain", storage_class="X"
+    )

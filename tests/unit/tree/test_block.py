@@ -21,7 +21,7 @@ def file_attributes(last_modified_ns: int) -> Attributes:
 
 
 def info(key: str, size: int = 3, etag: str = "") -> ObjectInfo:
-    return ObjectInfo(key, size, etag or f"{size:032x}", 1000 + size, storage_class=None)
+    return ObjectInfo(key, size, etag or f"{size:032x}", 1000 + size)
 
 
 def make(count: int = 10, *, prefix: str = "d/") -> tuple[Nodes, Node, Block]:
@@ -60,20 +60,16 @@ def test_entries_come_back_as_they_were_listed() -> None:
     "etag",
     ["0" * 31, "A" * 32, "a" * 32 + "-7", "", "ü", "0 " * 16, "d41d8cd98f00b204e9800998ecf8427e"],
 )
-def test_any_etag_name_and_class_is_kept(etag: str) -> None:
+def test_any_etag_and_name_is_kept(etag: str) -> None:
     nodes = Nodes("", FOLDER, file_attributes)
     names = sorted(["a", "a b", "ä", "z\U0010ffff", "\x01", "x" * 255])
-    classes = [None, "GLACIER", None, "X", None, None]
-    entries = [
-        (name, ObjectInfo(name, 1 << 40, etag, -1, storage_class=kind))
-        for name, kind in zip(names, classes, strict=True)
-    ]
+    entries = [(name, ObjectInfo(name, 1 << 40, etag, -1)) for name in names]
     nodes.add_listed(nodes.root, list(entries))
     assert nodes.root.directory is not None
     for name, wanted in entries:
         node = nodes.root.directory.children[name]
         assert node.content == wanted.ref
-        assert (node.storage_class, node.last_modified_ns) == (wanted.storage_class, -1)
+        assert node.last_modified_ns == -1
 
 
 def test_the_kernels_references_go_to_the_node() -> None:
