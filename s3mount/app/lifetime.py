@@ -163,6 +163,11 @@ class Lifetime:
             raise MountError("interrupted before the mount was there")
         return self._account() if self._whole.cancelled_caught else result
 
+    @property
+    def was_mounted(self) -> bool:
+        """Did the mount ever answer?"""
+        return self._mounted_at_ns > 0
+
     # What ControlServer asks for.
 
     async def snapshot(self) -> dict[str, Any]:

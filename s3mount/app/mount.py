@@ -92,7 +92,12 @@ def _run(
         if not run.foreground:
             # A mount must not keep the file system busy that it was started from.
             os.chdir("/")
-        return trio.run(lifetime.run, strict_exception_groups=True)
+        try:
+            return trio.run(lifetime.run, strict_exception_groups=True)
+        finally:
+            if not lifetime.was_mounted:
+                with contextlib.suppress(LocalDiskError):
+                    lock.restore_note()
 
 
 def take_state(folder: Path, mountpoint: str, source: str) -> StateLock:

@@ -47,6 +47,8 @@ class StateLock:
         self._source = source
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._earlier = read_owner(folder)
+            is_new = self._earlier is None and not any(folder.iterdir())
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LocalDiskError(
@@ -62,13 +64,26 @@ class StateLock:
             raise LocalDiskError(
                 f"the state folder {folder} cannot be locked: {error.strerror}"
             ) from None
+        if is_new:
+            self._earlier = OwnerNote(os.getpid(), mountpoint, source, "ended")
         self.note("serving")
+
+    def restore_note(self) -> None:
+        """Say again what the owner before said: this one never began. Raises LocalDiskError.
+
+        Without, the folder would pass for that of a mount which was killed.
+        """
+        if self._earlier is not None:
+            self._write(self._earlier)
 
     def note(self, phase: Phase, changes_left: int = 0, bytes_left: int = 0) -> None:
         """Say in the lock file what this process is doing. Raises LocalDiskError."""
         note = OwnerNote(
             os.getpid(), self._mountpoint, self._source, phase, changes_left, bytes_left
         )
+        self._write(note)
+
+    def _write(self, note: OwnerNote) -> None:
         text = msgspec.json.encode(note)
         try:
             # In place: a full disk has no room for what is cut off first.

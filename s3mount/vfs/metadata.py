@@ -155,10 +155,9 @@ class Metadata:
             raise OSError(errno.ENODATA, "no such attribute") from None
 
     async def list_xattrs(self, node: Node) -> list[str]:
-        """Names of all extended attributes."""
+        """Names of those that can be copied: ours, which cannot be set, make `rsync -X` and `cp -a` fail."""
         await self._directories.know_attributes_of(node)
-        own = [OWN_XATTR_PREFIX + name for name, value in self.describe(node).items() if value]
-        return [*node.attributes.xattrs, *own]
+        return list(node.attributes.xattrs)
 
     async def set_xattr(self, node: Node, name: str, value: bytes) -> None:
         """Set one. Raises OSError: EOPNOTSUPP (not ``user.*``), EPERM (ours), ENOSPC (2 KiB are full)."""

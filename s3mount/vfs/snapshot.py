@@ -389,11 +389,9 @@ class SnapshotFiles:
         raise OSError(errno.ENODATA, "no such attribute")
 
     async def xattr_names(self, inode: int) -> list[str]:
-        """Names of all extended attributes. Raises OSError, S3MountError."""
+        """Names of those that can be copied, which ours cannot. Raises OSError, S3MountError."""
         await self.shown(inode)
-        node = self.node(inode)
-        own = [OWN_XATTR_PREFIX + name for name, value in self.describe(node).items() if value]
-        return [*node.attributes.xattrs, *own]
+        return list(self.node(inode).attributes.xattrs)
 
     async def status_of(self, path: str) -> dict[str, Any]:
         """One file, by its path below the top. Raises S3MountError, OSError."""

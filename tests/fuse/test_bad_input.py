@@ -115,6 +115,17 @@ def at_server(attempt: Attempt, s3_server: S3Server) -> Attempt:
 def test_no_such_bucket(at_server: Attempt) -> None:
     said = at_server.fails("no-such-bucket-anywhere")
     assert "'no-such-bucket-anywhere' does not exist" in said
+    # It leaves nothing behind that status would tell of.
+    at_server.environment["S3MOUNT_STATE_DIR"] = str(at_server.folder / "state")
+    shown = subprocess.run(
+        [sys.executable, "-m", "s3mount", "status"],
+        env=at_server.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "no-such-bucket-anywhere" not in shown.stdout
 
 
 def test_no_such_bucket_below_a_prefix(at_server: Attempt) -> None:
@@ -208,6 +219,14 @@ def test_a_server_that_is_no_s3(attempt: Attempt) -> None:
     with answering(404, {"Content-Type": "text/html"}, b"<html>not here</html>") as url:
         said = attempt.fails("data", "--endpoint-url", url, "--path-style")
     assert said
+
+
+def test_an_endpoint_that_is_a_web_page(attempt: Attempt) -> None:
+    page = b"<!DOCTYPE html><html><body>Welcome to this network</body></html>"
+    with answering(200, {"Content-Type": "text/html"}, page) as url:
+        said = attempt.fails("data", "--endpoint-url", url, "--path-style", ways=("",))
+    assert url.removeprefix("http://") in said or "S3" in said
+    assert "internal error" not in said
 
 
 def test_a_port_where_nobody_listens(attempt: Attempt) -> None:

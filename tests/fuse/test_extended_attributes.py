@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -127,6 +128,13 @@ def test_what_s3_knows(with_xattr: Place) -> None:
     refused = outcome(lambda: os.setxattr(file, "s3mount.etag", b"x"))
     assert refused in ("EPERM", "EACCES", "EROFS", "ENOTSUP")
     assert outcome(lambda: os.removexattr(file, "s3mount.key")) == refused
+    # What cannot be set is not listed: rsync -X, cp -a and tar would fail with it.
+    os.setxattr(file, "user.kept", b"value")
+    assert os.listxattr(file) == ["user.kept"]
+    copied = with_xattr.path / "copied"
+    subprocess.run(["rsync", "-aX", str(file), str(copied)], check=True, timeout=60)
+    assert held(copied) == {"user.kept": b"value"}
+    os.removexattr(file, "user.kept")
     assert held(file) == {}
 
 

@@ -85,3 +85,21 @@ def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:
         assert read_owner(tmp_path) is None
         with pytest.raises(StateInUseError, match="in use by another process"):
             StateLock(tmp_path, "/mnt/y")
+
+
+def test_who_never_began_leaves_the_note_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "ID"
+    with StateLock(folder, "/mnt/x", "data") as lock:
+        lock.restore_note()
+    assert leftovers(folder.parent) == [], "no mount was killed here"
+    with StateLock(folder, "/mnt/x", "data") as lock:
+        lock.note("ended", 3, 30)
+    with StateLock(folder, "/mnt/y", "data") as lock:
+        lock.restore_note()
+    [(_, note)] = leftovers(folder.parent)
+    assert (note.phase, note.mountpoint, note.changes_left) == ("ended", "/mnt/x", 3)
+    StateLock(folder, "/mnt/z", "data").close()
+    with StateLock(folder, "/mnt/x", "data") as lock:
+        lock.restore_note()
+    [(_, note)] = leftovers(folder.parent)
+    assert (note.phase, note.mountpoint) == ("serving", "/mnt/z"), "that one was killed"
