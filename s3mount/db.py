@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from s3mount.errors import DiskFullError, LocalDiskError
+
+ROOM_BYTES_MIN = 256 << 10
+"""Below this no database is opened that maps a file: 32 KiB are mapped at first, and its log needs room, too."""
 
 
 def open_database(
@@ -32,8 +36,11 @@ def open_database(
     A database that is made with ``gives_back`` can be made shorter by ``PRAGMA incremental_vacuum``.
     One that ``is_exclusive`` can be opened by nobody else meanwhile, and needs no ``-shm`` file: SQLite maps that
     into memory, and where the disk has no room for its pages the process dies of SIGBUS.
+    Any other is refused where the disk is as good as full.
     Raises LocalDiskError when the file cannot be used, is damaged, or is from a newer release.
     """
+    if not is_exclusive:
+        _must_have_room(path)
     try:
         connection = sqlite3.connect(
             path, isolation_level=None, cached_statements=64, check_same_thread=not any_thread
@@ -57,13 +64,42 @@ def open_database(
             connection.executescript(
                 f"BEGIN;{migrations[number]};PRAGMA user_version={number + 1};COMMIT;"
             )
+        if not is_exclusive:
+            _fill_map(path)
     except sqlite3.Error as error:
         connection.close()
         raise LocalDiskError(f"cannot use the database {path}: {error}") from error
+    except OSError as error:
+        connection.close()
+        raise DiskFullError(f"no room for the database {path}: {error.strerror}") from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _must_have_room(path: Path) -> None:
+    """Raises DiskFullError where SQLite might map a file into memory that the disk has no blocks for."""
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        # It is told when the file is opened.
+        return
+    if found.f_blocks and found.f_bavail * found.f_frsize < ROOM_BYTES_MIN:
+        raise DiskFullError(f"no room for the database {path}: the local disk is full")
+
+
+def _fill_map(path: Path) -> None:
+    """Give the ``-shm`` file all its blocks: where they are smaller than a page SQLite leaves holes in it.
+
+    By SQLite's own descriptor, as to close another one would end the locks that it holds. Raises OSError.
+    """
+    wanted = os.path.realpath(f"{path}-shm")
+    with suppress(FileNotFoundError):
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                if os.readlink(f"/proc/self/fd/{name}") == wanted:
+                    os.posix_fallocate(int(name), 0, max(os.fstat(int(name)).st_size, 1))
 
 
 def disk_error(what: str, error: sqlite3.Error) -> LocalDiskError:

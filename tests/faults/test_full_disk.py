@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -200,6 +201,51 @@ def small_blocks(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no loop devices: {done.stderr}")
     yield path
     subprocess.run(["umount", "-l", path], check=True)
+
+
+OPENING = """
+import os, sys
+from pathlib import Path
+from s3mount.db import open_database
+from s3mount.errors import LocalDiskError
+folder, name, is_filled_before = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "before"
+
+def fill():
+    with open(folder / f"ballast-{name}", "ab", buffering=0) as file:
+        for size in (1 << 20, 4096, 1024):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                pass
+
+if is_filled_before:
+    fill()
+    os.truncate(folder / f"ballast-{name}", os.stat(folder / f"ballast-{name}").st_size - int(name))
+try:
+    database = open_database(folder / f"{name}.sqlite", ["CREATE TABLE a (b)"])
+    fill()
+    for number in range(5000):
+        database.execute("INSERT INTO a VALUES (?)", (number,))
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_database_on_a_full_disk_is_an_error_and_no_end(small_blocks: Path) -> None:
+    """Blocks smaller than a page: what SQLite maps has holes that the disk cannot fill (SIGBUS)."""
+    for name, when in [
+        ("0", "after"),
+        *((str(room << 10), "before") for room in (0, 12, 24, 32, 40, 64)),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-c", OPENING, small_blocks, name, when],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (name, when, done.stderr)
+        assert done.stdout in ("DiskFullError\n", "LocalDiskError\n", "OperationalError\n")
+        (small_blocks / f"ballast-{name}").unlink()
 
 
 @pytest.mark.parametrize("is_killed", [True, False])
