@@ -24,7 +24,7 @@ from s3mount.manifest.spill import Chunk, Spill
 from s3mount.manifest.times import SECOND_NS
 from s3mount.names import is_trial_key
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectVersion
-from s3mount.s3.headers import same_when_stored
+from s3mount.s3.headers import is_md5_etag, same_when_stored
 from s3mount.s3.store import Store
 from s3mount.transfer.parallel import in_parallel
 from s3mount.transfer.patience import Patience
@@ -39,7 +39,7 @@ SHOWN_MAX = 20
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One thing to do. ``look``: equal bytes are there under another version; their headers may differ."""
+    """One thing to do. ``look``: equal bytes may be there under another version; S3 knows more of both."""
 
     do: Literal["copy", "look", "delete", "missing"]
     key: Key
@@ -154,6 +154,7 @@ class _Matcher:
         self._entry = next(entries, None)
         self._key: Key | None = None
         self._latest: ObjectVersion | None = None
+        self._is_latest_known = False
         self._wanted: ObjectVersion | None = None
 
     def take(self, versions: list[ObjectVersion]) -> None:
@@ -163,8 +164,10 @@ class _Matcher:
             if version.key != self._key:
                 self._end_key()
                 self._begin_key(version.key)
-            if version.is_latest and not version.is_delete_marker:
-                self._latest = version
+            if version.is_latest and not self._is_latest_known:
+                # LocalStack calls a null version the latest for ever; the newest comes first.
+                self._is_latest_known = True
+                self._latest = None if version.is_delete_marker else version
             entry = self._entry
             if entry is not None and entry.key == version.key and _is_meant(entry, version):
                 self._wanted = _nearer(entry, self._wanted, version)
@@ -176,6 +179,7 @@ class _Matcher:
 
     def _begin_key(self, key: Key) -> None:
         self._key, self._latest, self._wanted = key, None, None
+        self._is_latest_known = False
         self._miss_until(key)
 
     def _miss_until(self, key: Key | None) -> None:
@@ -206,9 +210,8 @@ class _Matcher:
         elif wanted is None:
             self._miss(entry)
         else:
-            same = latest is not None and (latest.etag, latest.size) == (wanted.etag, wanted.size)
             step = Step(
-                "look" if same and wanted.etag else "copy",
+                "look" if latest is not None and _may_be_equal(latest, wanted) else "copy",
                 entry.key,
                 wanted.version_id,
                 wanted.size,
@@ -252,6 +255,14 @@ def _nearer(entry: Entry, newer: ObjectVersion | None, older: ObjectVersion) -> 
     if newer is None or _is_of_its_second(entry, newer) < _is_of_its_second(entry, older):
         return older
     return newer
+
+
+def _may_be_equal(latest: ObjectVersion, wanted: ObjectVersion) -> bool:
+    """May they have the same bytes? A copy of what was sent in parts has another ETag."""
+    if latest.size != wanted.size or not wanted.etag:
+        return False
+    are_digests = is_md5_etag(latest.etag) and is_md5_etag(wanted.etag)
+    return latest.etag == wanted.etag or not are_digests
 
 
 def _is_right(entry: Entry, latest: ObjectVersion) -> bool:
@@ -371,8 +382,17 @@ def _batches(plan: Plan) -> Iterator[list[Key]]:
 
 
 async def _is_equal(store: Store, step: Step) -> bool:
-    """Does the present version have the headers of the wanted one as well?"""
+    """Does the present version have the bytes and headers of the wanted one, as far as S3 proves it?"""
     wanted = await store.head(step.key, version_id=step.version_id)
     latest = await store.head(step.key)
     is_same = same_when_stored(latest.headers or ObjectHeaders(), wanted.headers or ObjectHeaders())
-    return latest.etag == wanted.etag and is_same
+    if not is_same or latest.size != wanted.size:
+        return False
+    if latest.etag == wanted.etag:
+        return True
+    ours = await store.digests(step.key, version_id=step.version_id)
+    theirs = await store.digests(step.key, version_id=latest.version_id)
+    if ours.is_composite or theirs.is_composite:
+        return False
+    both = ours.checksums.keys() & theirs.checksums.keys()
+    return bool(both) and all(ours.checksums[name] == theirs.checksums[name] for name in both)

@@ -19,7 +19,7 @@ from s3mount.manifest.scope import Scope
 from s3mount.manifest.writing import ManifestWriter
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.memory import MemoryStore
-from tests import memory_access
+from tests import manifest_access
 
 PAGE = (Path(__file__).parents[2] / "docs" / "MANIFESTS.md").read_text(encoding="utf-8")
 BUCKET = "my-bucket"
@@ -40,7 +40,7 @@ class World:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.store = MemoryStore(BUCKET, versioning="enabled")
-        memory_access.use(self.store, monkeypatch)
+        manifest_access.use(self.store, monkeypatch)
         self.put(THEN)
 
     def put(self, keys: tuple[str, ...], body: bytes = b"1") -> None:

@@ -11,22 +11,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
 from s3mount.app import manifests
 from s3mount.cli.commands import main
 from s3mount.manifest.reading import read_entries
 from s3mount.manifest.times import format_time
-from s3mount.s3.client import S3Store
-from s3mount.s3.store import Store
 from tests.contract.subjects import set_credentials
 from tests.fuse.bucket_contents import wait_until
+from tests.manifest_access import open_in_this_process
 from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.counting import Fault, Relay, Request
@@ -51,12 +48,6 @@ class Outcome(NamedTuple):
     returncode: int
     stdout: bytes
     stderr: bytes
-
-
-@asynccontextmanager
-async def open_in_this_process(access: manifests.Access, bucket: str) -> AsyncIterator[Store]:
-    async with S3Store(msgspec.structs.replace(access.config, bucket=bucket)) as store:
-        yield store
 
 
 class Lab:

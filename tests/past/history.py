@@ -94,7 +94,8 @@ class History:
             mine = [(each, True) for each in told.get("Versions", []) if each["Key"] == key]
             mine += [(each, False) for each in told.get("DeleteMarkers", []) if each["Key"] == key]
             latest = [each["VersionId"] for each, _ in mine if each["IsLatest"]]
-            read = [self._read_one(key, each, has_body) for each, has_body in mine]
+            # The store lists the newest first.
+            read = [self._read_one(key, each, has_body) for each, has_body in reversed(mine)]
             # Lists tell whole seconds, and markers apart from versions: only the newest is certain.
             known = [v.version_id for v in self.versions.get(key, [])]
             order = {version_id: place for place, version_id in enumerate(known)}

@@ -15,7 +15,7 @@ from s3mount.clock import ManualClock
 from s3mount.manifest.times import format_time
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.memory import MemoryStore
-from tests import memory_access
+from tests import manifest_access
 
 
 class Bucket:
@@ -24,7 +24,7 @@ class Bucket:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore("b", versioning="enabled", clock=self.clock)
-        memory_access.use(self.store, monkeypatch)
+        manifest_access.use(self.store, monkeypatch)
 
     def put(self, key: str, body: bytes = b"1") -> str:
         self.clock.advance(1)

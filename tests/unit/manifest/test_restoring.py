@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from s3mount.manifest.building import list_entries
 from s3mount.manifest.model import Entry
 from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore
 from s3mount.manifest.selecting import Own, Selection
-from s3mount.refs import BucketInfo, ObjectHeaders
+from s3mount.refs import BucketInfo, ObjectHeaders, VersionPage
 from s3mount.s3.memory import MemoryStore
 from s3mount.transfer.patience import FRUITLESS_MAX
 
@@ -280,5 +281,45 @@ def test_what_holds_the_manifest_is_neither_deleted_nor_replaced() -> None:
         assert [(step.do, step.key) for step in plan] == [("delete", "other")]
         assert plan.kept == ["copied", "lists/m.csv"]
         plan.close()
+
+    trio.run(main)
+
+
+def test_of_two_that_are_called_the_latest_the_newest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        store = MemoryStore("b", versioning="enabled")
+        old = await store.put("a", b"old", ObjectHeaders())
+        new = await store.put("a", b"new", ObjectHeaders())
+        plain = store.list_versions_page
+
+        async def page(prefix: str, **more: Any) -> VersionPage:
+            found = await plain(prefix, **more)
+            latest = [msgspec.structs.replace(each, is_latest=True) for each in found.versions]
+            return msgspec.structs.replace(found, versions=tuple(latest))
+
+        monkeypatch.setattr(store, "list_versions_page", page)
+        plan = await plan_restore(store, ALL, iter([Entry("b", "a", new.version_id)]))
+        assert (list(plan), plan.counts["right"]) == ([], 1)
+        plan = await plan_restore(store, ALL, iter([Entry("b", "a", old.version_id)]))
+        assert [(step.do, step.version_id) for step in plan] == [("copy", old.version_id)]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_copy_of_what_was_sent_in_parts_is_known_by_its_checksum(is_damaged: bool) -> None:
+    async def main() -> None:
+        store = MemoryStore("b", versioning="enabled", part_bytes_min=1)
+        store.tells_checksums = True
+        upload = await store.create_multipart("a", ObjectHeaders())
+        parts = [await store.upload_part("a", upload, n, b"12") for n in (1, 2)]
+        sent = await store.complete_multipart("a", upload, parts)
+        await store.put("a", b"1212" if not is_damaged else b"1213", ObjectHeaders())
+        entries = [Entry("b", "a", sent.version_id, 4, sent.etag)]
+        plan = await plan_restore(store, ALL, iter(entries))
+        assert [step.do for step in plan] == ["look"]
+        progress = Progress()
+        await carry_out(plan, store, progress, lambda step, why: None)
+        assert (progress.right, progress.copied) == ((0, 1) if is_damaged else (1, 0))
 
     trio.run(main)

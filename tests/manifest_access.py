@@ -1,16 +1,25 @@
-"""``s3mount manifest`` in this process, on a bucket in memory."""
+"""``s3mount manifest`` with its stores in this process: on a real server, or on a bucket in memory."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from s3mount.app import manifests
 from s3mount.errors import NoSuchBucketError
+from s3mount.s3.client import S3Store
 from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+
+
+@asynccontextmanager
+async def open_in_this_process(access: manifests.Access, bucket: str) -> AsyncIterator[Store]:
+    """In place of ``Access.open_store``, which starts a process."""
+    async with S3Store(msgspec.structs.replace(access.config, bucket=bucket)) as store:
+        yield store
 
 
 def use(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
