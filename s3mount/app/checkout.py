@@ -37,10 +37,12 @@ def check_out_manifest(
     watch: Callable[[Progress], None],
     tell: Tell,
     warn: Callable[[str], None],
+    at_ns: int | None = None,
 ) -> Summary:
     """Make ``folder`` hold what ``manifest`` names: a file, ``-`` or ``s3://BUCKET/KEY``.
 
-    ``bucket`` is for manifests that name none.
+    With ``at_ns`` it is ``s3://BUCKET/PREFIX``, of which what was there then is taken. ``bucket`` is for
+    manifests that name none.
 
     ``store`` says where S3 is; its bucket is filled in. Blocks. Raises as ``check_out``, and ManifestError.
     """
@@ -51,7 +53,7 @@ def check_out_manifest(
         return S3Store(msgspec.structs.replace(store, bucket=name))
 
     with contextlib.ExitStack() as stack:
-        path = _brought_here(manifest, open_store, stack)
+        path = _brought_here(manifest, open_store, stack, at_ns)
 
         def entries() -> Iterable[Entry]:
             from s3mount.manifest.reading import read_entries
@@ -80,7 +82,9 @@ def _identity(path: Path, bucket: str | None) -> str | None:
         return None
 
 
-def _brought_here(manifest: str, open_store: OpenStore, stack: contextlib.ExitStack) -> Path:
+def _brought_here(
+    manifest: str, open_store: OpenStore, stack: contextlib.ExitStack, at_ns: int | None
+) -> Path:
     """The manifest as a local file, which is there until ``stack`` ends."""
     if manifest != "-" and not manifest.startswith("s3://"):
         path = Path(manifest).expanduser()
@@ -97,6 +101,8 @@ def _brought_here(manifest: str, open_store: OpenStore, stack: contextlib.ExitSt
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="s3mount-")))
 
     async def bring() -> Path:
+        if at_ns is not None:
+            return await _listed(manifest, at_ns, open_store, folder / "bucket.csv")
         async with brought_here(manifest, open_store) as path:
             # The copy stays when this loop has ended: the checkout runs its own, if it needs one.
             await trio.to_thread.run_sync(
@@ -105,6 +111,17 @@ def _brought_here(manifest: str, open_store: OpenStore, stack: contextlib.ExitSt
             return folder / path.name
 
     return trio.run(bring, strict_exception_groups=True)
+
+
+async def _listed(source: str, at_ns: int, open_store: OpenStore, path: Path) -> Path:
+    """A manifest of ``s3://BUCKET/PREFIX`` as it was, written to ``path``. Raises as ``list_to_file``."""
+    from s3mount.app.manifests import list_to_file
+    from s3mount.manifest.location import parse_s3
+
+    bucket, prefix = parse_s3(source)
+    async with open_store(bucket) as store:
+        await list_to_file(store, bucket, prefix, at_ns, path, "csv", lambda text: None)
+    return path
 
 
 def stored_in(headers: ObjectHeaders) -> Stored:

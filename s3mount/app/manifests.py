@@ -151,7 +151,7 @@ def create(
             to_be_filled(output, access.open_store) as path,
             access.open_store(bucket) as store,
         ):
-            made = await _list_to_file(store, bucket, prefix, at_ns, path, output_format, show)
+            made = await list_to_file(store, bucket, prefix, at_ns, path, output_format, show)
             digest = await trio.to_thread.run_sync(digest_of, path)
             rule = ""
             with trio.move_on_after(RULE_ASKED_FOR_S):
@@ -167,7 +167,7 @@ class _Listed(NamedTuple):
     size_bytes: int
 
 
-async def _list_to_file(
+async def list_to_file(
     store: Store,
     bucket: str,
     prefix: str,
@@ -265,7 +265,7 @@ async def _side(access: Access, source: str, at_ns: int | None, show: Show) -> A
         path = Path(name) / "live.csv"
         async with access.open_store(bucket) as store:
             prefix = normal_prefix(key)
-            await _list_to_file(store, bucket, prefix, at_ns, path, "csv", show, may_be_empty=True)
+            await list_to_file(store, bucket, prefix, at_ns, path, "csv", show, may_be_empty=True)
         yield path
 
 

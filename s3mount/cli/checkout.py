@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 )
 @click.argument("manifest")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--at", metavar="TIME", help="MANIFEST is a bucket, which is taken as it was then.")
 @click.option("--delete", is_flag=True, help="Remove from DIR what the manifest does not have.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only these; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="None of these; repeatable.")
@@ -54,7 +55,7 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
     ETag or checksum. Each file appears whole; interrupted or killed, the next run does the rest. What was
     edited in DIR since it was checked out is kept beside the version, as NAME.orig.
 
-    MANIFEST is a file, - for standard input, or s3://BUCKET/KEY.
+    MANIFEST is a file, - for standard input, or s3://BUCKET/KEY; with --at it is BUCKET or s3://BUCKET/PREFIX.
 
     Exit status 0: all of it is there. 1: something is not, which is named; the rest is.
     """
@@ -76,6 +77,13 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
         if given["overwrite_changed"]
         else Changed.ASIDE,
     )
+    at_ns = None
+    if given["at"] is not None:
+        from s3mount.cli.values import parse_bucket
+        from s3mount.manifest.times import parse_time
+
+        at_ns = parse_time(given["at"], time.time_ns())
+        manifest = "s3://{}/{}".format(*parse_bucket(manifest))
     shown = _Shown(quiet=given["quiet"] or given["as_json"])
     try:
         summary = check_out_manifest(
@@ -87,6 +95,7 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
             watch=shown.watch,
             tell=shown.tell,
             warn=shown.warn,
+            at_ns=at_ns,
         )
     finally:
         shown.clear()

@@ -18,8 +18,10 @@ import pytest
 
 from s3mount.checkout.paths import HIDDEN
 from s3mount.manifest.model import Entry
+from s3mount.manifest.times import format_time
 from tests.checkout.command import Checkout
 from tests.fuse.bucket_contents import wait_until
+from tests.fuse.pasts import store_time_ns
 from tests.servers import S3Server
 from tests.servers.counting import Answer, Decision, Fault, Relay, Request
 
@@ -360,3 +362,20 @@ def test_what_manifest_create_made(checkout: Checkout) -> None:
     checkout.put("d/f1", b"newer")
     assert checkout.summary()["downloaded"] == 4
     assert checkout.files() == {key: data for key, data in old.items() if key != "d/f3"}
+
+
+def test_a_bucket_as_it_was(checkout: Checkout) -> None:
+    for key, data in (("d/a", b"1"), ("d/b", b"22"), ("e", b"3")):
+        checkout.put(key, data)
+    at_ns = store_time_ns(checkout.client, checkout.bucket)
+    while store_time_ns(checkout.client, checkout.bucket) <= at_ns:
+        continue
+    checkout.put("d/a", b"changed")
+    checkout.put("d/new", b"new")
+    checkout.source = f"s3://{checkout.bucket}/d"
+    assert checkout.summary("--at", format_time(at_ns))["downloaded"] == 2
+    assert checkout.files() == {"d/a": b"1", "d/b": b"22"}
+    checkout.source = f"s3://{checkout.bucket}/"
+    done = checkout.run()
+    assert done.returncode == 2
+    assert f"s3://{checkout.bucket}/manifest.json, or a time with --at" in done.stderr
