@@ -270,10 +270,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     ``reason``: why something was not tried, for people. ``etag_is_md5``: what a PUT makes has the MD5 of its bytes
     as ETag (not where the bucket encrypts with SSE-KMS). ``unusable``: conditions that the store refuses even where
     they hold, as "COPY If-None-Match"; they are never sent. ``atomic``: of eight conditional PUTs at once exactly one
-    won. ``content_md5``: it verifies Content-MD5. ``copied_checksums``: a part made by UploadPartCopy counts in an
-    upload with checksums. ``markers``: a key that ends in ``/`` is an object of its own, with keys below it;
-    ``marker_metadata``: such an object keeps its metadata. ``lists_versions``: ListObjectVersions is answered.
-    ``version_dates``: its versions are all listed, each dated when it was written.
+    won. ``content_md5``: it verifies Content-MD5. ``part_copies``: UploadPartCopy is answered. ``copied_checksums``:
+    a part made by it counts in an upload with checksums. ``markers``: a key that ends in ``/`` is an object of its
+    own, with keys below it; ``marker_metadata``: such an object keeps its metadata. ``lists_versions``:
+    ListObjectVersions is answered. ``version_dates``: its versions are all listed, each dated when it was written.
     ``counts_tags``: HEAD tells how many tags an object has.
     """
 
@@ -295,3 +295,4 @@ class Capabilities(msgspec.Struct, frozen=True):
     lists_versions: bool | None = None
     version_dates: bool | None = None
     counts_tags: bool | None = None
+    part_copies: bool | None = None

@@ -16,11 +16,12 @@ import trio
 
 from s3mount.config import StoreConfig
 from s3mount.engine.client import EngineClient
-from s3mount.errors import UsageError
+from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest import verifying
 from s3mount.manifest.buckets import Buckets, open_buckets
 from s3mount.manifest.building import list_entries, moment_to_list, nothing_below
 from s3mount.manifest.comparing import Difference, differences
+from s3mount.manifest.dating import WRONG_DATES, Gaps, are_dates_right
 from s3mount.manifest.location import brought_here, is_live_bucket, parse_s3, to_be_filled
 from s3mount.manifest.model import Entry
 from s3mount.manifest.reading import (
@@ -178,14 +179,25 @@ async def list_to_file(
     *,
     may_be_empty: bool = False,
 ) -> _Listed:
-    """Write a manifest to ``path``. Raises UsageError where nothing lies or lay below the prefix."""
+    """Write a manifest to ``path``.
+
+    Raises UsageError where nothing lies or lay below the prefix, and ManifestError where the past cannot be told.
+    """
     moment = await moment_to_list(store, prefix, at_ns, time.time_ns())
     scans: list[Scan] = []
+    gaps = Gaps()
     rate = _Rate("versions")
     with WholeFile(path) as file:
         writer = ManifestWriter(file, output_format, Scope(bucket, prefix, moment.at_ns, True))
         work = partial(
-            list_entries, store, bucket, prefix, moment.until_ns, writer.write, on_scan=scans.append
+            list_entries,
+            store,
+            bucket,
+            prefix,
+            moment.until_ns,
+            writer.write,
+            on_scan=scans.append,
+            gaps=gaps,
         )
 
         def text() -> str:
@@ -195,6 +207,8 @@ async def list_to_file(
         await _shown(work, show, text)
         if prefix and not scans[0].listed and not may_be_empty:
             raise nothing_below(bucket, prefix)
+        if at_ns is not None and gaps.are_suspicious and not await are_dates_right(store, prefix):
+            raise ManifestError(WRONG_DATES)
         writer.finish()
     return _Listed(moment.at_ns, writer.count, writer.size_bytes)
 

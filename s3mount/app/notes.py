@@ -8,6 +8,7 @@ from typing import Protocol
 import trio
 
 from s3mount.errors import S3MountError
+from s3mount.manifest.dating import WRONG_DATES, TriesDates, are_dates_right
 from s3mount.s3.store import Store
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,12 @@ class Notes:
                     f"{rule}: of then only what is still there is shown, in its place older content or nothing; "
                     "a manifest that was made in time tells what is missing"
                 )
+
+    async def ask_for_dates(self, store: TriesDates, prefix: str, suspected: trio.Event) -> None:
+        """Note when the store dates its versions wrongly; tried once it is ``suspected``."""
+        await suspected.wait()
+        if not await are_dates_right(store, prefix):
+            self.add(WRONG_DATES)
 
     async def ask_for_hidden_keys(self, store: Store, prefix: str) -> None:
         """Note when keys lie below ``prefix``, where the past is shown in their place.

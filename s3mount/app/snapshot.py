@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -29,6 +31,7 @@ from s3mount.manifest.building import nothing_below
 from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
 from s3mount.manifest.location import brought_here
+from s3mount.s3.lacks import lack_of_past
 from s3mount.tree.lister import PastLister
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.vfs.buckets import Access, OneBucket
@@ -36,6 +39,8 @@ from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.hall import OpenPast, SnapshotHall
 from s3mount.vfs.snapshot import SnapshotFiles
 from s3mount.vfs.troubles import Troubles
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -179,11 +184,13 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
             )
             lister = None
             if past.at_ns is not None:
-                lister = PastLister(pool.bucket(config.store.bucket), tree, past.at_ns)
                 store = pool.bucket(config.store.bucket)
+                suspected = trio.Event()
+                lister = PastLister(store, tree, past.at_ns, suspected.set)
                 Background(nursery).start(notes.ask_for_rule, store, config.prefix)
+                Background(nursery).start(notes.ask_for_dates, store, config.prefix, suspected)
                 reporter.step(f"asking S3 for the bucket {config.store.bucket}")
-                await _look(pool.bucket(config.store.bucket), lister, tree, config)
+                await _look(store, lister, tree, config)
             files = SnapshotFiles(tree, caches, top_inode=TOP_INODE, lister=lister)
 
             def tell() -> dict[str, Any]:
@@ -232,6 +239,10 @@ def with_past(
     library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
 
     async def open_at(at_ns: int, base: int, place: str, troubles: Troubles) -> OpenPast:
+        lack = lack_of_past(filesystem.capabilities)
+        if lack:
+            log.warning("%s cannot be shown: this store %s", place.rstrip(": "), lack)
+            raise OSError(errno.EOPNOTSUPP, f"this store {lack}")
         held = await _in_thread(partial(open_past, library, config, at_ns))
         tree = SnapshotTree(held.catalog, defaults_of(config, at_ns), prefix=config.prefix)
         files = SnapshotFiles(

@@ -180,6 +180,11 @@ class PooledStore:
         async with self._pool.engine(self._bucket) as engine:
             return await engine.noncurrent_rule(prefix)
 
+    async def try_version_dates(self, temporary_key: Key) -> bool | None:
+        """See ``Store.try_version_dates``."""
+        async with self._pool.engine(self._bucket) as engine:
+            return await engine.try_version_dates(temporary_key)
+
 
 def _add_up(total: dict[str, float], more: dict[str, float]) -> None:
     for name, value in more.items():

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from s3mount.errors import UsageError
+from s3mount.manifest.dating import Gaps
 from s3mount.manifest.model import Entry
 from s3mount.manifest.scan import LISTS_AT_ONCE, Scan
 from s3mount.manifest.times import SECOND_NS, format_time
@@ -56,12 +57,15 @@ async def list_entries(
     *,
     on_scan: Callable[[Scan], None] | None = None,
     lists_at_once: int = LISTS_AT_ONCE,
+    gaps: Gaps | None = None,
 ) -> None:
     """Give ``take`` what was current at ``at_ns`` below ``prefix``, in the order of manifests.
 
-    ``on_scan`` gets the listing, for its counters, before it begins. Raises as ``Scan.run``.
+    ``on_scan`` gets the listing, for its counters, before it begins; ``gaps`` is told of all versions. Raises
+    as ``Scan.run``.
     """
-    scan = Scan(store, prefix, keep=partial(CurrentAt, at_ns), lists_at_once=lists_at_once)
+    keep = partial(CurrentAt, at_ns, gaps)
+    scan = Scan(store, prefix, keep=keep, lists_at_once=lists_at_once)
     if on_scan is not None:
         on_scan(scan)
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from s3mount.manifest.dating import Gaps
 from s3mount.manifest.model import Entry
 from s3mount.names import is_trial_key
 from s3mount.refs import Key, ObjectVersion
 
 
 class CurrentAt:
-    """Chooses from versions in the store's order, page by page. ``at_ns`` of ``None``: the latest."""
+    """Chooses from versions in the store's order, page by page. ``at_ns`` of ``None``: the latest.
 
-    def __init__(self, at_ns: int | None) -> None:
+    ``gaps`` is told of all of them.
+    """
+
+    def __init__(self, at_ns: int | None, gaps: Gaps | None = None) -> None:
         self._at_ns = at_ns
+        self._gaps = gaps
         self._decided: Key | None = None
 
     def __call__(self, versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
         """Those of these that were current, as ``current_at`` says; keys of trials are left out."""
+        if self._gaps is not None:
+            versions = tuple(versions)
+            self._gaps.note(versions)
         decided, at_ns = self._decided, self._at_ns
         chosen = []
         for version in versions:

@@ -120,12 +120,15 @@ def _listed_object(element: ElementTree.Element, skip: int, encoded: bool) -> Ob
 
 
 def parse_copy(body: bytes, root_name: str) -> tuple[str, str | None]:
-    """ETag and CRC64NVME of a CopyObjectResult or CopyPartResult.
+    """ETag and CRC64NVME of a CopyObjectResult or CopyPartResult. The ETag may be empty in the former.
 
-    Raises ServerFaultError when it is none (errors inside a 200 answer are sorted out before).
+    So ``rclone serve s3`` answers a copy onto itself. Raises ServerFaultError when it is none (errors inside a
+    200 answer are sorted out before).
     """
     root, ns = parse_document(body, root_name, "ETag")
     etag = root.findtext(f"{ns}ETag")
+    if etag is None and root.tag.endswith("CopyObjectResult"):
+        return "", None
     if etag is None:
         raise ServerFaultError(f"a {root_name} without an ETag")
     return bare_etag(etag), root.findtext(f"{ns}ChecksumCRC64NVME")

@@ -19,6 +19,8 @@ def describe_lacks(honours: dict[str, Any]) -> list[str]:
             if honours.get("etag_is_md5") is False
             else "verifies no checksum; the ETag that it tells is compared with what was sent"
         )
+    if honours.get("part_copies") is False:
+        lacks.append("copies no parts: a small change of a large file fetches and sends all of it")
     if honours.get("markers") is False:
         lacks.append(
             "cannot hold the markers of folders: empty folders, and the attributes of folders, "
@@ -26,10 +28,14 @@ def describe_lacks(honours: dict[str, Any]) -> list[str]:
         )
     elif honours.get("marker_metadata") is False:
         lacks.append("drops what is stored with markers of folders: each file is asked for its own")
+    past = lack_of_past(honours)
+    return [*lacks, past] if past else lacks
+
+
+def lack_of_past(honours: dict[str, Any]) -> str:
+    """Why the past of a bucket cannot be shown; empty where it can."""
     if honours.get("lists_versions") is False:
-        lacks.append("lists no versions: it has no past to be shown")
+        return "lists no versions: it has no past to be shown"
     if honours.get("version_dates") is False:
-        lacks.append(
-            "lists its versions incompletely or under wrong dates: what it held at a time cannot be told"
-        )
-    return lacks
+        return "lists its versions incompletely or under wrong dates: what it held at a time cannot be told"
+    return ""

@@ -491,6 +491,7 @@ class MemoryStore:
             atomic=True,
             content_md5=True,
             copied_checksums=True,
+            part_copies=True,
             markers=self.habits.markers,
             marker_metadata=self.habits.marker_metadata,
             lists_versions=self.habits.lists_versions,

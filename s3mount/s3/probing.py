@@ -56,6 +56,10 @@ _CONTENT_MD5 = "content-md5"
 _NO_WAY = (AccessDeniedError, NoSuchBucketError, NotS3Error, WrongRegionError)
 _MARK = "x-amz-meta-mode"
 _IF_ABSENT = {"if-none-match": "*"}
+_CHECKSUMMED = {
+    "x-amz-checksum-algorithm": "CRC64NVME",
+    "x-amz-checksum-type": "FULL_OBJECT",
+}
 
 
 class Outcome(enum.Enum):
@@ -79,6 +83,7 @@ class Prober:
         self._trials = trials
         self._checksum: str | None = None
         self._atomic: dict[str, bool] = {}
+        self._part_copies: bool | None = None
         self._markers: bool | None = None
         self._marker_metadata: bool | None = None
         self._reasons: dict[str, str] = {}
@@ -105,6 +110,7 @@ class Prober:
         finally:
             await self._trials.remove_all()
         traits = self._traits
+        traits.atomic = all(self._atomic.values()) if self._atomic else None
         return Capabilities(
             if_match=traits.if_match,
             if_absent=traits.if_absent,
@@ -116,13 +122,14 @@ class Prober:
             delete_condition=traits.delete_condition,
             etag_is_md5=traits.etag_is_md5,
             unusable=tuple(sorted(traits.unusable)),
-            atomic=all(self._atomic.values()) if self._atomic else None,
+            atomic=traits.atomic,
             content_md5=traits.content_md5,
             copied_checksums=traits.copied_checksums,
             markers=self._markers,
             marker_metadata=self._marker_metadata,
             lists_versions=traits.lists_versions,
             counts_tags=traits.counts_tags,
+            part_copies=self._part_copies,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:
@@ -352,9 +359,9 @@ class Prober:
                 self._checksum = name
                 break
         self._traits.content_md5 = _CONTENT_MD5 in verified
+        self._traits.verifies_checksums = self._checksum is not None
         self._traits.echoes_checksums = self._checksum == "crc64nvme"
-        if self._traits.echoes_checksums:
-            await self._try_copied_part(f"{key}.part")
+        await self._try_copied_part(f"{key}.part")
 
     async def _try_tags(self, key: Key) -> None:
         """Does HEAD tell that an object has tags? Where that may not be tried, tags are asked for when needed."""
@@ -380,22 +387,29 @@ class Prober:
         return False
 
     async def _try_copied_part(self, key: Key) -> None:
-        """May a part that the store copied be in an upload with checksums?"""
+        """Does the store copy parts, and may such a part be in an upload with checksums?"""
         made = await self._put(key)
-        headers = {"x-amz-checksum-algorithm": "CRC64NVME", "x-amz-checksum-type": "FULL_OBJECT"}
-        upload_id = await self._multipart.create_bare(key, headers)
+        has_checksums = bool(self._traits.echoes_checksums)
+        upload_id = await self._multipart.create_bare(key, _CHECKSUMMED if has_checksums else {})
         try:
             source = ContentRef(key, made.etag, len(_BODY), made.version_id)
             part = await self._writer.copy_part_bare(source, key, upload_id)
-            told = part.checksum is not None
-            if not told:
-                crc = checksums.crc64nvme(_BODY)
-                part = PartInfo(1, part.etag, part.size, crc)
-            done = await self._outcome(self._complete(key, upload_id, part, {}))
-            self._traits.copied_checksums = told and done is Outcome.DONE
-        except RejectedError as error:
-            _log.debug("a copied part with a checksum is refused: %s", error.describe())
-            self._traits.copied_checksums = False
+            self._part_copies = True
+            if has_checksums:
+                told = part.checksum is not None
+                part = PartInfo(1, part.etag, part.size, checksums.crc64nvme(_BODY))
+                done = await self._outcome(self._complete(key, upload_id, part, {}))
+                self._traits.copied_checksums = told and done is Outcome.DONE
+        except StoreError as error:
+            # rclone answers with nothing at all.
+            is_empty = isinstance(error, NotS3Error)
+            if not is_empty and (isinstance(error, _NO_WAY) or error.status == 0):
+                raise
+            _log.info("parts are not copied here: %s", error.describe())
+            if self._part_copies:
+                self._traits.copied_checksums = False
+            else:
+                self._part_copies = False
         finally:
             with trio.move_on_after(CLEAN_UP_S, shield=True):
                 await self._abort(key, upload_id)

@@ -172,7 +172,11 @@ class Reader:
 
         Never believed where they were seen to be MD5s, or where a checksum tells that the bytes are wrong.
         """
-        if self._traits.etag_is_md5 or promised(answer.headers) is not None or len(bodies) > 1:
+        if (
+            self._traits.etag_is_md5
+            or self._promised(answer.headers) is not None
+            or len(bodies) > 1
+        ):
             return False
         self._traits.etag_is_md5 = False
         return True
@@ -187,9 +191,13 @@ class Reader:
             raise ServerFaultError("the store sent another range than was asked for", key=key)
         return object_info(key, answer.headers, size)
 
+    def _promised(self, headers: Mapping[str, str]) -> RunningChecksum | None:
+        """The checksum that is told; none where the store tells what it does not verify, which is often wrong."""
+        return None if self._traits.verifies_checksums is False else promised(headers)
+
     def _proven(self, answer: Answer, info: ObjectInfo) -> bool | None:
         """Does a whole body have the checksum or, without one, the MD5 that the store says? ``None``: it says none."""
-        checksum = promised(answer.headers)
+        checksum = self._promised(answer.headers)
         if checksum is not None:
             checksum.update(answer.body)
             return checksum.matches
@@ -218,7 +226,9 @@ class Reader:
         except OSError as error:
             raise local_failure(sink.path, error) from error
         try:
-            transfer = _Fetch(key, byte_range, sink, fd, version_id, if_match, on_progress)
+            transfer = _Fetch(
+                key, byte_range, sink, fd, version_id, if_match, on_progress, self._promised
+            )
             for left in reversed(range(DAMAGED_TRIES)):
                 try:
                     await self._plane.call(transfer.call)
@@ -294,7 +304,9 @@ class _Fetch:
         version_id: VersionId | None,
         if_match: ETag | None,
         on_progress: Callable[[int], None] | None,
+        promised: Callable[[Mapping[str, str]], RunningChecksum | None],
     ) -> None:
+        self._promised = promised
         self._key = key
         self._range = byte_range
         self._sink = sink
@@ -366,7 +378,7 @@ class _Fetch:
             raise PreconditionFailedError("the object was replaced", key=self._key, status=412)
         self._pin = self.info.etag or None
         if not self._done and size == self._range.length:
-            self._checksum = promised(head.headers)
+            self._checksum = self._promised(head.headers)
         into_file = file_sink(
             self._fd, self._sink.offset + self._done, self._sink.path, self._on_bytes
         )

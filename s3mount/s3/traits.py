@@ -23,6 +23,7 @@ class Traits(msgspec.Struct):
     checksums. ``lists_versions``: ListObjectVersions is there.
     ``counts_tags``: HEAD tells how many tags an object has. ``has_tags``: it knows tags, and they may be read.
     ``has_acls``: the bucket has ACLs enabled, and they may be read.
+    ``atomic``: of several conditional PUTs at once one wins. ``verifies_checksums``: a wrong one is refused.
     The rest: whether the condition is refused with 412 when it does not hold, and only then.
     """
 
@@ -44,6 +45,8 @@ class Traits(msgspec.Struct):
     counts_tags: bool | None = None
     has_tags: bool = True
     has_acls: bool | None = None
+    atomic: bool | None = None
+    verifies_checksums: bool | None = None
 
     def adopt(self, known: Capabilities) -> None:
         """Take over what an earlier probe of the same bucket found."""
@@ -57,8 +60,10 @@ class Traits(msgspec.Struct):
         self.content_md5 = known.content_md5
         self.copied_checksums = known.copied_checksums
         self.lists_versions = known.lists_versions
+        self.atomic = known.atomic
         if known.etag_is_md5 is not None:
             self.etag_is_md5 = known.etag_is_md5
         self.counts_tags = known.counts_tags
         if known.if_match is not None:
+            self.verifies_checksums = known.checksum is not None
             self.echoes_checksums = known.checksum == "crc64nvme"

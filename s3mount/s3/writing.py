@@ -16,6 +16,7 @@ from s3mount.errors import (
     PreconditionFailedError,
     RangeError,
     RejectedError,
+    ServerFaultError,
     StoreError,
 )
 from s3mount.refs import (
@@ -64,6 +65,7 @@ NO_ETAG = "00000000000000000000000000000000"
 """An ETag that no object has, to see whether a store heeds a condition."""
 
 
+LOOK_AFTER_S_MAX = 1.0
 COPY_SOURCE = "COPY x-amz-copy-source-if-match"
 """The name of the condition on a copy's source among ``Traits.unusable``."""
 
@@ -169,8 +171,9 @@ class Writer:
         if name in unusable:
             return await send({})
         for is_last in (False, True):
+            began_s = trio.current_time()
             try:
-                return await self._spelt(key, condition, send, is_honoured=is_honoured)
+                made = await self._spelt(key, condition, send, is_honoured=is_honoured)
             except (PreconditionFailedError, RejectedError) as error:
                 is_unknown = error.status == 501
                 is_refused = isinstance(error, PreconditionFailedError) and not is_honoured
@@ -179,9 +182,29 @@ class Writer:
                 await self._agree(key, condition, error)
                 if is_unknown or is_last or condition.if_match is not None:
                     break
+            else:
+                await self._look_after(key, made, trio.current_time() - began_s)
+                return made
         result = await send({})
         unusable.add(name)
         return result
+
+    async def _look_after(self, key: Key, made: PutResult, took_s: float) -> None:
+        """Where several conditional writes at once may win, see whether another one did, and came last.
+
+        It was under way when ours was answered, and takes about as long. Raises PreconditionFailedError.
+        """
+        if self._traits.atomic is not False:
+            return
+        await trio.sleep(min(took_s, LOOK_AFTER_S_MAX))
+        try:
+            now = await self._reader.head(key)
+        except NoSuchKeyError:
+            return
+        if now.etag != made.etag:
+            raise PreconditionFailedError(
+                "somebody else wrote the object at the same time", key=key, status=412
+            )
 
     async def _agree(self, key: Key, condition: Condition, refusal: StoreError) -> None:
         """Raise ``refusal`` if a look at the key says the same."""
@@ -359,6 +382,9 @@ class Writer:
         async def send(wanted: dict[str, str]) -> PutResult:
             call.headers = base | wanted
             answer, (etag, _) = await self._plane.read(call, _copied_object)
+            if not etag:
+                why = ServerFaultError("a CopyObjectResult without an ETag", key=key, status=200)
+                return await settle_copy(self._reader.head, source, key, headers, why)
             return await self.with_version(key, _put_result(answer, etag))
 
         async def attempt(kept: dict[str, str]) -> PutResult:
@@ -544,7 +570,7 @@ class Writer:
             size_bytes=source.size,
             error_in_body=True,
         )
-        _, (etag, checksum) = await self._plane.read(call, _copied_part)
+        _, (etag, checksum) = await self._plane.read(call, _copied_part, tries_max=2)
         return PartInfo(1, etag, source.size, checksum)
 
 

@@ -49,7 +49,8 @@ off by a kill has to be sent again, and is less than a tenth of a file of 100 pa
 class MultipartSender:
     """All multipart uploads of one spool. At most ``parts_max`` parts are on their way at once.
 
-    Each takes one of ``slots``.
+    Each takes one of ``slots``. ``copies_parts``: the store copies parts of what it has; else they are fetched
+    and sent.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class MultipartSender:
         self._background: Background | None = None
         self.before_stream: Callable[[Change], Awaitable[None]] = _nothing
         """Awaited before an upload begins outside of ``send``."""
+        self.copies_parts = True
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
         self._leftovers = Leftovers(spool, store)
@@ -195,6 +197,8 @@ class MultipartSender:
         """Copy a part; not when the base is gone: the cache may have its bytes. Raises S3MountError."""
         base = blob.base
         assert base is not None
+        if not self.copies_parts:
+            return False
         try:
             await self._copy_part(blob, upload, index)
             return True

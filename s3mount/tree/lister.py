@@ -15,6 +15,7 @@ import trio
 from s3mount.errors import S3MountError
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, Listed
 from s3mount.manifest.compiling import A_DIRECTORY_TOO, NO_PATH, UNSHOWN_MAX
+from s3mount.manifest.dating import Gaps
 from s3mount.manifest.versions import current_at
 from s3mount.names import is_name
 from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
@@ -49,9 +50,18 @@ class Versions(Protocol):
 
 
 class PastLister:
-    """Fills the catalog of one bucket at ``at_ns``. Each directory is listed once, whoever asks for it."""
+    """Fills the catalog of one bucket at ``at_ns``. Each directory is listed once, whoever asks for it.
 
-    def __init__(self, store: Versions, tree: SnapshotTree, at_ns: int) -> None:
+    ``on_suspicion`` is called once when the dates of versions look wrong.
+    """
+
+    def __init__(
+        self,
+        store: Versions,
+        tree: SnapshotTree,
+        at_ns: int,
+        on_suspicion: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
         self._tree = tree
         self._catalog = tree.catalog
@@ -60,6 +70,7 @@ class PastLister:
         self._large: dict[int, None] = {}
         self._slots = trio.CapacityLimiter(LISTS_MAX)
         self._unshown = len(self._catalog.unshown())
+        self._gaps = Gaps(on_suspicion)
 
     # ------------------------------------------------------------------- asking
 
@@ -269,6 +280,7 @@ class Pages:
                 max_keys=self._keys,
             )
         self._before = page
+        self._lister._gaps.note(page.versions)
         versions = tuple(each for each in page.versions if each.key != self._decided)
         if versions:
             last = versions[-1].key

@@ -21,7 +21,7 @@ from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
 from s3mount.names import TRIAL_PREFIX
 from s3mount.refs import Capabilities
-from s3mount.s3.lacks import describe_lacks
+from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
 from s3mount.spool.changes import Change
 from s3mount.spool.putlog import PutLog
@@ -90,6 +90,9 @@ class Filesystem:
             known=KnownContent(spool, reader, index, part_bytes=config.part_bytes),
             mounted_ns=mounted_ns,
         )
+        if config.read_only:
+            # Nothing can be tried.
+            state.marker_metadata = True
         state.nodes = Nodes(
             config.prefix, state.file_attributes(mounted_ns, stat.S_IFDIR), state.file_attributes
         )
@@ -161,15 +164,20 @@ class Filesystem:
     async def _probe(self, probed: trio.Event) -> None:
         """Learn what conditions the store honours."""
         try:
-            self._heed(await self._capabilities())
+            found = await self._capabilities()
+            self._heed(found)
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}
             log.warning("what the store honours is unknown: %s", error)
         except Exception as error:
             self.capabilities = {"reason": f"internal error: {reason_of(error)}"}
             log.exception("internal error: what the store honours is unknown")
+            return
         finally:
+            if self.state.marker_metadata is None:
+                self.state.marker_metadata = True
             probed.set()
+        await self._try_version_dates(found)
 
     def _heed(self, found: Capabilities) -> None:
         """Work as the store needs it, and say what it lacks."""
@@ -177,17 +185,38 @@ class Filesystem:
         sender.is_source_guarded = found.copy_source_condition is True
         sender.etag_is_md5 = found.etag_is_md5 is True
         sender.deletions.honours_condition = found.delete_condition
+        sender.multipart.copies_parts = found.part_copies is not False
         sender.markers = self.state.markers = found.markers
-        self.state.marker_metadata = found.marker_metadata
+        self.state.marker_metadata = found.marker_metadata is not False
         self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
         for line in describe_lacks(self.capabilities):
             log.warning("this store %s", line)
 
+    async def _try_version_dates(self, found: Capabilities) -> None:
+        """Learn whether the past of a bucket that keeps versions can be told, unless that is known."""
+        is_known = found.version_dates is not None or found.lists_versions is not True
+        was_all_tried = found.complete_condition is not None
+        if is_known or not was_all_tried or not self.uploader.sender.deletions.keeps_deleted:
+            return
+        try:
+            with RunningTrial(Path(self.config.state_dir), self._trial_key()) as trial:
+                are_right = await self.state.store.try_version_dates(trial.key)
+        except S3MountError as error:
+            log.info("how this store dates versions is unknown: %s", error)
+            return
+        found = msgspec.structs.replace(found, version_dates=are_right)
+        self.capabilities["version_dates"] = are_right
+        if are_right is False:
+            log.warning("this store %s", lack_of_past(self.capabilities))
+        self.state.memory.remember_capabilities(found, self.state.now_ns())
+
+    def _trial_key(self) -> str:
+        return f"{self.config.prefix}{TRIAL_PREFIX}{os.getpid()}-{time.time_ns():x}"
+
     async def _capabilities(self) -> Capabilities:
         """What the store honours, as it was seen by an earlier mount or by trying now. Raises StoreError."""
         remembered = self.state.memory.recall_capabilities(self.state.now_ns())
-        key = f"{self.config.prefix}{TRIAL_PREFIX}{os.getpid()}-{time.time_ns():x}"
-        with RunningTrial(Path(self.config.state_dir), key) as trial:
+        with RunningTrial(Path(self.config.state_dir), self._trial_key()) as trial:
             found = await self.state.store.probe(trial.key, known=remembered, killed=trial.killed)
         if remembered is None and found.if_absent is not None:
             self.state.memory.remember_capabilities(found, self.state.now_ns())

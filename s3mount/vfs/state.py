@@ -50,7 +50,7 @@ class MountState:
     markers: bool | None = None
     """Can the store hold the markers of folders? ``None``: not known yet."""
     marker_metadata: bool | None = None
-    """Does it keep what is stored with them?"""
+    """Does it keep what is stored with them? ``None``: not known yet; what could not be tried counts as kept."""
     local_folders: set[Key] = field(default_factory=set)
     """Folders that were made here and that the store cannot hold without a file below."""
 

@@ -109,8 +109,13 @@ class StoredAttributes:
             # No marker can tell whether anything is stored below it.
             return True
         parent = node.parent.directory
+        if parent is None:
+            return False
+        if self._state.marker_metadata is None and parent.marker_etag:
+            # A marker that tells nothing may have lost what was stored with it.
+            return True
         # Not told yet counts as stored: a guess would show a link as a file.
-        return parent is not None and parent.stores_attributes is not False
+        return parent.stores_attributes is not False
 
     async def know_attributes_of(self, node: Node) -> None:
         """Learn what is stored with ``node``; after a few in one directory, with all of it at once."""
@@ -129,7 +134,10 @@ class StoredAttributes:
         known = directory.directory
         assert known is not None
         policy = self._state.config.attributes
-        is_told_not = known.stores_attributes is False and self._state.are_markers_telling
+        may_be_lost = self._state.marker_metadata is None and bool(known.marker_etag)
+        is_told_not = (
+            known.stores_attributes is False and self._state.are_markers_telling and not may_be_lost
+        )
         if policy == "never" or (policy == "auto" and is_told_not):
             # What has no node yet has nothing stored; to look at all of them would give them one.
             await self.know_attributes(list(known.children.nodes.values()))

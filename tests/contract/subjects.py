@@ -17,10 +17,13 @@ from s3mount.refs import Capabilities
 from s3mount.s3.client import S3Store
 from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from tests.conftest import SERVERS
 from tests.servers import S3Server
 
-SUBJECTS = ("memory", "localstack", "ceph-http", "ceph-https", "localstack-engine")
+SUBJECTS: tuple[str, ...] = ("memory", "localstack", "ceph-http", "ceph-https", "localstack-engine")
 """The last one is LocalStack again, from behind the engine's process."""
+if "given" in SERVERS:
+    SUBJECTS += ("given",)
 
 Body: TypeAlias = Callable[[Store], Awaitable[None]]
 
@@ -48,6 +51,7 @@ class Subject:
             markers=True,
             marker_metadata=True,
             lists_versions=True,
+            part_copies=True,
         )
         if self.name.startswith("ceph"):
             return msgspec.structs.replace(

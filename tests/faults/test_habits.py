@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,6 +21,9 @@ from s3mount.refs import ByteRange, Capabilities, Condition, ObjectHeaders
 from s3mount.s3.client import S3Store
 from s3mount.s3.store import Store
 from tests.contract.subjects import Body, set_credentials
+from tests.fuse.bucket_contents import wait_until
+from tests.fuse.mounts import status_of
+from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.habits import Habit, HabitRelay
 
@@ -87,6 +96,7 @@ WHAT_IS_FOUND: dict[Habit, dict[str, object]] = {
     Habit.NOTHING_VERIFIED: {"checksum": None, "content_md5": False},
     Habit.BARE_MARKERS: {"markers": True, "marker_metadata": False},
     Habit.MARKERS_ARE_FILES: {"markers": False},
+    Habit.NO_PART_COPIES: {"part_copies": False},
     Habit.NO_VERSION_LISTS: {"lists_versions": False},
 }
 
@@ -174,6 +184,22 @@ def test_copied_parts_without_checksums(other: MakeOther, probed: bool) -> None:
         store.run(body)
 
 
+def test_a_copy_of_which_nothing_is_told_is_looked_at(other: MakeOther) -> None:
+    """It counts when the key has the bytes, and what was to be stored with them."""
+
+    async def body(store: Store) -> None:
+        await store.put("key", b"one", PLAIN)
+        source = (await store.head("key")).ref
+        wanted = ObjectHeaders(metadata={"mode": "33188"})
+        made = await store.copy(source, "key", wanted)
+        told = await store.head("key")
+        assert told.headers is not None
+        assert (told.etag, told.headers.metadata) == (made.etag, wanted.metadata)
+
+    with other(Habit.COPIES_UNTOLD) as store:
+        store.run(body)
+
+
 def test_nothing_that_is_tried_stays_where_nothing_can_be_removed(
     other: MakeOther,
 ) -> None:
@@ -250,3 +276,62 @@ def test_a_store_that_lists_no_versions_shows_what_it_has(other: MakeOther) -> N
 
     with other(Habit.NO_VERSION_LISTS) as store:
         store.run(body)
+
+
+def test_what_a_bucket_held_is_not_told_by_wrong_dates(
+    other: MakeOther, versioned_bucket: str, bucket: str, tmp_path: Path, s3_server: S3Server
+) -> None:
+    """Dates that look as if they were those of other versions are tried; a manifest of then is refused."""
+
+    def create(store: Other) -> tuple[int, str]:
+        options = [
+            "--at",
+            "-1s",
+            "--endpoint-url",
+            store.relay.url,
+            "-o",
+            str(tmp_path / "made.csv"),
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "s3mount", "manifest", "create", versioned_bucket, *options],
+            env=s3_server.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    with other(Habit.DATED_WHEN_REPLACED) as store:
+        client = dataclasses.replace(s3_server, endpoint_url=store.relay.url).boto3_client()
+        for body in (b"1", b"2"):
+            client.put_object(Bucket=versioned_bucket, Key="a", Body=body)
+            time.sleep(1.1)
+        code, said = create(store)
+        assert (code, "under wrong dates" in said) == (1, True), said
+        assert not (tmp_path / "made.csv").exists()
+    with other() as store:
+        assert create(store)[0] == 0
+        assert "a" in (tmp_path / "made.csv").read_text()
+
+
+def test_a_past_that_cannot_be_told_is_not_shown(
+    other: MakeOther,
+    versioned_bucket: str,
+    bucket: str,
+    mount_factory: Callable[..., Mount],
+) -> None:
+    """``.snapshots`` says why, as does the status; the live files are there."""
+    with other(Habit.DATED_WHEN_REPLACED) as store:
+        mount = mount_factory(versioned_bucket, "--snapshots", endpoint_url=store.relay.url)
+        (mount.path / "a").write_bytes(b"1")
+        wait_until(
+            lambda: status_of(mount)["store_honours"].get("version_dates") is False,
+            "the dates were tried",
+        )
+        with pytest.raises(OSError, match="not supported"):
+            os.listdir(mount.path / ".snapshots" / "2026-01-01")
+        assert "under wrong dates" in mount.log
+        assert (mount.path / "a").read_bytes() == b"1"
+        mount.wait()
+        left = store.client.list_object_versions(Bucket=versioned_bucket)
+        assert not [each["Key"] for each in left["Versions"] if "probe" in each["Key"]]

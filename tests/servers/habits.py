@@ -34,6 +34,8 @@ class Habit(enum.Enum):
         "a key that ends in a slash makes a file, and 500 below it (rclone serve s3)"
     )
     NO_VERSION_LISTS = "501 to ListObjectVersions (rclone serve s3)"
+    NO_PART_COPIES = "an empty answer to UploadPartCopy (rclone serve s3)"
+    COPIES_UNTOLD = "an empty document answers a COPY (rclone serve s3)"
     KEEPS_ALL = "403 to every DELETE of an object (no leave to delete, or retention)"
     DATED_WHEN_REPLACED = "a version has the date of the one that replaced it (versitygw)"
     CUT_VERSION_LISTS = "ListObjectVersions leaves the oldest out (Adobe S3Mock)"
@@ -103,6 +105,8 @@ class _HabitConnection(FaultyConnection):
             path.startswith(f"{each}/") for each in self._relay.marker_files
         ):
             return _error(500, "InternalError", "not a directory") if is_put else None
+        if Habit.NO_PART_COPIES in habits and is_copy and "partNumber=" in query:
+            return Reply(b"HTTP/1.1 200 OK\r\n", b"", 0, False)
         return self._incomplete(request, body)
 
     def _incomplete(self, request: Request, body: bytes) -> Reply | None:
@@ -144,6 +148,8 @@ class _HabitConnection(FaultyConnection):
         is_begun = is_done and request.method == "POST" and query.startswith("uploads")
         if is_begun and "x-amz-checksum-algorithm" in fields:
             relay.with_checksums.update(re.findall(r"<UploadId>([^<]+)<", body.decode()))
+        if is_done and Habit.COPIES_UNTOLD in relay.habits and "x-amz-copy-source" in fields:
+            body = b'<?xml version="1.0" encoding="UTF-8"?>\n<CopyObjectResult></CopyObjectResult>'
         if Habit.NO_CHECKSUMS_OF_COPIES in relay.habits and "x-amz-copy-source" in fields:
             body = _TOLD.sub(b"", body)
             if is_done and _upload_of(request):
@@ -157,7 +163,7 @@ class _HabitConnection(FaultyConnection):
         if is_done and Habit.MARKERS_ARE_FILES in relay.habits and _is_marker(request):
             relay.marker_files.add(path.rstrip("/"))
         if Habit.MARKERS_ARE_FILES in relay.habits and path in relay.marker_files:
-            return Reply(b'HTTP/1.1 200 OK\r\nETag: "file"\r\n', b"", 0, reply.closes)
+            return Reply(_MARKER_FILE, b"", 0, reply.closes)
         if "versions" in query and request.method == "GET":
             body = _of_versions(body, relay.habits, relay.replaced)
         if is_done and request.method in ("PUT", "DELETE") and not query:
@@ -169,6 +175,10 @@ class _HabitConnection(FaultyConnection):
         return reply._replace(body=body, length=length)
 
 
+_MARKER_FILE = (
+    b'HTTP/1.1 200 OK\r\nETag: "d41d8cd98f00b204e9800998ecf8427e"\r\nContent-Type: text/plain\r\n'
+    b"Last-Modified: Sun, 29 Nov 2026 12:00:00 GMT\r\nx-amz-request-id: habit\r\n"
+)
 _TOLD = re.compile(rb"<Checksum(\w+)>[^<]*</Checksum\1>")
 _VERSION = re.compile(rb"<(Version|DeleteMarker)>.*?</\1>", re.DOTALL)
 _ID = re.compile(rb"<VersionId>([^<]*)</VersionId>")
