@@ -341,10 +341,19 @@ class Sender:
         change.expected = there.etag
         if self._ctime_of(there) == written_ns and change.upload_attributes is None:
             blob = self._spool.live_blobs.get(change.blob_id)
-            if blob is not None:
-                blob.is_unsure = True
-            return _as_stored(there)
+            if blob is None or await self._may_hold(there, blob):
+                if blob is not None:
+                    blob.is_unsure = True
+                return _as_stored(there)
         raise TryAgain("S3 has an earlier state of it")
+
+    async def _may_hold(self, there: ObjectInfo, blob: Blob) -> bool:
+        """May it have the bytes of ``blob``? A copy of ours may have read its source after that was replaced."""
+        if there.size != blob.size:
+            return False
+        if not (self.etag_is_md5 and is_md5_etag(there.etag)) or blob.base is not None:
+            return True
+        return await etag_if_put(blob.location, blob.size) == there.etag
 
     async def _looks_copied(self, change: Change, there: ObjectInfo) -> bool:
         """Is it what an earlier try of this copy made? S3 gives the copy of an object of parts another ETag.
