@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn, Self
 from urllib.parse import unquote, urlsplit
 
+from tests.servers.lies import Lie
+
 CHUNK_BYTES = 1 << 16
 HEAD_BYTES_MAX = 1 << 16
 INSIDE_BYTES = 1000
@@ -58,7 +60,7 @@ class Request(NamedTuple):
 WRITING = ("PUT", "POST", "DELETE")
 """The methods that change a bucket."""
 
-Decision = enum.Enum | Answer | None
+Decision = enum.Enum | Answer | Lie | None
 """A member of ``Fault``, or of what a relay of another kind knows, or an answer; ``None``: nothing."""
 Decide = Callable[[Request], Decision]
 

@@ -28,6 +28,7 @@ from tests.servers.counting import (
     error_answer,
     parse_head,
 )
+from tests.servers.lies import Lie
 
 TRICKLE_BYTES = 32 << 10
 TRICKLE_S = 0.03
@@ -79,7 +80,7 @@ class Reply(NamedTuple):
 
 
 class FaultyRelay(Relay):
-    """A Relay that also knows ``Fate``. ``met`` counts what happened, by fate and by answer."""
+    """A Relay that also knows ``Fate`` and ``Lie``. ``met`` counts what happened, by fate and by answer."""
 
     def __init__(self, upstream_url: str, *, connections_max: int = 256) -> None:
         super().__init__(upstream_url, connections_max=connections_max)
@@ -127,6 +128,13 @@ class FaultyConnection(Connection):
             self._take_body(length, chunked)
             self._relay._happened(fate)
             self._client.sendall(error_answer(fate, request))
+            return
+        if isinstance(fate, Lie):
+            body = self._take_body(length, chunked)
+            if fate.is_done:
+                self._ask(request, head, body)
+            self._relay._happened(fate)
+            self._client.sendall(fate.answer(to_head=request.method == "HEAD"))
             return
         if fate in (Fate.RESET_SENDING, Fate.STALL_SENDING) and length:
             self._take_half(length, stalls=fate is Fate.STALL_SENDING)
