@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount.checkout import digests
+from s3mount import db
+from s3mount.checkout import digests, picture
 from s3mount.checkout.digests import DigestIndex, Row
 from s3mount.manifest.model import Entry
 
@@ -124,3 +125,20 @@ def test_untouched(tmp_path: Path) -> None:
     path.chmod(0o600)
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert not kept.is_of(path.stat())
+
+
+def test_what_was_remembered_before_anything_had_to_be_proven_is_forgotten(tmp_path: Path) -> None:
+    """Damaged bytes of uploads in parts were remembered as right then."""
+    place = picture.place_of(tmp_path, Path("/t"), "sqlite")
+    place.parent.mkdir(parents=True)
+    before = db.open_database(place, digests.MIGRATIONS[:1])
+    before.execute(
+        "INSERT INTO file VALUES ('f', 'b', 'v1', 'e1', 1, 2, 3, 4, ?, '', 1)", (b"d" * 16,)
+    )
+    before.close()
+    index = DigestIndex.open(tmp_path, Path("/t"))
+    assert index.find("f") is None
+    index.put(row("f", is_proven=False))
+    index.flush()
+    assert index.find("f") == row("f", is_proven=False)
+    index.close()
