@@ -63,11 +63,12 @@ class Entry:
     life stored and that was not held against its checksum yet (``None``: there is none).
     ``seen`` is the first answer for a content whose ETag is not known. ``told_version`` is the version
     id that an answer gave where the listing had none; requests name it once the key holds another
-    version (``replaced``).
+    version (``replaced``). ``broken``: something unexpected happened to it, and its readers go past the cache.
     """
 
     __slots__ = (
         "body",
+        "broken",
         "crc",
         "descriptor",
         "digest",
@@ -108,6 +109,7 @@ class Entry:
         self.sums = False
         self.unproven: bytearray | None = None
         self.body: bytes | None = None
+        self.broken = False
         self.unsaved = False
         self.file = ""
         self.descriptor = -1
@@ -165,7 +167,7 @@ class Entry:
             or self.dirty
             or self.saving
             or self.waiters
-            or self.punching
+            or self.punching is not None
         )
 
     def believe(self, first: int, stop: int) -> None:

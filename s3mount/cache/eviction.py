@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import trio
 
+from s3mount.background import PAUSE_MAX_S, contained
 from s3mount.cache.blocks import PRESENT, BlockMap, sums_room
 from s3mount.cache.catalog import Catalog, Update, Victim
 from s3mount.cache.entry import Entry
@@ -23,6 +24,8 @@ EVICT_COUNT_MAX = 256
 """Entries per job: some ten milliseconds of unlinking."""
 STUCK_S = 0.1
 """When a round could free nothing, whoever wants room is refused at once for so long."""
+ROOM_WAIT_S = 5.0
+"""A read waits no longer for a round of eviction; then it goes past the cache."""
 SHAVE_BYTES_MIN = 8 * MIB
 """An entry that exceeds what is needed by more than this is not removed but made shorter."""
 
@@ -62,7 +65,8 @@ class Evictor:
             if trio.current_time() < self._stuck_until_s or needed > self._shelf.size_bytes_max:
                 break
             self._shelf.want_room(needed)
-            await self._round_over.wait()
+            with trio.move_on_after(ROOM_WAIT_S):
+                await self._round_over.wait()
         await trio.lowlevel.checkpoint()
         return self._shelf.has_room(needed)
 
@@ -87,6 +91,10 @@ class Evictor:
                     await self._trim_open(goal)
         except (OSError, sqlite3.Error) as error:
             shelf.disk_failed(error)
+        except Exception:
+            # Reads go past the cache until the next round.
+            self._stuck_until_s = trio.current_time() + PAUSE_MAX_S
+            raise
         finally:
             self._round_over.set()
             self._round_over = trio.Event()
@@ -143,34 +151,42 @@ class Evictor:
                 for hole, result in zip(holes, results, strict=True):
                     if result is not None:
                         shelf.shrunk(hole.entry, *result)
-        except (OSError, sqlite3.Error):
+        except Exception:
             for hole in holes:
-                shelf.abandon_file(hole.entry)
+                with contained("giving up a content that was to be made shorter"):
+                    shelf.abandon_file(hole.entry)
             raise
         finally:
             for hole in holes:
-                self._close_hole(hole)
+                with contained("making room in the cache"):
+                    self._close_hole(hole)
 
     def _cut(self, entry: Entry, ranges: list[tuple[int, int]]) -> _Hole:
-        freed = sum(self._shelf.empty(entry, first, stop) for first, stop in ranges)
-        entry.punching = trio.Event()
-        update = None
-        if entry.row_digest is not None:
-            update = self._shelf.update_of(entry, replace=True)._replace(digest=entry.row_digest)
         byte_ranges = [
             (entry.map.byte_start(first), entry.map.byte_start(stop)) for first, stop in ranges
         ]
-        return _Hole(entry, os.dup(entry.descriptor), update, byte_ranges, freed)
+        descriptor = os.dup(entry.descriptor)
+        try:
+            freed = sum(self._shelf.empty(entry, first, stop) for first, stop in ranges)
+            update = None
+            if entry.row_digest is not None:
+                # Of an entry that is private by now as well: the row still counts its file.
+                update = self._shelf.update_of(entry, entry.row_digest, replace=True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        entry.punching = trio.Event()
+        return _Hole(entry, descriptor, update, byte_ranges, freed)
 
     def _close_hole(self, hole: _Hole) -> None:
         self._shelf.freeing_bytes -= hole.freed_bytes
         self.evicted_bytes += hole.freed_bytes
-        with contextlib.suppress(OSError):
-            self._shelf.files.lock_shared(hole.descriptor)
-        os.close(hole.descriptor)
         event, hole.entry.punching = hole.entry.punching, None
         if event is not None:
             event.set()
+        with contextlib.suppress(OSError):
+            self._shelf.files.lock_shared(hole.descriptor)
+        os.close(hole.descriptor)
         self._shelf.let_go(hole.entry)
 
 

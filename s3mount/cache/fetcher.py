@@ -182,6 +182,8 @@ class Fetcher:
         """
         if self._background is None or not self._shelf.usable or not entry.pinned_version:
             return False
+        if entry.broken:
+            return False
         first, last = entry.map.span(start, stop)
         position = first
         while run := entry.map.next_fetch(position, last, last - first):
@@ -308,10 +310,9 @@ class Fetcher:
             # Not by the fetch's own scope: the nursery ends, and nothing can be started in it.
             error = self.stop()
             raise
-        except Exception as raised:
-            # One fetch must not end the mount.
-            logger.exception("fetching %r failed unexpectedly", fetch.entry.ref.key)
-            error = EngineError(f"internal error while reading: {type(raised).__name__}")
+        except Exception as raised:  # noqa: BLE001 - whoever waits for it goes past the cache
+            no_disk = True
+            self._shelf.give_up(fetch.entry, raised)
         finally:
             if lane == _AHEAD:
                 self._ahead_running -= 1
@@ -323,7 +324,20 @@ class Fetcher:
             self._pump()
 
     def _end(self, fetch: Fetch, error: S3MountError | None, *, no_disk: bool = False) -> None:
-        """Give back what did not come, tell those who wait, let the entry go."""
+        """Give back what did not come, tell those who wait, let the entry go. Never raises."""
+        try:
+            self._give_back(fetch, error, no_disk=no_disk)
+        except Exception as raised:  # noqa: BLE001 - whoever waits for it goes past the cache
+            self._shelf.give_up(fetch.entry, raised)
+        finally:
+            fetch.done.set()
+        for on_end in fetch.on_end:
+            with contained("what follows a fetch"):
+                on_end()
+        with contained("letting go of a cached content"):
+            self._shelf.let_go(fetch.entry)
+
+    def _give_back(self, fetch: Fetch, error: S3MountError | None, *, no_disk: bool) -> None:
         entry = fetch.entry
         if error is not None and not self._awaited(fetch) and fetch.ahead:
             self.ahead_failures += 1
@@ -340,18 +354,16 @@ class Fetcher:
                 else:
                     entry.map.unclaim(fetch.reached, fetch.stop)
                 entry.wake_failed(fetch.reached, fetch.stop, error, no_disk=no_disk)
-        fetch.done.set()
-        for on_end in fetch.on_end:
-            with contained("what follows a fetch"):
-                on_end()
-        self._shelf.let_go(entry)
 
     async def _run_small(self, fetch: Fetch) -> None:
         entry = fetch.entry
         fetch.info, body = await self._get(entry, None)
         self.fetched_bytes += len(body)
         fetch.body = body
-        self._shelf.put_body(entry, body)
+        try:
+            self._shelf.put_body(entry, body)
+        except Exception as raised:  # noqa: BLE001 - the bytes are here all the same
+            self._shelf.give_up(entry, raised)
 
     async def _run_range(self, fetch: Fetch) -> bool:
         """Fetch into the file; False when the disk cannot take it."""
@@ -401,8 +413,8 @@ class Fetcher:
                 return
             reached = fetch.stop if count >= length else (start + count) >> shift
             if reached > fetch.reached:
-                before, fetch.reached = fetch.reached, reached
-                self._shelf.fill(entry, before, reached)
+                self._shelf.fill(entry, fetch.reached, reached)
+                fetch.reached = reached
 
         while True:
             ref, version_id = entry.ref, entry.version_id

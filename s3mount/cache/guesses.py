@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from s3mount.background import contained
 from s3mount.cache.entry import Entry
 from s3mount.refs import ObjectInfo
 
@@ -67,4 +68,5 @@ class Guess:
     def close(self) -> None:
         """It was opened, or nobody wants it any more. What is under way goes on. Repeatable."""
         self.entry.holders.discard(self)
-        self._shelf.let_go(self.entry)
+        with contained("letting go of a cached content"):
+            self._shelf.let_go(self.entry)

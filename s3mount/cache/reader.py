@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from s3mount.background import Background
+from s3mount.background import Background, contained
 from s3mount.cache.blocks import MISSING, PRESENT, SUM_BYTES, sums_offset
 from s3mount.cache.entry import Entry, Waiter
 from s3mount.cache.eviction import Evictor
@@ -129,6 +129,13 @@ class CacheReader:
         ``None`` when there is no room for it now: too many requests are under way, or bytes. What is
         local already is only kept at hand. ``on_arrival`` is called at the end of a request, well or not.
         """
+        try:
+            return self._guess(ref, on_arrival)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it was only a guess
+            self._shelf.disk_failed(error)
+            return None
+
+    def _guess(self, ref: ContentRef, on_arrival: Callable[[Guess], None]) -> Guess | None:
         entry = self._shelf.find(ref)
         guess = Guess(entry, self._fetcher, self._shelf, self.guess_bytes(ref))
         if not entry.small:
@@ -162,29 +169,37 @@ class CacheReader:
                 await self._whole_body(entry)
             else:
                 await self._all_blocks(entry)
-        except BaseException:
+        except BaseException as error:
             entry.pins -= 1
             self._shelf.let_go(entry)
-            raise
+            if isinstance(error, (S3MountError, trio.Cancelled)) or not isinstance(
+                error, Exception
+            ):
+                raise
+            self._shelf.give_up(entry, error)
+            raise LocalDiskError(f"the cache cannot take {ref.key!r}") from error
 
     def is_whole(self, ref: ContentRef) -> bool:
         """Is every byte of it on the disk, or in memory? Asks S3 for nothing."""
         if ref.size == 0:
             return True
         entry = self._shelf.find(ref)
-        try:
-            if entry.small:
-                return entry.body is not None or self._shelf.load_body(entry) is not None
-            return entry.whole
-        finally:
-            self._shelf.let_go(entry)
+        with contained("looking into the cache"):
+            try:
+                if entry.small:
+                    return entry.body is not None or self._shelf.load_body(entry) is not None
+                return entry.whole
+            finally:
+                self._shelf.let_go(entry)
+        return False
 
     def unpin(self, ref: ContentRef) -> None:
         """Undo one ``materialize`` of this content. No effect when it is not pinned."""
         entry = self._shelf.active(ref)
         if entry is not None and entry.pins:
             entry.pins -= 1
-            self._shelf.let_go(entry)
+            with contained("letting go of a cached content"):
+                self._shelf.let_go(entry)
 
     def adopt(self, ref: ContentRef, path: Path) -> bool:
         """Make a complete local file the cached copy of ``ref``, by rename.
@@ -199,7 +214,8 @@ class CacheReader:
 
         What is cached becomes ``new``'s; open handles of ``old`` go on and ask for ``new``.
         """
-        self._shelf.relabel(old, new)
+        with contained("giving a cached content its new name"):
+            self._shelf.relabel(old, new)
 
     def statistics(self) -> dict[str, float]:
         """Counters since the start and present sizes, by name."""
@@ -291,28 +307,30 @@ class CacheReader:
         entry.holders.discard(handle)
         for stream in handle.window.streams:
             self._streams.pop(stream, None)
-        if not entry.holders:
-            self._fetcher.forget(entry, None)
-        self._shelf.let_go(entry)
+        with contained("letting go of a cached content"):
+            if not entry.holders:
+                self._fetcher.forget(entry, None)
+            self._shelf.let_go(entry)
 
     async def _whole_body(self, entry: Entry) -> bytes:
         """A small content, from wherever it is."""
-        body = entry.body or self._shelf.load_body(entry)
+        body = entry.body or (None if entry.broken else self._shelf.load_body(entry))
         if body is not None:
             await trio.lowlevel.checkpoint()
             return body
-        while True:
+        while not entry.broken:
             fetch = self._fetcher.small(entry)
             await fetch.done.wait()
             if fetch.error is not None:
                 raise fetch.error
             if fetch.body is not None:
                 return fetch.body
+        return await self._fetcher.through(entry, 0, entry.size)
 
     async def _blocks(self, entry: Entry, first: int, stop: int, *, hasty: bool = False) -> bool:
         """Wait until the blocks are present; False when they cannot be kept."""
         for _ in range(LOCAL_TRIES):
-            if entry.map.covered(first, stop):
+            if entry.broken or entry.map.covered(first, stop):
                 break
             waiter = Waiter(first, stop)
             entry.waiters.append(waiter)
@@ -325,7 +343,7 @@ class CacheReader:
                 raise waiter.error
             if waiter.no_disk:
                 return False
-        return entry.map.covered(first, stop)
+        return not entry.broken and entry.map.covered(first, stop)
 
     async def _all_blocks(self, entry: Entry) -> None:
         self._shelf.require_disk()
@@ -380,12 +398,23 @@ class ReadHandle:
             stop = entry.size
         if stop <= offset:
             return b""
+        if entry.broken:
+            return None
+        try:
+            data = self._look_for(entry, offset, stop)
+            if data is None:
+                self._missed = (offset, length)
+            return data
+        except Exception as error:  # noqa: BLE001 - whatever it is, S3 has the bytes
+            self._reader._shelf.give_up(entry, error)
+            return None
+
+    def _look_for(self, entry: Entry, offset: int, stop: int) -> bytes | None:
         if entry.small:
             body = entry.body
             if body is None:
                 body = self._reader._shelf.load_body(entry)
                 if body is None:
-                    self._missed = (offset, length)
                     self._reader.misses += 1
                     return None
             self._reader.hits += 1
@@ -398,7 +427,6 @@ class ReadHandle:
             is_lost = not local and chunk.states.find(MISSING, first, last) >= 0
             self._reader._look_ahead(self, entry, offset, stop, is_lost)
             if not local:
-                self._missed = (offset, length)
                 self._reader.misses += 1
                 return None
         self._reader.hits += 1
@@ -411,22 +439,33 @@ class ReadHandle:
         or EngineError. May be cancelled: a request that others wait for goes on.
         """
         entry, reader = self._entry, self._reader
+        if entry is None:
+            await trio.lowlevel.checkpoint()
+            return b""
+        try:
+            return await self._wait_for(entry, offset, length)
+        except S3MountError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, S3 has the bytes
+            reader._shelf.give_up(entry, error)
+            length = max(0, min(length, entry.size - offset))
+            return await reader._fetcher.through(entry, offset, length)
+
+    async def _wait_for(self, entry: Entry, offset: int, length: int) -> bytes:
+        reader = self._reader
         if self._missed != (offset, length):
             data = self.read_now(offset, length)
             if data is not None:
                 await trio.lowlevel.checkpoint()
                 return data
         self._missed = (-1, 0)
-        if entry is None:
-            await trio.lowlevel.checkpoint()
-            return b""
         stop = min(offset + length, entry.size)
         if entry.small:
             return (await reader._whole_body(entry))[offset:stop]
         first, last = entry.map.span(offset, stop)
         hasty = self.window.jumped
         for _ in range(LOCAL_TRIES):
-            if not reader._shelf.usable:
+            if entry.broken or not reader._shelf.usable:
                 break
             if not await reader._blocks(entry, first, last, hasty=hasty):
                 break

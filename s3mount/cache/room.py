@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 
 import trio
 
+from s3mount.background import log_fault
 from s3mount.cache.catalog import Catalog
 from s3mount.cache.entry import Entry
 from s3mount.cache.folder import CacheFolder
 from s3mount.config import MIB
-from s3mount.errors import LocalDiskError
+from s3mount.errors import LocalDiskError, S3MountError
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,13 @@ class Room:
         return not self._disk_failing or trio.current_time() >= self._disk_retry_at_s
 
     def disk_failed(self, error: Exception) -> None:
-        """Note that the disk failed: reads go through memory for a while. One warning."""
+        """Note that the disk failed: reads go through memory for a while. One warning.
+
+        What no disk raises is logged with its traceback.
+        """
         self._disk_retry_at_s = trio.current_time() + RETRY_DISK_S
+        if not isinstance(error, (OSError, sqlite3.Error, S3MountError)):
+            log_fault("caching", error)
         if not self._disk_failing:
             self._disk_failing = True
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import trio
 
+from s3mount.background import contained, log_fault
 from s3mount.cache.blocks import COMING, MISSING, PRESENT, file_bytes, page_rounded, sums_room
 from s3mount.cache.catalog import ROW_BYTES_MAX, Row, Update, is_row_name, row_name
 from s3mount.cache.entry import Entry, digest_of
@@ -82,6 +83,16 @@ class Shelf(Room):
 
     def find(self, ref: ContentRef) -> Entry:
         """The entry of this content; made when there is none. Never fails: at worst it is empty."""
+        try:
+            return self._find(ref)
+        except Exception as error:  # noqa: BLE001 - whatever it is, S3 has the content
+            self.disk_failed(error)
+            entry = Entry(ref, None)
+            entry.broken = True
+            self.private.add(entry)
+            return entry
+
+    def _find(self, ref: ContentRef) -> Entry:
         if not ref.etag:
             entry = Entry(ref, None)
             self.private.add(entry)
@@ -198,6 +209,21 @@ class Shelf(Room):
         entry.unproven = None
         entry.slack_bytes = 0
         self._account(entry, 0, 0)
+
+    def give_up(self, entry: Entry, error: Exception) -> None:
+        """Something unexpected happened to an entry: nothing of it is believed, and its readers go past the cache.
+
+        Never raises. Repeatable.
+        """
+        if not entry.broken:
+            log_fault(f"caching {entry.ref.key!r}", error)
+        entry.broken = True
+        for waiter in entry.waiters:
+            waiter.no_disk = True
+            waiter.event.set()
+        with contained("giving up a cached content"):
+            self.make_private(entry)
+            self.abandon_file(entry)
 
     # -- files and blocks
 
@@ -365,12 +391,11 @@ class Shelf(Room):
         entry.dirty = False
         self.dirty.pop(entry, None)
 
-    def update_of(self, entry: Entry, *, replace: bool = False) -> Update:
-        """What the catalog is to know about the entry now."""
-        assert entry.digest is not None
+    def update_of(self, entry: Entry, digest: bytes, *, replace: bool = False) -> Update:
+        """What the catalog is to know about the entry now; ``digest`` names its row."""
         complete = entry.small or entry.whole
         return Update(
-            digest=entry.digest,
+            digest=digest,
             file=entry.file,
             size=entry.size,
             shift=entry.map.shift,
@@ -389,7 +414,7 @@ class Shelf(Room):
         for entry in list(self.dirty):
             if len(taken) == count_max:
                 break
-            if entry.saving or entry.punching:
+            if entry.saving or entry.punching is not None:
                 continue
             self._mark_clean(entry)
             body = None
@@ -404,7 +429,7 @@ class Shelf(Room):
                 self.let_go(entry)
                 continue
             entry.saving = True
-            taken.append(Save(entry, self.update_of(entry), body, entry.slack_bytes))
+            taken.append(Save(entry, self.update_of(entry, entry.digest), body, entry.slack_bytes))
         return taken
 
     def saved(self, save: Save, revision: int, crc: int | None, allocated: int) -> None:
@@ -448,7 +473,7 @@ class Shelf(Room):
             for entry in candidates
             if entry.descriptor >= 0
             and entry.map.present_count
-            and not (entry.pins or entry.saving or entry.punching)
+            and not (entry.pins or entry.saving or entry.punching is not None)
         ]
 
     def save_failed(self, save: Save) -> None:
@@ -483,6 +508,13 @@ class Shelf(Room):
 
     def adopt(self, ref: ContentRef, path: Path) -> bool:
         """See ``CacheReader.adopt``."""
+        try:
+            return self._adopt(ref, path)
+        except Exception as error:  # noqa: BLE001 - whatever it is, S3 has the content
+            self.disk_failed(error)
+            return not path.exists()
+
+    def _adopt(self, ref: ContentRef, path: Path) -> bool:
         if not ref.etag or ref.size == 0 or not self.usable:
             return False
         digest = digest_of(self.namespace, ref)

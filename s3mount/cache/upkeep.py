@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 
-from s3mount.background import Background
+from s3mount.background import Background, contained
 from s3mount.boot import boot_id
 from s3mount.cache.catalog import Catalog, Unsettled, Update, is_row_name, remove_catalog
 from s3mount.cache.folder import ORPHAN_AGE_S
@@ -88,7 +88,7 @@ class Upkeep:
         """Open or make the catalog. A disk that cannot be used is the shelf's to note, no error."""
         try:
             self._writer, self.shelf.catalog, total = await self._work(self._open_catalogs)
-        except (OSError, sqlite3.Error, LocalDiskError) as error:
+        except Exception as error:  # noqa: BLE001 - reads go past a cache that cannot be opened
             self.shelf.disk_failed(error)
             return
         self.shelf.recorded_total = total
@@ -111,15 +111,18 @@ class Upkeep:
     async def close(self) -> None:
         """Write what is unsaved and close everything. Afterwards the shelf only serves memory."""
         shelf = self.shelf
-        while self._writer is not None and (shelf.dirty or shelf.unwanted or shelf.touched):
-            before = len(shelf.dirty), len(shelf.unwanted)
-            await self.save()
-            if (len(shelf.dirty), len(shelf.unwanted)) == before:
-                break
-        shelf.close()
+        with contained("saving the cache"):
+            while self._writer is not None and (shelf.dirty or shelf.unwanted or shelf.touched):
+                before = len(shelf.dirty), len(shelf.unwanted)
+                await self.save()
+                if (len(shelf.dirty), len(shelf.unwanted)) == before:
+                    break
+        with contained("closing the cache"):
+            shelf.close()
         for catalog in (self._writer, shelf.catalog):
             if catalog is not None:
-                catalog.close()
+                with contained("closing the cache"):
+                    catalog.close()
         self._writer = shelf.catalog = None
 
     def start(self, background: Background) -> None:
@@ -163,25 +166,32 @@ class Upkeep:
             return
         try:
             done = await self.with_catalog(functools.partial(self._do_chore, chore))
-        except (OSError, sqlite3.Error) as error:
+        except Exception as error:  # noqa: BLE001 - what is not saved is fetched again
             shelf.disk_failed(error)
             shelf.unwanted += chore.unwanted
             for save in chore.saves:
-                shelf.save_failed(save)
+                self._conclude(save, 0, 0, None)
             return
         shelf.freeing_bytes -= sum(one.unrecorded_bytes for one in chore.unwanted)
         shelf.freeing_bytes += sum(one.unrecorded_bytes for one in done.kept)
         shelf.unwanted += done.kept
         shelf.recorded_total = done.total
         for save, (revision, allocated, crc) in zip(chore.saves, done.results, strict=True):
-            if revision:
-                shelf.saved(save, revision, crc, allocated)
-            else:
-                shelf.save_failed(save)
+            self._conclude(save, revision, allocated, crc)
         if done.failure is not None:
             shelf.disk_failed(done.failure)
         elif done.results:
             shelf.disk_worked()
+
+    def _conclude(self, save: Save, revision: int, allocated: int, crc: int | None) -> None:
+        """Note what came of one save; ``revision`` 0: it failed."""
+        try:
+            if revision:
+                self.shelf.saved(save, revision, crc, allocated)
+            else:
+                self.shelf.save_failed(save)
+        except Exception as error:  # noqa: BLE001 - one entry's fault is its own
+            self.shelf.give_up(save.entry, error)
 
     def _do_chore(self, chore: _Chore, catalog: Catalog) -> _Done:
         files = self.shelf.files

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,30 @@ def test_not_a_byte_left(on_disk: tuple[Mount, S3Contents], disk: Path, relay: F
     there = held(contents)
     there.pop("open", None)
     assert there == wanted | {"folder/later": b"later"}
+
+
+def test_a_file_larger_than_the_disk_of_the_cache(
+    bucket: str, disk: Path, mount_factory: Callable[..., Mount], s3_server: S3Server
+) -> None:
+    """Four read it at once, in parts and as a whole: the disk is full again and again, the mount stays."""
+    contents = S3Contents(s3_server.boto3_client(), bucket)
+    wanted = random.Random(1).randbytes(2 * DISK_MIB * MIB + 4321)
+    contents.put("large", wanted)
+    mount = mount_factory(bucket, mounted=False)
+    mount.cache_dir = disk / "cache"
+    mount.mount()
+
+    def read(number: int) -> bool:
+        with (mount.path / "large").open("rb", buffering=0) as file:
+            file.seek(number * DISK_MIB * MIB // 4)
+            return file.readall() == wanted[number * DISK_MIB * MIB // 4 :]
+
+    with ThreadPoolExecutor(4) as readers:
+        assert all(readers.map(read, [0, 1, 2, 3] * 2))
+    (mount.path / "new").write_bytes(b"new")
+    mount.wait()
+    assert contents.read("new") == b"new"
+    mount.close()
 
 
 def test_cache_on_a_full_disk(
