@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from s3mount import __version__
 from s3mount.cli import commands as module
 from s3mount.cli.commands import HINTS, main, with_command
 from s3mount.errors import MountError
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -150,3 +153,26 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_file(
     )
     assert "Traceback (most recent call last)" in crash.read_text()
     assert crash.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("place", [".venv/bin", "bin", "contrib/mount", "path", None])
+def test_the_helper_of_mount_finds_s3mount(tmp_path: Path, place: str | None) -> None:
+    """In the environment that it lies in, beside it, on the PATH; else it says where to name it."""
+    script = tmp_path / "contrib/mount/mount.s3mount"
+    script.parent.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "contrib/mount/mount.s3mount", script)
+    if place is not None:
+        command = tmp_path / place / "s3mount"
+        command.parent.mkdir(parents=True, exist_ok=True)
+        command.write_text('#!/bin/sh\necho "$@"\n')
+        command.chmod(0o755)
+    link = tmp_path / "sbin/mount.s3mount"
+    link.parent.mkdir()
+    link.symlink_to(script)
+    environment = {"PATH": f"{tmp_path}/path:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run([link, "data", "/mnt"], env=environment, capture_output=True, text=True)
+    if place is None and done.returncode == 0:
+        pytest.skip("s3mount is installed on this machine")
+    expected = (32, "") if place is None else (0, "mount-helper data /mnt\n")
+    assert (done.returncode, done.stdout) == expected
+    assert place or "/etc/default/s3mount" in done.stderr
