@@ -100,7 +100,7 @@ class Writing:
                 blob_id=file.blob.id,
                 base=file.blob.base,
                 former=earlier.former if earlier else (),
-                headers=node.headers,
+                headers=node.headers or (earlier.headers if earlier else None),
                 inherits=_inherited(node, earlier),
                 expected=self.expected_of(node, earlier),
                 expected_size=self._expected_size(node, earlier),
@@ -128,9 +128,15 @@ class Writing:
 
 def _inherited(node: Node, earlier: Change | None) -> ContentRef | None:
     """The object whose headers a change of ``node`` carries on, where they are not known yet."""
-    if node.headers is not None:
+    if node.headers is not None or (earlier is not None and _has_own_attributes(earlier)):
         return None
     return earlier.inherits if earlier is not None and earlier.inherits else node.content
+
+
+def _has_own_attributes(change: Change) -> bool:
+    """Are the attributes of a pending change those that the file has, and its headers all that is known?"""
+    keeps_all = change.op == "copy" and not change.replace_headers
+    return change.inherits is None and not keeps_all
 
 
 def _is_content_of(blob: Blob, change: Change | None) -> bool:
