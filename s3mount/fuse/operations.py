@@ -117,6 +117,7 @@ class Operations(pyfuse3.Operations):
         self._next_directory = 1
         filesystem.refreshing.forget_entry = _forget_entry
         self.enable_writeback_cache = not config.read_only
+        filesystem.state.kernel_keeps_mtime = self.enable_writeback_cache
         self.on_init: Callable[[], None] = lambda: None
 
     def init(self) -> None:

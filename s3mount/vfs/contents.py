@@ -354,12 +354,17 @@ class Contents:
     # ------------------------------------------------------------------ closing
 
     def fold(self, node: Node) -> None:
-        """Let writes since the last look show in the attributes: mtime and ctime are now."""
+        """Let writes since the last look show in the attributes: mtime and ctime are now.
+
+        Where the kernel keeps the mtime of what it writes back, it tells it, before every flush and fsync; it
+        tells nothing when the time that it shows has not changed, and then nothing is to be stored either.
+        """
         file = self._files.get(node.inode)
         if file is not None and file.wrote:
             file.wrote = False
             now_ns = self._state.now_ns()
-            node.attributes = changed(node.attributes, mtime_ns=now_ns, ctime_ns=now_ns)
+            mtime_ns = node.attributes.mtime_ns if self._state.kernel_keeps_mtime else now_ns
+            node.attributes = changed(node.attributes, mtime_ns=mtime_ns, ctime_ns=now_ns)
 
     def _fold_attributes(self, file: OpenFile, change: Change) -> None:
         self.fold(file.node)

@@ -43,6 +43,8 @@ class MountState:
     nodes: Nodes
     known: KnownContent
     mounted_ns: int
+    kernel_keeps_mtime: bool = False
+    """Does the kernel tell the mtime of files that are written, as with its writeback cache?"""
     background: Background | None = None
     is_written: Callable[[Node], bool] = lambda node: False
     glance: Callable[[Node, bool], Awaitable[ObjectInfo | None]] | None = None

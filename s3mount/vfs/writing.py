@@ -9,7 +9,7 @@ from s3mount.spool.states import State
 from s3mount.tree.node import Node
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.openfiles import OpenFile, must_be_in_place
-from s3mount.vfs.state import MountState
+from s3mount.vfs.state import MountState, changed
 
 
 class Writing:
@@ -95,7 +95,10 @@ class Writing:
                 key=self._state.nodes.key_of(node),
                 op="put",
                 state=State.OPEN,
-                attributes=node.attributes,
+                # Should a kill come before the kernel tells the mtime, this one is nearest.
+                attributes=changed(node.attributes, mtime_ns=self._state.now_ns())
+                if self._state.kernel_keeps_mtime
+                else node.attributes,
                 size=file.blob.size,
                 blob_id=file.blob.id,
                 base=file.blob.base,

@@ -114,6 +114,22 @@ def test_changing_the_owner_takes_set_ids_away(place: Place, file: Path) -> None
 TIMES = [0, 1, SECOND_NS + 1, 1_700_000_000 * SECOND_NS + 123_456_789, 4_000_000_000 * SECOND_NS]
 
 
+def test_the_mtime_that_was_seen_is_the_one_that_is_kept(place: Place) -> None:
+    """Also of files that were written again within a tick of the kernel's clock, by other descriptors."""
+    seen = {}
+    for number in range(200):
+        path = place.path / f"f{number}"
+        for piece in (b"first", b"second"):
+            with path.open("ab") as file:
+                file.write(piece)
+    place.mount.wait()
+    for number in range(200):
+        seen[number] = (place.path / f"f{number}").stat().st_mtime_ns
+    place.mount.remount(fresh_state=True, fresh_cache=True)
+    for number in range(200):
+        assert (place.path / f"f{number}").stat().st_mtime_ns == seen[number]
+
+
 @pytest.mark.parametrize("mtime_ns", TIMES)
 def test_modification_time(place: Place, file: Path, mtime_ns: int) -> None:
     """To the nanosecond, kept in the bucket."""
