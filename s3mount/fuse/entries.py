@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pyfuse3
 from pyfuse3 import EntryAttributes
 
@@ -12,6 +14,9 @@ BLOCK_BYTES = 512
 PREFERRED_IO_BYTES = 1 << 20
 CAPACITY_BYTES = 1 << 50
 """What statfs claims: S3 has no limit, but tools want to see room."""
+GENERATION = secrets.randbits(31) | 1
+"""Another one for each mount: inode numbers begin again, and a file handle from before (an NFS server gives such
+to its clients) is then ESTALE and not another file. The kernel keeps 32 bits of it."""
 DOTS = 2
 """A directory's names follow after so many entries: "." and ".."."""
 
@@ -25,7 +30,7 @@ def entry_of(
     """
     entry = EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(inode)
-    entry.generation = 0
+    entry.generation = GENERATION
     entry.entry_timeout = valid_s
     entry.attr_timeout = valid_s
     entry.st_mode = pyfuse3.ModeT(attributes.mode)
