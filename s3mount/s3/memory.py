@@ -426,11 +426,10 @@ class MemoryStore:
         etag = f"{self._bucket.etag_of(digests)}-{len(chosen)}"
         data = b"".join(data for _, data in chosen)
         lengths = tuple(len(data) for _, data in chosen)
-        result = self._bucket.store(key, data, etag, upload.headers, lengths)
         headers = upload.headers
         if self.loses_tags:
             headers = msgspec.structs.replace(headers, tags=None)
-        result = self._bucket.store(key, data, etag, headers)
+        result = self._bucket.store(key, data, etag, headers, lengths)
         del self._bucket.uploads[upload_id]
         await self.faults.after("complete_multipart", arguments)
         return result
