@@ -11,6 +11,7 @@ import trio
 
 from s3mount.errors import (
     AccessDeniedError,
+    NetworkError,
     NoSuchKeyError,
     PreconditionFailedError,
 )
@@ -212,6 +213,31 @@ async def test_a_store_that_looks_at_the_source_before_it_reads_it_is_not_believ
         await mount.sync()
         assert world.files() == {"a": other, "b": content}
         assert await mount.read("b") == content
+
+
+@pytest.mark.parametrize("size", [9_000, 50_000])
+def test_a_copy_whose_answer_was_lost_is_ours_only_with_our_bytes(
+    tmp_path: Path, size: int
+) -> None:
+    """Its source was replaced before it was read: it has our attributes, and theirs for bytes."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path, copy_gap_s=1.0)
+        world.faults = script = Script()
+        content, other = os.urandom(50_000), os.urandom(size)
+        async with world.mounted(part_bytes=PART) as mount:
+            await mount.write("a", content)
+            await mount.sync()
+            script.fail("copy", lambda: NetworkError("lost"), key="b", times=1, is_done=True)
+            await mount.write("b", content)
+            await trio.sleep(0.5)
+            await world.foreign_put("a", other)
+            await mount.sync()
+            assert world.files() == {"a": other, "b": content}
+            assert await mount.read("b") == content
+
+    run()
 
 
 @simulated
