@@ -35,14 +35,7 @@ test-snapshots: .venv/.dev .venv-demo/.done | system-test
 
 check: check-format check-lint check-types check-imports check-lowest
 
-check-# What talks to the dependencies, and a mount of its own: a bound in pyproject.toml that is too low fails here.
-LOWEST_TESTS := $(addprefix tests/unit/,cli daemon engine flow fuse s3 transfer) \
-    tests/fuse/test_command_line.py::test_mount_use_wait_unmount
-
-check-lowest: .venv-lowest/.done .venv-demo/.done
-	S3MOUNT_TEST_SERVERS=localstack .venv-lowest/bin/python -m pytest -q -n 2 --dist loadgroup $(LOWEST_TESTS)
-
-format: .venv/.dev
+check-format: .venv/.dev
 	$(BIN)/ruff format --check .
 
 check-lint: .venv/.dev
@@ -53,6 +46,13 @@ check-types: .venv/.dev
 
 check-imports: .venv/.dev
 	$(BIN)/lint-imports --no-logo
+
+# What talks to the dependencies, and a mount of its own: a bound in pyproject.toml that is too low fails here.
+LOWEST_TESTS := $(addprefix tests/unit/,cli daemon engine flow fuse s3 transfer) \
+    tests/fuse/test_command_line.py::test_mount_use_wait_unmount
+
+check-lowest: .venv-lowest/.done .venv-demo/.done
+	S3MOUNT_TEST_SERVERS=localstack .venv-lowest/bin/python -m pytest -q -n 2 --dist loadgroup $(LOWEST_TESTS)
 
 format: .venv/.dev
 	$(BIN)/ruff format .
