@@ -41,7 +41,7 @@ class Demand(NamedTuple):
 _STORED = Demand(etag=True)
 _DOCUMENT = Demand()
 _CONTENT = Demand(frozenset((200, 206)), etag=True, has_content=True)
-_REMOVED = Demand(frozenset((200, 204)))
+_EMPTY = Demand(frozenset((200, 204)))
 
 DEMANDS: dict[str, Demand] = {
     "put": _STORED,
@@ -50,8 +50,9 @@ DEMANDS: dict[str, Demand] = {
     "get": _CONTENT,
     "fetch": _CONTENT,
     "head": Demand(etag=True, has_content=True),
-    "delete": _REMOVED,
-    "abort_multipart": _REMOVED,
+    "delete": _EMPTY,
+    "abort_multipart": _EMPTY,
+    "put_tags": _EMPTY,
     "delete_many": _DOCUMENT,
     "copy": _DOCUMENT,
     "upload_part_copy": _DOCUMENT,
