@@ -57,7 +57,10 @@ def test_a_thousand_new_files_cost_a_thousand_puts(behind: Behind, relay: Faulty
         for request in relay.requests("GET")
         if request.query.startswith(("acl", "tagging", "ownershipControls"))
     ]
-    assert cost["GET"] == len(lists) + len(described)
+    told = [*lists, *described]
+    # What was tried at the start may still be on its way to be removed.
+    others = [r for r in relay.requests("GET") if r not in told and "probe-" not in r.query]
+    assert not others
     assert len(lists) <= 30
     assert len(described) <= 2 * cost["HEAD"] + 1
     assert held(contents) == wanted
