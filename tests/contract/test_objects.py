@@ -134,7 +134,7 @@ def test_what_was_put_is_what_head_and_get_tell(subject: Subject, size: int) -> 
         assert abs(info.last_modified_ns / 1e9 - before) < 60
         got, content = await store.get("folder/key")
         assert content == data
-        assert got == info
+        assert msgspec.structs.replace(got, is_proven=False) == info
 
     subject.run(body)
 
@@ -223,7 +223,7 @@ def test_ranges_in_memory(subject: Subject) -> None:
         made = await store.put("key", b"0123456789", FULL)
         info, content = await store.get("key", byte_range=ByteRange(2, 3))
         assert content == b"234"
-        assert (info.size, info.etag, info.headers) == (10, made.etag, FULL)
+        assert (info.size, info.etag, plain(info.headers)) == (10, made.etag, FULL)
         assert (await store.get("key", byte_range=ByteRange(8, 100)))[1] == b"89"
         assert (await store.get("key", byte_range=ByteRange(0, 10)))[1] == b"0123456789"
         with pytest.raises(RangeError):
@@ -279,7 +279,7 @@ def test_large_objects_go_through_files(subject: Subject, tmp_path: Path) -> Non
             if_match=made.etag,
             on_progress=progress.append,
         )
-        assert (info.size, info.etag, info.headers) == (size, made.etag, FULL)
+        assert (info.size, info.etag, plain(info.headers)) == (size, made.etag, FULL)
         assert sink.read_bytes() == b"x" * 10 + data + b"x" * 10
         await store.fetch("key", ByteRange(size - 5, 5), FileSlice(str(sink), 0, 5))
         assert sink.read_bytes()[:10] == data[-5:] + b"x" * 5
@@ -381,12 +381,12 @@ def test_copies(subject: Subject) -> None:
         new = ObjectHeaders(metadata={"mode": "1"}, content_type="text/html")
         result = await store.copy(source, "to", new)
         info, content = await store.get("to")
-        assert (content, info.headers, info.etag) == (b"content", new, result.etag)
+        assert (content, plain(info.headers), info.etag) == (b"content", new, result.etag)
         await store.copy(source, "kept", None)
         assert plain((await store.head("kept")).headers) == FULL
         await store.copy(source, "from", new)
         info, content = await store.get("from")
-        assert (content, info.headers) == (b"content", new)
+        assert (content, plain(info.headers)) == (b"content", new)
         assert result.version_id is None
 
     subject.run(body)
@@ -497,8 +497,9 @@ def test_versions(subject: Subject, tmp_path: Path) -> None:
         assert old.version_id != new.version_id
         assert (await store.get("key"))[0].version_id == new.version_id
         info, content = await store.get("key", version_id=old.version_id)
-        assert (content, info.headers, info.version_id) == (b"old", FULL, old.version_id)
-        assert await store.head("key", version_id=old.version_id) == info
+        assert (content, plain(info.headers), info.version_id) == (b"old", FULL, old.version_id)
+        told = await store.head("key", version_id=old.version_id)
+        assert told == msgspec.structs.replace(info, is_proven=False)
         await store.fetch(
             "key", ByteRange(0, 3), FileSlice(str(sink), 0, 3), version_id=old.version_id
         )
