@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import errno
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from awscrt import checksums as crt
@@ -23,6 +23,8 @@ CHUNK_BYTES = CHUNK_BLOCKS * BLOCK_BYTES
 """What one journal row tells of: 64 MiB of a blob in 8 KiB."""
 
 _ZEROS = memoryview(bytes(BLOCK_BYTES))
+_HOLE_SUMS = array("Q", [crt.crc64nvme(_ZEROS, 0)] * CHUNK_BLOCKS)
+_FULL_LENGTHS = array("Q", [BLOCK_BYTES + 1] * CHUNK_BLOCKS)
 _UNKNOWN = -1
 _STORED_UNKNOWN = 1 << 40
 _NONE: set[int] = set()
@@ -214,17 +216,38 @@ class BlockSums:
         crc, length = self.get(block)
         return crc if length == BLOCK_BYTES else None
 
-    def blocks(self, size: int) -> Iterator[int | None]:
-        """The CRC64NVME of each block of a file of ``size`` bytes, ``None`` where it is unknown."""
-        for start in range(0, size, BLOCK_BYTES):
-            crc, length = self.get(start >> BLOCK_SHIFT)
-            missing = min(BLOCK_BYTES, size - start) - length
-            if length == _UNKNOWN:
-                yield None
-            elif missing > 0:
-                yield crt.crc64nvme(_ZEROS[:missing], crc)
+    def of_whole(self, size: int) -> array[int] | None:
+        """The CRC64NVME of each block of a file of ``size`` bytes; ``None`` where one is unknown.
+
+        Chunks that are written to their end, and those of a hole, are taken whole: a TiB of either takes
+        50 ms, where looking at each block takes half a minute (bench/micro/hole_sums.py).
+        """
+        chunks = self._thawed()
+        blocks = (size + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+        sums = array("Q")
+        hole, full = _HOLE_SUMS[:CHUNK_BLOCKS], _FULL_LENGTHS[:CHUNK_BLOCKS]
+        for first in range(0, blocks, CHUNK_BLOCKS):
+            chunk = chunks.get(first // CHUNK_BLOCKS)
+            is_within = (first + CHUNK_BLOCKS) << BLOCK_SHIFT <= size
+            if is_within and chunk is None:
+                sums.extend(hole)
+            elif is_within and chunk is not None and chunk[1::2] == full:
+                sums.extend(chunk[0::2])
             else:
-                yield crc
+                for block in range(first, min(first + CHUNK_BLOCKS, blocks)):
+                    crc = self._padded(block, size)
+                    if crc is None:
+                        return None
+                    sums.append(crc)
+        return sums
+
+    def _padded(self, block: int, size: int) -> int | None:
+        """The CRC64NVME of a block up to its end, or that of the file; what is not written of it is zero."""
+        crc, length = self.get(block)
+        if length == _UNKNOWN:
+            return None
+        missing = min(BLOCK_BYTES, size - (block << BLOCK_SHIFT)) - length
+        return crt.crc64nvme(_ZEROS[:missing], crc) if missing > 0 else crc
 
     def check(self, start: int, stop: int, read: Read) -> None:
         """Read the blocks of a range. Raises DamagedBlockError for the first that is not what was written.

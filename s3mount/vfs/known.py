@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 KNOWN_BYTES_MIN = 16 * 1024
 """Smaller files are sent in less time than it takes S3 to copy them."""
+KNOWN_BYTES_MAX = 64 << 30
+"""Larger files are sent as they are: their checksums alone would fill the index."""
 COMPARED_BYTES = 1 << 20
 
 
@@ -115,9 +117,8 @@ class KnownContent:
         if blob is None or sums is None or self._index is None:
             await trio.lowlevel.checkpoint()
             return None
-        wanted = array("Q", sums)
         known = self._index.beginning_with(sums[0], size=blob.size)
-        found = [each.ref for each in known if array("Q", each.sums) == wanted]
+        found = [each.ref for each in known if array("Q", each.sums) == sums]
         if change.expected and change.expected_size == blob.size:
             replaced = ContentRef(change.key, change.expected, blob.size)
             if self._index.of(replaced) is None:
@@ -158,9 +159,8 @@ class KnownContent:
         return True
 
 
-def _sums_of(blob: Blob) -> list[int] | None:
-    """The checksums of all blocks; ``None`` where some are unknown, or the content is not all here, or is small."""
-    if blob.size < KNOWN_BYTES_MIN or not blob.complete:
+def _sums_of(blob: Blob) -> array[int] | None:
+    """The checksums of all blocks; ``None`` where some are unknown, or the content is not all here, small or huge."""
+    if not KNOWN_BYTES_MIN <= blob.size <= KNOWN_BYTES_MAX or not blob.complete:
         return None
-    sums = list(blob.sums.blocks(blob.size))
-    return None if None in sums else sums  # type: ignore[return-value]
+    return blob.sums.of_whole(blob.size)

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
+from awscrt import checksums as crt
 
 from s3mount.refs import Attributes
 from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.spool import Spool
-from s3mount.spool.sums import CHUNK_BYTES, DamagedBlockError
+from s3mount.spool.sums import CHUNK_BLOCKS, CHUNK_BYTES, BlockSums, DamagedBlockError
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)
@@ -98,7 +99,8 @@ def test_what_was_appended_and_not_journalled_leaves_the_rest_known(tmp_path: Pa
     spool.close()
     again = opened(tmp_path)
     found = again.live_blobs[blob.id]
-    assert list(found.sums.blocks(found.size))[1] is None
+    assert found.sums.get(1).length < 0, "unknown"
+    assert found.sums.of_whole(found.size) is None
     assert found.body(0, BLOCK_BYTES).expected == crc64nvme(b"x" * BLOCK_BYTES)
     again.close()
 
@@ -164,3 +166,23 @@ def test_a_disk_that_fails_in_the_middle_of_a_write_leaves_the_block_unknown(
     assert blob.read_checked()[:6] == b"yyyxxx"
     assert blob.body(0, 5000).expected is None
     spool.close()
+
+
+def test_whole_chunks_and_holes_have_the_sums_of_their_blocks() -> None:
+    """What is taken a chunk at a time is what each block says: data, a hole, data to the end of the file."""
+    zeros, ones = bytes(BLOCK_BYTES), b"1" * BLOCK_BYTES
+    sums = BlockSums()
+    data = [n for n in range(4 * CHUNK_BLOCKS) if n < CHUNK_BLOCKS or n > 3 * CHUNK_BLOCKS + 7]
+    for block in data:
+        prepared = sums.prepare(block * BLOCK_BYTES, memoryview(ones), 0, read_nothing)
+        sums.commit(block * BLOCK_BYTES, prepared)
+    found = sums.of_whole(4 * CHUNK_BLOCKS * BLOCK_BYTES)
+    assert found is not None
+    full, hole = crt.crc64nvme(ones, 0), crt.crc64nvme(zeros, 0)
+    is_data = set(data)
+    wanted = [full if block in is_data else hole for block in range(4 * CHUNK_BLOCKS)]
+    assert list(found) == wanted
+
+
+def read_nothing(offset: int, length: int) -> memoryview:
+    raise AssertionError("nothing has to be read")

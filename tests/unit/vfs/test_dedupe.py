@@ -134,7 +134,9 @@ async def test_equal_checksums_alone_prove_nothing(tmp_path: Path) -> None:
         blob = mount.spool.live_blobs[mount.spool.changes["b"].blob_id]
         index = mount.fs.state.known._index
         assert index is not None
-        index.add(ContentRef("a", etag, 50_000), list(blob.sums.blocks(50_000)))  # type: ignore[arg-type]
+        sums = blob.sums.of_whole(50_000)
+        assert sums is not None
+        index.add(ContentRef("a", etag, 50_000), sums)
         await mount.close(fd)
         await mount.sync()
         assert world.files() == {"a": other, "b": content}
