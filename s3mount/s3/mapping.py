@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import parse_qsl
 from xml.etree import ElementTree
 
 import botocore.exceptions
@@ -115,6 +116,46 @@ _LINES: dict[str, str] = {
 }
 
 
+_ACTIONS = {
+    "head": "s3:GetObject",
+    "get": "s3:GetObject",
+    "fetch": "s3:GetObject",
+    "attributes": "s3:GetObjectAttributes",
+    "put": "s3:PutObject",
+    "probe": "s3:PutObject",
+    "copy": "s3:PutObject, and s3:GetObject of what is copied,",
+    "create_multipart": "s3:PutObject",
+    "upload_part": "s3:PutObject",
+    "upload_part_copy": "s3:PutObject, and s3:GetObject of what is copied,",
+    "complete_multipart": "s3:PutObject",
+    "abort_multipart": "s3:AbortMultipartUpload",
+    "list_parts": "s3:ListMultipartUploadParts",
+    "list_uploads": "s3:ListBucketMultipartUploads",
+    "delete": "s3:DeleteObject",
+    "delete_many": "s3:DeleteObject",
+    "list": "s3:ListBucket",
+    "check_bucket": "s3:ListBucket",
+    "list_versions": "s3:ListBucketVersions",
+    "lifecycle": "s3:GetLifecycleConfiguration",
+}
+"""What a policy must allow for a request of each kind (Service Authorization Reference, Amazon S3)."""
+
+
+def action_denied(kind: str, key: str, query: str, bucket: str, *, is_signed: bool) -> str:
+    """What was refused: the action, on what, and whether somebody had signed for it.
+
+    >>> action_denied("put", "a/b", "", "data", is_signed=True)
+    "s3:PutObject for the key 'a/b' in the bucket 'data'"
+    >>> action_denied("list", "", "list-type=2&prefix=mine%2F", "data", is_signed=False)
+    "s3:ListBucket for the prefix 'mine/' in the bucket 'data'; the request was not signed"
+    """
+    prefix = dict(parse_qsl(query)).get("prefix", "")
+    about = f" for the key {key!r}" if key else f" for the prefix {prefix!r}" if prefix else ""
+    signed = "" if is_signed else "; the request was not signed"
+    action = _ACTIONS.get(kind, "the request")
+    return f"{action}{about} in the bucket {bucket!r}{signed}"
+
+
 class Refusal:
     """An answer that is no success, taken apart."""
 
@@ -140,10 +181,12 @@ class Refusal:
         """Does anything of S3 say why: an error document, or a header that only S3 has?"""
         return bool(self.code or self.deleted or self.region)
 
-    def error(self, *, key: str, bucket: str) -> StoreError:
-        """The error to raise."""
+    def error(self, *, key: str, bucket: str, denied: str = "") -> StoreError:
+        """The error to raise; ``denied`` is what these credentials may not do, where that is the reason."""
         kind = self._kind(key)
         line = self._line(kind, bucket)
+        if denied and line == _LINES["AccessDenied"]:
+            line = f"{line}: {denied}"
         error = kind(line, key=key, status=self.status, code=self.code, request_id=self.request_id)
         error.retry_after_s = self.retry_after_s
         return error

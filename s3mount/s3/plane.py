@@ -35,11 +35,11 @@ from s3mount.s3 import genuine
 from s3mount.s3.credentials import CredentialSource, Renew
 from s3mount.s3.gate import Gate
 from s3mount.s3.headers import ACL, ACL_PREFIXES, SSE, http_date_ns, to_http
-from s3mount.s3.mapping import Refusal
+from s3mount.s3.mapping import Refusal, action_denied
 from s3mount.s3.pool import Pool
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.resolve import Address
-from s3mount.s3.signing import encode_path
+from s3mount.s3.signing import Anonymous, encode_path
 from s3mount.s3.statistics import Statistics
 from s3mount.s3.wire import BrokenConnectionError, Connection, Head, Sink
 
@@ -538,7 +538,10 @@ class Plane:
             raise genuine.unknown(call, answer)
         if answer.status == 405 and call.method in ("GET", "HEAD") and "versionId=" in call.query:
             refusal.deleted = True  # reading a delete marker; not all stores say so in a header
-        error = refusal.error(key=call.key, bucket=self.config.bucket)
+        bucket = self.config.bucket
+        is_signed = not isinstance(self.address.signer, Anonymous)
+        denied = action_denied(call.kind, call.key, call.query, bucket, is_signed=is_signed)
+        error = refusal.error(key=call.key, bucket=bucket, denied=denied)
         if refusal.code == "RequestTimeTooSkewed" and self._correct_skew(answer):
             error.retryable = True
         if is_bare and error.retryable:
