@@ -293,13 +293,14 @@ def _mode(values: dict[str, Any], name: str, everything: int) -> int:
 def _with_encryption(store: StoreConfig, values: dict[str, Any]) -> StoreConfig:
     """``store`` with what new objects are to have. Raises UsageError."""
     implied = "aws:kms" if values["sse_kms_key_id"] or values["bucket_key"] else None
-    return msgspec.structs.replace(
-        store,
-        sse=values["sse"] or implied,
-        sse_kms_key_id=values["sse_kms_key_id"],
-        bucket_key=values["bucket_key"],
-        acl=values["acl"],
-    )
+    given = {
+        "sse": values["sse"] or implied,
+        "sse_kms_key_id": values["sse_kms_key_id"],
+        "bucket_key": values["bucket_key"],
+        "acl": values["acl"],
+    }
+    # Made anew, so that the values are checked together.
+    return StoreConfig(**(msgspec.structs.asdict(store) | given))
 
 
 def run_config(values: dict[str, Any]) -> RunConfig:
