@@ -382,6 +382,8 @@ class Operations(pyfuse3.Operations):
         node = self._node(inode)
         if (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC:
             self._must_be_writable()
+        else:
+            await self._fs.directories.must_be_current(node)
         if flags & os.O_TRUNC:
             await self._fs.contents.truncate(node, 0)
         return self._file_info(self._fs.contents.open(node, flags, ctx.pid))

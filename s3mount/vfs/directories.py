@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import OrderedDict
 
 import trio
 
@@ -20,6 +21,7 @@ from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
 from s3mount.tree.node import Node
 from s3mount.vfs.finished import FinishedKeys, Watch
 from s3mount.vfs.merging import Merger
+from s3mount.vfs.openfiles import must_be_in_place
 from s3mount.vfs.state import MountState
 from s3mount.vfs.stored import StoredAttributes
 from s3mount.vfs.treewalks import TreeWalks
@@ -34,6 +36,8 @@ OFFLINE_BELIEF_S = 5.0
 before it is asked for again."""
 LOOKS_MAX = 3
 """What somebody else replaces at every look is given up after so many: who opens it is told ESTALE."""
+ASKED_MAX = 4096
+"""Of so many files it is remembered when they were asked for before an open."""
 REFRESH_AHEAD = 2.0
 """A directory in use is listed again when its entries are good for less than this many listings' time."""
 
@@ -48,6 +52,7 @@ class Directories:
         self._merger = Merger(state)
         self._walks = TreeWalks(state, self._finished)
         self._forgotten = 0
+        self._asked_for: OrderedDict[int, float] = OrderedDict()
         self.attributes = StoredAttributes(state)
         self.know_attributes_of = self.attributes.know_attributes_of
         self.know_headers = self.attributes.know_headers
@@ -284,6 +289,43 @@ class Directories:
         path = self._state.nodes.path_of(directory)
         log.warning("%s is shown as it was last listed: %s", path, error)
         known.believed_until = trio.current_time() + OFFLINE_BELIEF_S
+
+    async def must_be_current(self, node: Node) -> None:
+        """Before a file is opened for reading: ask for its object, if its listing is older than the metadata TTL.
+
+        A listing that took long is believed for longer than that. Raises OSError (ESTALE) when another object is
+        there now, upon which Linux looks the name up anew, and StoreError; nothing while S3 cannot be reached.
+        """
+        parent = node.parent
+        if parent is None or not node.linked or node.content is None or not self._is_old(node):
+            return
+        try:
+            # A small file's GET tells the same, and its bytes are wanted next.
+            head = await self._state.glance(node, True) if self._state.glance else None
+            head = head or await self.attributes.head(node)
+            content = node.content
+            if head is not None and content is not None and head.etag == content.etag:
+                self._asked_for[node.inode] = trio.current_time()
+                if len(self._asked_for) > ASKED_MAX:
+                    self._asked_for.popitem(last=False)
+                return
+            await self._ask_for(parent, node.name)
+        except S3MountError as error:
+            self._believe_on(parent, error)
+            return
+        must_be_in_place(node)
+
+    def _is_old(self, node: Node) -> bool:
+        """Was a clean file last asked for, or listed, longer ago than the metadata TTL?"""
+        assert node.parent is not None
+        known = node.parent.directory
+        ttl_s = self._state.config.metadata_ttl_s
+        if known is None or not ttl_s or self._state.store.outage:
+            return False
+        if self._state.change_of(node) is not None or self._state.is_written(node):
+            return False
+        last = max(known.listed_at, self._asked_for.get(node.inode, float("-inf")))
+        return trio.current_time() - last > ttl_s
 
     async def _ask_for(self, directory: Node, name: str) -> None:
         """Learn about one entry by two small listings: its key, and the keys below it."""
