@@ -274,7 +274,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     a part made by it counts in an upload with checksums. ``markers``: a key that ends in ``/`` is an object of its
     own, with keys below it; ``marker_metadata``: such an object keeps its metadata. ``lists_versions``:
     ListObjectVersions is answered. ``version_dates``: its versions are all listed, each dated when it was written.
-    ``counts_tags``: HEAD tells how many tags an object has.
+    ``counts_tags``: HEAD tells how many tags an object has. ``may_write``: these credentials may put an object.
     """
 
     if_match: bool | None = None
@@ -296,3 +296,4 @@ class Capabilities(msgspec.Struct, frozen=True):
     version_dates: bool | None = None
     counts_tags: bool | None = None
     part_copies: bool | None = None
+    may_write: bool | None = None

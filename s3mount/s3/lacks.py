@@ -8,6 +8,11 @@ from typing import Any
 def describe_lacks(honours: dict[str, Any]) -> list[str]:
     """What a store lacks that a user should know of, each to be read behind "this store"."""
     lacks = []
+    if honours.get("may_write") is False:
+        lacks.append(
+            "lets these credentials write nothing: what is written waits in the spool until "
+            "s3:PutObject is allowed; s3mount mount --read-only refuses it at once"
+        )
     if honours.get("atomic") is False:
         lacks.append(
             "honours conditions, but not atomically: of several writers that create or change "

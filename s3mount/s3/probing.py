@@ -87,6 +87,7 @@ class Prober:
         self._markers: bool | None = None
         self._marker_metadata: bool | None = None
         self._reasons: dict[str, str] = {}
+        self._may_write: bool | None = None
 
     async def run(self, killed: Key = "") -> Capabilities:
         """Try everything, and remove what earlier runs left, as ``Store.probe`` says. Never raises a StoreError."""
@@ -130,6 +131,7 @@ class Prober:
             lists_versions=traits.lists_versions,
             counts_tags=traits.counts_tags,
             part_copies=self._part_copies,
+            may_write=self._may_write,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:
@@ -152,10 +154,13 @@ class Prober:
         try:
             if kept is None:
                 made = await self._put(key)
+                self._may_write = True
                 await self._writer.delete(key, made.version_id)
                 return True
         except StoreError as error:
             _log.info("whether it can be removed could not be tried: %s", error.describe())
+            if isinstance(error, AccessDeniedError) and self._may_write is None and kept is None:
+                self._may_write = False
             if not isinstance(error, AccessDeniedError | RejectedError) or not self._trials.count:
                 self._reasons["first"] = str(error)
                 return False

@@ -169,6 +169,7 @@ class Filesystem:
         except S3MountError as error:
             self.capabilities = {"reason": str(error)}
             log.warning("what the store honours is unknown: %s", error)
+            return
         except Exception as error:
             self.capabilities = {"reason": f"internal error: {reason_of(error)}"}
             log.exception("internal error: what the store honours is unknown")

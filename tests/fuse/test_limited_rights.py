@@ -8,11 +8,11 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from tests.fuse.bucket_contents import S3Contents
-from tests.fuse.mounts import pending_of
+from tests.fuse.bucket_contents import S3Contents, wait_until
+from tests.fuse.mounts import parked_in, pending_of, status_of
 from tests.mounting import Mount
 from tests.servers import S3Server
-from tests.servers.counting import Answer, Relay, Request
+from tests.servers.counting import WRITING, Answer, Relay, Request
 
 pytestmark = pytest.mark.needs_s3
 MIB = 1 << 20
@@ -67,3 +67,25 @@ def test_files_are_made_moved_and_removed(
         assert pending_of(mount)["changes"] == 0
     held = {key: contents.read(key) for key in contents.listing() if not key.endswith("/")}
     assert held == {"mine/grown": large + b"more", "mine/moved": b"there", "theirs/x": b"not ours"}
+
+
+def test_keys_that_may_not_write_are_told_before_anything_waits(
+    bucket: str, mount_factory: Callable[..., Mount], s3_server: S3Server
+) -> None:
+    """By the log and status, once the mount has tried; a refused file says which right it lacks."""
+    with Relay(s3_server.endpoint_url) as relay:
+        relay.decide = lambda request: DENIED if request.method in WRITING else None
+        mount = mount_factory(bucket, endpoint_url=relay.url)
+        wait_until(
+            lambda: status_of(mount)["store_honours"].get("may_write") is False, "it is found out"
+        )
+        text = mount.command("status", str(mount.path)).stdout
+        assert "lets these credentials write nothing" in text
+        assert "--read-only" in text
+        (mount.path / "f").write_bytes(b"kept here")
+        wait_until(lambda: bool(parked_in(mount)), "it is refused")
+        text = mount.command("status", str(mount.path)).stdout
+        assert f"s3:PutObject for the key 'f' in the bucket '{bucket}'" in text
+        relay.decide = lambda request: None
+        mount.command("retry", str(mount.path))
+        mount.wait()
