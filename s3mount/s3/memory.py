@@ -495,6 +495,7 @@ class MemoryStore:
             marker_metadata=self.habits.marker_metadata,
             lists_versions=self.habits.lists_versions,
             counts_tags=True,
+            may_write=True,
         )
 
     async def try_version_dates(self, temporary_key: Key) -> bool | None:

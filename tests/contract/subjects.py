@@ -52,6 +52,7 @@ class Subject:
             marker_metadata=True,
             lists_versions=True,
             part_copies=True,
+            may_write=True,
         )
         if self.name.startswith("ceph"):
             return msgspec.structs.replace(
