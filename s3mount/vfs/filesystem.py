@@ -51,6 +51,8 @@ TOUCH_PERIOD_S = 1.0
 """Directory times reach their markers at most this often."""
 PROBE_HEAD_START_S = 1.0
 """Uploads wait this long for what the probe finds: it takes about four round trips."""
+PROBE_END_S = 3.0
+"""A waiter waits so long for the probe's end, which takes a second where S3 answers."""
 WAIT_PERIOD_S = 0.02
 STUCK_S = 1.0
 """With something refused and nothing on its way for this long, a waiter is told."""
@@ -123,6 +125,7 @@ class Filesystem:
         self.decisions = Decisions(state, self.naming, self.uploader)
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
         self.capabilities: dict[str, Any] = {}
+        self._probed: trio.Event | None = None
         self.hall: SnapshotHall | None = None
 
     # --------------------------------------------------------------- background
@@ -136,7 +139,7 @@ class Filesystem:
                     task_status.started()
                     if not self.config.read_only:
                         probed = trio.Event()
-                        self.uploader.sender.markers_decided = probed
+                        self.uploader.sender.markers_decided = self._probed = probed
                         self.puts.open()
                         self.state.store.on_outage = self._outage_changed
                         background.start(self._probe, probed)
@@ -265,6 +268,10 @@ class Filesystem:
                 if not left:
                     if no_room is not None:
                         raise no_room
+                    if self._probed is not None:
+                        # A mount that ends in its first moments leaves nothing that was only tried.
+                        with trio.move_on_after(PROBE_END_S):
+                            await self._probed.wait()
                     return
                 parked = [change for change in left if change.state is State.PARKED]
                 moving = any(change.state is State.SENDING for change in left)

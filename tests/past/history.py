@@ -88,21 +88,21 @@ class History:
         assert self._read() == {key: each for key, each in self.versions.items() if each}
 
     def _read(self) -> dict[str, list[Version]]:
-        found: dict[str, list[Version]] = {}
-        for key in sorted({*KEYS, *self.versions}):
-            told = self.client.list_object_versions(Bucket=self.bucket, Prefix=key)
-            mine = [(each, True) for each in told.get("Versions", []) if each["Key"] == key]
-            mine += [(each, False) for each in told.get("DeleteMarkers", []) if each["Key"] == key]
-            latest = [each["VersionId"] for each, _ in mine if each["IsLatest"]]
-            # The store lists the newest first.
-            read = [self._read_one(key, each, has_body) for each, has_body in reversed(mine)]
-            # Lists tell whole seconds, and markers apart from versions: only the newest is certain.
-            known = [v.version_id for v in self.versions.get(key, [])]
-            order = {version_id: place for place, version_id in enumerate(known)}
-            read.sort(key=lambda v: (v.version_id in latest, order.get(v.version_id, len(order))))
-            if read:
-                found[key] = read
-        return found
+        read = {key: self._read_key(key) for key in sorted({*KEYS, *self.versions})}
+        return {key: versions for key, versions in read.items() if versions}
+
+    def _read_key(self, key: str) -> list[Version]:
+        told = self.client.list_object_versions(Bucket=self.bucket, Prefix=key)
+        mine = [(each, True) for each in told.get("Versions", []) if each["Key"] == key]
+        mine += [(each, False) for each in told.get("DeleteMarkers", []) if each["Key"] == key]
+        latest = [each["VersionId"] for each, _ in mine if each["IsLatest"]]
+        # The store lists the newest first.
+        read = [self._read_one(key, each, has_body) for each, has_body in reversed(mine)]
+        # Lists tell whole seconds, and markers apart from versions: only the newest is certain.
+        known = [v.version_id for v in self.versions.get(key, [])]
+        order = {version_id: place for place, version_id in enumerate(known)}
+        read.sort(key=lambda v: (v.version_id in latest, order.get(v.version_id, len(order))))
+        return read
 
     def _read_one(self, key: str, told: dict[str, Any], has_body: bool) -> Version:
         version_id = told["VersionId"]
@@ -161,13 +161,16 @@ class History:
             parts.append({"PartNumber": number, "ETag": sent["ETag"], **told})
         done = self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         # Ceph 16 tells no ETag when it completes an upload.
-        etag = self.client.head_object(**place)["ETag"]
+        etag = done.get("ETag") or self.client.head_object(**place)["ETag"]
         return self._keep(key, done.get("VersionId", "null"), b"".join(bodies), etag)
 
     def delete(self, key: str) -> None:
         """DeleteObject without a version: a delete marker."""
         told = self.client.delete_object(Bucket=self.bucket, Key=key)
         self._keep(key, told.get("VersionId", "null"), None, "")
+        if not self.keeps:
+            # The marker takes the place of the version without an id; Ceph 16 keeps both.
+            self.versions[key] = self._read_key(key)
 
     def destroy(self, version: Version) -> None:
         """Delete exactly this version or marker, for good."""
