@@ -41,7 +41,7 @@ class Authority:
         subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
     def sign(self, name: str, cert: Path, key: Path, extension: str, days: int = 2) -> None:
-        """A certificate for a new ``key``; negative ``days`` have passed already."""
+        """A certificate for a new ``key``; with no ``days`` it has expired at once."""
         request, said = cert.with_suffix(".csr"), cert.with_suffix(".ext")
         said.write_text(extension)
         self._openssl("req", "-new", *self._new_key(name), "-out", request)
@@ -114,7 +114,7 @@ def test_each_certificate_that_will_not_do_is_told_apart(tmp_path: Path) -> None
     authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
     between = Authority(tmp_path, "between", authority)
     wrong = {
-        "has expired: the server needs a new one": authority.server("expired", days=-1),
+        "has expired: the server needs a new one": authority.server("expired", days=0),
         "is for another name": authority.server("name", "DNS:s3.example.com"),
         "does not lead to a trusted authority: the server must send the whole chain": (
             between.server("chain")
