@@ -155,7 +155,7 @@ class Server:
             self._channel.post(Failed(reply.id, _fault("answer that cannot be sent", error)))
 
     def _tell_outage(self, reason: str) -> None:
-        self._channel.post(messages.Outage(reason))
+        self._channel.post(messages.Reachability(reason))
 
     async def _wait_for_store(self) -> ErrorRecord | None:
         """``None`` when the store is open; else why it is not."""

@@ -195,7 +195,7 @@ class Lives:
             call = self._calls.get(message.id)
             if call is not None:
                 self._report(call, message.done)
-        elif isinstance(message, messages.Outage):
+        elif isinstance(message, messages.Reachability):
             self._note_outage(message.reason)
         elif isinstance(message, messages.Log):
             logging.getLogger(message.logger).log(message.level, "%s", message.text)

@@ -404,7 +404,7 @@ class Progress(Message, tag=60, frozen=True, array_like=True, gc=False):
     done: int
 
 
-class Outage(Message, tag=63, frozen=True, array_like=True, gc=False):
+class Reachability(Message, tag=63, frozen=True, array_like=True, gc=False):
     """The store cannot be reached, for this ``reason``; empty: it can be reached again."""
 
     reason: str
@@ -474,7 +474,7 @@ ToParent: TypeAlias = (
     | Counted
     | Kept
     | Progress
-    | Outage
+    | Reachability
     | Log
     | Pong
 )
