@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
@@ -11,9 +12,6 @@ from s3mount.cache.blocks import BlockMap, shift_for
 from s3mount.errors import S3MountError
 from s3mount.refs import ContentRef, ETag, ObjectInfo, VersionId
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
-
-if TYPE_CHECKING:
-    from s3mount.cache.fetcher import Fetch
 
 
 def digest_of(namespace: str, ref: ContentRef) -> bytes:
@@ -52,8 +50,53 @@ class Waiter:
         self.no_disk = False
 
 
+class BlockFetch:
+    """One request for the blocks ``[first, stop)`` of an entry, of which ``[first, reached)`` are there.
+
+    ``owner`` is whoever wanted it ahead of time, ``None`` once somebody waits for it. A ``hasty``
+    one has no blocks of its own: another request brings them too, but later. ``on_end`` are called at
+    its end, well or not.
+    """
+
+    __slots__ = (
+        "ahead",
+        "body",
+        "claimed",
+        "done",
+        "entry",
+        "error",
+        "file",
+        "first",
+        "hasty",
+        "info",
+        "on_end",
+        "owner",
+        "reached",
+        "scope",
+        "started",
+        "stop",
+    )
+
+    def __init__(self, entry: Entry, first: int, stop: int, owner: object | None) -> None:
+        self.entry = entry
+        self.first = self.reached = first
+        self.stop = stop
+        self.owner = owner
+        self.ahead = owner is not None
+        self.claimed = False
+        self.hasty = False
+        self.started = False
+        self.scope = trio.CancelScope()
+        self.file = ""
+        self.done = trio.Event()
+        self.body: bytes | None = None
+        self.error: S3MountError | None = None
+        self.info: ObjectInfo | None = None
+        self.on_end: list[Callable[[], None]] = []
+
+
 class Entry:
-    """The state of one content of at least one byte. Plain data: shelf and fetcher change it.
+    """The state of one content of at least one byte. Plain data: ``DiskCache`` and ``BlockFetcher`` change it.
 
     ``digest`` is ``None`` for a private entry, which ends with its last user. ``small`` contents
     are held whole or not at all: as ``body``, as a file, or both. ``descriptor`` is -1 when no
@@ -127,8 +170,8 @@ class Entry:
         self.punching: trio.Event | None = None
         self.holders: set[Holder] = set()
         self.pins = 0
-        self.fetches: set[Fetch] = set()
-        self.small_fetch: Fetch | None = None
+        self.fetches: set[BlockFetch] = set()
+        self.small_fetch: BlockFetch | None = None
         self.waiters: list[Waiter] = []
 
     @property

@@ -13,11 +13,11 @@ import trio
 
 from s3mount.background import PAUSE_MAX_S, contained
 from s3mount.cache.blocks import PRESENT, BlockMap, sums_room
-from s3mount.cache.catalog import Catalog, Update, Victim
+from s3mount.cache.cache_catalog import CacheCatalog, Update, Victim
+from s3mount.cache.disk_cache import DiskCache
 from s3mount.cache.entry import Entry
 from s3mount.cache.folder import CacheFolder
-from s3mount.cache.shelf import Shelf
-from s3mount.cache.upkeep import Upkeep
+from s3mount.cache.maintenance import CacheMaintenance
 from s3mount.config import MIB
 
 EVICT_COUNT_MAX = 256
@@ -41,56 +41,59 @@ class _Hole(NamedTuple):
 
 
 class Evictor:
-    """Keeps one shelf below its cap."""
+    """Keeps one disk cache below its cap."""
 
-    def __init__(self, shelf: Shelf, upkeep: Upkeep) -> None:
+    def __init__(self, disk_cache: DiskCache, maintenance: CacheMaintenance) -> None:
         self.evicted_bytes = 0
-        self._shelf = shelf
-        self._upkeep = upkeep
+        self._disk_cache = disk_cache
+        self._maintenance = maintenance
         self._round_over = trio.Event()
         self._stuck_until_s = 0.0
 
     async def run(self) -> None:
         """Evict whenever it gets narrow, until cancelled."""
         while True:
-            await self._shelf.room_wanted.wait()
+            await self._disk_cache.room_wanted.wait()
             if not await self.evict():
                 await trio.sleep(STUCK_S)
 
     async def make_room(self, needed: int) -> bool:
         """Wait until ``needed`` bytes more fit, for at most some rounds of eviction; do they?"""
         for _ in range(3):
-            if self._shelf.has_room(needed):
+            if self._disk_cache.has_room(needed):
                 break
-            if trio.current_time() < self._stuck_until_s or needed > self._shelf.size_bytes_max:
+            if (
+                trio.current_time() < self._stuck_until_s
+                or needed > self._disk_cache.size_bytes_max
+            ):
                 break
-            self._shelf.want_room(needed)
+            self._disk_cache.want_room(needed)
             with trio.move_on_after(ROOM_WAIT_S):
                 await self._round_over.wait()
         await trio.lowlevel.checkpoint()
-        return self._shelf.has_room(needed)
+        return self._disk_cache.has_room(needed)
 
     async def evict(self) -> bool:
         """One round: down to the headroom below the cap, if possible. False when it is narrow still.
 
         That is: nothing could be freed though the goal was not reached.
         """
-        shelf = self._shelf
-        urgent, shelf.room_needed = shelf.room_needed, 0
-        shelf.room_wanted = trio.Event()
-        goal = shelf.size_bytes_max - max(shelf.headroom_bytes, urgent)
+        disk_cache = self._disk_cache
+        urgent, disk_cache.room_needed = disk_cache.room_needed, 0
+        disk_cache.room_wanted = trio.Event()
+        goal = disk_cache.size_bytes_max - max(disk_cache.headroom_bytes, urgent)
         before, had_room = self.evicted_bytes, False
         try:
-            if self._upkeep.is_open:
+            if self._maintenance.is_open:
                 # Other mounts may have stored or removed something since our latest save.
-                shelf.recorded_total = await self._upkeep.with_catalog(Catalog.total)
-                had_room = shelf.total_bytes <= goal
+                disk_cache.recorded_total = await self._maintenance.with_catalog(CacheCatalog.total)
+                had_room = disk_cache.total_bytes <= goal
                 await self._evict_unused(goal)
-                limit = shelf.size_bytes_max - max(shelf.headroom_bytes // 2, urgent)
-                if shelf.total_bytes > limit:
+                limit = disk_cache.size_bytes_max - max(disk_cache.headroom_bytes // 2, urgent)
+                if disk_cache.total_bytes > limit:
                     await self._trim_open(goal)
         except (OSError, sqlite3.Error) as error:
-            shelf.disk_failed(error)
+            disk_cache.disk_failed(error)
         except Exception:
             # Reads go past the cache until the next round.
             self._stuck_until_s = trio.current_time() + PAUSE_MAX_S
@@ -105,56 +108,56 @@ class Evictor:
         return False
 
     async def _evict_unused(self, goal: int) -> None:
-        shelf = self._shelf
+        disk_cache = self._disk_cache
         after = (-1, b"")
-        while shelf.total_bytes > goal:
-            await self._upkeep.save()
-            found = await self._upkeep.with_catalog(
-                functools.partial(Catalog.victims, after=after, limit=EVICT_COUNT_MAX)
+        while disk_cache.total_bytes > goal:
+            await self._maintenance.save()
+            found = await self._maintenance.with_catalog(
+                functools.partial(CacheCatalog.victims, after=after, limit=EVICT_COUNT_MAX)
             )
             if not found:
                 return
             after = (found[-1].used_ns, found[-1].digest)
-            excess = shelf.total_bytes - goal
+            excess = disk_cache.total_bytes - goal
             chosen = []
             for victim in found:
-                if victim.digest not in shelf.entries and excess > 0:
+                if victim.digest not in disk_cache.entries and excess > 0:
                     chosen.append(victim)
                     excess -= victim.allocated
-            shelf.evicting = {victim.digest for victim in chosen}
+            disk_cache.evicting = {victim.digest for victim in chosen}
             try:
                 removal = functools.partial(
-                    _remove, files=shelf.files, victims=chosen, spare=max(0, -excess)
+                    _remove, files=disk_cache.files, victims=chosen, spare=max(0, -excess)
                 )
-                freed, shelf.recorded_total = await self._upkeep.with_catalog(removal)
+                freed, disk_cache.recorded_total = await self._maintenance.with_catalog(removal)
             finally:
-                shelf.evicting = set()
+                disk_cache.evicting = set()
             self.evicted_bytes += freed
 
     async def _trim_open(self, goal: int) -> None:
         """Take blocks from entries in use: those that no reader is about to ask for."""
-        shelf = self._shelf
+        disk_cache = self._disk_cache
         holes: list[_Hole] = []
-        excess = shelf.total_bytes - goal
+        excess = disk_cache.total_bytes - goal
         try:
-            for entry in sorted(shelf.in_use(), key=lambda entry: -entry.held_bytes):
+            for entry in sorted(disk_cache.in_use(), key=lambda entry: -entry.held_bytes):
                 if excess <= 0:
                     break
                 ranges = _unneeded(entry, excess)
-                if ranges and shelf.files.lock_alone(entry.descriptor):
+                if ranges and disk_cache.files.lock_alone(entry.descriptor):
                     holes.append(self._cut(entry, ranges))
                     excess -= holes[-1].freed_bytes
             if holes:
-                results, shelf.recorded_total = await self._upkeep.with_catalog(
-                    functools.partial(_punch, files=shelf.files, holes=holes)
+                results, disk_cache.recorded_total = await self._maintenance.with_catalog(
+                    functools.partial(_punch, files=disk_cache.files, holes=holes)
                 )
                 for hole, result in zip(holes, results, strict=True):
                     if result is not None:
-                        shelf.shrunk(hole.entry, *result)
+                        disk_cache.shrunk(hole.entry, *result)
         except Exception:
             for hole in holes:
                 with contained("giving up a content that was to be made shorter"):
-                    shelf.abandon_file(hole.entry)
+                    disk_cache.abandon_file(hole.entry)
             raise
         finally:
             for hole in holes:
@@ -167,11 +170,11 @@ class Evictor:
         ]
         descriptor = os.dup(entry.descriptor)
         try:
-            freed = sum(self._shelf.empty(entry, first, stop) for first, stop in ranges)
+            freed = sum(self._disk_cache.empty(entry, first, stop) for first, stop in ranges)
             update = None
             if entry.row_digest is not None:
                 # Of an entry that is private by now as well: the row still counts its file.
-                update = self._shelf.update_of(entry, entry.row_digest, replace=True)
+                update = self._disk_cache.update_of(entry, entry.row_digest, replace=True)
         except BaseException:
             os.close(descriptor)
             raise
@@ -179,19 +182,19 @@ class Evictor:
         return _Hole(entry, descriptor, update, byte_ranges, freed)
 
     def _close_hole(self, hole: _Hole) -> None:
-        self._shelf.freeing_bytes -= hole.freed_bytes
+        self._disk_cache.freeing_bytes -= hole.freed_bytes
         self.evicted_bytes += hole.freed_bytes
         event, hole.entry.punching = hole.entry.punching, None
         if event is not None:
             event.set()
         with contextlib.suppress(OSError):
-            self._shelf.files.lock_shared(hole.descriptor)
+            self._disk_cache.files.lock_shared(hole.descriptor)
         os.close(hole.descriptor)
-        self._shelf.let_go(hole.entry)
+        self._disk_cache.let_go(hole.entry)
 
 
 def _punch(
-    catalog: Catalog, *, files: CacheFolder, holes: Sequence[_Hole]
+    catalog: CacheCatalog, *, files: CacheFolder, holes: Sequence[_Hole]
 ) -> tuple[list[tuple[int, int] | None], int]:
     results: list[tuple[int, int] | None] = []
     for hole in holes:
@@ -202,7 +205,7 @@ def _punch(
 
 
 def _remove(
-    catalog: Catalog, *, files: CacheFolder, victims: Sequence[Victim], spare: int
+    catalog: CacheCatalog, *, files: CacheFolder, victims: Sequence[Victim], spare: int
 ) -> tuple[int, int]:
     """Remove entries that no other mount uses; of the last one, ``spare`` bytes may stay."""
     freed = 0
@@ -220,7 +223,7 @@ def _remove(
     return freed, catalog.total()
 
 
-def _shave(catalog: Catalog, files: CacheFolder, victim: Victim, wanted: int) -> int:
+def _shave(catalog: CacheCatalog, files: CacheFolder, victim: Victim, wanted: int) -> int:
     """Take ``wanted`` bytes from an entry's end, where readers come last; what was freed."""
     row = catalog.look_up(victim.digest)
     if row is None or row.file != victim.file or row.doubtful:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
 
 import trio
 
 from s3mount.background import Background, contained
 from s3mount.cache.blocks import sums_offset, sums_room
-from s3mount.cache.entry import Entry
+from s3mount.cache.disk_cache import DiskCache
+from s3mount.cache.entry import BlockFetch, Entry
 from s3mount.cache.eviction import Evictor
-from s3mount.cache.shelf import Shelf
-from s3mount.cache.window import RANGE_BYTES_MAX
+from s3mount.cache.readahead import RANGE_BYTES_MAX
 from s3mount.config import MIB
 from s3mount.errors import (
     ChecksumError,
@@ -36,7 +35,7 @@ and half of the connections, so that uploads go on."""
 AHEAD_MAX = 16
 """Requests at a time that nobody waits for yet: two readers with eight ranges each. More connections
 were not faster, and each one delays the requests that somebody waits for."""
-GUESSES_MAX = 48
+PREFETCHES_MAX = 48
 """Small contents at a time that were not asked for yet: at 20 ms they come at up to 2,000/s, which is
 more than a client on one machine takes; the rest of the 128 connections is for who waits, and uploads."""
 THROUGH_MAX = 16
@@ -50,7 +49,7 @@ FINISH_BYTES_MAX = MIB // 2
 """What is left of a request that nobody needs any more is read to its end if it is not more than this:
 a new connection costs two round trips with TLS, this much a few milliseconds."""
 
-_URGENT, _AHEAD, _GUESSED = range(3)
+_URGENT, _AHEAD, _PREFETCH = range(3)
 _GONE = (NoSuchKeyError, PreconditionFailedError)
 
 
@@ -58,56 +57,11 @@ class _OtherVersionError(PreconditionFailedError):
     """The answer was about another version than was asked for, though the store did not refuse."""
 
 
-class Fetch:
-    """One request for the blocks ``[first, stop)`` of an entry, of which ``[first, reached)`` are there.
-
-    ``owner`` is whoever wanted it ahead of time, ``None`` once somebody waits for it. A ``hasty``
-    one has no blocks of its own: another request brings them too, but later. ``on_end`` are called at
-    its end, well or not.
-    """
-
-    __slots__ = (
-        "ahead",
-        "body",
-        "claimed",
-        "done",
-        "entry",
-        "error",
-        "file",
-        "first",
-        "hasty",
-        "info",
-        "on_end",
-        "owner",
-        "reached",
-        "scope",
-        "started",
-        "stop",
-    )
-
-    def __init__(self, entry: Entry, first: int, stop: int, owner: object | None) -> None:
-        self.entry = entry
-        self.first = self.reached = first
-        self.stop = stop
-        self.owner = owner
-        self.ahead = owner is not None
-        self.claimed = False
-        self.hasty = False
-        self.started = False
-        self.scope = trio.CancelScope()
-        self.file = ""
-        self.done = trio.Event()
-        self.body: bytes | None = None
-        self.error: S3MountError | None = None
-        self.info: ObjectInfo | None = None
-        self.on_end: list[Callable[[], None]] = []
-
-
-class Fetcher:
-    """Queues and runs the requests of one shelf, in the background given to ``start``."""
+class BlockFetcher:
+    """Queues and runs the requests of one disk cache, in the background given to ``start``."""
 
     def __init__(
-        self, store: Readable, shelf: Shelf, evictor: Evictor, *, prefetch_bytes_max: int
+        self, store: Readable, disk_cache: DiskCache, evictor: Evictor, *, prefetch_bytes_max: int
     ) -> None:
         self.prefetch_bytes_max = prefetch_bytes_max
         self.ahead_bytes = 0
@@ -115,14 +69,14 @@ class Fetcher:
         self.requests = 0
         self.ahead_failures = 0
         self._store = store
-        self._shelf = shelf
+        self._disk_cache = disk_cache
         self._evictor = evictor
         self._background: Background | None = None
-        self._urgent: deque[Fetch] = deque()
-        self._waiting: deque[Fetch] = deque()
+        self._urgent: deque[BlockFetch] = deque()
+        self._waiting: deque[BlockFetch] = deque()
         self._urgent_running = 0
         self._ahead_running = 0
-        self._guesses_running = 0
+        self._prefetches_running = 0
         self._through = trio.CapacityLimiter(THROUGH_MAX)
 
     def start(self, background: Background) -> None:
@@ -158,8 +112,8 @@ class Fetcher:
         position = first
         step = RANGE_BYTES_MAX >> entry.map.shift
         while run := entry.map.next_fetch(position, stop, step):
-            fetch = Fetch(entry, *run, None)
-            fetch.claimed = self._shelf.claim(entry, *run)
+            fetch = BlockFetch(entry, *run, None)
+            fetch.claimed = self._disk_cache.claim(entry, *run)
             if not fetch.claimed:
                 entry.map.claim(*run)
             entry.fetches.add(fetch)
@@ -170,7 +124,7 @@ class Fetcher:
     def _hasten(self, entry: Entry, first: int, stop: int) -> None:
         if any(fetch.hasty and fetch.first <= first < fetch.stop for fetch in entry.fetches):
             return
-        fetch = Fetch(entry, first, stop, None)
+        fetch = BlockFetch(entry, first, stop, None)
         fetch.claimed = fetch.hasty = True
         entry.fetches.add(fetch)
         self._urgent.append(fetch)
@@ -180,7 +134,7 @@ class Fetcher:
 
         False when there is none; then nothing (more) was asked for.
         """
-        if self._background is None or not self._shelf.usable or not entry.pinned_version:
+        if self._background is None or not self._disk_cache.usable or not entry.pinned_version:
             return False
         if entry.broken:
             return False
@@ -190,10 +144,10 @@ class Fetcher:
             length = entry.map.byte_start(run[1]) - entry.map.byte_start(run[0])
             if self.ahead_bytes + length > self.prefetch_bytes_max:
                 return False
-            if not self._shelf.claim(entry, *run):
-                self._shelf.want_room(min(length, self.prefetch_bytes_max))
+            if not self._disk_cache.claim(entry, *run):
+                self._disk_cache.want_room(min(length, self.prefetch_bytes_max))
                 return False
-            fetch = Fetch(entry, *run, owner)
+            fetch = BlockFetch(entry, *run, owner)
             fetch.claimed = True
             self.ahead_bytes += length
             entry.fetches.add(fetch)
@@ -216,32 +170,32 @@ class Fetcher:
             elif (fetch.stop - fetch.reached) << entry.map.shift > FINISH_BYTES_MAX:
                 fetch.scope.cancel()
 
-    def small(self, entry: Entry) -> Fetch:
+    def small(self, entry: Entry) -> BlockFetch:
         """The one request that brings a small content whole; shared while it is under way."""
         if self._background is None:
             raise EngineError("the cache is closed")
         fetch = entry.small_fetch
         if fetch is None:
-            fetch = entry.small_fetch = Fetch(entry, 0, len(entry.map.states), None)
+            fetch = entry.small_fetch = BlockFetch(entry, 0, len(entry.map.states), None)
             self._urgent.append(fetch)
             self._pump()
         elif fetch.ahead:
             self._leave_ahead(fetch)
         return fetch
 
-    def small_ahead(self, entry: Entry) -> Fetch | None:
+    def small_ahead(self, entry: Entry) -> BlockFetch | None:
         """Ask at once for a small content that nobody waits for yet; ``None`` when there is no room for it."""
         if self._background is None or self._urgent or not entry.pinned_version:
             return None
-        if self._guesses_running >= GUESSES_MAX:
+        if self._prefetches_running >= PREFETCHES_MAX:
             return None
         if self.ahead_bytes + entry.size > self.prefetch_bytes_max:
             return None
-        fetch = entry.small_fetch = Fetch(entry, 0, len(entry.map.states), entry)
+        fetch = entry.small_fetch = BlockFetch(entry, 0, len(entry.map.states), entry)
         fetch.started = True
         self.ahead_bytes += entry.size
-        self._guesses_running += 1
-        self._background.start(self._run, fetch, _GUESSED)
+        self._prefetches_running += 1
+        self._background.start(self._run, fetch, _PREFETCH)
         return fetch
 
     async def through(self, entry: Entry, offset: int, length: int) -> bytes:
@@ -275,27 +229,27 @@ class Fetcher:
             self._ahead_running += 1
             background.start(self._run, fetch, _AHEAD)
 
-    def _promote(self, fetch: Fetch) -> None:
+    def _promote(self, fetch: BlockFetch) -> None:
         fetch.owner = None
         if not fetch.started:
             self._waiting.remove(fetch)
             self._leave_ahead(fetch)
             self._urgent.append(fetch)
 
-    def _leave_ahead(self, fetch: Fetch) -> None:
+    def _leave_ahead(self, fetch: BlockFetch) -> None:
         if fetch.ahead:
             fetch.ahead = False
             chunk = fetch.entry.map
             self.ahead_bytes -= chunk.byte_start(fetch.stop) - chunk.byte_start(fetch.first)
 
     @staticmethod
-    def _awaited(fetch: Fetch) -> bool:
+    def _awaited(fetch: BlockFetch) -> bool:
         return fetch.entry.pins > 0 or any(
             waiter.first < fetch.stop and fetch.reached < waiter.stop
             for waiter in fetch.entry.waiters
         )
 
-    async def _run(self, fetch: Fetch, lane: int) -> None:
+    async def _run(self, fetch: BlockFetch, lane: int) -> None:
         error: S3MountError | None = None
         no_disk = False
         try:
@@ -312,32 +266,32 @@ class Fetcher:
             raise
         except Exception as raised:  # noqa: BLE001 - whoever waits for it goes past the cache
             no_disk = True
-            self._shelf.give_up(fetch.entry, raised)
+            self._disk_cache.give_up(fetch.entry, raised)
         finally:
             if lane == _AHEAD:
                 self._ahead_running -= 1
-            elif lane == _GUESSED:
-                self._guesses_running -= 1
+            elif lane == _PREFETCH:
+                self._prefetches_running -= 1
             else:
                 self._urgent_running -= 1
             self._end(fetch, error, no_disk=no_disk)
             self._pump()
 
-    def _end(self, fetch: Fetch, error: S3MountError | None, *, no_disk: bool = False) -> None:
+    def _end(self, fetch: BlockFetch, error: S3MountError | None, *, no_disk: bool = False) -> None:
         """Give back what did not come, tell those who wait, let the entry go. Never raises."""
         try:
             self._give_back(fetch, error, no_disk=no_disk)
         except Exception as raised:  # noqa: BLE001 - whoever waits for it goes past the cache
-            self._shelf.give_up(fetch.entry, raised)
+            self._disk_cache.give_up(fetch.entry, raised)
         finally:
             fetch.done.set()
         for on_end in fetch.on_end:
             with contained("what follows a fetch"):
                 on_end()
         with contained("letting go of a cached content"):
-            self._shelf.let_go(fetch.entry)
+            self._disk_cache.let_go(fetch.entry)
 
-    def _give_back(self, fetch: Fetch, error: S3MountError | None, *, no_disk: bool) -> None:
+    def _give_back(self, fetch: BlockFetch, error: S3MountError | None, *, no_disk: bool) -> None:
         entry = fetch.entry
         if error is not None and not self._awaited(fetch) and fetch.ahead:
             self.ahead_failures += 1
@@ -350,27 +304,27 @@ class Fetcher:
             if fetch.reached < fetch.stop and not fetch.hasty:
                 if fetch.claimed:
                     begun = bool(fetch.file)
-                    self._shelf.unclaim(entry, fetch.reached, fetch.stop, begun=begun)
+                    self._disk_cache.unclaim(entry, fetch.reached, fetch.stop, begun=begun)
                 else:
                     entry.map.unclaim(fetch.reached, fetch.stop)
                 entry.wake_failed(fetch.reached, fetch.stop, error, no_disk=no_disk)
 
-    async def _run_small(self, fetch: Fetch) -> None:
+    async def _run_small(self, fetch: BlockFetch) -> None:
         entry = fetch.entry
         fetch.info, body = await self._get(entry, None)
         self.fetched_bytes += len(body)
         fetch.body = body
         try:
-            self._shelf.put_body(entry, body)
+            self._disk_cache.put_body(entry, body)
         except Exception as raised:  # noqa: BLE001 - the bytes are here all the same
-            self._shelf.give_up(entry, raised)
+            self._disk_cache.give_up(entry, raised)
 
-    async def _run_range(self, fetch: Fetch) -> bool:
+    async def _run_range(self, fetch: BlockFetch) -> bool:
         """Fetch into the file; False when the disk cannot take it."""
-        entry, shelf = fetch.entry, self._shelf
+        entry, disk_cache = fetch.entry, self._disk_cache
         if entry.punching is not None:
             await entry.punching.wait()
-        if not shelf.usable:
+        if not disk_cache.usable:
             return False
         needed = 0 if entry.file else sums_room(entry.size, entry.map.shift)
         if not fetch.claimed:
@@ -378,27 +332,27 @@ class Fetcher:
         if needed and not await self._evictor.make_room(needed):
             return False
         if not fetch.claimed:
-            shelf.reserve(entry, fetch.first, fetch.stop)
+            disk_cache.reserve(entry, fetch.first, fetch.stop)
             fetch.claimed = True
         try:
-            path = shelf.ensure_file(entry)
+            path = disk_cache.ensure_file(entry)
             fetch.file = entry.file
             await self._fetch(fetch, path)
         except (OSError, LocalDiskError, RejectedError) as error:
             if isinstance(error, RejectedError) and error.status:
                 raise
             # Status 0: not the store refused, but the disk.
-            shelf.disk_failed(error)
-            shelf.check_file(entry)
+            disk_cache.disk_failed(error)
+            disk_cache.check_file(entry)
             return False
         except (ChecksumError, _OtherVersionError):
             # Nothing that came with it is to be shown, nor kept.
             if entry.file == fetch.file:
-                shelf.abandon_file(entry)
+                disk_cache.abandon_file(entry)
             raise
         return True
 
-    async def _fetch(self, fetch: Fetch, path: str) -> None:
+    async def _fetch(self, fetch: BlockFetch, path: str) -> None:
         entry = fetch.entry
         shift = entry.map.shift
         start = entry.map.byte_start(fetch.first)
@@ -413,7 +367,7 @@ class Fetcher:
                 return
             reached = fetch.stop if count >= length else (start + count) >> shift
             if reached > fetch.reached:
-                self._shelf.fill(entry, fetch.reached, reached)
+                self._disk_cache.fill(entry, fetch.reached, reached)
                 fetch.reached = reached
 
         while True:
@@ -462,7 +416,7 @@ class Fetcher:
             return info, body
 
 
-def _place(fetch: Fetch, path: str, start: int, length: int) -> FileSlice:
+def _place(fetch: BlockFetch, path: str, start: int, length: int) -> FileSlice:
     """Where in the file the bytes go, and their checksums."""
     entry = fetch.entry
     if not (entry.sums and entry.file == fetch.file):

@@ -28,13 +28,19 @@ import trio
 
 from s3mount.background import Background, contained
 from s3mount.cache.blocks import MISSING, PRESENT, SUM_BYTES, sums_offset
+from s3mount.cache.disk_cache import DiskCache
 from s3mount.cache.entry import Entry, Waiter
 from s3mount.cache.eviction import Evictor
-from s3mount.cache.fetcher import Fetcher
-from s3mount.cache.guesses import Guess, guess_bytes
-from s3mount.cache.shelf import Shelf
-from s3mount.cache.upkeep import Upkeep, Worker, thread_worker
-from s3mount.cache.window import RANGE_BYTES_MAX, WINDOW_BYTES_MAX, Stream, Window, plan
+from s3mount.cache.fetcher import BlockFetcher
+from s3mount.cache.maintenance import CacheMaintenance, Worker, thread_worker
+from s3mount.cache.prefetched import PrefetchedContent, prefetch_bytes
+from s3mount.cache.readahead import (
+    RANGE_BYTES_MAX,
+    WINDOW_BYTES_MAX,
+    ReadaheadWindow,
+    ReadStream,
+    plan,
+)
 from s3mount.clock import SystemClock, WallClock
 from s3mount.errors import LocalDiskError, S3MountError
 from s3mount.refs import ContentRef
@@ -75,21 +81,23 @@ class CacheReader:
         clock: WallClock | None = None,
         worker: Worker | None = None,
     ) -> None:
-        self._shelf = Shelf(
+        self._disk_cache = DiskCache(
             folder / namespace,
             namespace,
             size_bytes_max,
             clock or SystemClock(),
             free_bytes_min=free_bytes_min,
         )
-        self._upkeep = Upkeep(self._shelf, worker or thread_worker(), worker or thread_worker())
-        self._evictor = Evictor(self._shelf, self._upkeep)
+        self._maintenance = CacheMaintenance(
+            self._disk_cache, worker or thread_worker(), worker or thread_worker()
+        )
+        self._evictor = Evictor(self._disk_cache, self._maintenance)
         # Half of a small cache at most: what is fetched ahead must not push out what is being read.
         self._prefetch_bytes_max = min(prefetch_bytes_max, size_bytes_max // 2)
-        self._fetcher = Fetcher(
-            store, self._shelf, self._evictor, prefetch_bytes_max=self._prefetch_bytes_max
+        self._fetcher = BlockFetcher(
+            store, self._disk_cache, self._evictor, prefetch_bytes_max=self._prefetch_bytes_max
         )
-        self._streams: dict[Stream, float] = {}
+        self._streams: dict[ReadStream, float] = {}
         self.hits = 0
         self.misses = 0
 
@@ -98,13 +106,13 @@ class CacheReader:
 
         At the end, what is on the disk is written to the catalog, and reads that still wait fail.
         """
-        await self._upkeep.open()
+        await self._maintenance.open()
         try:
             async with trio.open_nursery() as nursery:
                 background = Background(nursery)
                 self._fetcher.start(background)
                 try:
-                    self._upkeep.start(background)
+                    self._maintenance.start(background)
                     background.keep(self._evictor.run)
                     task_status.started()
                     await trio.sleep_forever()
@@ -113,45 +121,51 @@ class CacheReader:
                     self._fetcher.stop()
         finally:
             with trio.CancelScope(shield=True):
-                await self._upkeep.close()
+                await self._maintenance.close()
 
     def open(self, ref: ContentRef) -> ReadHandle:
         """A handle that reads this version. Asks S3 for nothing; close the handle when done."""
-        return ReadHandle(self, self._shelf.find(ref) if ref.size else None)
+        return ReadHandle(self, self._disk_cache.find(ref) if ref.size else None)
 
-    def guess_bytes(self, ref: ContentRef) -> int:
-        """What ``guess`` would bring of this content."""
-        return guess_bytes(ref.size, ref.size <= INLINE_BODY_BYTES_MAX)
+    def prefetch_bytes(self, ref: ContentRef) -> int:
+        """How much of this content ``prefetch`` would bring."""
+        return prefetch_bytes(ref.size, ref.size <= INLINE_BODY_BYTES_MAX)
 
-    def guess(self, ref: ContentRef, on_arrival: Callable[[Guess], None]) -> Guess | None:
+    def prefetch(
+        self, ref: ContentRef, on_arrival: Callable[[PrefetchedContent], None]
+    ) -> PrefetchedContent | None:
         """Fetch a content that will probably be opened next: a small one whole, of others the beginning.
 
         ``None`` when there is no room for it now: too many requests are under way, or bytes. What is
         local already is only kept at hand. ``on_arrival`` is called at the end of a request, well or not.
         """
         try:
-            return self._guess(ref, on_arrival)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it was only a guess
-            self._shelf.disk_failed(error)
+            return self._prefetch(ref, on_arrival)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for it
+            self._disk_cache.disk_failed(error)
             return None
 
-    def _guess(self, ref: ContentRef, on_arrival: Callable[[Guess], None]) -> Guess | None:
-        entry = self._shelf.find(ref)
-        guess = Guess(entry, self._fetcher, self._shelf, self.guess_bytes(ref))
+    def _prefetch(
+        self, ref: ContentRef, on_arrival: Callable[[PrefetchedContent], None]
+    ) -> PrefetchedContent | None:
+        entry = self._disk_cache.find(ref)
+        prefetched = PrefetchedContent(
+            entry, self._fetcher, self._disk_cache, self.prefetch_bytes(ref)
+        )
         if not entry.small:
-            stop = guess.held_bytes
+            stop = prefetched.held_bytes
             if not entry.map.covered(*entry.map.span(0, stop)):
-                guess.is_asked = True
-                if not self._fetcher.ahead(entry, 0, stop, guess):
-                    guess.close()
+                prefetched.is_asked = True
+                if not self._fetcher.ahead(entry, 0, stop, prefetched):
+                    prefetched.close()
                     return None
-        elif entry.body is None and self._shelf.load_body(entry) is None:
+        elif entry.body is None and self._disk_cache.load_body(entry) is None:
             fetch = entry.small_fetch or self._fetcher.small_ahead(entry)
             if fetch is None:
-                guess.close()
+                prefetched.close()
                 return None
-            guess.follow(fetch, on_arrival)
-        return guess
+            prefetched.follow(fetch, on_arrival)
+        return prefetched
 
     async def materialize(self, ref: ContentRef) -> None:
         """Bring the whole content into the cache and keep it there until ``unpin(ref)``.
@@ -162,7 +176,7 @@ class CacheReader:
         if ref.size == 0:
             await trio.lowlevel.checkpoint()
             return
-        entry = self._shelf.find(ref)
+        entry = self._disk_cache.find(ref)
         entry.pins += 1
         try:
             if entry.small:
@@ -171,35 +185,35 @@ class CacheReader:
                 await self._all_blocks(entry)
         except BaseException as error:
             entry.pins -= 1
-            self._shelf.let_go(entry)
+            self._disk_cache.let_go(entry)
             if isinstance(error, (S3MountError, trio.Cancelled)) or not isinstance(
                 error, Exception
             ):
                 raise
-            self._shelf.give_up(entry, error)
+            self._disk_cache.give_up(entry, error)
             raise LocalDiskError(f"the cache cannot take {ref.key!r}") from error
 
     def is_whole(self, ref: ContentRef) -> bool:
         """Is every byte of it on the disk, or in memory? Asks S3 for nothing."""
         if ref.size == 0:
             return True
-        entry = self._shelf.find(ref)
+        entry = self._disk_cache.find(ref)
         with contained("looking into the cache"):
             try:
                 if entry.small:
-                    return entry.body is not None or self._shelf.load_body(entry) is not None
+                    return entry.body is not None or self._disk_cache.load_body(entry) is not None
                 return entry.whole
             finally:
-                self._shelf.let_go(entry)
+                self._disk_cache.let_go(entry)
         return False
 
     def unpin(self, ref: ContentRef) -> None:
         """Undo one ``materialize`` of this content. No effect when it is not pinned."""
-        entry = self._shelf.active(ref)
+        entry = self._disk_cache.active(ref)
         if entry is not None and entry.pins:
             entry.pins -= 1
             with contained("letting go of a cached content"):
-                self._shelf.let_go(entry)
+                self._disk_cache.let_go(entry)
 
     def adopt(self, ref: ContentRef, path: Path) -> bool:
         """Make a complete local file the cached copy of ``ref``, by rename.
@@ -207,7 +221,7 @@ class CacheReader:
         False when it is not taken (another file system, no room, no ETag, cached already, not of
         that size): then the file is untouched and the caller's.
         """
-        return self._shelf.adopt(ref, path)
+        return self._disk_cache.adopt(ref, path)
 
     def relabel(self, old: ContentRef, new: ContentRef) -> None:
         """The bytes of ``old`` are now also (or only) to be had as ``new``, after a server-side copy.
@@ -215,22 +229,22 @@ class CacheReader:
         What is cached becomes ``new``'s; open handles of ``old`` go on and ask for ``new``.
         """
         with contained("giving a cached content its new name"):
-            self._shelf.relabel(old, new)
+            self._disk_cache.relabel(old, new)
 
     def statistics(self) -> dict[str, float]:
         """Counters since the start and present sizes, by name."""
         return {
             "cache_hits": self.hits,
             "cache_misses": self.misses,
-            "cache_bytes": self._shelf.total_bytes,
-            "cache_bytes_max": self._shelf.size_bytes_max,
+            "cache_bytes": self._disk_cache.total_bytes,
+            "cache_bytes_max": self._disk_cache.size_bytes_max,
             "cache_evicted_bytes": self._evictor.evicted_bytes,
-            "cache_damaged": self._shelf.damaged,
+            "cache_damaged": self._disk_cache.damaged,
             "cache_requests": self._fetcher.requests,
             "cache_fetched_bytes": self._fetcher.fetched_bytes,
             "cache_prefetch_bytes": self._fetcher.ahead_bytes,
             "cache_prefetch_failures": self._fetcher.ahead_failures,
-            "cache_open_entries": len(self._shelf.entries) + len(self._shelf.private),
+            "cache_open_entries": len(self._disk_cache.entries) + len(self._disk_cache.private),
         }
 
     # -- for the handles
@@ -254,7 +268,7 @@ class CacheReader:
                 stream.requested = start
                 return
 
-    def _share(self, stream: Stream) -> int:
+    def _share(self, stream: ReadStream) -> int:
         """What this stream may have in its window: its fair part of the budget."""
         now = trio.current_time()
         streams = self._streams
@@ -284,21 +298,21 @@ class CacheReader:
             place = sums_offset(entry.size) + SUM_BYTES * first
             stored = os.pread(entry.descriptor, SUM_BYTES * (stop - first), place)
         except OSError as error:
-            self._shelf.disk_failed(error)
+            self._disk_cache.disk_failed(error)
             data = stored = b""
         if len(data) != end - start or len(stored) != SUM_BYTES * (stop - first):
-            self._shelf.abandon_file(entry)
+            self._disk_cache.abandon_file(entry)
             return None
         found = block_sums(data, entry.map.shift)
         expected = struct.unpack(f"<{stop - first}Q", stored)
         for block, one, other in zip(range(first, stop), found, expected, strict=True):
             if one != other and entry.unproven is not None and entry.unproven[block]:
                 logger.warning("a block of %r in the cache is damaged; fetched anew", entry.ref.key)
-                self._shelf.spoilt(entry, block)
+                self._disk_cache.spoilt(entry, block)
         entry.believe(first, stop)
         return data
 
-    def _forget(self, handle: ReadHandle, entry: Entry, stream: Stream) -> None:
+    def _forget(self, handle: ReadHandle, entry: Entry, stream: ReadStream) -> None:
         self._streams.pop(stream, None)
         if entry.holders <= {handle}:
             self._fetcher.forget(entry, stream)
@@ -310,11 +324,11 @@ class CacheReader:
         with contained("letting go of a cached content"):
             if not entry.holders:
                 self._fetcher.forget(entry, None)
-            self._shelf.let_go(entry)
+            self._disk_cache.let_go(entry)
 
     async def _whole_body(self, entry: Entry) -> bytes:
         """A small content, from wherever it is."""
-        body = entry.body or (None if entry.broken else self._shelf.load_body(entry))
+        body = entry.body or (None if entry.broken else self._disk_cache.load_body(entry))
         if body is not None:
             await trio.lowlevel.checkpoint()
             return body
@@ -346,7 +360,7 @@ class CacheReader:
         return not entry.broken and entry.map.covered(first, stop)
 
     async def _all_blocks(self, entry: Entry) -> None:
-        self._shelf.require_disk()
+        self._disk_cache.require_disk()
         if not await self._evictor.make_room(_missing_bytes(entry)):
             raise LocalDiskError(f"{entry.ref.key!r} does not fit into the cache")
         ranges = _ranges(entry)
@@ -377,7 +391,7 @@ class ReadHandle:
         self._reader = reader
         self._entry = entry
         self._missed = (-1, 0)
-        self.window = Window()
+        self.window = ReadaheadWindow()
         if entry is not None:
             entry.holders.add(self)
 
@@ -406,14 +420,14 @@ class ReadHandle:
                 self._missed = (offset, length)
             return data
         except Exception as error:  # noqa: BLE001 - whatever it is, S3 has the bytes
-            self._reader._shelf.give_up(entry, error)
+            self._reader._disk_cache.give_up(entry, error)
             return None
 
     def _look_for(self, entry: Entry, offset: int, stop: int) -> bytes | None:
         if entry.small:
             body = entry.body
             if body is None:
-                body = self._reader._shelf.load_body(entry)
+                body = self._reader._disk_cache.load_body(entry)
                 if body is None:
                     self._reader.misses += 1
                     return None
@@ -447,7 +461,7 @@ class ReadHandle:
         except S3MountError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, S3 has the bytes
-            reader._shelf.give_up(entry, error)
+            reader._disk_cache.give_up(entry, error)
             length = max(0, min(length, entry.size - offset))
             return await reader._fetcher.through(entry, offset, length)
 
@@ -465,7 +479,7 @@ class ReadHandle:
         first, last = entry.map.span(offset, stop)
         hasty = self.window.jumped
         for _ in range(LOCAL_TRIES):
-            if entry.broken or not reader._shelf.usable:
+            if entry.broken or not reader._disk_cache.usable:
                 break
             if not await reader._blocks(entry, first, last, hasty=hasty):
                 break
@@ -484,10 +498,10 @@ class ReadHandle:
         try:
             data = os.pread(entry.descriptor, stop - offset, offset)
         except OSError as error:
-            self._reader._shelf.disk_failed(error)
+            self._reader._disk_cache.disk_failed(error)
             data = b""
         if len(data) != stop - offset:
-            self._reader._shelf.abandon_file(entry)
+            self._reader._disk_cache.abandon_file(entry)
             return None
         return data
 

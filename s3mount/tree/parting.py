@@ -1,4 +1,4 @@
-"""Where the names of a large directory may be parted, guessed from those that are known.
+"""Where the names of a large directory may be parted, prefetched from those that are known.
 
 A name is taken for a number whose digits are its characters. The first place where names differ has the
 characters seen there and all others of their kinds, as more may follow; the places behind it went round

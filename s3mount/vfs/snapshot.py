@@ -295,14 +295,14 @@ class SnapshotFiles:
         number = self._next_handle
         self._next_handle += 1
         opened = self._handles[number] = OpenFile(node)
-        guess = None
+        prefetched = None
         if is_read_by_program:
             with contained("reading ahead"):
-                guess = self.strides.opened(node)
+                prefetched = self.strides.opened(node)
         reader = self._buckets.open_reader(node.bucket)
-        if guess is not None and reader is not None and node.content is not None:
+        if prefetched is not None and reader is not None and node.content is not None:
             opened.reader = reader.open(node.content)
-        self.strides.used(guess)
+        self.strides.used(prefetched)
         return number
 
     async def read(self, number: int, offset: int, length: int) -> bytes:

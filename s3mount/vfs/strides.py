@@ -10,7 +10,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 
-from s3mount.cache.guesses import Guess
+from s3mount.cache.prefetched import PrefetchedContent
 from s3mount.cache.reader import CacheReader
 from s3mount.config import MIB
 from s3mount.manifest.catalog import Row
@@ -37,7 +37,7 @@ class _Walk:
         self.last = last
         self.run = 0
         self.ended = False
-        self.upcoming: OrderedDict[int, Guess | None] = OrderedDict()
+        self.upcoming: OrderedDict[int, PrefetchedContent | None] = OrderedDict()
 
 
 class Strides:
@@ -57,7 +57,7 @@ class Strides:
         self._held_bytes = 0
         self.asked = 0
 
-    def opened(self, node: PastNode) -> Guess | None:
+    def opened(self, node: PastNode) -> PrefetchedContent | None:
         """A program opened a file; what was fetched of it ahead, to be given to ``used`` soon."""
         number = node.row.number
         for walk in self._walks:
@@ -71,22 +71,22 @@ class Strides:
                 self._end(self._walks.pop(0))
             walk.run = -1
         left_out = -1
-        guess: Guess | None = None
+        prefetched: PrefetchedContent | None = None
         while walk.upcoming:
-            passed, guess = walk.upcoming.popitem(last=False)
+            passed, prefetched = walk.upcoming.popitem(last=False)
             left_out += 1
             if passed == number:
                 break
-            self.used(guess)
+            self.used(prefetched)
         walk.run = max(0, walk.run + 1 - left_out)
         self._expect(walk)
-        return guess
+        return prefetched
 
-    def used(self, guess: Guess | None) -> None:
+    def used(self, prefetched: PrefetchedContent | None) -> None:
         """What was fetched ahead has its reader now, or will have none. Once for each."""
-        if guess is not None:
-            self._held_bytes -= guess.held_bytes
-            guess.close()
+        if prefetched is not None:
+            self._held_bytes -= prefetched.held_bytes
+            prefetched.close()
 
     def close(self) -> None:
         """Let go of everything. Repeatable."""
@@ -94,8 +94,8 @@ class Strides:
             self._end(self._walks.pop())
 
     def _end(self, walk: _Walk) -> None:
-        for guess in walk.upcoming.values():
-            self.used(guess)
+        for prefetched in walk.upcoming.values():
+            self.used(prefetched)
         walk.upcoming.clear()
 
     def _expect(self, walk: _Walk) -> None:
@@ -115,21 +115,21 @@ class Strides:
             content = node.content if node is not None else None
             if node is None or content is None or not content.size:
                 continue
-            guess = self._guess(node.bucket, content)
-            if guess is None:
+            prefetched = self._prefetch(node.bucket, content)
+            if prefetched is None:
                 return
-            walk.upcoming[number] = guess
+            walk.upcoming[number] = prefetched
 
-    def _guess(self, bucket: str, content: ContentRef) -> Guess | None:
+    def _prefetch(self, bucket: str, content: ContentRef) -> PrefetchedContent | None:
         """Ask for a content; ``None`` when there is no room for it now, or its bucket is not open yet."""
         reader = self._reader_of(bucket)
-        if reader is None or self._held_bytes + reader.guess_bytes(content) > HELD_BYTES_MAX:
+        if reader is None or self._held_bytes + reader.prefetch_bytes(content) > HELD_BYTES_MAX:
             return None
-        guess = reader.guess(content, lambda guess: None)
-        if guess is not None:
-            self._held_bytes += guess.held_bytes
-            self.asked += guess.is_asked
-        return guess
+        prefetched = reader.prefetch(content, lambda prefetched: None)
+        if prefetched is not None:
+            self._held_bytes += prefetched.held_bytes
+            self.asked += prefetched.is_asked
+        return prefetched
 
     def _following(self, row: Row, count: int) -> list[Row]:
         """The files behind ``row``: of its folder, else of the next folder that has any."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 
-from s3mount.cache.guesses import Guess
+from s3mount.cache.prefetched import PrefetchedContent
 from s3mount.config import MIB
 from s3mount.errors import S3MountError
 from s3mount.refs import ObjectInfo
@@ -79,7 +79,7 @@ class Walks:
         self._directories = directories
         self._orders = Orders()
         self._walks: list[Walk] = []
-        self._guesses: dict[int, tuple[Node, Guess]] = {}
+        self._prefetched: dict[int, tuple[Node, PrefetchedContent]] = {}
         self._glanced: OrderedDict[int, None] = OrderedDict()
         self._held_bytes = 0
         self._held_bytes_max = min(HELD_BYTES_MAX, state.config.prefetch_bytes_max)
@@ -246,41 +246,41 @@ class Walks:
     def _ask(self, node: Node) -> bool:
         """Ask for the file's bytes if they are of use; False when there is no room for them now."""
         content = node.content
-        if content is None or not content.size or node.inode in self._guesses:
+        if content is None or not content.size or node.inode in self._prefetched:
             return True
         if self._state.change_of(node) is not None:
             return True
         reader = self._state.reader
-        needed = reader.guess_bytes(content)
+        needed = reader.prefetch_bytes(content)
         while self._held_bytes + needed > self._held_bytes_max:
             if not self._glanced:
                 return False
             self._drop(self._glanced.popitem(last=False)[0])
-        guess = reader.guess(content, lambda guess: self._arrived(node, guess))
-        if guess is None:
+        prefetched = reader.prefetch(content, lambda prefetched: self._arrived(node, prefetched))
+        if prefetched is None:
             return False
-        self._guesses[node.inode] = (node, guess)
-        self._held_bytes += guess.held_bytes
-        self.counters["asked"] += guess.is_asked
+        self._prefetched[node.inode] = (node, prefetched)
+        self._held_bytes += prefetched.held_bytes
+        self.counters["asked"] += prefetched.is_asked
         return True
 
-    def _arrived(self, node: Node, guess: Guess) -> None:
-        if guess.info is not None:
-            self._directories.learned(node, guess.info)
-        held = self._guesses.get(node.inode)
-        if guess.info is None and held is not None and held[1] is guess:
+    def _arrived(self, node: Node, prefetched: PrefetchedContent) -> None:
+        if prefetched.info is not None:
+            self._directories.learned(node, prefetched.info)
+        held = self._prefetched.get(node.inode)
+        if prefetched.info is None and held is not None and held[1] is prefetched:
             self._drop(node.inode, is_used=True)
         self._pump_all()
 
     def _drop(self, inode: int, *, is_used: bool = False) -> None:
-        found = self._guesses.pop(inode, None)
+        found = self._prefetched.pop(inode, None)
         self._glanced.pop(inode, None)
         if found is not None:
-            guess = found[1]
-            self._held_bytes -= guess.held_bytes
-            if guess.is_asked:
+            prefetched = found[1]
+            self._held_bytes -= prefetched.held_bytes
+            if prefetched.is_asked:
                 self.counters["used" if is_used else "unused"] += 1
-            guess.close()
+            prefetched.close()
 
     # ----------------------------------------------------- headers with the bytes
 
@@ -289,17 +289,17 @@ class Walks:
 
         That is so for what a walk is about to open, and (``is_alone``) for a single small file.
         """
-        held = self._guesses.get(node.inode)
+        held = self._prefetched.get(node.inode)
         if held is None and self._is_wanted(node, is_alone):
             self._ask(node)
-            held = self._guesses.get(node.inode)
+            held = self._prefetched.get(node.inode)
             if held is not None:
                 self._glanced[node.inode] = None
         if held is None:
             return None
-        guess = held[1]
-        await guess.arrived()
-        return guess.info
+        prefetched = held[1]
+        await prefetched.arrived()
+        return prefetched.info
 
     def _is_wanted(self, node: Node, is_alone: bool) -> bool:
         content = node.content

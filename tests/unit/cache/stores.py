@@ -15,8 +15,8 @@ import trio
 import trio.testing
 
 from s3mount.cache.blocks import page_rounded
+from s3mount.cache.maintenance import Worker
 from s3mount.cache.reader import CacheReader, ReadHandle
-from s3mount.cache.upkeep import Worker
 from s3mount.errors import StoreError
 from s3mount.refs import (
     ByteRange,
@@ -188,11 +188,11 @@ class running:
 
     def kill(self) -> None:
         """What the reader has not saved by now never will be, as after SIGKILL."""
-        upkeep = self.reader._upkeep
-        for catalog in (upkeep._writer, upkeep.shelf.catalog):
+        maintenance = self.reader._maintenance
+        for catalog in (maintenance._writer, maintenance.disk_cache.catalog):
             if catalog is not None:
                 catalog.close()
-        upkeep._writer = upkeep.shelf.catalog = None
+        maintenance._writer = maintenance.disk_cache.catalog = None
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._scope.cancel()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.cache.catalog import Catalog
+from s3mount.cache.cache_catalog import CacheCatalog
 from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef
 from tests.unit.cache.stores import (
@@ -131,7 +131,7 @@ async def test_a_power_cut_costs_what_was_not_settled(
     async with running(store, tmp_path) as reader:
         assert reader.adopt(adopted, tmp_path / "blob")
     assert await read_everything() == 2
-    monkeypatch.setattr("s3mount.cache.upkeep.boot_id", lambda: "next")
+    monkeypatch.setattr("s3mount.cache.maintenance.boot_id", lambda: "next")
     # All are known by their checksums.
     assert await read_everything() == 0
     (file,) = [file for file in data_files(tmp_path) if file.stat().st_size > MIB]
@@ -154,7 +154,7 @@ async def test_a_power_cut_costs_what_was_not_settled(
     database.close()
     async with running(store, tmp_path):
         await trio.sleep(200)
-    monkeypatch.setattr("s3mount.cache.upkeep.boot_id", lambda: "third")
+    monkeypatch.setattr("s3mount.cache.maintenance.boot_id", lambda: "third")
     assert await read_everything() == 0
 
 
@@ -202,7 +202,7 @@ async def test_a_catalog_that_is_locked_while_a_content_is_read_is_no_sick_disk(
 ) -> None:
     """The content is fetched, is still in the catalog afterwards, and what comes next is kept."""
 
-    def locked(catalog: Catalog, name: str) -> bytes | None:
+    def locked(catalog: CacheCatalog, name: str) -> bytes | None:
         raise sqlite3.OperationalError("database is locked")
 
     store = SlowStore()
@@ -210,7 +210,7 @@ async def test_a_catalog_that_is_locked_while_a_content_is_read_is_no_sick_disk(
     other, other_data = store.add("other", 4000)
     await read_once(store, tmp_path, ref)
     with monkeypatch.context() as patch:
-        patch.setattr(Catalog, "body", locked)
+        patch.setattr(CacheCatalog, "body", locked)
         assert await read_once(store, tmp_path, ref) == data
         assert await read_once(store, tmp_path, other, rest_s=1) == other_data
     assert len(store.log) == 3
@@ -356,7 +356,7 @@ async def test_a_damaged_large_file_is_fetched_anew(tmp_path: Path, damage: str,
             handle = reader.open(ref)
         assert await read_all(handle) == data
         assert handle.read_now(0, ref.size) == data
-        assert reader._shelf.usable
+        assert reader._disk_cache.usable
         handle.close()
     assert await read_once(store, tmp_path, ref) == data
 

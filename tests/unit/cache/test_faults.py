@@ -15,14 +15,14 @@ import pytest
 import trio
 
 from s3mount.cache.blocks import BlockMap
-from s3mount.cache.catalog import Catalog
+from s3mount.cache.cache_catalog import CacheCatalog
+from s3mount.cache.disk_cache import DiskCache
 from s3mount.cache.entry import Entry
 from s3mount.cache.eviction import Evictor
 from s3mount.cache.folder import CacheFolder
+from s3mount.cache.maintenance import CacheMaintenance
+from s3mount.cache.quota import Quota
 from s3mount.cache.reader import CacheReader
-from s3mount.cache.room import Room
-from s3mount.cache.shelf import Shelf
-from s3mount.cache.upkeep import Upkeep
 from s3mount.refs import ContentRef
 from tests.unit.cache.stores import KIB, MIB, SlowStore, read_all, running, simulated
 
@@ -50,10 +50,10 @@ async def test_a_content_that_could_not_be_saved_again_is_made_shorter_all_the_s
         handle = reader.open(ref)
         assert await read_all(handle) == data
         await trio.sleep(1)
-        entry = reader._shelf.active(ref)
+        entry = reader._disk_cache.active(ref)
         assert entry is not None
         assert entry.row_digest is not None
-        reader._shelf.make_private(entry)
+        reader._disk_cache.make_private(entry)
         other, more = store.add("other", 3 * MIB)
         second = reader.open(other)
         assert await read_all(second) == more
@@ -81,14 +81,14 @@ async def use(reader: CacheReader, contents: Shown, folder: Path) -> None:
     async def program(names: list[str]) -> None:
         for name in names:
             ref, data = contents[name]
-            guess = reader.guess(ref, lambda guess: None)
+            prefetched = reader.prefetch(ref, lambda prefetched: None)
             handle = reader.open(ref)
             assert await read_all(handle) == data, name
             middle = ref.size // 2
             assert await handle.read(middle, 100) == data[middle : middle + 100], name
             handle.close()
-            if guess is not None:
-                guess.close()
+            if prefetched is not None:
+                prefetched.close()
             await trio.sleep(0.3)
 
     async with trio.open_nursery() as nursery:
@@ -112,7 +112,8 @@ def contents_of(store: SlowStore) -> Shown:
 @pytest.mark.usefixtures("_quiet")
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize(
-    "kind", [BlockMap, Catalog, CacheFolder, Entry, Evictor, Room, Shelf, Upkeep]
+    "kind",
+    [BlockMap, CacheCatalog, CacheFolder, Entry, Evictor, Quota, DiskCache, CacheMaintenance],
 )
 def test_reads_go_on_past_a_cache_in_which_a_step_fails(
     kind: type, lasts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,8 +15,8 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3mount.cache.maintenance import Worker
 from s3mount.cache.reader import ReadHandle
-from s3mount.cache.upkeep import Worker
 from s3mount.errors import (
     NoSuchKeyError,
     PreconditionFailedError,
@@ -109,7 +109,7 @@ class Life:
         with (
             mock.patch("os.ftruncate", ftruncate),
             mock.patch("s3mount.cache.folder.ORPHAN_AGE_S", -1.0),
-            mock.patch("s3mount.cache.upkeep.SWEEP_DELAY_S", 0.0),
+            mock.patch("s3mount.cache.maintenance.SWEEP_DELAY_S", 0.0),
         ):
             while position < len(steps):
                 mount = running(
@@ -200,8 +200,8 @@ class Life:
             blob.unlink()
 
     async def do_evict(self, mount: running, quarters: int) -> None:
-        shelf = mount.reader._shelf
-        shelf.want_room(shelf.size_bytes_max * quarters // 4)
+        disk_cache = mount.reader._disk_cache
+        disk_cache.want_room(disk_cache.size_bytes_max * quarters // 4)
         await trio.sleep(0.2)
 
     async def do_faults(self, mount: running, rate: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from s3mount.boot import boot_id
-from s3mount.cache.catalog import Catalog
+from s3mount.cache.cache_catalog import CacheCatalog
 from s3mount.cache.entry import digest_of
 from s3mount.cache.eviction import _shave
 from s3mount.cache.folder import CacheFolder
@@ -257,13 +257,13 @@ async def test_no_mount_cuts_holes_into_what_another_reads(tmp_path: Path) -> No
         await read_all(first)
         await trio.sleep(1)
         second = other.open(ref)
-        other._shelf.want_room(12 * MIB)
+        other._disk_cache.want_room(12 * MIB)
         await trio.sleep(0.5)
         assert first.read_now(0, ref.size) == data
         assert second.read_now(0, ref.size) == data
         first.close()
         await trio.sleep(1)
-        other._shelf.want_room(12 * MIB)
+        other._disk_cache.want_room(12 * MIB)
         await trio.sleep(0.5)
         assert second.read_now(0, ref.size) is None
         assert await read_all(second) == data
@@ -284,7 +284,7 @@ async def test_blocks_that_go_while_a_file_is_being_opened_are_not_believed(
     interfered = []
 
     def open_late(files: CacheFolder, name: str, size: int) -> int:
-        catalog = Catalog(tmp_path / "bucket", boot_id())
+        catalog = CacheCatalog(tmp_path / "bucket", boot_id())
         digest = digest_of("bucket", ref)
         (victim,) = catalog.victims((-1, b""), 10)
         assert victim.digest == digest

@@ -1,7 +1,7 @@
-"""The contents at hand: which are in memory, which on disk, and how much room they take.
+"""The disk cache of one bucket: which contents are in memory, which on disk, and how much room they take.
 
 Everything here runs in the trio loop and is synchronous, so between two awaits the state is
-consistent; what can block goes to a thread, one job at a time (``upkeep``).
+consistent; what can block goes to a thread, one job at a time (``maintenance``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import trio
 
 from s3mount.background import contained, log_fault
 from s3mount.cache.blocks import COMING, MISSING, PRESENT, file_bytes, page_rounded, sums_room
-from s3mount.cache.catalog import ROW_BYTES_MAX, Row, Update, is_row_name, row_name
+from s3mount.cache.cache_catalog import ROW_BYTES_MAX, Row, Update, is_row_name, row_name
 from s3mount.cache.entry import Entry, digest_of
 from s3mount.cache.folder import CacheFolder, new_name
-from s3mount.cache.room import Room
+from s3mount.cache.quota import Quota
 from s3mount.clock import WallClock
 from s3mount.config import MIB
 from s3mount.refs import ContentRef
@@ -52,7 +52,7 @@ class Unwanted(NamedTuple):
     unrecorded_bytes: int = 0
 
 
-class Shelf(Room):
+class DiskCache(Quota):
     """All entries of one namespace in one cache folder, and the room they may take."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Shelf(Room):
         self.touched: dict[bytes, int] = {}
         self.unwanted: list[Unwanted] = []
         self.evicting: set[bytes] = set()
-        self.upkeep_wanted = trio.Event()
+        self.maintenance_wanted = trio.Event()
         self.unsaved_bytes = 0
         self.damaged = 0
         self._bodies: OrderedDict[Entry, None] = OrderedDict()
@@ -123,7 +123,7 @@ class Shelf(Room):
             del self.entries[entry.digest]
             if entry.row_digest is not None:
                 self.touched[entry.row_digest] = self.clock.now_ns()
-                self.upkeep_wanted.set()
+                self.maintenance_wanted.set()
             self._account(entry, entry.recorded_bytes, entry.recorded_bytes)
         self._drop_body(entry)
         self._close_file(entry)
@@ -177,7 +177,7 @@ class Shelf(Room):
     def _discard_row(self, digest: bytes, file: str) -> None:
         self.damaged += 1
         self.unwanted.append(Unwanted(digest, file))
-        self.upkeep_wanted.set()
+        self.maintenance_wanted.set()
 
     def _open_file(self, entry: Entry) -> bool:
         try:
@@ -201,7 +201,7 @@ class Shelf(Room):
             unrecorded = entry.held_bytes - entry.recorded_bytes
             self.freeing_bytes += unrecorded
             self.unwanted.append(Unwanted(entry.row_digest, entry.file, unrecorded))
-            self.upkeep_wanted.set()
+            self.maintenance_wanted.set()
         entry.file = ""
         entry.row_digest = None
         entry.crc = None
@@ -385,7 +385,7 @@ class Shelf(Room):
         if entry.digest is not None and not entry.dirty:
             entry.dirty = True
             self.dirty[entry] = None
-            self.upkeep_wanted.set()
+            self.maintenance_wanted.set()
 
     def _mark_clean(self, entry: Entry) -> None:
         entry.dirty = False

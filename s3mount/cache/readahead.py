@@ -1,4 +1,4 @@
-"""What will be read next: decisions about reading ahead, without I/O.
+"""The read-ahead window: how far ahead of a reader bytes are fetched. Decides, without I/O.
 
 A handle's reads fall into streams: places where somebody reads on. The window of a stream,
 how far ahead of the reader bytes are asked for, is a multiple of what was read there in a row,
@@ -30,7 +30,7 @@ STREAMS_MAX = 3
 """Places one handle is read at in turns (columns of a file, both ends of a merge)."""
 
 
-class Stream:
+class ReadStream:
     """One place where a handle is read.
 
     ``position``: end of what was read, ``run_bytes``: read in a row up to there,
@@ -47,19 +47,19 @@ class Stream:
         self.last_plan_s = 0.0
 
 
-class Window:
+class ReadaheadWindow:
     """The streams of one handle."""
 
     __slots__ = ("dropped", "jumped", "streams")
 
     def __init__(self) -> None:
-        self.streams: list[Stream] = []
+        self.streams: list[ReadStream] = []
         self.jumped = False
         """The latest read began a new stream."""
-        self.dropped: Stream | None = None
+        self.dropped: ReadStream | None = None
         """The stream that had to make room in the latest ``observe``, for the caller to forget."""
 
-    def observe(self, offset: int, stop: int) -> Stream | None:
+    def observe(self, offset: int, stop: int) -> ReadStream | None:
         """Note a read; the stream that went on by it, or ``None`` when nothing is to be planned."""
         streams = self.streams
         self.dropped = None
@@ -81,7 +81,7 @@ class Window:
                     stream.run_bytes = START_RUN_BYTES
                 return stream
         self.jumped = True
-        stream = Stream(offset)
+        stream = ReadStream(offset)
         stream.position = stop
         stream.run_bytes = stop - offset
         if offset == 0 and stop >= START_READ_BYTES_MIN:
@@ -100,7 +100,7 @@ class Window:
 
 
 def plan(
-    stream: Stream, offset: int, size: int, window_bytes_max: int, block_bytes: int
+    stream: ReadStream, offset: int, size: int, window_bytes_max: int, block_bytes: int
 ) -> list[tuple[int, int]]:
     """The byte ranges to ask for now so that the stream's window is filled; often none.
 

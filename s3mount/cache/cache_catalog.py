@@ -122,7 +122,7 @@ class Unsettled(NamedTuple):
     lacks_sums: bool
 
 
-class Catalog:
+class CacheCatalog:
     """One connection, for one thread at a time. Methods raise ``sqlite3.Error``.
 
     The constructor raises LocalDiskError when the catalog cannot be used or is damaged. ``reader``

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.cache.catalog import Catalog
+from s3mount.cache.cache_catalog import CacheCatalog
 from s3mount.cache.entry import digest_of
 from s3mount.cache.folder import CacheFolder
 from s3mount.refs import ContentRef
@@ -191,7 +191,7 @@ async def test_the_catalog_gives_the_room_of_evicted_contents_back(tmp_path: Pat
         await trio.sleep(1)
         assert len(bodies(tmp_path)) == 3000
         filled = catalog.stat().st_size
-        reader._shelf.want_room(60 * MIB)
+        reader._disk_cache.want_room(60 * MIB)
         await trio.sleep(5)
         assert len(bodies(tmp_path)) < 300
     assert filled > 40 * MIB
@@ -207,7 +207,7 @@ async def test_blocks_that_are_being_taken_away_can_be_read_at_once(tmp_path: Pa
         await read_all(handle, MIB)
         await trio.sleep(1)
         for _ in range(5):
-            reader._shelf.want_room(20 * MIB)
+            reader._disk_cache.want_room(20 * MIB)
             for _ in range(30):
                 await trio.sleep(0.005)
                 for offset in range(0, 12 * MIB, MIB):
@@ -227,7 +227,7 @@ async def test_the_catalog_knows_before_bytes_are_taken_away(
     punched = []
 
     def punch(files: CacheFolder, descriptor: int, offset: int, length: int) -> None:
-        catalog = Catalog(tmp_path / "bucket", "boot")
+        catalog = CacheCatalog(tmp_path / "bucket", "boot")
         row = catalog.look_up(digest_of("bucket", ref))
         catalog.close()
         assert row is not None
@@ -245,7 +245,7 @@ async def test_the_catalog_knows_before_bytes_are_taken_away(
         if not is_open:
             handle.close()
         await trio.sleep(1)
-        reader._shelf.want_room(20 * MIB)
+        reader._disk_cache.want_room(20 * MIB)
         await trio.sleep(0.1)
         mount.kill()
         handle.close()
@@ -275,7 +275,7 @@ def test_the_sum_of_the_catalog_is_kept_by_itself(tmp_path: Path) -> None:
                     await trio.sleep(0.3)
 
     trio.run(fill)
-    catalog = Catalog(tmp_path / "bucket", "boot")
+    catalog = CacheCatalog(tmp_path / "bucket", "boot")
     database = sqlite3.connect(tmp_path / "bucket" / "catalog.sqlite")
     summed = database.execute("SELECT sum(allocated) FROM entry").fetchone()[0]
     assert catalog.total() == summed == disk_bytes(tmp_path)
@@ -304,12 +304,12 @@ async def test_a_part_of_the_disk_is_left_free(
         assert disk_bytes(tmp_path) >= 60 * MIB
         others_bytes = 160 * MIB
         await trio.sleep(20)
-        assert disk_room(reader._shelf.files)[0] >= 10 * MIB
+        assert disk_room(reader._disk_cache.files)[0] >= 10 * MIB
         assert 0 < reader.statistics()["cache_bytes_max"] <= 30 * MIB
         handle = reader.open(ref)
         assert await read_all(handle) == data
         await trio.sleep(20)
-        assert disk_room(reader._shelf.files)[0] >= 10 * MIB
+        assert disk_room(reader._disk_cache.files)[0] >= 10 * MIB
         handle.close()
         others_bytes = 0
         await trio.sleep(20)

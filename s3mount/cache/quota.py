@@ -1,4 +1,4 @@
-"""The room on the cache's disk: how much is taken, how much may be, and whether the disk works at all."""
+"""The quota of the disk cache: how much room is taken, how much may be, and whether the disk works at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlite3
 import trio
 
 from s3mount.background import log_fault
-from s3mount.cache.catalog import Catalog
+from s3mount.cache.cache_catalog import CacheCatalog
 from s3mount.cache.entry import Entry
 from s3mount.cache.folder import CacheFolder
 from s3mount.config import MIB
@@ -20,7 +20,7 @@ RETRY_DISK_S = 30.0
 """How long a failed cache disk is left alone."""
 
 
-class Room:
+class Quota:
     """What all entries of one namespace take on disk, held against a cap that falls as others fill the disk.
 
     ``recorded_total`` is what the catalog counts, of all mounts; ``freeing_bytes`` are on their way off the disk.
@@ -28,7 +28,7 @@ class Room:
 
     def __init__(self, files: CacheFolder, size_bytes_max: int, free_bytes_min: int) -> None:
         self.files = files
-        self.catalog: Catalog | None = None
+        self.catalog: CacheCatalog | None = None
         self.size_bytes_max = self._allowed_bytes = size_bytes_max
         self._free_bytes_min = free_bytes_min
         self.recorded_total = 0

@@ -1,49 +1,48 @@
-"""Contents fetched because they will probably be opened soon."""
+"""Prefetched contents: fetched before anybody asks, because they will probably be opened soon."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import trio
 
 from s3mount.background import contained
-from s3mount.cache.entry import Entry
+from s3mount.cache.disk_cache import DiskCache
+from s3mount.cache.entry import BlockFetch, Entry
+from s3mount.cache.fetcher import BlockFetcher
 from s3mount.refs import ObjectInfo
-
-if TYPE_CHECKING:
-    from s3mount.cache.fetcher import Fetch, Fetcher
-    from s3mount.cache.shelf import Shelf
 
 HEAD_BYTES = 512 * 1024
 """Of a content that is not fetched whole: its beginning, while the reader gets going."""
 
 
-def guess_bytes(entry_size: int, small: bool) -> int:
-    """What of a content of this size is fetched on a guess."""
+def prefetch_bytes(entry_size: int, small: bool) -> int:
+    """What of a content of this size is prefetched."""
     return entry_size if small else min(entry_size, HEAD_BYTES)
 
 
-class Guess:
+class PrefetchedContent:
     """One content (or the beginning of it) that is kept at hand until ``close``.
 
     ``is_asked``: it was not local, so S3 was asked. ``info`` is what the answer told of the object, its
     headers included; ``None`` while it is under way, when it failed, and when nothing was asked.
     """
 
-    __slots__ = ("_fetch", "_fetcher", "_shelf", "entry", "held_bytes", "info", "is_asked")
+    __slots__ = ("_disk_cache", "_fetch", "_fetcher", "entry", "held_bytes", "info", "is_asked")
 
-    def __init__(self, entry: Entry, fetcher: Fetcher, shelf: Shelf, held_bytes: int) -> None:
+    def __init__(
+        self, entry: Entry, fetcher: BlockFetcher, disk_cache: DiskCache, held_bytes: int
+    ) -> None:
         self.entry = entry
         self.held_bytes = held_bytes
         self.info: ObjectInfo | None = None
         self.is_asked = False
         self._fetcher = fetcher
-        self._shelf = shelf
-        self._fetch: Fetch | None = None
+        self._disk_cache = disk_cache
+        self._fetch: BlockFetch | None = None
         entry.holders.add(self)
 
-    def follow(self, fetch: Fetch, on_arrival: Callable[[Guess], None]) -> None:
+    def follow(self, fetch: BlockFetch, on_arrival: Callable[[PrefetchedContent], None]) -> None:
         """It comes by this request."""
         self.is_asked = True
         self._fetch = fetch
@@ -69,4 +68,4 @@ class Guess:
         """It was opened, or nobody wants it any more. What is under way goes on. Repeatable."""
         self.entry.holders.discard(self)
         with contained("letting go of a cached content"):
-            self._shelf.let_go(self.entry)
+            self._disk_cache.let_go(self.entry)

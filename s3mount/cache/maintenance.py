@@ -1,4 +1,4 @@
-"""What keeps the catalog in order, off the loop: saving, settling, sweeping.
+"""Maintenance of the cache's catalog, off the loop: saving, settling, sweeping.
 
 One job at a time runs in a thread; it gets plain values and gives plain values back.
 """
@@ -16,10 +16,10 @@ import trio
 
 from s3mount.background import Background, contained
 from s3mount.boot import boot_id
-from s3mount.cache.catalog import Catalog, Unsettled, Update, is_row_name, remove_catalog
+from s3mount.cache.cache_catalog import CacheCatalog, Unsettled, Update, is_row_name, remove_catalog
+from s3mount.cache.disk_cache import DiskCache, Save, Unwanted
 from s3mount.cache.folder import ORPHAN_AGE_S
-from s3mount.cache.room import RETRY_DISK_S
-from s3mount.cache.shelf import Save, Shelf, Unwanted
+from s3mount.cache.quota import RETRY_DISK_S
 from s3mount.errors import LocalDiskError
 
 logger = logging.getLogger(__name__)
@@ -73,33 +73,33 @@ class _Done(NamedTuple):
     total: int
 
 
-class Upkeep:
-    """The background work on one shelf."""
+class CacheMaintenance:
+    """The background work on one disk cache."""
 
-    def __init__(self, shelf: Shelf, worker: Worker, slow_worker: Worker) -> None:
-        self.shelf = shelf
+    def __init__(self, disk_cache: DiskCache, worker: Worker, slow_worker: Worker) -> None:
+        self.disk_cache = disk_cache
         self._work = worker
         self._slow_work = slow_worker
-        self._writer: Catalog | None = None
+        self._writer: CacheCatalog | None = None
         self._boot_id = boot_id()
         self._rebuilt = False
 
     async def open(self) -> None:
-        """Open or make the catalog. A disk that cannot be used is the shelf's to note, no error."""
+        """Open or make the catalog. A disk that cannot be used is noted by the disk cache, and no error."""
         try:
-            self._writer, self.shelf.catalog, total = await self._work(self._open_catalogs)
+            self._writer, self.disk_cache.catalog, total = await self._work(self._open_catalogs)
         except Exception as error:  # noqa: BLE001 - reads go past a cache that cannot be opened
-            self.shelf.disk_failed(error)
+            self.disk_cache.disk_failed(error)
             return
-        self.shelf.recorded_total = total
-        self.shelf.has_room(0)
+        self.disk_cache.recorded_total = total
+        self.disk_cache.has_room(0)
 
     @property
     def is_open(self) -> bool:
         """There is a catalog."""
         return self._writer is not None
 
-    async def with_catalog(self, job: Callable[[Catalog], T]) -> T:
+    async def with_catalog(self, job: Callable[[CacheCatalog], T]) -> T:
         """Run a job on the catalog in the thread, to its end. Raises what the job raises."""
         catalog = self._writer
         if catalog is None:
@@ -109,21 +109,23 @@ class Upkeep:
         return result  # noqa: RET504 - a scope may swallow Cancelled, as far as types can tell
 
     async def close(self) -> None:
-        """Write what is unsaved and close everything. Afterwards the shelf only serves memory."""
-        shelf = self.shelf
+        """Write what is unsaved and close everything. Afterwards the disk cache serves from memory alone."""
+        disk_cache = self.disk_cache
         with contained("saving the cache"):
-            while self._writer is not None and (shelf.dirty or shelf.unwanted or shelf.touched):
-                before = len(shelf.dirty), len(shelf.unwanted)
+            while self._writer is not None and (
+                disk_cache.dirty or disk_cache.unwanted or disk_cache.touched
+            ):
+                before = len(disk_cache.dirty), len(disk_cache.unwanted)
                 await self.save()
-                if (len(shelf.dirty), len(shelf.unwanted)) == before:
+                if (len(disk_cache.dirty), len(disk_cache.unwanted)) == before:
                     break
         with contained("closing the cache"):
-            shelf.close()
-        for catalog in (self._writer, shelf.catalog):
+            disk_cache.close()
+        for catalog in (self._writer, disk_cache.catalog):
             if catalog is not None:
                 with contained("closing the cache"):
                     catalog.close()
-        self._writer = shelf.catalog = None
+        self._writer = disk_cache.catalog = None
 
     def start(self, background: Background) -> None:
         """Save, settle and sweep in the background from now on."""
@@ -141,60 +143,60 @@ class Upkeep:
                 await trio.sleep(RETRY_DISK_S)
                 await self.open()
                 continue
-            await self.shelf.upkeep_wanted.wait()
+            await self.disk_cache.maintenance_wanted.wait()
             await trio.sleep(SAVE_INTERVAL_S)
-            self.shelf.upkeep_wanted = trio.Event()
+            self.disk_cache.maintenance_wanted = trio.Event()
             await self.save()
-            if self.shelf.dirty:
-                self.shelf.upkeep_wanted.set()
+            if self.disk_cache.dirty:
+                self.disk_cache.maintenance_wanted.set()
 
     async def save(self) -> None:
         """Write one round of changes."""
-        shelf = self.shelf
-        if shelf.dirty:
+        disk_cache = self.disk_cache
+        if disk_cache.dirty:
             await self.look_at_disk()
         # From here on to its end it is not cancelled, or what was taken would be forgotten.
         chore = _Chore(
-            shelf.unwanted,
-            list(shelf.touched.items()),
-            shelf.take_dirty(SAVE_COUNT_MAX),
+            disk_cache.unwanted,
+            list(disk_cache.touched.items()),
+            disk_cache.take_dirty(SAVE_COUNT_MAX),
         )
-        shelf.unwanted = []
-        shelf.touched.clear()
+        disk_cache.unwanted = []
+        disk_cache.touched.clear()
         if not any(chore):
             await trio.lowlevel.checkpoint()
             return
         try:
             done = await self.with_catalog(functools.partial(self._do_chore, chore))
         except Exception as error:  # noqa: BLE001 - what is not saved is fetched again
-            shelf.disk_failed(error)
-            shelf.unwanted += chore.unwanted
+            disk_cache.disk_failed(error)
+            disk_cache.unwanted += chore.unwanted
             for save in chore.saves:
                 self._conclude(save, 0, 0, None)
             return
-        shelf.freeing_bytes -= sum(one.unrecorded_bytes for one in chore.unwanted)
-        shelf.freeing_bytes += sum(one.unrecorded_bytes for one in done.kept)
-        shelf.unwanted += done.kept
-        shelf.recorded_total = done.total
+        disk_cache.freeing_bytes -= sum(one.unrecorded_bytes for one in chore.unwanted)
+        disk_cache.freeing_bytes += sum(one.unrecorded_bytes for one in done.kept)
+        disk_cache.unwanted += done.kept
+        disk_cache.recorded_total = done.total
         for save, (revision, allocated, crc) in zip(chore.saves, done.results, strict=True):
             self._conclude(save, revision, allocated, crc)
         if done.failure is not None:
-            shelf.disk_failed(done.failure)
+            disk_cache.disk_failed(done.failure)
         elif done.results:
-            shelf.disk_worked()
+            disk_cache.disk_worked()
 
     def _conclude(self, save: Save, revision: int, allocated: int, crc: int | None) -> None:
         """Note what came of one save; ``revision`` 0: it failed."""
         try:
             if revision:
-                self.shelf.saved(save, revision, crc, allocated)
+                self.disk_cache.saved(save, revision, crc, allocated)
             else:
-                self.shelf.save_failed(save)
+                self.disk_cache.save_failed(save)
         except Exception as error:  # noqa: BLE001 - one entry's fault is its own
-            self.shelf.give_up(save.entry, error)
+            self.disk_cache.give_up(save.entry, error)
 
-    def _do_chore(self, chore: _Chore, catalog: Catalog) -> _Done:
-        files = self.shelf.files
+    def _do_chore(self, chore: _Chore, catalog: CacheCatalog) -> _Done:
+        files = self.disk_cache.files
         failure: OSError | None = None
         kept = []
         for unwanted in chore.unwanted:
@@ -249,13 +251,13 @@ class Upkeep:
             await trio.sleep(DISK_ROOM_INTERVAL_S)
 
     async def look_at_disk(self) -> None:
-        """Let the shelf know how much of the disk is free."""
+        """Tell the disk cache how much of the disk is free."""
         try:
-            room = await self._work(self.shelf.files.disk_room)
+            room = await self._work(self.disk_cache.files.disk_room)
         except OSError as error:
             logger.debug("the free space below the cache is not known: %s", error)
             return
-        self.shelf.note_disk_room(*room)
+        self.disk_cache.note_disk_room(*room)
 
     # -- settling and sweeping
 
@@ -270,7 +272,7 @@ class Upkeep:
 
     async def settle(self) -> None:
         """Force the data of entries that rest to the disk, and note that in the catalog."""
-        before_ns = self.shelf.clock.now_ns() - int(SETTLE_INTERVAL_S * 1e9)
+        before_ns = self.disk_cache.clock.now_ns() - int(SETTLE_INTERVAL_S * 1e9)
         found = await self.with_catalog(
             lambda catalog: catalog.unsettled(before_ns, SETTLE_COUNT_MAX)
         )
@@ -283,7 +285,7 @@ class Upkeep:
 
     def _force(self, entry: Unsettled) -> tuple[bool, bool]:
         """To the disk, with checksums where it has none; is it there, and did it get some?"""
-        files = self.shelf.files
+        files = self.disk_cache.files
         sums = bool(entry.lacks_sums) and files.add_sums(entry.file, entry.size, entry.shift)
         return files.force(entry.file), sums
 
@@ -300,25 +302,25 @@ class Upkeep:
                 logger.debug("sweeping the cache ended early: %s", error)
                 return
 
-    def _sweep_shard(self, shard: int, catalog: Catalog) -> None:
+    def _sweep_shard(self, shard: int, catalog: CacheCatalog) -> None:
         prefix = f"{shard:02x}"
         catalog.sweep_bodies(prefix)
         known = catalog.files(prefix)
-        self.shelf.files.sweep(shard, known, all_ages=self._rebuilt)
+        self.disk_cache.files.sweep(shard, known, all_ages=self._rebuilt)
 
     # -- the catalog
 
     @property
-    def _catalog(self) -> Catalog:
+    def _catalog(self) -> CacheCatalog:
         if self._writer is None:
             raise sqlite3.OperationalError("the catalog is closed")
         return self._writer
 
-    def _open_catalogs(self) -> tuple[Catalog, Catalog, int]:
-        files = self.shelf.files
+    def _open_catalogs(self) -> tuple[CacheCatalog, CacheCatalog, int]:
+        files = self.disk_cache.files
         files.prepare()
         try:
-            writer = Catalog(files.root, self._boot_id)
+            writer = CacheCatalog(files.root, self._boot_id)
             total = writer.total()
         except (sqlite3.Error, LocalDiskError) as error:
             if not any(word in str(error) for word in ("malformed", "not a database", "no such")):
@@ -326,18 +328,18 @@ class Upkeep:
             logger.warning("the cache catalog in %s is damaged; starting with none", files.root)
             remove_catalog(files.root)
             self._rebuilt = True
-            writer = Catalog(files.root, self._boot_id)
+            writer = CacheCatalog(files.root, self._boot_id)
             total = writer.total()
-        return writer, Catalog(files.root, self._boot_id, reader=True), total
+        return writer, CacheCatalog(files.root, self._boot_id, reader=True), total
 
 
-def _settle(catalog: Catalog, *, entry: Unsettled, sums: bool, is_gone: bool) -> None:
+def _settle(catalog: CacheCatalog, *, entry: Unsettled, sums: bool, is_gone: bool) -> None:
     if is_gone:
         catalog.forget(entry.digest, entry.file)
     else:
         catalog.settle(entry.digest, entry.revision, sums=sums)
 
 
-def _forgetter(catalog: Catalog, unwanted: Unwanted) -> Callable[[], None] | None:
+def _forgetter(catalog: CacheCatalog, unwanted: Unwanted) -> Callable[[], None] | None:
     digest, file = unwanted.digest, unwanted.file
     return None if digest is None else lambda: catalog.forget(digest, file)

@@ -3,7 +3,13 @@ from __future__ import annotations
 import itertools
 import random
 
-from s3mount.cache.window import RANGE_BYTES_MAX, SLACK_BYTES, WINDOW_BYTES_MAX, Window, plan
+from s3mount.cache.readahead import (
+    RANGE_BYTES_MAX,
+    SLACK_BYTES,
+    WINDOW_BYTES_MAX,
+    ReadaheadWindow,
+    plan,
+)
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -12,7 +18,11 @@ BLOCK = 64 * KIB
 
 
 def ahead(
-    window: Window, offset: int, length: int, size: int = GIB, share: int = WINDOW_BYTES_MAX
+    window: ReadaheadWindow,
+    offset: int,
+    length: int,
+    size: int = GIB,
+    share: int = WINDOW_BYTES_MAX,
 ) -> list[tuple[int, int]]:
     stream = window.observe(offset, offset + length)
     return [] if stream is None else plan(stream, offset, size, share, BLOCK)
@@ -24,7 +34,7 @@ def total(ranges: list[tuple[int, int]]) -> int:
 
 def test_random_reads_ask_for_nothing_ahead() -> None:
     rnd = random.Random(1)
-    window = Window()
+    window = ReadaheadWindow()
     wanted = sum(
         total(ahead(window, rnd.randrange(GIB // 16384) * 16384, 16 * KIB)) for _ in range(400)
     )
@@ -33,11 +43,11 @@ def test_random_reads_ask_for_nothing_ahead() -> None:
 
 
 def test_a_look_at_the_header_asks_for_nothing_ahead() -> None:
-    assert ahead(Window(), 0, 16 * KIB) == []
+    assert ahead(ReadaheadWindow(), 0, 16 * KIB) == []
 
 
 def test_the_second_read_from_the_start_begins_to_read_ahead() -> None:
-    window = Window()
+    window = ReadaheadWindow()
     ahead(window, 0, 16 * KIB)
     ranges = ahead(window, 16 * KIB, 32 * KIB)
     assert MIB <= total(ranges) <= 4 * MIB
@@ -45,11 +55,11 @@ def test_the_second_read_from_the_start_begins_to_read_ahead() -> None:
 
 
 def test_a_large_first_read_is_believed_at_once() -> None:
-    assert total(ahead(Window(), 0, 256 * KIB)) >= MIB
+    assert total(ahead(ReadaheadWindow(), 0, 256 * KIB)) >= MIB
 
 
 def test_the_window_grows_to_several_ranges_in_a_few_steps_and_no_further() -> None:
-    window = Window()
+    window = ReadaheadWindow()
     position = end = 0
     sizes = []
     while position < 512 * MIB:
@@ -74,14 +84,14 @@ def test_reads_out_of_order_are_still_one_stream() -> None:
         group = offsets[start : start + 4]
         rnd.shuffle(group)
         offsets[start : start + 4] = group
-    window = Window()
+    window = ReadaheadWindow()
     ranges = [one for offset in offsets for one in ahead(window, offset, 256 * KIB)]
     assert len(window.streams) == 1
     assert max(stop for _, stop in ranges) >= offsets[-1] + WINDOW_BYTES_MAX // 2
 
 
 def test_a_seek_begins_anew_and_the_old_place_is_remembered() -> None:
-    window = Window()
+    window = ReadaheadWindow()
     for index in range(32):
         ahead(window, index * MIB, MIB)
     assert ahead(window, 700 * MIB, 16 * KIB) == []
@@ -89,7 +99,7 @@ def test_a_seek_begins_anew_and_the_old_place_is_remembered() -> None:
 
 
 def test_the_fourth_place_replaces_the_oldest() -> None:
-    window = Window()
+    window = ReadaheadWindow()
     for place in range(4):
         ahead(window, (place + 1) * 100 * MIB, 16 * KIB)
     assert window.dropped is not None
@@ -98,13 +108,13 @@ def test_the_fourth_place_replaces_the_oldest() -> None:
 
 
 def test_reading_backwards_asks_for_nothing() -> None:
-    window = Window()
+    window = ReadaheadWindow()
     assert sum(total(ahead(window, offset, 128 * KIB)) for offset in range(512 * MIB, 0, -MIB)) == 0
 
 
 def test_nothing_is_asked_beyond_the_end_nor_twice() -> None:
     size = 20 * MIB + 123
-    window = Window()
+    window = ReadaheadWindow()
     seen: list[tuple[int, int]] = []
     for offset in range(0, size, 128 * KIB):
         seen += ahead(window, offset, min(128 * KIB, size - offset), size)
@@ -113,7 +123,7 @@ def test_nothing_is_asked_beyond_the_end_nor_twice() -> None:
 
 
 def test_the_share_bounds_the_window() -> None:
-    window = Window()
+    window = ReadaheadWindow()
     end = 0
     for offset in range(0, 64 * MIB, MIB):
         for _, end in ahead(window, offset, MIB, share=4 * MIB):
@@ -121,6 +131,6 @@ def test_the_share_bounds_the_window() -> None:
 
 
 def test_a_reader_that_skips_far_is_not_sequential() -> None:
-    window = Window()
+    window = ReadaheadWindow()
     step = SLACK_BYTES + 2 * MIB
     assert sum(total(ahead(window, step * (index + 1), 16 * KIB)) for index in range(100)) == 0
