@@ -59,8 +59,10 @@ ENGINE_METRICS = (
     Metric(
         "engine_restarts", "counter", "1", "engine processes that died unasked and were replaced"
     ),
+    Metric("engine_turn_max_s", "gauge", "s", "the longest turn of the engine's loop"),
+    Metric("engine_turn_cpu_max_s", "gauge", "s", "the most processor time of such a turn"),
 )
-"""What the engine's client adds to it."""
+"""What the engine and its client add to it."""
 
 LISTING_METRICS = (
     Metric("inode_bytes", "gauge", "B", "memory that inodes and listings take, about"),
@@ -75,7 +77,19 @@ LISTING_METRICS = (
 )
 """What ``status`` tells under ``listings``."""
 
-METRICS: tuple[Metric, ...] = S3_METRICS + ENGINE_METRICS + LISTING_METRICS
+LOOP_METRICS = (
+    Metric("turn_max_s", "gauge", "s", "the longest turn of the mount's loop: nobody is answered"),
+    Metric("turn_cpu_max_s", "gauge", "s", "the most processor time of a turn"),
+    Metric("turn_recent_s", "gauge", "s", "the longest turn since the status before"),
+    Metric("turn_recent_cpu_s", "gauge", "s", "the most processor time of a turn since then"),
+    Metric("turns_slow", "counter", "1", "turns with more than 0.05 s of processor time"),
+    Metric(
+        "turns_stuck", "counter", "1", "turns that took more than a second; the log tells where"
+    ),
+)
+"""What ``status`` tells under ``loop``."""
+
+METRICS: tuple[Metric, ...] = S3_METRICS + ENGINE_METRICS + LISTING_METRICS + LOOP_METRICS
 
 
 def find(name: str) -> Metric:

@@ -107,7 +107,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     ``past`` tells what a snapshot mount shows, ``missing`` what of it cannot be read;
     ``snapshots`` are the times that were looked at below ``.snapshots``.
     ``kernel`` holds the limits that were set, ``s3`` the requests' counters since the start,
-    ``uploads`` and ``cache`` those of the rooms of that name.
+    ``uploads`` and ``cache`` those of the rooms of that name, ``loop`` how long its turns were.
+    ``stuck`` is where a process stands that does not answer, as far as that is known.
     """
 
     mountpoint: str
@@ -143,6 +144,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     kernel: dict[str, Any] = {}
     s3: dict[str, float] = {}
+    loop: dict[str, float] = {}
+    stuck: str = ""
 
     @property
     def troubled(self) -> tuple[PendingChange, ...]:
@@ -164,7 +167,8 @@ def to_text(snapshot: Snapshot) -> str:
         )
         lines.append(f"  s3mount unmount {snapshot.mountpoint}, or mount it again, to go on")
     elif snapshot.phase == "silent":
-        lines.append("  its process does not answer; its log may tell why")
+        why = snapshot.stuck or "its log may tell why"
+        lines.append(f"  its process does not answer; {why}")
     elif snapshot.phase == "ended":
         kept = amount(snapshot.pending.changes, snapshot.pending.bytes)
         lines.append(f"  not mounted; {kept} kept here and sent at the next mount")

@@ -32,6 +32,7 @@ from s3mount.fuse import session as fuse_session
 from s3mount.fuse.session import Session
 from s3mount.logs import dump_stacks_on_sigusr1
 from s3mount.steps import reach
+from s3mount.turns import Turns, watched
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class Lifetime:
         self._drain_ends: float | None = None
         self._leave_rest = False
         self._cut_off: list[str] = []
+        self._turns = Turns()
 
     async def run(self) -> int:
         """Mount, serve until the mount ends, drain. 0: all is in S3; 1: something is kept for later.
@@ -150,7 +152,10 @@ class Lifetime:
         """
         result = 1
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        with trio.open_signal_receiver(*numbers) as received:
+        with (
+            watched() as self._turns,
+            trio.open_signal_receiver(*numbers) as received,
+        ):
             dump_stacks_on_sigusr1()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, received, nursery)
@@ -187,6 +192,7 @@ class Lifetime:
             log_path=self._log_path,
             kernel=msgspec.to_builtins(self._session.tuning),
             s3=await self._statistics(),
+            loop=self._turns.statistics(),
         )
         plain: dict[str, Any] = msgspec.to_builtins(found)
         parts = self._parts

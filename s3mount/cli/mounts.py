@@ -9,12 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from s3mount import mountinfo, status
+from s3mount import mountinfo, status, turns
 from s3mount.config import default_state_dir
 from s3mount.daemon import client, ownership, protocol, registry
 from s3mount.errors import MountError
 
 log = logging.getLogger(__name__)
+
+STATUS_TIMEOUT_S = 10.0
+"""A process that has not answered by then does not answer."""
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,18 +95,29 @@ def snapshot_of(mount: Mount) -> status.Snapshot:
     if mount.alive:
         try:
             with mount.connect() as connection:
-                return msgspec.convert(connection.ask(protocol.Status()), status.Snapshot)
+                return msgspec.convert(
+                    connection.ask(protocol.Status(), timeout_s=STATUS_TIMEOUT_S), status.Snapshot
+                )
         except (MountError, msgspec.ValidationError) as error:
             log.debug("%s: %s", mount.mountpoint, error)
     record = mount.record
+    phase = _phase_from_outside(mount)
     return status.Snapshot(
         mountpoint=mount.mountpoint,
         source=mount.source,
-        phase=_phase_from_outside(mount),
+        phase=phase,
         pid=record.pid if record is not None and record.alive else None,
         state_dir=record.state_dir if record is not None else "",
         log_path=record.log_path if record is not None else "",
+        stuck=_stuck(record) if record is not None and phase == "silent" else "",
     )
+
+
+def _stuck(record: registry.MountRecord) -> str:
+    """Where a process stands that does not answer, as far as it can be told without it."""
+    if registry.process_state(record.pid) == "T":
+        return f"it is stopped: kill -CONT {record.pid} lets it go on"
+    return turns.last_told(Path(record.log_path), record.pid) if record.log_path else ""
 
 
 def leftovers(shown: Iterable[status.Snapshot]) -> list[status.Snapshot]:

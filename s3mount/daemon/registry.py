@@ -44,13 +44,23 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def process_start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; ``None`` when there is no such process."""
+    fields = _stat_of(pid)
+    # A zombie has ended.
+    return None if not fields or fields[0] in ("Z", "X") else int(fields[19])
+
+
+def process_state(pid: int) -> str:
+    """The letter that the kernel gives a process's state (``T``: stopped); empty when there is no such process."""
+    return next(iter(_stat_of(pid)), "")
+
+
+def _stat_of(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on; the state comes first."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    # Fields from the third on; the state comes first, and a zombie has ended.
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def writable_run_dir() -> Path:

@@ -30,6 +30,7 @@ from s3mount.engine.signals import leave_signals_to_parent
 from s3mount.errors import S3MountError, ServerFaultError
 from s3mount.s3.store import Store
 from s3mount.steps import reach
+from s3mount.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,10 @@ class Server:
         channel: Channel[ToChild],
         open_store: OpenStore,
         on_started: Callable[[], None] = lambda: None,
+        turns: Turns | None = None,
     ) -> None:
         self._channel = channel
+        self._turns = turns
         self._open_store = open_store
         self._on_started = on_started
         self._nursery: trio.Nursery | None = None
@@ -139,7 +142,7 @@ class Server:
             reach("engine: request received")
             reply = await answer(self._store, request, report)
             reach("engine: request done")
-            return reply
+            return self._with_turns(reply)
         except S3MountError as error:
             return Failed(request.id, record_of(error))
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
@@ -147,6 +150,14 @@ class Server:
             if isinstance(single, S3MountError):
                 return Failed(request.id, record_of(single))
             return Failed(request.id, _fault(f"{type(request).__name__} request", error))
+
+    def _with_turns(self, reply: Reply) -> Reply:
+        """Counters are told together with how long the turns of this loop were."""
+        if self._turns is None or not isinstance(reply, messages.Counted):
+            return reply
+        told = self._turns.statistics()
+        mine = {f"engine_{name}": told[name] for name in ("turn_max_s", "turn_cpu_max_s")}
+        return messages.Counted(reply.id, reply.values | mine)
 
     def _post(self, reply: Reply) -> None:
         try:
@@ -262,8 +273,15 @@ async def _serve_and_log(sock: socket.socket, open_store: OpenStore) -> None:
     handler = _ForwardingHandler(channel, trio.lowlevel.current_trio_token())
     root = logging.getLogger()
     root.addHandler(handler)
+    turns = Turns()
+
+    def started() -> None:
+        _settle_down()
+        # What the start itself takes is not measured; one that was added before stays as it is.
+        trio.lowlevel.add_instrument(turns)
+
     try:
-        await Server(channel, open_store, _settle_down).run()
+        await Server(channel, open_store, started, turns).run()
     finally:
         root.removeHandler(handler)
 

@@ -3,6 +3,7 @@
 ``python -m tests.fuse.memory_mount MOUNTPOINT STATE [options]`` runs what ``s3mount mount`` runs, with a
 file system that pretends: a file that was written is "pending" until it has been "sent", which takes
 ``--send-s`` seconds, or never ends with ``--stuck``, or is refused with ``--refuse``.
+Its loop stands still in an fsync with ``--stalls``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -124,6 +126,14 @@ class MemoryFiles(pyfuse3.Operations):
     async def fsync(self, fh: int, datasync: bool) -> None:
         if self._uploads.breaks:
             raise RuntimeError("broken on purpose")
+        if self._uploads.stalls:
+            stand_still(self._uploads.stalls)
+
+
+def stand_still(path: str) -> None:
+    """Keep the loop from everything else until there is a file at ``path``."""
+    while not os.path.exists(path):
+        time.sleep(0.05)
 
 
 class PretendedUploads:
@@ -132,6 +142,7 @@ class PretendedUploads:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self.breaks = options.breaks
+        self.stalls = options.stalls
         self._pending: dict[int, float] = {}
         self._sent = 0.0
 
@@ -195,6 +206,7 @@ def main() -> int:
     parser.add_argument("--stuck", action="store_true")
     parser.add_argument("--refuse", action="store_true")
     parser.add_argument("--breaks", action="store_true")
+    parser.add_argument("--stalls", help="fsync stands still until there is a file of this name")
     parser.add_argument("--drain-s", type=float, default=10.0)
     parser.add_argument("--no-fast-loop", action="store_true")
     parser.add_argument("--log-file")
