@@ -20,10 +20,10 @@ import msgspec
 import pyfuse3
 import trio
 
-from s3mount import __version__, garbage, status
+from s3mount import __version__, gc_tuning, status
 from s3mount.background import Background
 from s3mount.config import MountConfig, RunConfig
-from s3mount.daemon import registry, supervisor
+from s3mount.daemon import registry, systemd
 from s3mount.daemon.launch import Reporter
 from s3mount.daemon.ownership import Phase, StateLock
 from s3mount.daemon.server import ControlServer
@@ -340,12 +340,12 @@ class Lifetime:
         log.info("%s; kernel limits set: %s", message, session.tuning)
         told = "\n".join([message, *(f"s3mount: note: {note}" for note in notes)])
         self._reporter.ready(self._config.mountpoint, told)
-        supervisor.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={message}")
-        garbage.spare_what_is_loaded()
+        systemd.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={message}")
+        gc_tuning.spare_what_is_loaded()
 
     async def _drain_last(self) -> None:
         """The mount has ended; send what is left, within bounds."""
-        supervisor.notify("STOPPING=1")
+        systemd.notify("STOPPING=1")
         self._phase = "draining"
         self._note("draining")
         allowed_s = self._run.drain_timeout_s
@@ -372,7 +372,7 @@ class Lifetime:
         """While it drains, let the supervisor know how far it is and that it still has to wait."""
         while True:
             left = status.amount(*self.pending())
-            supervisor.notify(
+            systemd.notify(
                 f"STATUS=sending what is left: {left}",
                 f"EXTEND_TIMEOUT_USEC={STOP_MARGIN_S * 1_000_000}",
             )
@@ -387,10 +387,10 @@ class Lifetime:
         if not files:
             told = "" if self._config.past is not None else "everything is in S3"
             log.info("unmounted%s", told and f"; {told}")
-            supervisor.notify(f"STATUS={told or 'unmounted'}")
+            systemd.notify(f"STATUS={told or 'unmounted'}")
             return 0
         left = status.amount(files, size_bytes)
-        supervisor.notify(f"STATUS={left} not in S3 yet, kept in {self._config.state_dir}")
+        systemd.notify(f"STATUS={left} not in S3 yet, kept in {self._config.state_dir}")
         log.warning(
             "%s not in S3 yet: kept in %s and sent at the next mount of %s",
             left,
@@ -427,7 +427,7 @@ class Lifetime:
 
     async def _stop(self) -> None:
         """Drain while the mount is still served, then unmount it, by force if somebody stays in it."""
-        supervisor.notify("STOPPING=1")
+        systemd.notify("STOPPING=1")
         assert self._session is not None
         assert self._parts is not None
         self._drain_ends = trio.current_time() + self._run.drain_timeout_s

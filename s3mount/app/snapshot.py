@@ -32,8 +32,8 @@ from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
 from s3mount.manifest.location import brought_here
 from s3mount.s3.lacks import lack_of_past
-from s3mount.tree.lister import PastLister
 from s3mount.tree.snapshot import Defaults, SnapshotTree
+from s3mount.tree.snapshot_lister import SnapshotLister
 from s3mount.vfs.buckets import Access, OneBucket
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.hall import OpenPast, SnapshotHall
@@ -186,7 +186,7 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
             if past.at_ns is not None:
                 store = pool.bucket(config.store.bucket)
                 suspected = trio.Event()
-                lister = PastLister(store, tree, past.at_ns, suspected.set)
+                lister = SnapshotLister(store, tree, past.at_ns, suspected.set)
                 Background(nursery).start(notes.ask_for_rule, store, config.prefix)
                 Background(nursery).start(notes.ask_for_dates, store, config.prefix, suspected)
                 reporter.step(f"asking S3 for the bucket {config.store.bucket}")
@@ -214,7 +214,7 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
 
 
 async def _look(
-    store: PooledStore, lister: PastLister, tree: SnapshotTree, config: MountConfig
+    store: PooledStore, lister: SnapshotLister, tree: SnapshotTree, config: MountConfig
 ) -> None:
     """Ask for the first page of the bucket, unless it is known: who mounts wants to hear what is in the way.
 
@@ -250,7 +250,7 @@ def with_past(
             OneBucket(access),
             top_inode=base + TOP_INODE,
             base=base,
-            lister=PastLister(access.store, tree, at_ns),
+            lister=SnapshotLister(access.store, tree, at_ns),
             troubles=troubles,
             place=place,
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import trio
 
 from s3mount.background import Background, contained
-from s3mount.boot import boot_id
+from s3mount.boot_id import boot_id
 from s3mount.cache.cache_catalog import CacheCatalog, Unsettled, Update, is_row_name, remove_catalog
 from s3mount.cache.disk_cache import DiskCache, Save, Unwanted
 from s3mount.cache.folder import ORPHAN_AGE_S

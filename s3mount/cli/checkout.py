@@ -13,7 +13,7 @@ from s3mount.config import default_cache_dir
 
 if TYPE_CHECKING:
     from s3mount.checkout.summary import Progress, Summary
-    from s3mount.cli.ticker import Ticker
+    from s3mount.cli.status_line import StatusLine
 
 
 @click.command(
@@ -79,7 +79,7 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
     )
     at_ns = None
     if given["at"] is not None:
-        from s3mount.cli.values import parse_bucket
+        from s3mount.cli.param_types import parse_bucket
         from s3mount.manifest.times import parse_time
 
         at_ns = parse_time(given["at"], time.time_ns())
@@ -108,28 +108,28 @@ class _Shown:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._ticker: Ticker | None = None
+        self._status_line: StatusLine | None = None
         self._began_s = time.monotonic()
 
     def watch(self, progress: Progress) -> None:
         if self._quiet:
             return
-        from s3mount.cli.ticker import Ticker
+        from s3mount.cli.status_line import StatusLine
         from s3mount.status import size_text
 
-        if self._ticker is None:
-            self._ticker = Ticker()
+        if self._status_line is None:
+            self._status_line = StatusLine()
         rate = progress.size_bytes / max(time.monotonic() - self._began_s, 0.001)
         done, text = progress.size_bytes, size_text(progress.size_bytes)
         if progress.is_planned:
             total = progress.size_bytes_total
             share = f"{min(100 * done // total, 100)}% " if total else ""
-            self._ticker(
+            self._status_line(
                 f"downloading: {share}{progress.files:,} of {progress.files_total:,} files, "
                 f"{text} of {size_text(total)}, {size_text(rate)}/s"
             )
         else:
-            self._ticker(f"downloading: {progress.files:,} files, {text}, {size_text(rate)}/s")
+            self._status_line(f"downloading: {progress.files:,} files, {text}, {size_text(rate)}/s")
 
     def tell(self, action: str, path: str, size_bytes: int) -> None:
         if not self._quiet:
@@ -141,8 +141,8 @@ class _Shown:
         click.echo(f"s3mount: {line}", err=True)
 
     def clear(self) -> None:
-        if self._ticker is not None:
-            self._ticker.clear()
+        if self._status_line is not None:
+            self._status_line.clear()
 
 
 def _report(summary: Summary, folder: Path, *, as_json: bool, quiet: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from s3mount import __version__, logs
-from s3mount.cli import helper, output
+from s3mount.cli import mount_helper, output
 from s3mount.cli.options import ENVIRONMENT_PREFIX
 
 COMMANDS: Mapping[str, str] = {
@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "checkout": "s3mount.cli.checkout:checkout",
     "manifest": "s3mount.cli.manifest:manifest",
     "demo": "s3mount.cli.demo:demo",
-    "mount-helper": "s3mount.cli.helper:helper",
+    "mount-helper": "s3mount.cli.mount_helper:helper",
 }
 
 ALIASES: Mapping[str, str] = {"umount": "unmount"}
@@ -106,8 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and os.path.basename(sys.argv[0]) in HELPER_NAMES:
         given = ["mount-helper", *given]
-    elif arguments is None and given[:1] != ["mount-helper"] and helper.started_by_mount_fuse():
-        given = [*helper.without_blanket_grants(given), "--quiet"]
+    elif (
+        arguments is None and given[:1] != ["mount-helper"] and mount_helper.started_by_mount_fuse()
+    ):
+        given = [*mount_helper.without_blanket_grants(given), "--quiet"]
     if not given and COMPLETION_VARIABLE not in os.environ:
         context = click.Context(group, info_name="s3mount", **group.context_settings)
         click.echo(group.get_help(context), err=True)

@@ -12,15 +12,15 @@ from s3mount.errors import UsageError
 def demo(mountpoint: str | None) -> int:
     """Start a small S3 server here, make a bucket and mount it.
 
-    With a MOUNTPOINT the bucket stays there until Ctrl-C; without, a tour shows what a mount does and
+    With a MOUNTPOINT the bucket stays there until Ctrl-C; without, a walkthrough shows what a mount does and
     leaves nothing behind. Needs the extra: pip install 's3mount[demo]'.
     """
     try:
-        from s3mount.demo import tour
+        from s3mount.demo import walkthrough
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("s3mount"):
             raise
         raise UsageError(
             f"the demo needs {error.name}, which is not installed: pip install 's3mount[demo]'"
         ) from None
-    return tour.run_tour() if mountpoint is None else tour.serve(mountpoint)
+    return walkthrough.run_walkthrough() if mountpoint is None else walkthrough.serve(mountpoint)

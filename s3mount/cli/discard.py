@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from s3mount.cli.mounts import Mount, find_mount
-from s3mount.cli.states import find_state
+from s3mount.cli.state_folders import find_state
 from s3mount.cli.wait import below_mount
 from s3mount.daemon import protocol
 from s3mount.errors import MountError, UsageError

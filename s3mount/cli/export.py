@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from s3mount.cli.states import StateFolder, find_state
+from s3mount.cli.state_folders import StateFolder, find_state
 from s3mount.cli.wait import write_back
 from s3mount.errors import MountError, S3MountError
 from s3mount.names import OWN_NAME

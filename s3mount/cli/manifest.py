@@ -15,8 +15,8 @@ import msgspec
 
 from s3mount import logs
 from s3mount.cli.options import store_config, store_options
-from s3mount.cli.ticker import Ticker
-from s3mount.cli.values import parse_bucket
+from s3mount.cli.param_types import parse_bucket
+from s3mount.cli.status_line import StatusLine
 from s3mount.errors import UsageError
 from s3mount.manifest.times import format_time, parse_time
 from s3mount.status import size_text
@@ -92,9 +92,9 @@ def create(**given: Any) -> int:
     output = given["output"]
     if output == "-" and given["output_format"] == "parquet" and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal: give a file with -o")
-    with _ticking(given["quiet"]) as ticker:
+    with _status_line(given["quiet"]) as status_line:
         made = manifests.create(
-            _access(given), bucket, prefix, at_ns, output, given["output_format"], ticker
+            _access(given), bucket, prefix, at_ns, output, given["output_format"], status_line
         )
     about = {
         "at": format_time(made.at_ns),
@@ -221,13 +221,13 @@ def _diff(given: dict[str, Any]) -> int:
         else:
             click.echo(f"{_SIGNS[difference.kind]} {_name(difference.entry)}")
 
-    with _ticking(quiet) as ticker:
+    with _status_line(quiet) as status_line:
         manifests.diff(
             _access(given),
             given["before"],
             given["after"],
             report,
-            ticker,
+            status_line,
             by_content=given["content"],
             at_ns=at_ns,
         )
@@ -256,17 +256,19 @@ def verify(**given: Any) -> int:
     from s3mount.app import manifests
 
     as_json, content = given["as_json"], given["content"]
-    with _ticking(False) as ticker:
+    with _status_line(False) as status_line:
 
         def report(problem: Problem) -> None:
             if as_json:
                 what = "unproven" if problem.is_unproven else "problem"
                 _echo_json({**_version(problem.entry), what: problem.why})
             elif not problem.is_unproven:
-                ticker.clear()
+                status_line.clear()
                 click.echo(f"{_name(problem.entry)} {problem.why}")
 
-        found = manifests.verify(_access(given), given["source"], report, ticker, content=content)
+        found = manifests.verify(
+            _access(given), given["source"], report, status_line, content=content
+        )
     if as_json:
         _echo_json(msgspec.to_builtins(found))
     else:
@@ -316,26 +318,26 @@ def restore(**given: Any) -> int:
         raise UsageError(
             "restore asks first, and there is no terminal to ask on: give --yes or --dry-run"
         )
-    ticker = Ticker()
+    status_line = StatusLine()
 
     def agree(plans: list[Plan]) -> bool:
-        ticker.clear()
+        status_line.clear()
         _show_plans(plans, with_steps=dry_run)
         if dry_run or not any(plan.steps for plan in plans):
             return False
         return yes or click.confirm("Restore this?", err=True)
 
     def report(step: Step, why: str) -> None:
-        ticker.say(f"s3mount: {step.key}: {why}")
+        status_line.say(f"s3mount: {step.key}: {why}")
 
-    with _ticking(False, ticker):
+    with _status_line(False, status_line):
         done = manifests.restore(
             _access(given),
             given["source"],
             given["prefix"],
             agree,
             report,
-            ticker,
+            status_line,
             deletes=given["delete"],
         )
     progress = done.progress
@@ -404,15 +406,15 @@ def _trouble_is(status: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ticking(quiet: bool, ticker: Ticker | None = None) -> Iterator[Ticker]:
+def _status_line(quiet: bool, status_line: StatusLine | None = None) -> Iterator[StatusLine]:
     """A line of progress, gone at the end; only what goes wrong is logged to the terminal."""
     if not logging.getLogger().handlers:
         logs.to_terminal("error")
-    ticker = ticker or Ticker(quiet=quiet)
+    status_line = status_line or StatusLine(quiet=quiet)
     try:
-        yield ticker
+        yield status_line
     finally:
-        ticker.clear()
+        status_line.clear()
 
 
 def _access(given: dict[str, Any]) -> Access:

@@ -11,10 +11,10 @@ import msgspec
 from click.core import ParameterSource
 
 from s3mount import mountinfo
+from s3mount.cli.at_option import SNAPSHOTS, shown_source, what_to_mount
 from s3mount.cli.mountoptions import Options
 from s3mount.cli.options import absolute, option, store_config, store_options
-from s3mount.cli.past import SNAPSHOTS, shown_source, what_to_mount
-from s3mount.cli.values import (
+from s3mount.cli.param_types import (
     SNAPSHOTS_FOLDER,
     mode,
     seconds,

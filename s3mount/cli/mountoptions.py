@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from s3mount.cli.values import SNAPSHOTS_FOLDER
+from s3mount.cli.param_types import SNAPSHOTS_FOLDER
 
 FOR_OTHERS = frozenset(
     (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from s3mount import logs, status
+from s3mount.cli.param_types import seconds
 from s3mount.cli.progress import Uploads
-from s3mount.cli.states import StateFolder, default_base, describe, find_state, states_in
-from s3mount.cli.values import seconds
+from s3mount.cli.state_folders import StateFolder, default_base, describe, find_state, states_in
 from s3mount.daemon.protocol import Progress
 from s3mount.errors import MountError, StateInUseError, UsageError
 from s3mount.spool import salvage

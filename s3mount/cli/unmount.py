@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import click
 
 from s3mount import mountinfo, status
-from s3mount.cli.bounded import run_bounded
 from s3mount.cli.mounts import Mount, find_mount
+from s3mount.cli.param_types import seconds
 from s3mount.cli.progress import Uploads
-from s3mount.cli.values import seconds
+from s3mount.cli.subprocess_timeout import run_with_timeout
 from s3mount.daemon import client, protocol
 from s3mount.errors import MountError, S3MountError
 
@@ -146,7 +146,7 @@ def take_away(mountpoint: str) -> None:
     """Unmount. Raises MountError saying who uses it, or what else is in the way."""
     command = [shutil.which("fusermount3") or "fusermount3", "-u", mountpoint]
     try:
-        done, said = run_bounded(command, UNMOUNT_TIMEOUT_S)
+        done, said = run_with_timeout(command, UNMOUNT_TIMEOUT_S)
     except OSError as error:
         raise MountError(
             f"cannot run fusermount3 ({error.strerror}); is fuse3 installed?"

@@ -13,10 +13,10 @@ from typing import BinaryIO
 import click
 
 from s3mount import mountinfo
-from s3mount.cli.bounded import run_bounded
 from s3mount.cli.mounts import Mount, find_mount, snapshot_of
+from s3mount.cli.param_types import seconds
 from s3mount.cli.progress import Uploads
-from s3mount.cli.values import seconds
+from s3mount.cli.subprocess_timeout import run_with_timeout
 from s3mount.daemon import protocol
 from s3mount.daemon.client import Refused
 from s3mount.errors import MountError, UsageError
@@ -116,4 +116,4 @@ def write_back(mountpoint: str, timeout_s: float | None) -> None:
     """Make the kernel hand over what programs wrote and it still holds; best effort, bounded."""
     limit = WRITE_BACK_TIMEOUT_S if timeout_s is None else min(timeout_s, WRITE_BACK_TIMEOUT_S)
     with contextlib.suppress(OSError):
-        run_bounded(["sync", "-f", mountpoint], limit)
+        run_with_timeout(["sync", "-f", mountpoint], limit)

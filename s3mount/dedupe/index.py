@@ -42,7 +42,7 @@ EVICT_SHARE = 10
 """A tenth is forgotten when it is full, so that it is not done for every entry."""
 
 
-class Known(NamedTuple):
+class IndexedContent(NamedTuple):
     """One content and the CRC64NVME of each of its blocks."""
 
     ref: ContentRef
@@ -129,7 +129,7 @@ class ContentIndex:
         """What ``key`` holds is not known any more. Repeatable."""
         self._rows("DELETE FROM content WHERE key = ?", key)
 
-    def of(self, ref: ContentRef) -> Known | None:
+    def of(self, ref: ContentRef) -> IndexedContent | None:
         """What is known of exactly this version."""
         found = self._known(
             "SELECT * FROM content WHERE key = ? AND etag = ? AND size = ?",
@@ -137,7 +137,7 @@ class ContentIndex:
         )
         return next(found, None)
 
-    def beginning_with(self, first: int, *, size: int | None = None) -> list[Known]:
+    def beginning_with(self, first: int, *, size: int | None = None) -> list[IndexedContent]:
         """Contents whose first block has this checksum (and that have this size), the last used first."""
         limit = "ORDER BY used DESC LIMIT ?"
         if size is None:
@@ -146,11 +146,11 @@ class ContentIndex:
         query = f"SELECT * FROM content WHERE first = ? AND size = ? {limit}"
         return list(self._known(query, _signed(first), size, FOUND_MAX))
 
-    def _known(self, statement: str, *values: object) -> Iterator[Known]:
+    def _known(self, statement: str, *values: object) -> Iterator[IndexedContent]:
         for key, etag, version_id, size, _, body, _ in self._rows(statement, *values):
             sums = array("Q")
             sums.frombytes(body[: len(body) // 8 * 8])
-            yield Known(ContentRef(key, etag, size, version_id), sums)
+            yield IndexedContent(ContentRef(key, etag, size, version_id), sums)
 
     def __len__(self) -> int:
         return int(self._rows("SELECT count(*) FROM content")[0][0]) if self._database else 0

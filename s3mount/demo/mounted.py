@@ -17,8 +17,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from s3mount import mountinfo
-from s3mount.demo.process import KeptProcess
 from s3mount.demo.server import DemoServer
+from s3mount.demo.server_process import ServerProcess
 from s3mount.errors import MountError, S3MountError
 
 MOUNT_TIMEOUT_S = 30.0
@@ -63,7 +63,7 @@ class DemoMount:
         self.mountpoint = Path(mountinfo.absolute(str(mountpoint)))
         self.log_path = folder / "mount.log"
         self._folder = folder
-        self._process: KeptProcess | None = None
+        self._process: ServerProcess | None = None
         self._made_mountpoint = False
 
     @property
@@ -130,7 +130,7 @@ class DemoMount:
             self._made_mountpoint = True
         if self._entry() is not None:
             raise MountError(f"something is mounted at {self.mountpoint} already")
-        self._process = KeptProcess(
+        self._process = ServerProcess(
             [
                 *(sys.executable, "-m", "s3mount", "mount", *self.arguments, "--foreground"),
                 *("--state-dir", str(self._folder / "state")),

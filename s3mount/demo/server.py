@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from s3mount.demo.process import KeptProcess
+from s3mount.demo.server_process import ServerProcess
 from s3mount.errors import S3MountError, UsageError
 
 HOST = "127.0.0.1"
@@ -90,7 +90,7 @@ class DemoServer:
         self._wanted_port = port
         self._start_timeout_s = start_timeout_s
         self._folder: Path | None = None
-        self._process: KeptProcess | None = None
+        self._process: ServerProcess | None = None
         self.port = 0
 
     @property
@@ -179,7 +179,7 @@ class DemoServer:
             "FILESYSTEM_ROOT": str(self._folder),
             "TMPDIR": str(scratch),
         }
-        self._process = KeptProcess(
+        self._process = ServerProcess(
             [python, "-P", str(LAUNCHER)],
             environment=environment,
             log_path=self._folder / "server.log",

@@ -20,11 +20,11 @@ from typing import TypeAlias
 
 import trio
 
-from s3mount import garbage, steps
+from s3mount import gc_tuning, steps
 from s3mount.config import StoreConfig
 from s3mount.engine import messages
-from s3mount.engine.answers import answer
 from s3mount.engine.channel import BrokenStreamError, Channel
+from s3mount.engine.dispatch import dispatch
 from s3mount.engine.messages import ErrorRecord, Failed, Reply, Request, ToChild, record_of
 from s3mount.engine.signals import leave_signals_to_parent
 from s3mount.errors import S3MountError, ServerFaultError
@@ -140,7 +140,7 @@ class Server:
                 self._progress.report(request.id, done)
 
             reach("engine: request received")
-            reply = await answer(self._store, request, report)
+            reply = await dispatch(self._store, request, report)
             reach("engine: request done")
             return self._with_turns(reply)
         except S3MountError as error:
@@ -322,7 +322,7 @@ def _settle_down() -> None:
     time; at nice 10 on a busy machine 1.2 s). Threads have priorities of their own on Linux, so all
     that are there get the new one; later ones inherit it. A sandbox that refuses is obeyed.
     """
-    garbage.spare_what_is_loaded()
+    gc_tuning.spare_what_is_loaded()
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):
             nice = max(NICE, os.getpriority(os.PRIO_PROCESS, int(thread)))

@@ -13,10 +13,10 @@ import trio
 from s3mount import metrics
 from s3mount.config import StoreConfig
 from s3mount.engine import messages
-from s3mount.engine.answers import slice_to_wire, to_wire
-from s3mount.engine.lives import Call, Lives
+from s3mount.engine.dispatch import slice_to_wire, to_wire
 from s3mount.engine.messages import Reply, error_of
 from s3mount.engine.process import Spawn, spawn_engine
+from s3mount.engine.supervisor import Call, EngineSupervisor
 from s3mount.errors import (
     NoSuchKeyError,
     PreconditionFailedError,
@@ -65,7 +65,7 @@ class EngineClient:
     """
 
     def __init__(self, config: StoreConfig, *, spawn: Spawn = spawn_engine) -> None:
-        self._lives = Lives(config, spawn)
+        self._supervisor = EngineSupervisor(config, spawn)
         self._ids = itertools.count(1)
         self._counted: dict[str, float] = {}
         self._counted_before: dict[str, float] = {}
@@ -73,20 +73,20 @@ class EngineClient:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a child alive until ``stop`` or cancellation. Once per client."""
-        await self._lives.run(task_status=task_status)
+        await self._supervisor.run(task_status=task_status)
 
     async def stop(self, timeout_s: float = STOP_S) -> None:
         """Take no more calls, let those under way finish, and end the child; kill it after ``timeout_s``.
 
         Repeatable. Returns when the child is gone, cancelled or not.
         """
-        await self._lives.stop(timeout_s)
+        await self._supervisor.stop(timeout_s)
 
     async def __aenter__(self) -> EngineClient:
         """Start the child; does not wait for it to be ready."""
         self._manager = trio.open_nursery()
         nursery = await self._manager.__aenter__()
-        nursery.start_soon(self._lives.run)
+        nursery.start_soon(self._supervisor.run)
         await trio.lowlevel.cancel_shielded_checkpoint()  # from here on __aexit__ must be reached
         return self
 
@@ -108,24 +108,24 @@ class EngineClient:
     @property
     def restarts(self) -> int:
         """How often the child died unasked."""
-        return self._lives.deaths
+        return self._supervisor.deaths
 
     @property
     def outage(self) -> str:
         """See ``Store.outage``."""
-        return self._lives.outage
+        return self._supervisor.outage
 
     @property
     def on_outage(self) -> Callable[[str], None]:
         """See ``Store.on_outage``."""
-        return self._lives.on_outage
+        return self._supervisor.on_outage
 
     @on_outage.setter
     def on_outage(self, called: Callable[[str], None]) -> None:
-        self._lives.on_outage = called
+        self._supervisor.on_outage = called
 
     async def _ask(self, call: Call, expected: type[R]) -> R:
-        reply = await self._lives.ask(call)
+        reply = await self._supervisor.ask(call)
         if not isinstance(reply, expected):
             raise ServerFaultError(f"the engine answered {type(reply).__name__}")
         return reply
@@ -347,7 +347,7 @@ class EngineClient:
         """See ``Store.probe``. Later children are told what was found."""
         request = messages.Probe(next(self._ids), temporary_key, known, killed)
         found = (await self._ask(Call(request), messages.Able)).capabilities
-        self._lives.greeting = messages.Probe(next(self._ids), temporary_key, found)
+        self._supervisor.greeting = messages.Probe(next(self._ids), temporary_key, found)
         return found
 
     async def try_version_dates(self, temporary_key: Key) -> bool | None:
@@ -362,11 +362,11 @@ class EngineClient:
         """
         request = messages.Statistics(next(self._ids))
         values = (await self._ask(Call(request), messages.Counted)).values
-        if self._lives.deaths != self._counted_deaths:
-            self._counted_deaths = self._lives.deaths
+        if self._supervisor.deaths != self._counted_deaths:
+            self._counted_deaths = self._supervisor.deaths
             self._counted_before = _sum_up(self._counted_before, self._counted)
         self._counted = values
-        return _sum_up(self._counted_before, values) | {"engine_restarts": self._lives.deaths}
+        return _sum_up(self._counted_before, values) | {"engine_restarts": self._supervisor.deaths}
 
 
 def _sum_up(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import trio
 
-from s3mount.boot import boot_id
+from s3mount.boot_id import boot_id
 from s3mount.spool.journal import Journal
 from s3mount.steps import reach
 

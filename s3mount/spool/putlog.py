@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from s3mount import db
-from s3mount.boot import boot_id
+from s3mount.boot_id import boot_id
 from s3mount.clock import DATE_NS_MAX, clamped_ns
 from s3mount.errors import LocalDiskError, MountError
 from s3mount.manifest.model import Entry

@@ -1,7 +1,7 @@
 """Whether bytes are those of an object, by its ETag and by what else the store keeps of it.
 
 A digest that fits proves the bytes. One that does not proves them wrong only where it is known of what it is made:
-an ETag of parts whose lengths were only prefetched proves nothing.
+an ETag of parts whose lengths were only guessed proves nothing.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from s3mount.names import is_trial_key
 from s3mount.refs import Key, ListPage, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.tree.failing import first_error
+from s3mount.tree.key_split import KeySplit, NameShape
 from s3mount.tree.names import is_name
-from s3mount.tree.parting import NameShape, Parting
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ class _Ranges:
             unknown = sum(not part.pages for part in self._ranges)
             if unknown + self._void >= GUESSES_SHARE * self._listing.pages:
                 return
-            longest, best = None, Parting("", LEFT_MIN)
+            longest, best = None, KeySplit("", LEFT_MIN)
             for part in self._ranges:
                 if not part.last:
                     continue

@@ -40,7 +40,7 @@ class Folder(msgspec.Struct, frozen=True):
     is_top: bool
 
 
-class PastNode(msgspec.Struct, frozen=True):
+class SnapshotNode(msgspec.Struct, frozen=True):
     """One file or directory of the past. ``key`` is its object's (a directory's with its ``/``).
 
     ``size`` is ``None`` where neither the manifest nor S3 told it yet; ``info`` is what S3 told.
@@ -92,21 +92,23 @@ class SnapshotTree:
         self.is_of_buckets = len(buckets) != 1
         self.top = ROOT if self.is_of_buckets else buckets[0].number
 
-    def node(self, number: int) -> PastNode | None:
+    def node(self, number: int) -> SnapshotNode | None:
         """The node with this number. Raises LocalDiskError."""
         row = self.catalog.row(number)
         return None if row is None else self.node_of(row)
 
-    def node_of(self, row: Row) -> PastNode:
+    def node_of(self, row: Row) -> SnapshotNode:
         """The node that a row describes."""
         info = self.catalog.info_of(row)
         if row.is_directory:
             folder = self.folder(row.number)
-            return PastNode(row, folder.bucket, folder.prefix, self._attributes(row, info), 0, info)
+            return SnapshotNode(
+                row, folder.bucket, folder.prefix, self._attributes(row, info), 0, info
+            )
         folder = self.folder(row.parent)
         size = info.size if row.size is None and info is not None else row.size
         key = folder.prefix + row.name
-        return PastNode(row, folder.bucket, key, self._attributes(row, info), size, info)
+        return SnapshotNode(row, folder.bucket, key, self._attributes(row, info), size, info)
 
     def folder(self, number: int) -> Folder:
         """Where the directory with this number lies. Raises LocalDiskError."""

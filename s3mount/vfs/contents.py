@@ -300,10 +300,10 @@ class Contents:
         if blob.upload is not None:
             return False
         known = self._state.known
-        if file.follower is None or file.follower[0] != blob.id:
-            file.follower = (blob.id, known.follower(blob))
-        follower = file.follower[1]
-        return follower is not None and known.goes_on(follower, blob)
+        if file.matcher is None or file.matcher[0] != blob.id:
+            file.matcher = (blob.id, known.matcher(blob))
+        matcher = file.matcher[1]
+        return matcher is not None and known.still_matches(matcher, blob)
 
     async def _wait_for_room(self, size_bytes: int) -> None:
         """Slow a writer down while the spool is full. Raises OSError (ENOSPC) when nothing moves."""

@@ -34,9 +34,9 @@ from s3mount.tree.nodes import Nodes
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
+from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.hall import SnapshotHall
-from s3mount.vfs.known import KnownContent
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.refreshing import Refreshing
@@ -89,7 +89,7 @@ class Filesystem:
             memory=HeadMemory(memory_path),
             clock=clock,
             nodes=None,  # type: ignore[arg-type]
-            known=KnownContent(spool, reader, index, part_bytes=config.part_bytes),
+            known=Deduplicator(spool, reader, index, part_bytes=config.part_bytes),
             mounted_ns=mounted_ns,
         )
         if config.read_only:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import trio
 
 from s3mount.cache.reader import ReadHandle
-from s3mount.dedupe.follower import Follower
-from s3mount.dedupe.reading import Track
+from s3mount.dedupe.matcher import DedupeMatcher
+from s3mount.dedupe.read_checksums import ReadChecksums
 from s3mount.refs import ContentRef
 from s3mount.spool.blobs import Blob
 from s3mount.tree.node import Node
@@ -26,9 +26,9 @@ class OpenFile:
 
     __slots__ = (
         "blob",
-        "follower",
         "handles",
         "lock",
+        "matcher",
         "node",
         "pinned",
         "reader",
@@ -49,8 +49,8 @@ class OpenFile:
         self.wrote = False
         self.refused = False
         self.stream_at = 0
-        self.track: tuple[ContentRef, Track | None] | None = None
-        self.follower: tuple[str, Follower | None] | None = None
+        self.track: tuple[ContentRef, ReadChecksums | None] | None = None
+        self.matcher: tuple[str, DedupeMatcher | None] | None = None
         self.lock = trio.Lock()
 
 

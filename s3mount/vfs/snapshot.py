@@ -20,7 +20,7 @@ from s3mount.names import NAME_BYTES_MAX, is_name
 from s3mount.refs import Attributes, ObjectInfo
 from s3mount.tree import attributes as codec
 from s3mount.tree.failing import first_error
-from s3mount.tree.snapshot import PastNode, SnapshotTree
+from s3mount.tree.snapshot import SnapshotNode, SnapshotTree
 from s3mount.vfs.buckets import Buckets
 from s3mount.vfs.strides import Strides
 from s3mount.vfs.troubles import Troubles, why
@@ -101,24 +101,24 @@ class SnapshotFiles:
     def _number(self, inode: int) -> int:
         return self.tree.top if inode == self.top_inode else inode - self._base
 
-    def node(self, inode: int) -> PastNode:
+    def node(self, inode: int) -> SnapshotNode:
         """The node of an inode. Raises OSError (ESTALE), LocalDiskError."""
         node = self.tree.node(self._number(inode))
         if node is None:
             raise OSError(errno.ESTALE, "there is no such inode")
         return node
 
-    def _directory(self, inode: int) -> PastNode:
+    def _directory(self, inode: int) -> SnapshotNode:
         node = self.node(inode)
         if not node.is_directory:
             raise OSError(errno.ENOTDIR, "not a directory")
         return node
 
-    def path_of(self, node: PastNode) -> str:
+    def path_of(self, node: SnapshotNode) -> str:
         """How people are told of a node."""
         return f"{self._place}s3://{node.bucket}/{node.key}"
 
-    def _shown(self, node: PastNode) -> Shown:
+    def _shown(self, node: SnapshotNode) -> Shown:
         is_known = node.size is not None and not self._wants(node)
         valid_s = FOREVER_S if is_known else 0.0
         return Shown(self._inode(node.row.number), node.attributes, node.size or 0, valid_s)
@@ -144,7 +144,7 @@ class SnapshotFiles:
         """What an inode is like. Raises OSError (ESTALE, EIO), S3MountError."""
         return await self._known(self.node(inode))
 
-    async def _known(self, node: PastNode) -> Shown:
+    async def _known(self, node: SnapshotNode) -> Shown:
         """The node once everything is known of it; a missing version is EIO."""
         inode = self._inode(node.row.number)
         if await self._know_storing(node):
@@ -193,7 +193,7 @@ class SnapshotFiles:
 
     # ------------------------------------------------------------- what S3 knows
 
-    def _wants(self, node: PastNode) -> bool:
+    def _wants(self, node: SnapshotNode) -> bool:
         """Is there something to be asked of S3 about it?"""
         if node.info is not None:
             return False
@@ -205,7 +205,7 @@ class SnapshotFiles:
             return False
         return bool(self.tree.is_storing(node.row.parent))
 
-    async def _know_storing(self, node: PastNode) -> bool:
+    async def _know_storing(self, node: SnapshotNode) -> bool:
         """Learn from a directory's marker whether the objects in it carry attributes; was it asked?
 
         Of a file the directory that it lies in. Raises S3MountError.
@@ -224,7 +224,7 @@ class SnapshotFiles:
             self.tree.catalog.learn([(marker.number, told, marker.version_id is not None)])
         return True
 
-    async def _know_around(self, node: PastNode) -> None:
+    async def _know_around(self, node: SnapshotNode) -> None:
         """Ask S3 about a node; after a few in one directory, about those behind it as well."""
         parent = node.row.parent
         asked = self._headed[parent] = self._headed.pop(parent, 0) + 1
@@ -236,14 +236,14 @@ class SnapshotFiles:
             nodes += [each for each in map(self.tree.node_of, rows) if self._wants(each)]
         await self.know(nodes)
 
-    async def know(self, nodes: list[PastNode]) -> None:
+    async def know(self, nodes: list[SnapshotNode]) -> None:
         """Ask S3 about these nodes, in parallel, and remember what it told.
 
         A version that cannot be had is noted as a trouble. Raises S3MountError where S3 does not answer.
         """
         told: list[tuple[int, ObjectInfo, bool]] = []
 
-        async def ask(node: PastNode) -> None:
+        async def ask(node: SnapshotNode) -> None:
             async with self._slots:
                 found = await self._head(node)
                 if found is not None:
@@ -257,7 +257,7 @@ class SnapshotFiles:
         finally:
             self.tree.catalog.learn(told)
 
-    async def _head(self, node: PastNode) -> ObjectInfo | None:
+    async def _head(self, node: SnapshotNode) -> ObjectInfo | None:
         """What S3 tells of a node's version; ``None`` when it cannot be had, which is noted."""
         path, row = self.path_of(node), node.row
         if self.troubles.is_fresh(path):
@@ -366,7 +366,7 @@ class SnapshotFiles:
 
     # -------------------------------------------------------------------- telling
 
-    def describe(self, node: PastNode) -> dict[str, str | None]:
+    def describe(self, node: SnapshotNode) -> dict[str, str | None]:
         """Which version it is, as text."""
         content = node.content
         return {
@@ -416,12 +416,12 @@ class OpenFile:
 
     __slots__ = ("node", "reader")
 
-    def __init__(self, node: PastNode) -> None:
+    def __init__(self, node: SnapshotNode) -> None:
         self.node = node
         self.reader: ReadHandle | None = None
 
 
-def _difference(node: PastNode, found: ObjectInfo) -> str:
+def _difference(node: SnapshotNode, found: ObjectInfo) -> str:
     """What shows that S3 told of another version than was asked for; empty: nothing."""
     row = node.row
     if row.size is not None and found.size != row.size:

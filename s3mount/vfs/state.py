@@ -20,7 +20,7 @@ from s3mount.spool.spool import Spool
 from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node
 from s3mount.tree.nodes import Nodes
-from s3mount.vfs.known import KnownContent
+from s3mount.vfs.dedupe import Deduplicator
 
 LISTING_SHARE = 4.0
 """A listing that took t seconds is believed for at least 4 t, so that a large directory in use does
@@ -41,7 +41,7 @@ class MountState:
     memory: HeadMemory
     clock: WallClock
     nodes: Nodes
-    known: KnownContent
+    known: Deduplicator
     mounted_ns: int
     kernel_keeps_mtime: bool = False
     """Does the kernel tell the mtime of files that are written, as with its writeback cache?"""

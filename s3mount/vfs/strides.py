@@ -15,7 +15,7 @@ from s3mount.cache.reader import CacheReader
 from s3mount.config import MIB
 from s3mount.manifest.catalog import Row
 from s3mount.refs import ContentRef
-from s3mount.tree.snapshot import PastNode, SnapshotTree
+from s3mount.tree.snapshot import SnapshotNode, SnapshotTree
 
 GROWTH = 4
 """The window is this many times the files opened in order: five times as many with each round trip."""
@@ -57,7 +57,7 @@ class Strides:
         self._held_bytes = 0
         self.asked = 0
 
-    def opened(self, node: PastNode) -> PrefetchedContent | None:
+    def opened(self, node: SnapshotNode) -> PrefetchedContent | None:
         """A program opened a file; what was fetched of it ahead, to be given to ``used`` soon."""
         number = node.row.number
         for walk in self._walks:

@@ -20,10 +20,10 @@ import trio
 from s3mount.background import log_fault
 from s3mount.errors import S3MountError
 from s3mount.refs import Key, ListPage
+from s3mount.tree.flat_to_dirs import FlatToDirs, Opened
 from s3mount.tree.listing import Listing
 from s3mount.tree.names import KEY_BYTES_MAX
 from s3mount.tree.node import Node
-from s3mount.tree.unroll import Opened, Unroller
 from s3mount.vfs.finished import FinishedKeys, Watch
 from s3mount.vfs.state import MountState
 
@@ -81,7 +81,7 @@ class Stream:
         self.cursor = cursor
         self.stop: int | None = None
         self.after = ""
-        self.unroller: Unroller[Origin] = Unroller(base)
+        self.unroller: FlatToDirs[Origin] = FlatToDirs(base)
         self.busy: trio.Event | None = None
         self.scope: trio.CancelScope | None = None
         self.child_pages = 0
@@ -321,7 +321,7 @@ class TreeWalk:
         if stream.cursor >= stop:
             self._streams.remove(stream)
             return
-        stream.unroller = Unroller(self._base)
+        stream.unroller = FlatToDirs(self._base)
         stream.after = ""
         stream.child_pages = 0
         stream.waits = True

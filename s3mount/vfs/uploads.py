@@ -45,8 +45,8 @@ class UploadHooks:
     def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
         """See ``Hooks.headers_of``."""
         assert change.attributes is not None
-        prefetched, encoding = mimetypes.guess_type(change.key)
-        content_type = prefetched if prefetched and encoding is None else "application/octet-stream"
+        guessed, encoding = mimetypes.guess_type(change.key)
+        content_type = guessed if guessed and encoding is None else "application/octet-stream"
         headers = codec.encode(
             change.attributes, change.headers, content_type=content_type, with_times=with_times
         )

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from s3mount.demo.process import KeptProcess
+from s3mount.demo.server_process import ServerProcess
 from tests.servers import S3Server
 
 HOST = "127.0.0.1"
@@ -149,7 +149,7 @@ class _Cluster:
         self.folder = folder
         self.port = _free_ports(PORTS)
         self.configuration = folder / "ceph.conf"
-        self._daemons: list[KeptProcess] = []
+        self._daemons: list[ServerProcess] = []
         self._fsid = str(uuid.uuid4())
 
     def start(self) -> None:
@@ -244,7 +244,7 @@ class _Cluster:
 
     def _daemon(self, program: str, *arguments: str) -> None:
         self._daemons.append(
-            KeptProcess(
+            ServerProcess(
                 [program, "-f", "-c", str(self.configuration), *arguments],
                 environment=self._environment(),
                 log_path=self.folder / "log" / f"{program}.out",

@@ -69,7 +69,7 @@ def small_blocks() -> Iterator[None]:
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_SHIFT", 10))
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_BYTES", KIB))
         stack.enter_context(mock.patch("s3mount.spool.sums.CHUNK_BLOCKS", 4))
-        stack.enter_context(mock.patch("s3mount.vfs.known.KNOWN_BYTES_MIN", 1))
+        stack.enter_context(mock.patch("s3mount.vfs.dedupe.KNOWN_BYTES_MIN", 1))
         yield
 
 
@@ -126,12 +126,12 @@ class World:
         self.disk: Disk | None = None
         self.log_pages_max = 2000
         self.boot = 1
-        self._lives = 0
+        self._supervisor = 0
 
     def next_state(self) -> Path:
         """A folder for the state that a killed mount leaves."""
-        self._lives += 1
-        return self.folder / f"state-{self._lives}"
+        self._supervisor += 1
+        return self.folder / f"state-{self._supervisor}"
 
     def die(self, *, is_power_cut: bool = False) -> None:
         """From now on the state folder is what a kill, or a power cut, leaves of it at this moment."""
@@ -140,7 +140,7 @@ class World:
             self.disk.cut_into(left)
             self.disk.begin(left, is_new=False)
             self.boot += 1
-            self.cache = self.folder / f"cache-{self._lives}"
+            self.cache = self.folder / f"cache-{self._supervisor}"
         else:
             shutil.copytree(self.state, left)
             if self.disk is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.boot import boot_id
+from s3mount.boot_id import boot_id
 from s3mount.cache.cache_catalog import CacheCatalog
 from s3mount.cache.entry import digest_of
 from s3mount.cache.eviction import _shave

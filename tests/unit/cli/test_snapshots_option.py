@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from s3mount.cli.mount import mount
 from s3mount.cli.mountoptions import Options
-from s3mount.cli.values import snapshots_folder
+from s3mount.cli.param_types import snapshots_folder
 
 
 def parsed(*arguments: str) -> dict[str, object]:

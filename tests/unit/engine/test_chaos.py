@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.engine import lives
+from s3mount.engine import supervisor
 from s3mount.engine.client import EngineClient
-from s3mount.engine.lives import Lives
+from s3mount.engine.supervisor import EngineSupervisor
 from s3mount.errors import EngineError
 from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders
 from s3mount.s3.memory import MemoryStore
@@ -75,11 +75,13 @@ class Caller:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_when(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lives, "CALL_DEATHS_MAX", 1000)  # there are more deaths than in a bad year
+    monkeypatch.setattr(
+        supervisor, "CALL_DEATHS_MAX", 1000
+    )  # there are more deaths than in a bad year
     rng = random.Random(seed)
     store = MemoryStore(faults=Jitter(rng))
     children: list[LocalChild] = []
-    seen: list[Lives] = []
+    seen: list[EngineSupervisor] = []
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -89,7 +91,7 @@ def test_whatever_happens_when(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
                 return children[-1]
 
             async with EngineClient(CONFIG, spawn=spawn) as client:
-                seen.append(client._lives)
+                seen.append(client._supervisor)
                 callers = [Caller(n, seed, client, tmp_path) for n in range(CALLERS)]
                 killing = trio.CancelScope()
 
@@ -98,7 +100,7 @@ def test_whatever_happens_when(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
                         while True:
                             await trio.sleep(rng.uniform(0.005, 0.03))
                             # One that comes to nothing again and again is another test's.
-                            if client._lives._deaths < lives.DEATHS_MAX - 2:
+                            if client._supervisor._deaths < supervisor.DEATHS_MAX - 2:
                                 children[-1].kill()
 
                 nursery.start_soon(kill_now_and_then)
@@ -122,7 +124,7 @@ async def _every_place_is_free(client: EngineClient) -> None:
     """As many calls as may ever be under way go through at once."""
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            for number in range(lives.CALLS_MAX):
+            for number in range(supervisor.CALLS_MAX):
                 nursery.start_soon(client.delete, f"x{number}")
 
 

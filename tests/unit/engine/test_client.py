@@ -14,7 +14,7 @@ import trio.testing
 
 from s3mount import metrics
 from s3mount.config import StoreConfig
-from s3mount.engine import lives
+from s3mount.engine import supervisor
 from s3mount.engine.child import REOPEN_DELAY_S
 from s3mount.engine.client import EngineClient
 from s3mount.errors import (
@@ -280,12 +280,12 @@ class TestCancellation:
                         await client.delete(f"k{number}")
 
                 async with trio.open_nursery() as nursery:
-                    for number in range(lives.CALLS_MAX * 2):
+                    for number in range(supervisor.CALLS_MAX * 2):
                         nursery.start_soon(delete, number)
                 await client.delete("last")
 
         run(main)
-        assert lives.CALLS_MAX // 2 < most <= lives.CALLS_MAX * 2
+        assert supervisor.CALLS_MAX // 2 < most <= supervisor.CALLS_MAX * 2
 
 
 class TestDeath:
@@ -356,7 +356,7 @@ class TestDeath:
             assert len(store.contents()) == 200
 
         run(main)
-        assert len(children) == lives.CALL_DEATHS_MAX + 1
+        assert len(children) == supervisor.CALL_DEATHS_MAX + 1
 
     def test_counters_do_not_fall_when_a_child_is_replaced(self) -> None:
         children: list[LocalChild] = []

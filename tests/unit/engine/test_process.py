@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.engine import lives
+from s3mount.engine import supervisor
 from s3mount.engine.client import EngineClient
 from s3mount.engine.process import Child, EngineProcess
 from s3mount.engine.signals import HELD_SIGNALS
@@ -182,6 +182,7 @@ def test_the_child_leaves_the_terminals_and_the_services_signals_to_its_parent(
 
 PARENT = """
 import sys, trio
+from s3mount.engine import supervisor
 from s3mount.engine.client import EngineClient
 from s3mount.engine.process import EngineProcess
 from s3mount.errors import S3MountError
@@ -229,7 +230,7 @@ def test_a_child_that_hangs_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     patient_s, hasty_s = 1.0, 0.25
-    monkeypatch.setattr(lives, "TICK_S", patient_s)
+    monkeypatch.setattr(supervisor, "TICK_S", patient_s)
     engine = RelayedEngine(MemoryStore(), tmp_path)
 
     async def main() -> None:
@@ -240,9 +241,9 @@ def test_a_child_that_hangs_is_replaced(
 
                 async def be_hasty_until_it_is_replaced(restarts: int) -> None:
                     # Its successor may start as slowly as the machine is.
-                    monkeypatch.setattr(lives, "TICK_S", hasty_s)
+                    monkeypatch.setattr(supervisor, "TICK_S", hasty_s)
                     await until(lambda: client.restarts == restarts, 60.0)
-                    monkeypatch.setattr(lives, "TICK_S", patient_s)
+                    monkeypatch.setattr(supervisor, "TICK_S", patient_s)
 
                 engine.kill_newest(signal.SIGSTOP)
                 servers.start_soon(be_hasty_until_it_is_replaced, 1)

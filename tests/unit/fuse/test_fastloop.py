@@ -78,7 +78,7 @@ def test_other_tasks_get_their_turn_while_requests_pour_in(pipe: tuple[int, int]
     reading, writing = pipe
     turns = 0
 
-    async def ticker(loop: FastLoop) -> None:
+    async def status_line(loop: FastLoop) -> None:
         nonlocal turns
         for _ in range(20):
             await trio.lowlevel.checkpoint()
@@ -90,7 +90,7 @@ def test_other_tasks_get_their_turn_while_requests_pour_in(pipe: tuple[int, int]
         loop = FastLoop(reading)
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(ticker, loop)
+                nursery.start_soon(status_line, loop)
                 await _readers(loop, reading, 2)
 
     trio.run(main)

@@ -69,7 +69,7 @@ def test_parts_of_any_whole_mib_are_found_without_the_stores_help(part_mib: int)
     data = random.Random(part_mib).randbytes(24 * MIB + 3)
     etag = etag_of(data, part_mib * MIB)
     assert proven(data, etag, None) is True
-    # Of what it is made was prefetched: other bytes may be those of other parts.
+    # Of what it is made was guessed: other bytes may be those of other parts.
     assert proven(damaged(data), etag, None) is None
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from s3mount.refs import ListPage, ObjectHeaders
 from s3mount.s3.memory import MemoryStore
+from s3mount.tree.key_split import NameShape
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import is_name
-from s3mount.tree.parting import NameShape
 from tests.unit.vfs.scripted import Script
 
 NAMES = st.one_of(

@@ -40,7 +40,7 @@ from s3mount.spool.streaming import Streaming
 from s3mount.spool.sums import BlockSums
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.memory import HeadMemory
-from s3mount.vfs.known import KnownContent
+from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.uploads import UploadHooks
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, LifeStore, World, inline, simulated
@@ -56,7 +56,7 @@ def faults_are_expected(unexpected: list[str]) -> Iterator[None]:
 KINDS = (RuntimeError, OverflowError, AssertionError, KeyError)
 NAMED = [name for name in steps.STEPS if not name.startswith("engine: ")]
 SENDING = (
-    *(Blob, ContentIndex, Deletions, Forcing, HeadMemory, Journal, KnownContent, Labels, LifeStore),
+    *(Blob, ContentIndex, Deletions, Forcing, HeadMemory, Journal, Deduplicator, Labels, LifeStore),
     *(Leftovers, MultipartSender, PartsUpload, PutLog, Relations, Sender, Spool, Streaming),
     *(UploadHooks, UploadQueue, Uploader),
 )

@@ -19,9 +19,9 @@ from s3mount.errors import ServerFaultError
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, ROOT, Catalog, Listed
 from s3mount.refs import Key, ObjectHeaders
 from s3mount.s3.memory import MemoryStore, NoFaults
-from s3mount.tree import lister as module
-from s3mount.tree.lister import PastLister
+from s3mount.tree import snapshot_lister as module
 from s3mount.tree.snapshot import Defaults, SnapshotTree
+from s3mount.tree.snapshot_lister import SnapshotLister
 
 
 class Written(NamedTuple):
@@ -63,7 +63,7 @@ def expected(done: list[Written], at_ns: int) -> tuple[dict[str, int], set[str]]
     }, directories
 
 
-async def walk(lister: PastLister, tree: SnapshotTree) -> tuple[dict[str, int], set[str]]:
+async def walk(lister: SnapshotLister, tree: SnapshotTree) -> tuple[dict[str, int], set[str]]:
     """What listing everything finds."""
     files: dict[str, int] = {}
     directories: set[str] = set()
@@ -81,11 +81,11 @@ async def walk(lister: PastLister, tree: SnapshotTree) -> tuple[dict[str, int], 
     return files, directories
 
 
-def opened(folder: Path, store: MemoryStore, at_ns: int) -> tuple[PastLister, SnapshotTree]:
+def opened(folder: Path, store: MemoryStore, at_ns: int) -> tuple[SnapshotLister, SnapshotTree]:
     catalog = Catalog(folder / f"{at_ns}.sqlite")
     catalog.add(ROOT, [Listed("memory", IMPLIED)])
     tree = SnapshotTree(catalog, Defaults(0o644, 0o755, 0, 0, at_ns))
-    return PastLister(store, tree, at_ns), tree
+    return SnapshotLister(store, tree, at_ns), tree
 
 
 KEYS = st.sampled_from(
@@ -138,7 +138,7 @@ def test_every_time_shows_what_was_there(
         trio.run(check)
 
 
-async def found(lister: PastLister, tree: SnapshotTree, path: str) -> int | None:
+async def found(lister: SnapshotLister, tree: SnapshotTree, path: str) -> int | None:
     """The size of one file, looked up by its path alone; ``None``: there is none."""
     number, size = tree.top, None
     for name in path.split("/"):

@@ -2,7 +2,7 @@
 
 A script of its own, run by path, with the standard library alone: it must start in any interpreter.
 
-    python keeper.py [--remove FOLDER] [--patience SECONDS] -- COMMAND...
+    python server_lifetime.py [--remove FOLDER] [--patience SECONDS] -- COMMAND...
 
 The keeper's standard input is a pipe whose other end the asker holds. When that end closes, by intent
 or because the asker was killed, the command's process group gets SIGTERM and, SECONDS later, SIGKILL;

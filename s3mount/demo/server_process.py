@@ -1,4 +1,4 @@
-"""A server process that cannot outlive whoever started it."""
+"""A server process that ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from s3mount.errors import S3MountError
 
-KEEPER = Path(__file__).with_name("keeper.py")
+KEEPER = Path(__file__).with_name("server_lifetime.py")
 LOG_TAIL_BYTES = 16 << 10
 
 
-class KeptProcess:
-    """``command`` running under a keeper (keeper.py), in a session of its own, with its output in a file.
+class ServerProcess:
+    """``command`` running under a keeper (server_lifetime.py), in a session of its own, with its output in a file.
 
     It ends by ``stop``, or when the process that made this object is gone, however that ended. Then
     the folders in ``remove`` are removed. Not for use from two threads at once.

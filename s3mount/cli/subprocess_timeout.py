@@ -1,4 +1,4 @@
-"""Running a program that touches a mount, without waiting for it longer than promised."""
+"""Runs a program that touches a mount, for a bounded time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 
 
-def run_bounded(command: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
+def run_with_timeout(command: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
     """Run a program; its exit status and what it wrote to stderr.
 
     The status is ``None`` when it has not ended within ``timeout_s``. It is killed then, but not

@@ -43,14 +43,14 @@ class Tree(NamedTuple):
         return f"{self.files} files, {self.size_bytes / (1 << 20):.1f} MiB"
 
 
-def run_tour() -> int:
+def run_walkthrough() -> int:
     """Show everything once on a mount of its own, in a dozen lines; 0 when all of it was right.
 
     Nothing stays running or mounted, also after Ctrl-C or SIGTERM. Raises S3MountError.
     """
     with (
         _signals_end_it(),
-        tempfile.TemporaryDirectory(prefix="s3mount-tour-") as name,
+        tempfile.TemporaryDirectory(prefix="s3mount-walkthrough-") as name,
         _server() as server,
     ):
         folder = Path(name)

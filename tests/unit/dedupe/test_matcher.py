@@ -14,10 +14,10 @@ from awscrt import checksums as crt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount.dedupe.follower import Follower
-from s3mount.dedupe.index import Known
+from s3mount.dedupe.index import IndexedContent
+from s3mount.dedupe.matcher import DedupeMatcher
 from s3mount.dedupe.proof import has_etag_of
-from s3mount.dedupe.reading import AHEAD_BYTES, TRACKS_MAX, Track, Tracks
+from s3mount.dedupe.read_checksums import AHEAD_BYTES, TRACKS_MAX, ReadChecksums, RecentReads
 from s3mount.refs import ContentRef
 from s3mount.s3.checksums import BLOCK_BYTES
 from s3mount.transfer.digest import etag_of
@@ -37,20 +37,20 @@ def test_reads_in_any_order_add_up(cuts: list[int], rng: random.Random) -> None:
     edges = [0, *sorted(set(cuts)), SIZE]
     pieces = list(itertools.pairwise(edges))
     rng.shuffle(pieces)
-    track = Track(ref())
+    track = ReadChecksums(ref())
     done = [track.saw(start, CONTENT[start:stop]) for start, stop in pieces]
     assert done == [False] * (len(pieces) - 1) + [True]
     assert [track.sums[block] for block in range(track.blocks)] == SUMS
 
 
 def test_random_reads_far_away_are_not_followed() -> None:
-    track = Track(ref(size=1 << 40))
+    track = ReadChecksums(ref(size=1 << 40))
     assert not track.saw(AHEAD_BYTES + 1, b"x" * BLOCK_BYTES)
     assert track.sums == {}
 
 
 def test_the_number_of_contents_followed_is_bounded() -> None:
-    tracks = Tracks()
+    tracks = RecentReads()
     for number in range(TRACKS_MAX + 10):
         tracks.of(ref(str(number))).saw(0, CONTENT[:BLOCK_BYTES])
     assert len(tracks.beginning_with(SUMS[0])) == TRACKS_MAX
@@ -58,23 +58,25 @@ def test_the_number_of_contents_followed_is_bounded() -> None:
 
 def test_a_file_is_like_a_known_one_until_it_deviates_or_grows_longer() -> None:
     written: list[int | None] = [*SUMS[:3], 7]
-    known = Known(ref(), SUMS)
+    known = IndexedContent(ref(), SUMS)
 
-    follower = Follower([known])
-    assert follower.goes_on(BLOCK_BYTES, written.__getitem__, 1)
-    assert follower.goes_on(3 * BLOCK_BYTES, written.__getitem__, 3)
-    assert not follower.goes_on(SIZE + 1, written.__getitem__, 3)
+    matcher = DedupeMatcher([known])
+    assert matcher.still_matches(BLOCK_BYTES, written.__getitem__, 1)
+    assert matcher.still_matches(3 * BLOCK_BYTES, written.__getitem__, 3)
+    assert not matcher.still_matches(SIZE + 1, written.__getitem__, 3)
 
-    follower = Follower([known, Known(ref(size=1 << 30), [*SUMS[:2], 9, 9])])
-    assert follower.goes_on(2 * BLOCK_BYTES, written.__getitem__, 2)
-    assert not follower.goes_on(4 * BLOCK_BYTES, written.__getitem__, 4)
-    assert not follower.goes_on(4 * BLOCK_BYTES, written.__getitem__, 4)
+    matcher = DedupeMatcher([known, IndexedContent(ref(size=1 << 30), [*SUMS[:2], 9, 9])])
+    assert matcher.still_matches(2 * BLOCK_BYTES, written.__getitem__, 2)
+    assert not matcher.still_matches(4 * BLOCK_BYTES, written.__getitem__, 4)
+    assert not matcher.still_matches(4 * BLOCK_BYTES, written.__getitem__, 4)
 
     written[1] = None
-    follower = Follower([known])
-    assert follower.goes_on(2 * BLOCK_BYTES, written.__getitem__, 2), "a block is not whole yet"
+    matcher = DedupeMatcher([known])
+    assert matcher.still_matches(2 * BLOCK_BYTES, written.__getitem__, 2), (
+        "a block is not whole yet"
+    )
     written[1] = 5
-    assert not follower.goes_on(2 * BLOCK_BYTES, written.__getitem__, 2)
+    assert not matcher.still_matches(2 * BLOCK_BYTES, written.__getitem__, 2)
 
 
 @pytest.mark.parametrize("part_mib", [5, 8])

@@ -1,4 +1,4 @@
-"""Where the names of a large directory may be parted, prefetched from those that are known.
+"""Split points for listing a large directory in parallel, guessed from the names that are known.
 
 A name is taken for a number whose digits are its characters. The first place where names differ has the
 characters seen there and all others of their kinds, as more may follow; the places behind it went round
@@ -22,7 +22,7 @@ PLACES_MAX = 48
 """Characters of a name that are looked at: an UUID with something before it."""
 
 
-class Parting(NamedTuple):
+class KeySplit(NamedTuple):
     """A place between names, and how many pages may be left in the range that it parts."""
 
     point: str
@@ -56,7 +56,7 @@ class NameShape:
 
     def parting(
         self, first: str, last: str, stop: str | None, pages_max: float = math.inf
-    ) -> Parting | None:
+    ) -> KeySplit | None:
         """Where to part what lies between a page of names, ``first`` to ``last``, and ``stop`` (``None``: no end).
 
         At most ``pages_max`` such pages are thought to follow it. The point is about the middle of what follows the
@@ -67,14 +67,14 @@ class NameShape:
         >>> shape = NameShape()
         >>> shape.learn(f"f{number:04}.txt" for number in range(1000, 2000))
         >>> shape.parting("f1000.txt", "f1999.txt", None)
-        Parting(point='f2', pages_left=0.0)
+        KeySplit(point='f2', pages_left=0.0)
         >>> shape.learn(["f2000.txt"])
         >>> shape.parting("f1000.txt", "f1999.txt", None)
-        Parting(point='f6', pages_left=7.01)
+        KeySplit(point='f6', pages_left=7.01)
         >>> shape.parting("f1000.txt", "f1999.txt", None, pages_max=5)
-        Parting(point='f5', pages_left=4.0)
+        KeySplit(point='f5', pages_left=4.0)
         >>> shape.parting("f1000.txt", "f1999.txt", "f5")
-        Parting(point='f4', pages_left=2.0)
+        KeySplit(point='f4', pages_left=2.0)
         """
         self._places = self._places or _weighed(self._characters())
         last_at = self._number(last)
@@ -94,7 +94,7 @@ class NameShape:
                     if stop is None or guess < stop:
                         point, distance = guess, away
             before_at += place.digit(mine) * place.weight
-        return Parting(point, round((end_at - next_at) / page, 2)) if point else None
+        return KeySplit(point, round((end_at - next_at) / page, 2)) if point else None
 
     def _characters(self) -> list[list[str]]:
         """What may stand at each place, in order."""

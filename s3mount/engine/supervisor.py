@@ -1,4 +1,4 @@
-"""The children's lives: start one, send it the calls, start the next when it dies.
+"""The engine's supervisor: starts the child process, sends it the calls, starts the next one when it dies.
 
 Every call that is under way stands in one table. A new child is sent all of them again, so a
 death costs the callers a delay and nothing else. What a repeated call may mean is the business
@@ -86,7 +86,7 @@ class Call:
         self.cancel_ticks = 0
 
 
-class Lives:
+class EngineSupervisor:
     """One child at a time, for as long as ``run`` runs."""
 
     def __init__(self, config: StoreConfig, spawn: Spawn) -> None:
@@ -225,18 +225,18 @@ class Lives:
                 task_status.started()
                 while not (self._stopping and not self._calls):
                     began = trio.current_time()
-                    reason = await attempt(self._live, otherwise="of an internal error here")
+                    reason = await attempt(self._run_child, otherwise="of an internal error here")
                     if self._stopping and not self._calls:
                         break
                     if trio.current_time() - began > LONG_LIFE_S:
                         self._deaths = 0
-                    await self._mourn(reason)
+                    await self._after_exit(reason)
         finally:
             self._stopping = True
             self._fail_all("the engine has been stopped")
             self._finished.set()
 
-    async def _live(self) -> str:
+    async def _run_child(self) -> str:
         """One child's life; how it ended."""
         self._life += 1
         try:
@@ -306,7 +306,7 @@ class Lives:
                 child.kill()
                 return
 
-    async def _mourn(self, reason: str) -> None:
+    async def _after_exit(self, reason: str) -> None:
         """After a death: fail what may have caused it, and wait as long as is due."""
         self._deaths += 1
         self._deaths_total += 1

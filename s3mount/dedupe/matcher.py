@@ -1,4 +1,4 @@
-"""Holding a growing file against known contents: as long as it goes like one of them, it need not be sent."""
+"""The dedupe matcher: compares a file while it grows with contents that S3 has, so that an equal one is not sent."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Candidate(Protocol):
         ...
 
 
-class Follower:
+class DedupeMatcher:
     """One file while it is written. Every block is compared once; what was compared may still change."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self._candidates = list(candidates)
         self._compared = 0
 
-    def goes_on(self, size: int, sums: Callable[[int], int | None], blocks: int) -> bool:
+    def still_matches(self, size: int, sums: Callable[[int], int | None], blocks: int) -> bool:
         """Is it like a known content up to now?
 
         ``size`` in bytes so far; the first ``blocks`` blocks are whole, or less of them, up to the first

@@ -1,4 +1,4 @@
-"""From keys in their order to the listings of the directories that they imply."""
+"""Groups keys that come in order into the listings of the directories that they imply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Opened(Generic[T]):
     keys: int = 0
 
 
-class Unroller(Generic[T]):
+class FlatToDirs(Generic[T]):
     """Takes the keys below ``base``, ascending, and gives out every directory that is complete.
 
     The directory ``base`` itself is never given out: where its keys begin or end is not known here. Each

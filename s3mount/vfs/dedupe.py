@@ -1,4 +1,4 @@
-"""What S3 has already is not sent: contents are known by what was uploaded and read through this mount.
+"""Deduplication: a content that S3 has already is copied there instead of sent.
 
 Checksums find a content that may be the same; it counts as the same when the cache has it and every
 byte agrees, or when it has the ETag that the local bytes would get.
@@ -12,10 +12,10 @@ from array import array
 import trio
 
 from s3mount.cache.reader import CacheReader
-from s3mount.dedupe.follower import Candidate, Follower
 from s3mount.dedupe.index import ContentIndex
+from s3mount.dedupe.matcher import Candidate, DedupeMatcher
 from s3mount.dedupe.proof import has_etag_of
-from s3mount.dedupe.reading import Track, Tracks
+from s3mount.dedupe.read_checksums import ReadChecksums, RecentReads
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.checksums import BLOCK_BYTES, BLOCK_SHIFT
 from s3mount.spool.blobs import Blob
@@ -31,7 +31,7 @@ KNOWN_BYTES_MAX = 64 << 30
 COMPARED_BYTES = 1 << 20
 
 
-class KnownContent:
+class Deduplicator:
     """What one mount knows of contents in its bucket; with ``index`` of ``None`` nothing, and all is sent."""
 
     def __init__(
@@ -41,7 +41,7 @@ class KnownContent:
         self._reader = reader
         self._index = index
         self._part_bytes = part_bytes
-        self._tracks = Tracks()
+        self._tracks = RecentReads()
 
     def close(self) -> None:
         """Close the index. Repeatable."""
@@ -50,13 +50,13 @@ class KnownContent:
 
     # -------------------------------------------------------------------- learning
 
-    def track(self, content: ContentRef) -> Track | None:
+    def track(self, content: ContentRef) -> ReadChecksums | None:
         """Follows how ``content`` is read from now on; ``None`` where that is of no use."""
         if self._index is None or content.size < KNOWN_BYTES_MIN:
             return None
         return None if self._index.of(content) else self._tracks.of(content)
 
-    def saw(self, track: Track, offset: int, data: bytes) -> bool:
+    def saw(self, track: ReadChecksums, offset: int, data: bytes) -> bool:
         """Bytes of a followed content were read; is it known now, so that it need not be followed further?"""
         if self._index is None or not data or not track.saw(offset, data):
             return False
@@ -87,16 +87,16 @@ class KnownContent:
 
     # --------------------------------------------------------------------- finding
 
-    def follower(self, blob: Blob) -> Follower | None:
+    def matcher(self, blob: Blob) -> DedupeMatcher | None:
         """Compares a file that is being written with the contents that begin like it; ``None``: there is none."""
         first = blob.sums.crc_of_block(0)
         if self._index is None or first is None or not blob.extents.covers(0, BLOCK_BYTES):
             return None
         found: list[Candidate] = [*self._index.beginning_with(first)]
         found += self._tracks.beginning_with(first)
-        return Follower(found) if found else None
+        return DedupeMatcher(found) if found else None
 
-    def goes_on(self, follower: Follower, blob: Blob) -> bool:
+    def still_matches(self, matcher: DedupeMatcher, blob: Blob) -> bool:
         """Is what was written so far the beginning of a known content? Then nothing is sent yet."""
 
         def sum_of(block: int) -> int | None:
@@ -105,7 +105,7 @@ class KnownContent:
                 return None
             return blob.sums.crc_of_block(block)
 
-        return follower.goes_on(blob.size, sum_of, blob.size >> BLOCK_SHIFT)
+        return matcher.still_matches(blob.size, sum_of, blob.size >> BLOCK_SHIFT)
 
     async def find(self, change: Change) -> ContentRef | None:
         """A version in S3 with exactly the bytes of ``change``, proven; ``None`` when there is none to be found.

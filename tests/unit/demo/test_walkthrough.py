@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from s3mount.demo import tour
+from s3mount.demo import walkthrough
 from s3mount.demo.mounted import make_bucket, s3_client
 from s3mount.demo.server import DemoServer
 from s3mount.errors import S3MountError
@@ -155,18 +155,18 @@ def test_the_proof_fails_for_every_difference(tmp_path: Path) -> None:
         client.put_object(Bucket="proof", Key="tree/", Body=b"")
         client.put_object(Bucket="proof", Key="tree/one", Body=b"1")
         with pytest.raises(S3MountError, match="differ in 1 keys, tree/two the first"):
-            tour.prove(server, "proof", tmp_path, "tree/")
+            walkthrough.prove(server, "proof", tmp_path, "tree/")
         client.put_object(Bucket="proof", Key="tree/two", Body=b"2")
-        assert tour.prove(server, "proof", tmp_path, "tree/") == 2
+        assert walkthrough.prove(server, "proof", tmp_path, "tree/") == 2
         client.put_object(Bucket="proof", Key="tree/one", Body=b"x")
         with pytest.raises(S3MountError, match="differ in 1 keys, tree/one the first"):
-            tour.prove(server, "proof", tmp_path, "tree/")
+            walkthrough.prove(server, "proof", tmp_path, "tree/")
         client.put_object(Bucket="proof", Key="tree/one", Body=b"1")
         client.put_object(Bucket="proof", Key="tree/three", Body=b"3")
         with pytest.raises(S3MountError, match="differ in 1 keys, tree/three the first"):
-            tour.prove(server, "proof", tmp_path, "tree/")
+            walkthrough.prove(server, "proof", tmp_path, "tree/")
         with pytest.raises(S3MountError, match="cannot be read through boto3"):
-            tour.prove(server, "elsewhere", tmp_path, "tree/")
+            walkthrough.prove(server, "elsewhere", tmp_path, "tree/")
 
 
 def _line(demo: Demo) -> str:

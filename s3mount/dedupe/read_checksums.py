@@ -1,4 +1,4 @@
-"""Checksums of contents that are being read, so that a copy of them is known while it is written.
+"""Checksums of contents that programs read, so that a copy of one is recognised while it is written.
 
 Nothing is read for it: what programs read is added up as it passes (20 ms a GiB).
 """
@@ -19,7 +19,7 @@ TRACKS_MAX = 1024
 """Contents that are remembered while they were read in part: the kernel does not ask for the same pages again."""
 
 
-class Track:
+class ReadChecksums:
     """What was read of one content. Pieces may come in any order, as the kernel reads ahead."""
 
     __slots__ = ("_high", "_pieces", "ref", "sums")
@@ -74,17 +74,17 @@ class Track:
             del self._pieces[block]
 
 
-class Tracks:
+class RecentReads:
     """The contents that are being read, or were read in part."""
 
     def __init__(self) -> None:
-        self._tracks: OrderedDict[ContentRef, Track] = OrderedDict()
+        self._tracks: OrderedDict[ContentRef, ReadChecksums] = OrderedDict()
 
-    def of(self, ref: ContentRef) -> Track:
+    def of(self, ref: ContentRef) -> ReadChecksums:
         """The track of ``ref``, from now on if there was none."""
         track = self._tracks.get(ref)
         if track is None:
-            track = self._tracks[ref] = Track(ref)
+            track = self._tracks[ref] = ReadChecksums(ref)
             if len(self._tracks) > TRACKS_MAX:
                 self._tracks.popitem(last=False)
         else:
@@ -95,6 +95,6 @@ class Tracks:
         """``ref`` need not be followed any more. Repeatable."""
         self._tracks.pop(ref, None)
 
-    def beginning_with(self, first: int) -> list[Track]:
-        """Tracks whose first block has this checksum."""
+    def beginning_with(self, first: int) -> list[ReadChecksums]:
+        """RecentReads whose first block has this checksum."""
         return [track for track in self._tracks.values() if track.sums.get(0) == first]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.memory import MemoryStore
+from s3mount.tree.flat_to_dirs import FlatToDirs
 from s3mount.tree.listing import Listing, list_directory
-from s3mount.tree.unroll import Unroller
 
 PARTS = st.sampled_from(
     ["a", "b", "a.x", "a-b", "a b", "", ".", "..", "é", "0", "n" * 300, "a\U0010ffff"]
@@ -24,7 +24,7 @@ def test_every_directory_is_listed_as_by_itself(keys: set[str]) -> None:
         store = MemoryStore()
         for key in keys:
             await store.put(f"top/{key}", key.encode(), ObjectHeaders())
-        unroller: Unroller[int] = Unroller("top/")
+        unroller: FlatToDirs[int] = FlatToDirs("top/")
         found: dict[str, Listing] = {}
         token = None
         page_number = 0

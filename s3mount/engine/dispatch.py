@@ -1,4 +1,4 @@
-"""Requests into calls of a Store, and what those return into replies."""
+"""Dispatch in the engine process: a request becomes a call of a Store, its result a reply."""
 
 from __future__ import annotations
 
@@ -211,6 +211,6 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
 }
 
 
-async def answer(store: Store, request: Request, report: Report) -> Reply:
+async def dispatch(store: Store, request: Request, report: Report) -> Reply:
     """Do what ``request`` asks. Raises what the store raises."""
     return await _CALLS[type(request)](store, request, report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from s3mount.cli import values
+from s3mount.cli import param_types
 
 
 @pytest.mark.parametrize(
@@ -24,13 +24,13 @@ from s3mount.cli import values
     ],
 )
 def test_a_size_is_read_as_written(text: str, size_bytes: int) -> None:
-    assert values.size(text) == size_bytes
+    assert param_types.size(text) == size_bytes
 
 
 @pytest.mark.parametrize("text", ["", "G", "ten", "-1", "5i", "1E", "1 000", "0x10"])
 def test_what_is_no_size_is_named(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no size such as"):
-        values.size(text)
+        param_types.size(text)
 
 
 @pytest.mark.parametrize(
@@ -46,24 +46,24 @@ def test_what_is_no_size_is_named(text: str) -> None:
     ],
 )
 def test_a_time_is_read_as_written(text: str, expected_s: float) -> None:
-    assert values.seconds(text) == pytest.approx(expected_s)
+    assert param_types.seconds(text) == pytest.approx(expected_s)
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "1w", "nan"])
 def test_what_is_no_time_is_named(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no time such as"):
-        values.seconds(text)
+        param_types.seconds(text)
 
 
 @pytest.mark.parametrize(("text", "bits"), [("644", 0o644), ("0600", 0o600), ("0o7777", 0o7777)])
 def test_a_mode_is_octal(text: str, bits: int) -> None:
-    assert values.mode(text) == bits
+    assert param_types.mode(text) == bits
 
 
 @pytest.mark.parametrize("text", ["", "rw", "888", "10000", "-1"])
 def test_what_is_no_mode_is_named(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no octal mode"):
-        values.mode(text)
+        param_types.mode(text)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_is_no_mode_is_named(text: str) -> None:
     ],
 )
 def test_a_bucket_is_taken_apart(text: str, bucket: str, prefix: str) -> None:
-    assert values.parse_bucket(text) == (bucket, prefix)
+    assert param_types.parse_bucket(text) == (bucket, prefix)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_bucket_is_taken_apart(text: str, bucket: str, prefix: str) -> None:
 )
 def test_what_is_no_bucket_is_named(text: str) -> None:
     with pytest.raises(click.UsageError, match="is no bucket"):
-        values.parse_bucket(text)
+        param_types.parse_bucket(text)

@@ -1,4 +1,4 @@
-"""A bucket's past, listed directory by directory into a catalog, as somebody looks.
+"""Lists a bucket's past versions, directory by directory, into a catalog, as somebody looks.
 
 A small subtree comes whole with one page of versions. Of a larger one the directory alone is listed,
 and a directory below it is shown only when something in it was current: one whose keys were all
@@ -49,7 +49,7 @@ class Versions(Protocol):
         ...
 
 
-class PastLister:
+class SnapshotLister:
     """Fills the catalog of one bucket at ``at_ns``. Each directory is listed once, whoever asks for it.
 
     ``on_suspicion`` is called once when the dates of versions look wrong.
@@ -252,7 +252,9 @@ class PastLister:
 class Pages:
     """The pages of versions below a prefix; of each key only those that may still decide."""
 
-    def __init__(self, lister: PastLister, prefix: str, delimiter: str | None, keys: int) -> None:
+    def __init__(
+        self, lister: SnapshotLister, prefix: str, delimiter: str | None, keys: int
+    ) -> None:
         self._lister = lister
         self._prefix = prefix
         self._delimiter = delimiter

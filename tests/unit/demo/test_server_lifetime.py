@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from s3mount.demo.process import KeptProcess
+from s3mount.demo.server_process import ServerProcess
 
 WAIT_S = 10.0
 STUBBORN = "trap '' TERM; echo $$; while :; do sleep 1; done"
@@ -20,10 +20,10 @@ STUBBORN = "trap '' TERM; echo $$; while :; do sleep 1; done"
 ASKER = """
 import os, sys, time
 from pathlib import Path
-from s3mount.demo.process import KeptProcess
+from s3mount.demo.server_process import ServerProcess
 
 folder = Path(sys.argv[1])
-kept = KeptProcess(
+kept = ServerProcess(
     ["sh", "-c", "echo $$; exec sleep 600"],
     environment=os.environ,
     log_path=folder.with_suffix(".log"),
@@ -47,13 +47,13 @@ def ended(pid: int) -> bool:
         return True
 
 
-def kept(folder: Path, *command: str, patience_s: float = 5.0) -> KeptProcess:
-    return KeptProcess(
+def kept(folder: Path, *command: str, patience_s: float = 5.0) -> ServerProcess:
+    return ServerProcess(
         command, environment=os.environ, log_path=folder / "log", patience_s=patience_s
     )
 
 
-def own_pid(process: KeptProcess) -> int:
+def own_pid(process: ServerProcess) -> int:
     until("the command tells its pid", process.log_tail)
     return int(process.log_tail())
 

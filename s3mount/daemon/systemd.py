@@ -1,4 +1,4 @@
-"""Telling systemd how the service fares, where it is systemd that started us (Type=notify)."""
+"""sd_notify: tells systemd how the service fares, where systemd started it (Type=notify)."""
 
 from __future__ import annotations
 

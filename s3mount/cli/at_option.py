@@ -1,4 +1,4 @@
-"""Whether a mount shows the present or the past: which words mean a manifest, and which a time."""
+"""The source of a mount: which words mean a manifest, which a time (``--at``), and which the present."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from s3mount.cli.values import parse_bucket
+from s3mount.cli.param_types import parse_bucket
 from s3mount.config import Past
 from s3mount.manifest.location import is_pipe
 from s3mount.manifest.times import format_time, parse_time

@@ -1,4 +1,4 @@
-"""Which start of the machine this is: what was not flushed to the disk before it may be lost."""
+"""The machine's boot id: what was not flushed to the disk before this boot may be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line that says how far something is."""
+"""A status line on stderr that says how far something is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVERY_S = 10.0
 """How often a line is written where there is no terminal."""
 
 
-class Ticker:
+class StatusLine:
     """Shows a changing line on stderr: in place on a terminal, else a new one every 10 s."""
 
     def __init__(self, *, quiet: bool = False) -> None:

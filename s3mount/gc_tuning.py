@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector in a process that lives long."""
+"""Tuning of Python's cyclic garbage collector for a process that lives long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which state folder a path on the command line means, and what to tell of it."""
+"""State folders named on the command line: finding the one that is meant, and describing it."""
 
 from __future__ import annotations
 
