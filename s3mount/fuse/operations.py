@@ -380,13 +380,13 @@ class Operations(pyfuse3.Operations):
     @answered
     async def open(self, inode: pyfuse3.InodeT, flags: int, ctx: RequestContext) -> FileInfo:
         node = self._node(inode)
-        if (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC:
-            self._must_be_writable()
-        else:
-            await self._fs.directories.must_be_current(node)
+        contents = self._fs.contents
+        if (flags & os.O_ACCMODE) == os.O_RDONLY and not flags & os.O_TRUNC:
+            return self._file_info(await contents.open_to_read(node, flags, ctx.pid))
+        self._must_be_writable()
         if flags & os.O_TRUNC:
-            await self._fs.contents.truncate(node, 0)
-        return self._file_info(self._fs.contents.open(node, flags, ctx.pid))
+            await contents.truncate(node, 0)
+        return self._file_info(contents.open(node, flags, ctx.pid))
 
     @answered
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:

@@ -16,6 +16,7 @@ from s3mount.background import contained
 from s3mount.cache.reader import ReadHandle
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.states import State
@@ -99,6 +100,38 @@ class Contents:
             with contained("reading ahead"):
                 self.walks.opened(node, pid)
         return number
+
+    async def open_to_read(self, node: Node, flags: int, pid: int = 0) -> int:
+        """``open`` for reading, with the bytes of a small file, of which the first read wants all anyway.
+
+        What somebody else replaced since its name was looked up is so met before a handle exists. Raises OSError
+        (ESTALE), upon which Linux looks the name up anew, as it does not for a read(); and StoreError.
+        """
+        await self._directories.must_be_current(node)
+        number = self.open(node, flags, pid)
+        try:
+            await self._bring_small(self.handle(number).file)
+        except BaseException:
+            self.release(number)
+            raise
+        return number
+
+    async def _bring_small(self, file: OpenFile) -> None:
+        node, content = file.node, file.node.content
+        if file.blob is not None or content is None or self._state.store.outage:
+            return
+        if content.size > INLINE_BODY_BYTES_MAX or node.size == 0:
+            return
+        if self._reader_of(file, content).read_now(0, 1) is not None:
+            return
+        try:
+            await self._read_pinned(file, 0, 1)
+        except (PreconditionFailedError, NoSuchKeyError):
+            await self._directories.ask_anew(node)
+        except S3MountError as error:
+            if error.retryable:
+                raise
+            log.info("%r was opened, but not read: %s", content.key, error)
 
     def _hold(self, node: Node) -> OpenFile:
         file = self._files.get(node.inode)

@@ -315,6 +315,12 @@ class Directories:
             return
         must_be_in_place(node)
 
+    async def ask_anew(self, node: Node) -> None:
+        """Ask for the object of a file whose version S3 no longer has. Raises OSError (ESTALE), StoreError."""
+        if node.parent is not None and node.linked:
+            await self._ask_for(node.parent, node.name)
+        must_be_in_place(node)
+
     def _is_old(self, node: Node) -> bool:
         """Was a clean file last asked for, or listed, longer ago than the metadata TTL?"""
         assert node.parent is not None

@@ -203,7 +203,11 @@ class Mount:
 
     @walked
     async def open(self, path: str, flags: int = os.O_RDONLY) -> int:
-        node = await self._current(path, flags)
+        node = await self.node(path)
+        if not flags & (os.O_ACCMODE | os.O_TRUNC):
+            fd = await self.fs.contents.open_to_read(node, flags)
+            node.lookups += 1
+            return fd
         fd = self._hold(node, flags & ~os.O_TRUNC)
         if flags & os.O_TRUNC:
             # The kernel opens first and truncates then.
@@ -213,20 +217,6 @@ class Mount:
                 await self.close(fd)
                 raise
         return fd
-
-    async def _current(self, path: str, flags: int) -> Node:
-        """What is opened for reading; as the kernel does, looked up once more when that is stale."""
-        node = await self.node(path)
-        if flags & (os.O_ACCMODE | os.O_TRUNC):
-            return node
-        try:
-            await self.fs.directories.must_be_current(node)
-        except OSError as error:
-            if error.errno != errno.ESTALE:
-                raise
-            node = await self.node(path)
-            await self.fs.directories.must_be_current(node)
-        return node
 
     def _hold(self, node: Node, flags: int) -> int:
         fd = self.fs.contents.open(node, flags)
