@@ -60,7 +60,7 @@ class Served(Protocol):
         """Until all changes made so far, or those to ``paths``, are in S3. Raises S3MountError."""
         ...
 
-    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
         """Try refused changes again now; their keys. Raises S3MountError."""
         ...
 
@@ -211,10 +211,10 @@ class Lifetime:
         assert self._parts is not None
         await self._parts.filesystem.wait_uploaded(paths)
 
-    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
         """Try refused changes again now; their keys. Raises S3MountError."""
         assert self._parts is not None
-        return self._parts.filesystem.retry(paths, overwrite=overwrite)
+        return await self._parts.filesystem.retry(paths, overwrite=overwrite)
 
     async def refresh(self, paths: Sequence[str]) -> None:
         """Forget what is known of them, so that the next look asks S3."""

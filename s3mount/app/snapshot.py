@@ -85,6 +85,10 @@ class CachedBuckets:
                 self._open[bucket] = Access(store, reader)
         return self._open[bucket]
 
+    async def renew_credentials(self) -> None:
+        """See ``EnginePool.renew_credentials``."""
+        await self._pool.renew_credentials()
+
     def open_reader(self, bucket: str) -> CacheReader | None:
         """See ``vfs.buckets.Buckets``."""
         found = self._open.get(bucket)
@@ -123,8 +127,9 @@ class SnapshotMount:
         """Nothing is ever pending."""
         await trio.lowlevel.checkpoint()
 
-    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
-        """Nothing is ever refused."""
+    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        """No change is ever refused; but credentials are asked for anew. Raises S3MountError."""
+        await self._caches.renew_credentials()
         return []
 
     async def refresh(self, paths: Sequence[str]) -> None:

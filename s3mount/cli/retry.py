@@ -19,8 +19,9 @@ from s3mount.errors import MountError
 def retry(mountpoint: str, paths: tuple[str, ...], overwrite: bool) -> int:
     """Try again now what S3 refused or could not take, everywhere or at and below PATHs.
 
-    A conflict that was held keeps both versions this time: yours becomes NAME.conflict-HOST-TIME. How it
-    went is told by s3mount status, or wait. Exit status 0; 1 when nothing at PATHs waits for it.
+    Credentials are asked for anew first: those that were exchanged count at once. A conflict that was held
+    keeps both versions this time: yours becomes NAME.conflict-HOST-TIME. How it went is told by s3mount
+    status, or wait. Exit status 0; 1 when nothing at PATHs waits for it.
     """
     mount, _ = find_mount(mountpoint)
     if not mount.alive:

@@ -45,7 +45,7 @@ class Mounted(Protocol):
         """Until all, or those paths', changes made so far are in S3. Raises S3MountError."""
         ...
 
-    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
         """Try refused changes again now; their keys. Raises S3MountError."""
         ...
 
@@ -194,7 +194,8 @@ class ControlServer:
         | protocol.Stop,
     ) -> dict[str, Any]:
         if isinstance(request, protocol.Retry):
-            return {"keys": self._mounted.retry(request.paths, overwrite=request.overwrite)}
+            keys = await self._mounted.retry(request.paths, overwrite=request.overwrite)
+            return {"keys": keys}
         if isinstance(request, protocol.Discard):
             rehearsal = request.is_rehearsal
             return {"keys": self._mounted.discard(request.paths, is_rehearsal=rehearsal)}

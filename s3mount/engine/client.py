@@ -130,6 +130,10 @@ class EngineClient:
             raise ServerFaultError(f"the engine answered {type(reply).__name__}")
         return reply
 
+    async def renew_credentials(self) -> None:
+        """See ``Store.renew_credentials``."""
+        await self._ask(Call(messages.RenewCredentials(next(self._ids))), messages.Done)
+
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""
         request = messages.Head(next(self._ids), key, version_id)

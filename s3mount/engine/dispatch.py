@@ -183,6 +183,11 @@ async def _statistics(store: Store, r: messages.Statistics, _: Report) -> Reply:
     return messages.Counted(r.id, await store.statistics())
 
 
+async def _renew_credentials(store: Store, r: messages.RenewCredentials, _: Report) -> Reply:
+    await store.renew_credentials()
+    return messages.Done(r.id)
+
+
 _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = {
     messages.Head: _head,
     messages.Get: _get,
@@ -208,6 +213,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.Probe: _probe,
     messages.TryVersionDates: _try_version_dates,
     messages.Statistics: _statistics,
+    messages.RenewCredentials: _renew_credentials,
 }
 
 

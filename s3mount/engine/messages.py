@@ -242,6 +242,10 @@ class Statistics(Request, tag=27, frozen=True, array_like=True, gc=False):
     """``Store.statistics``."""
 
 
+class RenewCredentials(Request, tag=34, frozen=True, array_like=True, gc=False):
+    """``Store.renew_credentials``."""
+
+
 class ListVersions(Request, tag=28, frozen=True, array_like=True, gc=False):
     """``Store.list_versions_page``."""
 
@@ -451,6 +455,7 @@ ToChild: TypeAlias = (
     | TryVersionDates
     | Probe
     | Statistics
+    | RenewCredentials
 )
 
 ToParent: TypeAlias = (

@@ -95,6 +95,11 @@ class EnginePool:
             _add_up(self._ended, await engine.statistics())
         await engine.stop()
 
+    async def renew_credentials(self) -> None:
+        """See ``Store.renew_credentials``, for all engines. Raises the first error."""
+        for engine in list(self._running.values()):
+            await engine.renew_credentials()
+
     async def close(self) -> None:
         """End all engines. Calls under way end first, within bounds."""
         for engine in list(self._running.values()):

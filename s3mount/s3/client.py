@@ -128,19 +128,29 @@ class S3Store:
             too_soon = trio.current_time() < self._renewed_at_s + RENEW_EVERY_S
             if as_before and (too_soon or not stale):
                 return False
-            self._renewed_at_s = trio.current_time()
-            self._files = files_of_settings()
             try:
-                bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
-                source = CredentialSource(bound.credentials, self._statistics.refreshed)
-                await source.renew()
+                return await self._bind_anew()
             except S3MountError as error:
                 _log.warning("the store refuses these settings, and asking again fails: %s", error)
                 return False
-            self._plane.rebind(bound.address, source)
-            if self._bound_to == before:
-                return False
-        _log.info("the store refused the credentials or the region; others were found")
+
+    async def renew_credentials(self) -> None:
+        """See ``Store.renew_credentials``."""
+        async with self._renewing:
+            await self._bind_anew()
+
+    async def _bind_anew(self) -> bool:
+        """Ask boto3 for all; ``True`` when it is other than before. Raises as entering does."""
+        before = self._bound_to
+        self._renewed_at_s = trio.current_time()
+        self._files = files_of_settings()
+        bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
+        source = CredentialSource(bound.credentials, self._statistics.refreshed)
+        await source.renew()
+        self._plane.rebind(bound.address, source)
+        if self._bound_to == before:
+            return False
+        _log.info("other credentials, or another region, were found than before")
         self._statistics.refreshed()
         return True
 

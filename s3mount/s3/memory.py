@@ -172,6 +172,10 @@ class MemoryStore:
         await self.faults.after("head", arguments)
         return msgspec.structs.replace(_at_header_resolution(found), headers=headers)
 
+    async def renew_credentials(self) -> None:
+        """See ``Store.renew_credentials``: there are none."""
+        await trio.lowlevel.checkpoint()
+
     async def put_tags(self, key: Key, tags: str, *, version_id: VersionId | None = None) -> None:
         """See ``Store.put_tags``."""
         arguments = {"key": key, "tags": tags, "version_id": version_id}

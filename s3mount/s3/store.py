@@ -98,6 +98,14 @@ class Store(Readable, Protocol):
         """
         ...
 
+    async def renew_credentials(self) -> None:
+        """Ask the environment, AWS's files and whoever else gives them for credentials now, whatever is remembered.
+
+        Repeatable. Raises NoCredentialsError and what else keeps a store from being opened; then those from
+        before stay.
+        """
+        ...
+
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """HeadObject, with ``headers`` filled. Raises NoSuchKeyError."""
         ...

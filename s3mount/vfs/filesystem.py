@@ -55,6 +55,8 @@ PROBE_END_S = 3.0
 """A waiter waits so long for the probe's end, which takes a second where S3 answers."""
 WAIT_PERIOD_S = 0.02
 STUCK_S = 1.0
+RENEW_S = 10.0
+"""How long a retry waits for other credentials."""
 """With something refused and nothing on its way for this long, a waiter is told."""
 LOCAL_KINDS = frozenset(
     ("LocalDiskError", "DiskFullError", "DamagedBlobError", "BlobGoneError", "InternalError")
@@ -286,8 +288,15 @@ class Filesystem:
         """The mount is about to end: programs whose fsync or close waits for S3 are told so. Repeatable."""
         self.barrier.release()
 
-    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
-        """See ``Decisions.retry``."""
+    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+        """See ``Decisions.retry``; with the credentials that are found now, should others have been refused."""
+        with trio.move_on_after(RENEW_S) as waited:
+            try:
+                await self.state.store.renew_credentials()
+            except S3MountError as error:
+                log.warning("what was refused is tried again with the old credentials: %s", error)
+        if waited.cancelled_caught:
+            log.warning("what was refused is tried again; credentials are not told in time")
         return self.decisions.retry(paths, overwrite=overwrite)
 
     async def refresh(self, paths: Sequence[str]) -> None:

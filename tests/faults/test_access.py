@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from tests.faults.conftest import Behind
 from tests.faults.load import bodies, held, make, shown
 from tests.fuse.bucket_contents import S3Contents, wait_until
-from tests.fuse.mounts import pending_of
+from tests.fuse.mounts import parked_in, pending_of
 from tests.fuse.outcomes import outcome
 from tests.mounting import Mount
 from tests.servers import S3Server
@@ -22,6 +23,8 @@ from tests.servers.counting import Answer, Request
 from tests.servers.faulty import FaultyRelay
 
 HOST = "s3.names.test"
+RETRY_S = 5.0
+"""A change that is refused waits for longer than that until its next try."""
 LIFE_S = 3600
 """Long enough that boto3 does not renew them ahead of time: a refusal is what tells."""
 
@@ -159,6 +162,36 @@ def test_keys_that_were_exchanged_count_for_the_next_try(
                 keys.give(f"key-{number}")
                 (mount.path / f"file-{number}").write_bytes(b"x")
                 mount.wait()
+                last = relay.requests("PUT", path_part=f"file-{number}")[-1]
+                assert last.access_key == f"key-{number}"
+            mount.unmount()
+        finally:
+            mount.close()
+    localstack.remove_bucket(bucket)
+
+
+def test_retry_asks_for_credentials_anew(localstack: S3Server, tmp_path: Path) -> None:
+    """No file of AWS's changes when a process tells others, and a plain 403 tells nothing: retry asks it."""
+    bucket = localstack.make_bucket()
+    with FaultyRelay(localstack.endpoint_url) as relay:
+        keys = Keys(tmp_path, relay, Answer(403, "AccessDenied"))
+        refuse = relay.decide
+        relay.decide = lambda request: refuse(request) if request.method == "PUT" else None
+        keys.give("key-0")
+        mount = Mount(localstack, bucket, tmp_path, endpoint_url=relay.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            del mount.environment[name]
+        mount.environment |= keys.environment("process")
+        try:
+            mount.mount()
+            for number in range(1, 4):
+                keys.give(f"key-{number}")
+                (mount.path / f"file-{number}").write_bytes(b"x")
+                wait_until(lambda: parked_in(mount) != [], "it is refused")
+                assert mount.command("retry", str(mount.path)).returncode == 0
+                began_s = time.monotonic()
+                mount.wait()
+                assert time.monotonic() - began_s < RETRY_S
                 last = relay.requests("PUT", path_part=f"file-{number}")[-1]
                 assert last.access_key == f"key-{number}"
             mount.unmount()

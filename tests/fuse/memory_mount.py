@@ -166,7 +166,7 @@ class PretendedUploads:
                 raise S3MountError("S3 refuses 1 of the pending changes")
             await trio.sleep(0.01)
 
-    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
         return []
 
     async def refresh(self, paths: Sequence[str]) -> None:

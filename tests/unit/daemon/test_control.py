@@ -48,7 +48,7 @@ class Pretended:
                 raise S3MountError(self.refused)
             await trio.sleep(0.01)
 
-    def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
+    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
         if "nothing" in paths:
             raise S3MountError("nothing at nothing waits for another try")
         return [f"{path} overwrite={overwrite}" for path in paths]

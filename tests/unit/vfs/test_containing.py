@@ -159,7 +159,7 @@ async def go_on(world: World, mount: Mount, top: str, told: set[str]) -> None:
     with trio.fail_after(20):
         while f"{top}-other" not in world.files():  # noqa: ASYNC110
             await trio.sleep(1)
-    mount.fs.retry([], overwrite=False)
+    await mount.fs.retry([], overwrite=False)
     await trio.sleep(20)
     files = world.files()
     lost = {
