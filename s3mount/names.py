@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 
 NAME_BYTES_MAX = 255
 """Linux's NAME_MAX."""
@@ -37,6 +39,12 @@ def normal_prefix(text: str) -> str:
 
 TRIAL_PREFIX = f"{OWN_NAME}/probe-"
 """Below a mount's top: keys under which it tries what the store honours, removed again at once."""
+
+
+def trial_key(prefix: str) -> str:
+    """A new one below the prefix of a mount."""
+    return f"{prefix}{TRIAL_PREFIX}{os.getpid()}-{time.time_ns():x}"
+
 
 _TRIAL = re.compile(r"(?:^|/)\.s3mount/probe-[0-9]+-[0-9a-f]+(?:\.|/|$)")
 

@@ -158,8 +158,8 @@ def to_json(value: object) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def to_text(snapshot: Snapshot) -> str:
-    """A few lines for a person, without the last newline."""
+def to_text(snapshot: Snapshot, *, is_all: bool = False) -> str:
+    """A few lines for a person, without the last newline; ``is_all``: with each thing that S3 honours."""
     lines = [f"{snapshot.mountpoint}: {snapshot.source}{_what(snapshot)}"]
     if snapshot.phase == "dead":
         lines.append(
@@ -199,8 +199,9 @@ def to_text(snapshot: Snapshot) -> str:
     )
     lines.extend(map(_damaged, snapshot.damaged))
     if snapshot.store_honours:
-        told = describe_honours(snapshot.store_honours, snapshot.versioning)
-        lines.extend(f"  {line}" for line in told)
+        describe = describe_all_honours if is_all else describe_honours
+        told = describe(snapshot.store_honours, snapshot.versioning)
+        lines.extend(f"  S3 {line}" for line in told)
     if snapshot.state_dir:
         lines.append(f"  state {snapshot.state_dir}")
     if snapshot.cache_dir:
@@ -312,26 +313,47 @@ HONOURS = {
 
 
 def describe_honours(honours: dict[str, Any], versioning: str | None = None) -> list[str]:
-    """What the store was seen to honour, and what it lacks, a line for each thing."""
+    """What the store honours in one line where all is well, and a line for each thing that it lacks."""
     said = []
-    if all(honours.get(field) for field in HONOURS):
+    lacking = _conditions(honours, False)
+    if len(_conditions(honours, True)) == len(HONOURS):
         said.append("honours every condition of writes and deletions")
-    else:
-        for value, what in _HONOURED:
-            names = [name for field, name in HONOURS.items() if honours.get(field) is value]
-            if names:
-                said.append(f"{what} {', '.join(names)}")
-    if any(honours.get(field) is False for field in HONOURS):
-        said.append("where it does not, a look just before each write stands for it")
+    elif lacking:
+        said.append(f"does not honour {', '.join(lacking)}: a look just before stands for it")
+    elif honours.get("may_write") is not False:
+        reason = f": {honours['reason']}" if honours.get("reason") else " yet"
+        said.append(f"was not tried for all it may honour{reason}")
+    said += _verified_and_kept(honours, versioning)
+    return ["; ".join(said)] * bool(said) + describe_lacks(honours)
+
+
+def describe_all_honours(honours: dict[str, Any], versioning: str | None = None) -> list[str]:
+    """Each condition by name: honoured, not honoured, not tried; and all else that was found."""
+    said = [
+        f"{what} {', '.join(names)}"
+        for value, what in _HONOURED
+        if (names := _conditions(honours, value))
+    ]
     if honours.get("etag_is_md5") is False:
         said.append("gives ETags that are no MD5s")
+    said += _verified_and_kept(honours, versioning)
+    if honours.get("reason"):
+        said.append(f"could not be tried for all: {honours['reason']}")
+    return said + describe_lacks(honours)
+
+
+def _conditions(honours: dict[str, Any], value: bool | None) -> list[str]:
+    """The names of those of which ``value`` is known."""
+    return [name for field, name in HONOURS.items() if honours.get(field) is value]
+
+
+def _verified_and_kept(honours: dict[str, Any], versioning: str | None) -> list[str]:
+    said = []
     if honours.get("checksum") or honours.get("content_md5"):
         said.append(f"verifies {honours.get('checksum') or 'Content-MD5'}")
     if versioning in _VERSIONS:
         said.append(_VERSIONS[versioning])
-    if honours.get("reason"):
-        said.append(str(honours["reason"]))
-    return [f"S3 {'; '.join(said)}", *(f"S3 {lack}" for lack in describe_lacks(honours))]
+    return said
 
 
 _HONOURED = ((True, "honours"), (False, "does not honour"), (None, "was not tried for"))

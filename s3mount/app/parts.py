@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,11 +21,14 @@ from s3mount.clock import SystemClock
 from s3mount.config import MountConfig
 from s3mount.daemon.launch import Reporter
 from s3mount.engine.client import EngineClient
-from s3mount.errors import EngineError, MountError, StoreError
+from s3mount.errors import EngineError, MountError, S3MountError, StoreError
 from s3mount.fuse.operations import Operations
+from s3mount.names import trial_key
 from s3mount.refs import BucketInfo
+from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
 from s3mount.spool.spool import Spool
+from s3mount.tree.failing import first_error
 from s3mount.vfs.buckets import Access
 from s3mount.vfs.filesystem import Filesystem
 
@@ -40,7 +44,7 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
     try:
         async with EngineClient(config.store) as store:
             reporter.step(f"asking S3 for the bucket {config.store.bucket}")
-            bucket = await _check_bucket(store, config, spool)
+            bucket, told = await _look_at_bucket(store, config, spool)
             reporter.step("opening the cache")
             namespace = _namespace(config, bucket)
             reader = CacheReader(
@@ -74,13 +78,41 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                         more = partial(_with_notes, tell, notes)
                         where = _where(bucket)
                         yield Parts(
-                            filesystem, operations, store.statistics, where, more, notes.told
+                            filesystem,
+                            operations,
+                            store.statistics,
+                            where,
+                            more,
+                            [*told, *notes.told],
                         )
                 else:
-                    yield Parts(filesystem, live, store.statistics, _where(bucket))
+                    yield Parts(filesystem, live, store.statistics, _where(bucket), notes=told)
                 nursery.cancel_scope.cancel()
     finally:
         spool.close()
+
+
+async def _look_at_bucket(
+    store: Store, config: MountConfig, spool: Spool
+) -> tuple[BucketInfo, list[str]]:
+    """Ask for the bucket, and what is to be said of it when it is mounted.
+
+    Whether it may be written is asked for meanwhile, and not waited for: the status tells it, if that comes later.
+    """
+    lacks: list[str] = []
+
+    async def ask_for_rights() -> None:
+        with contextlib.suppress(S3MountError):
+            may_write = await store.may_write(trial_key(config.prefix))
+            lacks.extend(f"this store {lack}" for lack in describe_lacks({"may_write": may_write}))
+
+    with first_error():
+        async with trio.open_nursery() as nursery:
+            if not config.read_only:
+                nursery.start_soon(ask_for_rights)
+            bucket = await _check_bucket(store, config, spool)
+            nursery.cancel_scope.cancel()
+    return bucket, lacks
 
 
 async def _check_bucket(store: Store, config: MountConfig, spool: Spool) -> BucketInfo:

@@ -11,8 +11,9 @@ from s3mount.daemon import protocol
 
 @click.command("status", short_help="What is mounted, and what is not in S3 yet.")
 @click.argument("path", required=False, metavar="[MOUNTPOINT|PATH]")
+@click.option("-v", "--verbose", is_flag=True, help="Each thing that S3 honours, or does not.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(path: str | None, as_json: bool) -> int:
+def status(path: str | None, as_json: bool, verbose: bool) -> int:
     """Show all your mounts, one MOUNTPOINT, or what is known of the file at one PATH in a mount.
 
     Without an argument also what earlier mounts keep for the next one, in the usual state folder.
@@ -27,7 +28,7 @@ def status(path: str | None, as_json: bool) -> int:
         elif not found:
             click.echo("no bucket is mounted")
         else:
-            click.echo("\n\n".join(map(snapshots.to_text, found)))
+            click.echo("\n\n".join(snapshots.to_text(each, is_all=verbose) for each in found))
         return _exit_code(found)
     mount, relative = find_mount(path)
     if relative:
@@ -36,7 +37,9 @@ def status(path: str | None, as_json: bool) -> int:
         click.echo(snapshots.to_json(described) if as_json else snapshots.file_to_text(described))
         return 0
     snapshot = snapshot_of(mount)
-    click.echo(snapshots.to_json(snapshot) if as_json else snapshots.to_text(snapshot))
+    click.echo(
+        snapshots.to_json(snapshot) if as_json else snapshots.to_text(snapshot, is_all=verbose)
+    )
     return _exit_code([snapshot])
 
 

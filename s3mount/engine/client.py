@@ -335,6 +335,11 @@ class EngineClient:
         request = messages.ListUploads(next(self._ids), prefix)
         return (await self._ask(Call(request), messages.Uploads)).uploads
 
+    async def may_write(self, temporary_key: Key) -> bool | None:
+        """See ``Store.may_write``."""
+        request = messages.MayWrite(next(self._ids), temporary_key)
+        return (await self._ask(Call(request), messages.Answered)).is_so
+
     async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """See ``Store.check_bucket``."""
         request = messages.CheckBucket(next(self._ids), prefix)
@@ -357,7 +362,7 @@ class EngineClient:
     async def try_version_dates(self, temporary_key: Key) -> bool | None:
         """See ``Store.try_version_dates``."""
         request = messages.TryVersionDates(next(self._ids), temporary_key)
-        return (await self._ask(Call(request), messages.Dated)).are_right
+        return (await self._ask(Call(request), messages.Answered)).is_so
 
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``, over all children, and ``engine_restarts``.

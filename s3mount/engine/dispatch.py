@@ -176,11 +176,15 @@ async def _probe(store: Store, r: messages.Probe, _: Report) -> Reply:
 
 
 async def _try_version_dates(store: Store, r: messages.TryVersionDates, _: Report) -> Reply:
-    return messages.Dated(r.id, await store.try_version_dates(r.temporary_key))
+    return messages.Answered(r.id, await store.try_version_dates(r.temporary_key))
 
 
 async def _statistics(store: Store, r: messages.Statistics, _: Report) -> Reply:
     return messages.Counted(r.id, await store.statistics())
+
+
+async def _may_write(store: Store, r: messages.MayWrite, _: Report) -> Reply:
+    return messages.Answered(r.id, await store.may_write(r.temporary_key))
 
 
 async def _renew_credentials(store: Store, r: messages.RenewCredentials, _: Report) -> Reply:
@@ -213,6 +217,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.Probe: _probe,
     messages.TryVersionDates: _try_version_dates,
     messages.Statistics: _statistics,
+    messages.MayWrite: _may_write,
     messages.RenewCredentials: _renew_credentials,
 }
 

@@ -246,6 +246,12 @@ class RenewCredentials(Request, tag=34, frozen=True, array_like=True, gc=False):
     """``Store.renew_credentials``."""
 
 
+class MayWrite(Request, tag=35, frozen=True, array_like=True, gc=False):
+    """``Store.may_write``."""
+
+    temporary_key: Key
+
+
 class ListVersions(Request, tag=28, frozen=True, array_like=True, gc=False):
     """``Store.list_versions_page``."""
 
@@ -371,10 +377,10 @@ class Told(Reply, tag=59, frozen=True, array_like=True, gc=False):
     text: str
 
 
-class Dated(Reply, tag=58, frozen=True, array_like=True, gc=False):
-    """Answer to ``TryVersionDates``."""
+class Answered(Reply, tag=58, frozen=True, array_like=True, gc=False):
+    """Answer to ``TryVersionDates`` and ``MayWrite``: yes, no, or that it is unknown."""
 
-    are_right: bool | None
+    is_so: bool | None
 
 
 class Able(Reply, tag=53, frozen=True, array_like=True, gc=False):
@@ -456,6 +462,7 @@ ToChild: TypeAlias = (
     | Probe
     | Statistics
     | RenewCredentials
+    | MayWrite
 )
 
 ToParent: TypeAlias = (
@@ -475,7 +482,7 @@ ToParent: TypeAlias = (
     | Bucket
     | Told
     | Able
-    | Dated
+    | Answered
     | Counted
     | Kept
     | Progress

@@ -8,14 +8,12 @@ is a suspicion only, to be settled by ``Store.try_version_dates``.
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
 from s3mount.errors import S3MountError
-from s3mount.names import TRIAL_PREFIX
+from s3mount.names import trial_key
 from s3mount.refs import Key, ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -41,9 +39,8 @@ async def are_dates_right(store: TriesDates, prefix: str) -> bool:
 
     What cannot be tried counts as right.
     """
-    key = f"{prefix}{TRIAL_PREFIX}{os.getpid()}-{time.time_ns():x}"
     try:
-        return await store.try_version_dates(key) is not False
+        return await store.try_version_dates(trial_key(prefix)) is not False
     except S3MountError as error:
         log.info("how this store dates versions could not be tried: %s", error)
         return True

@@ -10,6 +10,7 @@ import trio
 
 from s3mount.config import PART_BYTES_MAX, StoreConfig
 from s3mount.errors import (
+    AccessDeniedError,
     CertificateError,
     RejectedError,
     S3MountError,
@@ -65,6 +66,8 @@ _log = logging.getLogger(__name__)
 COPY_PART_BYTES = 512 << 20
 DELETE_KEYS_MAX = 1000
 RENEW_EVERY_S = 5.0
+NO_UPLOAD = "s3mount-asks-whether-it-may-write"
+"""No store gives an upload such an id."""
 
 
 class S3Store:
@@ -391,6 +394,18 @@ class S3Store:
         self.traits.keeps_deleted = versioning == "enabled"
         address = self._plane.address
         return BucketInfo(self.config.bucket, address.region, address.base_url, versioning, date_ns)
+
+    async def may_write(self, temporary_key: Key) -> bool | None:
+        """See ``Store.may_write``."""
+        query = canonical_query([("partNumber", "1"), ("uploadId", NO_UPLOAD)])
+        call = Call("probe", "PUT", temporary_key, query=query, body=b"")
+        try:
+            await self._plane.call(call, 1)
+        except AccessDeniedError as error:
+            return False if error.code == "AccessDenied" else None
+        except StoreError as error:
+            return True if error.code == "NoSuchUpload" else None
+        return None
 
     async def noncurrent_rule(self, prefix: str = "") -> str:
         """See ``Store.noncurrent_rule``."""

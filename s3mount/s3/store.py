@@ -236,6 +236,14 @@ class Store(Readable, Protocol):
         """ListMultipartUploads below ``prefix``, all pages."""
         ...
 
+    async def may_write(self, temporary_key: Key) -> bool | None:
+        """May these credentials put an object there? ``None``: it was not told.
+
+        One request, that changes nothing: a part for an upload that there is not. Raises nothing but
+        Cancelled; not tried again.
+        """
+        ...
+
     async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """Does the bucket answer these credentials, below ``prefix``? The error says what to mend."""
         ...

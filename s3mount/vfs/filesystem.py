@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
-from s3mount.names import TRIAL_PREFIX
+from s3mount.names import trial_key
 from s3mount.refs import Capabilities
 from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
@@ -205,7 +204,7 @@ class Filesystem:
         if is_known or not was_all_tried or not self.uploader.sender.deletions.keeps_deleted:
             return
         try:
-            with RunningTrial(Path(self.config.state_dir), self._trial_key()) as trial:
+            with RunningTrial(Path(self.config.state_dir), trial_key(self.config.prefix)) as trial:
                 are_right = await self.state.store.try_version_dates(trial.key)
         except S3MountError as error:
             log.info("how this store dates versions is unknown: %s", error)
@@ -216,13 +215,10 @@ class Filesystem:
             log.warning("this store %s", lack_of_past(self.capabilities))
         self.state.memory.remember_capabilities(found, self.state.now_ns())
 
-    def _trial_key(self) -> str:
-        return f"{self.config.prefix}{TRIAL_PREFIX}{os.getpid()}-{time.time_ns():x}"
-
     async def _capabilities(self) -> Capabilities:
         """What the store honours, as it was seen by an earlier mount or by trying now. Raises StoreError."""
         remembered = self.state.memory.recall_capabilities(self.state.now_ns())
-        with RunningTrial(Path(self.config.state_dir), self._trial_key()) as trial:
+        with RunningTrial(Path(self.config.state_dir), trial_key(self.config.prefix)) as trial:
             found = await self.state.store.probe(trial.key, known=remembered, killed=trial.killed)
         if remembered is None and found.if_absent is not None:
             self.state.memory.remember_capabilities(found, self.state.now_ns())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
@@ -67,6 +68,38 @@ def test_files_are_made_moved_and_removed(
         assert pending_of(mount)["changes"] == 0
     held = {key: contents.read(key) for key in contents.listing() if not key.endswith("/")}
     assert held == {"mine/grown": large + b"more", "mine/moved": b"there", "theirs/x": b"not ours"}
+
+
+@pytest.mark.parametrize(
+    ("is_denied", "options", "is_said"),
+    [
+        (True, (), True),
+        (True, ("--snapshots",), True),
+        (True, ("--read-only",), False),
+        (False, (), False),
+    ],
+)
+def test_the_command_tells_of_keys_that_may_not_write(
+    bucket: str,
+    tmp_path: Path,
+    s3_server: S3Server,
+    is_denied: bool,
+    options: tuple[str, ...],
+    is_said: bool,
+) -> None:
+    """Asked for while the bucket is, by a request that leaves nothing."""
+    with Relay(s3_server.endpoint_url) as relay:
+        relay.decide = lambda request: DENIED if is_denied and request.method in WRITING else None
+        mount = Mount(s3_server, bucket, tmp_path)
+        where = ("--endpoint-url", relay.url, "--path-style")
+        try:
+            done = mount.command("mount", bucket, str(mount.path), *where, *options)
+            assert done.returncode == 0, done.stderr
+            assert ("lets these credentials write nothing" in done.stdout) == is_said, done.stdout
+            assert mount.command("unmount", str(mount.path)).returncode == 0
+        finally:
+            mount.close()
+    assert S3Contents(s3_server.boto3_client(), bucket).listing(with_own=True) == {}
 
 
 def test_keys_that_may_not_write_are_told_before_anything_waits(

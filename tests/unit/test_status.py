@@ -84,9 +84,7 @@ def test_conflicts_damage_and_what_the_store_honours() -> None:
         "  to decide a conflict: s3mount retry [--overwrite], or discard",
         "  damaged: the journal is gone; set aside in /s/damaged/1, with 2 files that nobody claims",
         (
-            "  S3 honours If-Match on PUT; does not honour If-None-Match on PUT; was not tried for "
-            "conditions on CompleteMultipartUpload, conditions on COPY, conditions on a COPY's source, "
-            "If-Match on DELETE; where it does not, a look just before each write stands for it; "
+            "  S3 does not honour If-None-Match on PUT: a look just before stands for it; "
             "verifies crc64nvme; keeps no versions"
         ),
         (
@@ -99,6 +97,38 @@ def test_conflicts_damage_and_what_the_store_honours() -> None:
     assert ": a: yours waits for you to decide" in text
     assert ": d: theirs stays, though you removed it" in text
     assert "decided since" not in text
+
+
+ALL_HONOURED: dict[str, object] = dict.fromkeys(status.HONOURS, True) | {"checksum": "crc64nvme"}
+
+
+@pytest.mark.parametrize(
+    ("honours", "said"),
+    [
+        (
+            ALL_HONOURED,
+            "  S3 honours every condition of writes and deletions; verifies crc64nvme; keeps versions",
+        ),
+        (
+            {"reason": "no answer"},
+            "  S3 was not tried for all it may honour: no answer; keeps versions",
+        ),
+        ({"may_write": False, "reason": "403"}, "  S3 keeps versions"),
+    ],
+)
+def test_what_is_honoured_is_one_line(honours: dict[str, object], said: str) -> None:
+    """Where all is well, and where the reason is told by another line."""
+    lines = status.to_text(snapshot(store_honours=honours, versioning="enabled")).splitlines()
+    assert lines[2] == said
+    assert len(lines) == 3 + (honours.get("may_write") is False)
+
+
+def test_all_that_is_honoured_is_told_when_asked_for() -> None:
+    told = status.to_text(snapshot(store_honours=ALL_HONOURED | {"if_match": False}), is_all=True)
+    lines = told.splitlines()
+    assert "  S3 does not honour If-Match on PUT" in lines
+    assert "  S3 verifies crc64nvme" in lines
+    assert lines[2].startswith("  S3 honours If-None-Match on PUT, conditions on Complete")
 
 
 def test_little_room_is_told() -> None:
