@@ -155,7 +155,9 @@ def _document(call: Call, answer: Answer) -> ElementTree.Element:
     """
     try:
         root = parse_xml(answer.body)
-    except ServerFaultError:
+    except ServerFaultError as error:
+        if "etag" not in answer.headers:  # as it would be with an object
+            raise genuine.not_s3(str(error), call, answer.status, answer.headers) from error
         root = ElementTree.Element("none")
     if root.tag.rpartition("}")[2] in _ROOTS:
         return root

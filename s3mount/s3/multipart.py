@@ -29,11 +29,12 @@ from s3mount.s3.documents import (
     parse_parts,
     parse_uploads,
 )
+from s3mount.s3.genuine import not_s3
 from s3mount.s3.headers import check_headers, check_key, http_date_ns, to_http
 from s3mount.s3.pages import Pages
 from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
-from s3mount.s3.requests import Call
+from s3mount.s3.requests import Answer, Call
 from s3mount.s3.settle import settle_complete
 from s3mount.s3.signing import UNSIGNED_PAYLOAD, canonical_query
 from s3mount.s3.traits import Traits
@@ -147,17 +148,23 @@ class Multipart:
                 code="InvalidPart",
                 request_id=error.request_id,
             ) from error
+        return await self._writer.with_version(key, await self._made(call, answer, told, parts))
+
+    async def _made(
+        self, call: Call, answer: Answer, told: str, parts: Sequence[PartInfo]
+    ) -> PutResult:
+        """What a completion made. An ETag that is not that of the parts is looked at. Raises NotS3Error."""
+        expected = checksums.multipart_etag(parts) or ""
         if not told and self._traits.etag_is_md5 is not False:
-            told = checksums.multipart_etag(parts) or ""
-        made = PutResult(
-            told,
-            answer.headers.get("x-amz-version-id"),
-            http_date_ns(answer.headers.get("date", "")),
-        )
-        if not made.etag:
-            now = await self._reader.head(key, made.version_id)
-            made = PutResult(now.etag, now.version_id, made.date_ns)
-        return await self._writer.with_version(key, made)
+            told = expected
+        version_id = answer.headers.get("x-amz-version-id")
+        made = PutResult(told, version_id, http_date_ns(answer.headers.get("date", "")))
+        if told and (told == expected or not self._traits.etag_is_md5):
+            return made
+        now = await self._reader.head(call.key, version_id)
+        if told not in ("", now.etag):
+            raise not_s3("another ETag than the key has", call, answer.status, answer.headers)
+        return PutResult(now.etag, now.version_id, made.date_ns)
 
     def _complete_call(
         self, key: Key, upload_id: str, document: bytes, headers: dict[str, str]

@@ -169,7 +169,11 @@ class Writer:
         if not is_honoured or name in unusable:
             await self.look_before(key, condition)
         if name in unusable:
-            return await send({})
+            began_s = trio.current_time()
+            made = await send({})
+            if self._may_both_win(operation, condition):
+                await self._look_after(key, made, trio.current_time() - began_s)
+            return made
         for is_last in (False, True):
             began_s = trio.current_time()
             try:
@@ -183,19 +187,27 @@ class Writer:
                 if is_unknown or is_last or condition.if_match is not None:
                     break
             else:
-                await self._look_after(key, made, trio.current_time() - began_s)
+                if self._may_both_win(operation, condition):
+                    await self._look_after(key, made, trio.current_time() - began_s)
                 return made
         result = await send({})
         unusable.add(name)
         return result
 
+    def _may_both_win(self, operation: str, condition: Condition) -> bool:
+        """May two writers at once both be told that their conditional write took effect?
+
+        Of a copy or a completion whose condition is not honoured that is not asked: it would cost every rename.
+        """
+        traits = self._traits
+        honoured = traits.if_absent if condition.if_absent else traits.if_match
+        return traits.atomic is False or (operation == "PUT" and honoured is False)
+
     async def _look_after(self, key: Key, made: PutResult, took_s: float) -> None:
-        """Where several conditional writes at once may win, see whether another one did, and came last.
+        """See whether another write came after ours, which both are told to have taken effect.
 
         It was under way when ours was answered, and takes about as long. Raises PreconditionFailedError.
         """
-        if self._traits.atomic is not False:
-            return
         await trio.sleep(min(took_s, LOOK_AFTER_S_MAX))
         try:
             now = await self._reader.head(key)

@@ -6,6 +6,7 @@ of it is S3's, whatever was asked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -57,3 +58,11 @@ LIES = {
     if status not in NO_BODY or name == "empty"
 }
 """Every status with every body."""
+
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "zeros": lambda body: bytes(len(body)),
+    "a page": lambda body: (PAGE * (len(body) // len(PAGE) + 1))[: len(body)],
+    "backwards": lambda body: body[::-1],
+    "its beginning twice": lambda body: (body[: len(body) // 2] * 3)[: len(body)],
+}
+"""What becomes of the body of a right answer, under its own head: the length is right, the bytes are wrong."""

@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 import trio
 
 from s3mount.config import StoreConfig
+from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.client import S3Store
 from tests.servers.lies import Lie
 
@@ -89,7 +90,11 @@ class Exchange:
             "Last-Modified": "Sat, 21 Nov 2026 01:24:00 GMT",
             **self.server.metadata.get(self.key, {}),
         }
+        if self.server.tags:
+            headers["x-amz-tagging-count"] = str(len(self.server.tags))
         wanted = self.headers.get("range")
+        if self.server.tells_checksums:
+            headers["x-amz-checksum-crc64nvme"] = crc64nvme(content)
         if wanted is None:
             return 200, content, headers
         first, _, last = wanted.removeprefix("bytes=").partition("-")
@@ -147,8 +152,14 @@ async def behave_in_words(exchange: Exchange) -> bool:
             server.objects.pop(key, None)
         said = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         await exchange.document("DeleteResult", said)
-    elif exchange.method != "GET" or (exchange.key and not query.keys() & {"uploadId"}):
+    elif exchange.method != "GET" or (exchange.key and not query.keys() & {"uploadId", "tagging"}):
         return False
+    elif "tagging" in query:
+        tags = "".join(
+            f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>"
+            for name, value in server.tags.items()
+        )
+        await exchange.document("Tagging", f"<TagSet>{tags}</TagSet>")
     elif "uploadId" in query:
         parts = "".join(
             f"<Part><PartNumber>{n}</PartNumber><Size>{len(p)}</Size><ETag>{md5(p)}</ETag></Part>"
@@ -211,6 +222,8 @@ class FaultServer:
         self.running = 0
         self.running_max = 0
         self.echoes = True
+        self.tells_checksums = False
+        self.tags: dict[str, str] = {}
 
     def then(self, *behaviours: Behaviour) -> None:
         """The next requests are met like this."""
@@ -340,16 +353,25 @@ class Deaf:
 def without(name: str) -> Behaviour:
     """A right answer that lacks one header."""
 
-    async def send(exchange: Exchange) -> None:
-        kept = Kept()
-        await behave(Exchange(exchange.server, kept, exchange.head, exchange.body))
-        head, _, body = kept.data.partition(b"\r\n\r\n")
+    def change(head: bytes, body: bytes) -> tuple[bytes, bytes]:
         lines = [
             line
             for line in head.split(b"\r\n")
             if not line.lower().startswith(name.encode() + b":")
         ]
-        await exchange.stream.send_all(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        return b"\r\n".join(lines), body
+
+    return changed(change)
+
+
+def changed(change: Callable[[bytes, bytes], tuple[bytes, bytes]]) -> Behaviour:
+    """A right answer whose head and body become others on the way."""
+
+    async def send(exchange: Exchange) -> None:
+        kept = Kept()
+        await behave(Exchange(exchange.server, kept, exchange.head, exchange.body))
+        head, body = change(*kept.data.split(b"\r\n\r\n", 1))
+        await exchange.stream.send_all(head + b"\r\n\r\n" + body)
 
     return send
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from s3mount.errors import (
+    ChecksumError,
     NoSuchKeyError,
     NotS3Error,
     StoreError,
@@ -17,10 +18,12 @@ from s3mount.errors import (
 )
 from s3mount.refs import ByteRange, ContentRef, FileSlice, ObjectHeaders
 from s3mount.s3.client import S3Store
-from tests.servers.lies import LIES
+from tests.servers.lies import LIES, SPOILT
 from tests.unit.s3.fault_server import (
+    Behaviour,
     FaultServer,
     behave,
+    changed,
     faulty_store,
     lying,
     md5,
@@ -109,6 +112,18 @@ async def list_uploads(store: S3Store, sink: Path) -> object:
 async def abort(store: S3Store, sink: Path) -> object:
     await store.abort_multipart("new", "id")
     return None
+
+
+async def describe(store: S3Store, sink: Path) -> object:
+    headers = (await store.describe("key")).headers
+    return headers.tags if headers is not None else None
+
+
+async def fetch_whole(store: S3Store, sink: Path) -> object:
+    sink.write_bytes(bytes(len(OLD)))
+    whole = FileSlice(str(sink), 0, len(OLD))
+    await store.fetch("key", ByteRange(0, len(OLD)), whole, if_match=md5(OLD))
+    return sink.read_bytes()
 
 
 async def check_bucket(store: S3Store, sink: Path) -> object:
@@ -204,5 +219,106 @@ def test_an_answer_without_a_header_that_s3_sends_is_none(
         server.objects = dict(BEFORE)
         server.usually = behave
         assert await request.send(store, tmp_path / "sink") == request.expected
+
+    run(body)
+
+
+TAGS = {"project": "s3mount"}
+DOCUMENTS = {
+    **{
+        name: REQUESTS[name]
+        for name in (
+            *("copy", "copy of a part", "upload", "delete many"),
+            *("list", "list versions", "list uploads", "check bucket"),
+        )
+    },
+    "describe": Request(describe, "project=s3mount", BEFORE),
+}
+
+
+def spoiling(how: str, only: str = "") -> Behaviour:
+    """Each answer's body is spoilt, or that of the documents with ``only`` in them."""
+
+    def change(head: bytes, body: bytes) -> tuple[bytes, bytes]:
+        return head, SPOILT[how](body) if only.encode() in body else body
+
+    return changed(change)
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_of_the_right_length_that_is_none_is_not_believed(
+    name: str, how: str, tmp_path: Path
+) -> None:
+    """Under a head that has all that S3 sends; the request goes well when the liar is gone."""
+    request = DOCUMENTS[name]
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.tags = dict(TAGS)
+        await known(server, store)
+        await describe(store, tmp_path)
+        server.usually = spoiling(how)
+        with pytest.raises(NotS3Error):
+            await request.send(store, tmp_path / "sink")
+        server.objects = dict(BEFORE)
+        server.usually = behave
+        assert await request.send(store, tmp_path / "sink") == request.expected
+
+    run(body)
+
+
+@pytest.mark.parametrize("root", ["ListPartsResult", "CompleteMultipartUploadResult"])
+@pytest.mark.parametrize("how", SPOILT)
+def test_the_later_documents_of_an_upload_are_not_believed_either(
+    root: str, how: str, tmp_path: Path
+) -> None:
+    async def body(server: FaultServer, store: S3Store) -> None:
+        await known(server, store)
+        server.usually = spoiling(how, root)
+        with pytest.raises(NotS3Error):
+            await upload(store, tmp_path)
+
+    run(body)
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize(
+    ("send", "tells_checksums"), [(get, False), (get, True), (fetch_whole, True)]
+)
+def test_content_of_the_right_length_is_held_against_what_the_store_says_of_it(
+    send: Callable[[S3Store, Path], Awaitable[object]],
+    tells_checksums: bool,
+    how: str,
+    tmp_path: Path,
+) -> None:
+    """Its checksum, or an ETag that is the MD5."""
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.tells_checksums = tells_checksums
+        await known(server, store)
+        assert await send(store, tmp_path / "sink") == OLD
+        server.usually = spoiling(how)
+        with pytest.raises(ChecksumError):
+            await send(store, tmp_path / "sink")
+        server.usually = behave
+        assert await send(store, tmp_path / "sink") == OLD
+
+    run(body)
+
+
+def test_an_etag_that_the_parts_do_not_have_is_looked_at(tmp_path: Path) -> None:
+    """The answer to CompleteMultipartUpload names another; what the key has is what counts."""
+
+    def change(head: bytes, body: bytes) -> tuple[bytes, bytes]:
+        lie = b"0" * 32 + b"-1&quot;</ETag></CompleteMultipartUploadResult>"
+        is_it = b"<CompleteMultipartUploadResult" in body
+        return head, body[: -len(lie)] + lie if is_it else body
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        await known(server, store)
+        await get(store, tmp_path)
+        server.usually = changed(change)
+        with pytest.raises(NotS3Error, match="another ETag"):
+            await upload(store, tmp_path)
 
     run(body)
