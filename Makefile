@@ -2,6 +2,7 @@
 # make test    all tests, on real mounts and real S3 servers
 # make test-crash  300 kills on real mounts, 20,000 seeds of the simulation: an hour or two
 # make test-snapshots  10,000 keys of 5 versions, at 20 times through the mount: a quarter of an hour
+# make soak    an hour of everything at once on one mount, disks full and connections cut: MINUTES=5, SEED=1, ARGS="--server localstack"
 # make check   format, lint, types, import contract, and tests with the lowest versions that are allowed
 # make bench   side by side with other tools
 # make setup   what the above need: Debian packages (with root or sudo), .venv, .venv-demo
@@ -9,6 +10,7 @@
 # Whatever is missing gets installed on the first run; later runs find it done.
 
 PYTHON ?= python3
+MINUTES ?= 60
 SETUP := contrib/setup
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -17,7 +19,7 @@ EMBEDDED := --server localstack --runs 1 --size-mib 256 --scale 0.1 --step-timeo
 
 OVER_TLS := write,read,small-write,small-read,first-byte
 
-.PHONY: demo test test-crash test-snapshots check check-format check-lint check-types check-imports check-lowest bench setup clean format lock \
+.PHONY: demo test test-crash soak test-snapshots check check-format check-lint check-types check-imports check-lowest bench setup clean format lock \
     system-run system-test system-bench
 .DELETE_ON_ERROR:
 
@@ -32,6 +34,9 @@ test-crash: .venv/.dev .venv-demo/.done | system-test
 
 test-snapshots: .venv/.dev .venv-demo/.done | system-test
 	S3MOUNT_TEST_ORACLE_KEYS=10000 S3MOUNT_TEST_ORACLE_TIMES=20 $(BIN)/python -m pytest -rA tests/fuse/test_oracle.py $(ARGS)
+
+soak: .venv/.dev .venv-demo/.done | system-test
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: check-format check-lint check-types check-imports check-lowest
 

@@ -25,8 +25,7 @@ from hypothesis import HealthCheck
 from tests import mounting
 from tests.mounting import Mount
 from tests.servers import S3Server
-from tests.servers.ceph import ACCESS_KEY, SECRET_KEY, running_ceph
-from tests.servers.localstack import running_localstack
+from tests.servers.chosen import chosen
 from tests.unexpected import none_expected
 
 GIVEN_URL = os.environ.get("S3MOUNT_TEST_S3_URL", "")
@@ -53,57 +52,24 @@ def unexpected() -> Iterator[list[str]]:
 @pytest.fixture(scope="session")
 def localstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """LocalStack's S3 provider."""
-    url = os.environ.get("S3MOUNT_TEST_LOCALSTACK_URL")
-    if url:
-        yield S3Server(
-            name="localstack",
-            endpoint_url=url,
-            access_key="test",
-            secret_key="test",
-            lasting=True,
-        )
-        return
-    with running_localstack(tmp_path_factory.mktemp("localstack")) as server:
+    with chosen("localstack", tmp_path_factory.mktemp("localstack")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A Ceph object gateway, with http and https."""
-    url = os.environ.get("S3MOUNT_TEST_CEPH_URL")
-    if url:
-        keys = os.environ.get("S3MOUNT_TEST_CEPH_KEYS", f"{ACCESS_KEY}:{SECRET_KEY}")
-        access_key, _, secret_key = keys.partition(":")
-        yield S3Server(
-            name="ceph",
-            endpoint_url=url,
-            https_url=os.environ.get("S3MOUNT_TEST_CEPH_HTTPS_URL"),
-            ca_bundle=os.environ.get("S3MOUNT_TEST_CEPH_CA"),
-            access_key=access_key,
-            secret_key=secret_key,
-            lasting=True,
-        )
-        return
-    with running_ceph(tmp_path_factory.mktemp("ceph")) as server:
+    with chosen("ceph", tmp_path_factory.mktemp("ceph")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def given() -> S3Server:
+def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The server at S3MOUNT_TEST_S3_URL, whatever it is."""
     if not GIVEN_URL:
         pytest.skip("S3MOUNT_TEST_S3_URL names no server")
-    access_key, _, secret_key = os.environ.get("S3MOUNT_TEST_S3_KEYS", "").rpartition(":")
-    if not access_key:
-        raise pytest.UsageError("S3MOUNT_TEST_S3_KEYS must be KEY:SECRET")
-    return S3Server(
-        name="given",
-        endpoint_url=GIVEN_URL,
-        access_key=access_key,
-        secret_key=secret_key,
-        region=os.environ.get("S3MOUNT_TEST_S3_REGION", "us-east-1"),
-        lasting=True,
-    )
+    with chosen("given", tmp_path_factory.mktemp("given")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=SERVERS)

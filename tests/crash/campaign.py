@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from s3mount import steps
-from tests.crash.load import Hot, Large, Program, Small
+from tests.crash.load import Hot, Large, Program, Small, what_s3_has
 from tests.crash.rival import Rival
-from tests.crash.told import Paths
 from tests.fuse.bucket_contents import S3Contents
 from tests.fuse.mounts import kill_engines
 from tests.mounting import Mount, MountFailed
@@ -195,10 +194,7 @@ class Campaign:
         wrong = []
         for program in self._trees:
             prefix = f"{program.top.name}/"
-            there: Paths = {}
-            for key in self._contents.listing(prefix):
-                path = key.removeprefix(prefix).rstrip("/")
-                there[path] = None if key.endswith("/") else self._contents.read(key)
+            there = what_s3_has(self._contents, prefix)
             wrong += [f"{prefix}{each}" for each in program.told.settle(there)]
         listing = self._contents.listing("rival/")
         found = {self._contents.read(key) for key in listing if not key.endswith("/")}

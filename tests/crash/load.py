@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.crash.told import Doing, Paths, Told
+from tests.fuse.bucket_contents import S3Contents
 from tests.fuse.outcomes import RENAME_EXCHANGE, renameat2
 
 MIB = 1 << 20
@@ -95,8 +96,13 @@ class Program:
                 found[os.path.normpath(os.path.join(place, name))] = None
             for name in files:
                 path = os.path.normpath(os.path.join(place, name))
-                found[path] = (self.top / path).read_bytes()
+                found[path] = self.read(path)
         return found
+
+    def read(self, path: str) -> bytes:
+        """What the mount shows of a file, or a link's target. Raises OSError."""
+        place = self.top / path
+        return os.fsencode(place.readlink()) if place.is_symlink() else place.read_bytes()
 
     # ------------------------------------------------------------------ tools
 
@@ -129,7 +135,7 @@ class Program:
             fd = os.open(self.top / path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
                 for at in range(0, len(data), in_pieces_of):
-                    os.write(fd, data[at : at + in_pieces_of])
+                    write_all(fd, data[at : at + in_pieces_of], at)
             finally:
                 os.close(fd)
 
@@ -145,7 +151,7 @@ class Program:
         def perform() -> None:
             fd = os.open(self.top / path, os.O_WRONLY)
             try:
-                os.pwrite(fd, data, offset)
+                write_all(fd, data, offset)
             finally:
                 os.close(fd)
 
@@ -204,7 +210,7 @@ class Small(Program):
         def perform() -> None:
             fd = os.open(self.top / fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                os.write(fd, data)
+                write_all(fd, data, 0)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -294,14 +300,14 @@ class Large(Program):
         fd = os.open(self.top / path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             for at in range(0, len(data), MIB):
-                os.pwrite(fd, data[at : at + MIB], at)
+                write_all(fd, data[at : at + MIB], at)
                 if self.rng.random() < 0.1:
                     self._sync(fd, path, data, at + MIB)
                 if at >= 2 * PART_BYTES and self.rng.random() < 0.3:
                     # Into a part that may have left already.
                     data = data[:100] + self.data(200) + data[300:]
                     self._promise_less(path, data)
-                    os.pwrite(fd, data[100:300], 100)
+                    write_all(fd, data[100:300], 100)
         finally:
             os.close(fd)
         self.told.end()
@@ -369,6 +375,22 @@ class Hot(Program):
     def _remove(self) -> None:
         if self.files():
             self.unlink(self.rng.choice(self.files()))
+
+
+def what_s3_has(contents: S3Contents, prefix: str) -> Paths:
+    """All below ``prefix`` (empty, or ending in a slash), by path below it: folders by their markers."""
+    there: Paths = {}
+    for key in contents.listing(prefix):
+        path = key.removeprefix(prefix).rstrip("/")
+        there[path] = None if key.endswith("/") else contents.read(key)
+    return there
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """``pwrite()`` until all of ``data`` is taken: a full disk may take a part first. Raises OSError."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
 
 
 def _raise(error: OSError) -> None:

@@ -35,7 +35,7 @@ class Told:
         self.now: Paths = {}
         self.doing: Doing | None = None
         self.log: list[str] = []
-        self._began: dict[bytes, str] = {}
+        self._began: dict[int, str] = {}
         self._count = 0
 
     def begin(self, doing: Doing) -> None:
@@ -45,7 +45,7 @@ class Told:
         del self.log[:-40]
         for data in doing.after.values():
             if data is not None and len(data) <= REMEMBERED_BYTES_MAX:
-                self._began.setdefault(data, f"operation {self._count}, {doing.what}")
+                self._began.setdefault(hash(data), f"operation {self._count}, {doing.what}")
         self.doing = doing
 
     def end(self) -> None:
@@ -66,9 +66,9 @@ class Told:
             (path, data) for path, data in found.items() if data and self.now.get(path) != data
         ]
         return wrong + [
-            f"{path} has what was first there by {self._began[data]}"
+            f"{path} has what was first there by {self._began[hash(data)]}"
             for path, data in shown
-            if data in self._began
+            if hash(data) in self._began
         ]
 
 
@@ -77,12 +77,12 @@ def _differences(wanted: Paths, found: Paths, states: Mapping[str, Sequence[byte
     for path, data in wanted.items():
         if path not in found:
             wrong.append(f"{path} is missing")
-        elif found[path] != data and not _may_be(found[path], states.get(path)):
+        elif found[path] != data and not may_be(found[path], states.get(path)):
             wrong.append(f"{path} {_difference(data, found[path])}")
     return sorted(wrong)
 
 
-def _may_be(data: bytes | None, states: Sequence[bytes] | None) -> bool:
+def may_be(data: bytes | None, states: Sequence[bytes] | None) -> bool:
     """Is each page of ``data`` the page of one of the states (zeros behind a state's end)?"""
     if data is None or states is None:
         return False

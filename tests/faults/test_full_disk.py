@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.disks import Ballast, small_disk
 from tests.faults.load import held
 from tests.fuse.bucket_contents import S3Contents, wait_until
 from tests.fuse.mounts import pending_of
@@ -31,31 +32,8 @@ pytestmark = needs_root
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 16 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    size = f"size={DISK_MIB}m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
-class Ballast:
-    """A file that takes all the room of a disk, or gives it back."""
-
-    def __init__(self, disk: Path) -> None:
-        self._path = disk / "ballast"
-
-    def take_all(self) -> None:
-        with self._path.open("ab", buffering=0) as file:
-            for size in (MIB, 4096):
-                while True:
-                    told = outcome(lambda n=size: file.write(bytes(n)))  # type: ignore[misc]
-                    if told != "done":
-                        assert told == "ENOSPC"
-                        break
-
-    def give_back(self) -> None:
-        self._path.unlink()
+    with small_disk(tmp_path / "disk", DISK_MIB) as path:
+        yield path
 
 
 def content_of(number: int) -> bytes:
