@@ -23,14 +23,13 @@ import pytest
 
 from tests.conftest import MountFactory
 from tests.mounting import mounted_at
+from tests.namespaces import in_mount_namespace, in_namespaces
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.needs_s3
 
 NOBODY_THERE = "http://127.0.0.1:9"
 """An endpoint for mounts that must fail before S3 is asked."""
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace, which takes root")
 
 
 class Attempt:
@@ -334,10 +333,10 @@ def test_something_is_mounted_already(mount_factory: MountFactory, bucket: str) 
 # ---------------------------------------------------------------- this machine
 
 
-def in_namespace(*script: str) -> list[str]:
-    """A command line before which ``script`` is run as root in a mount namespace of its own."""
+def after(*script: str) -> list[str]:
+    """The start of a command line that runs the rest after ``script``, in a mount namespace of its own."""
     lines = "; ".join(("set -e", *script, 'exec "$@"'))
-    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", lines, "sh"]
+    return [*in_mount_namespace(), "sh", "-c", lines, "sh"]
 
 
 BARE_DEV = (
@@ -347,17 +346,15 @@ BARE_DEV = (
 )
 
 
-@as_root
 def test_no_dev_fuse(attempt: Attempt) -> None:
-    attempt.before = in_namespace(*BARE_DEV)
+    attempt.before = after(*BARE_DEV)
     said = attempt.fails("data", "--endpoint-url", NOBODY_THERE)
     assert "there is no /dev/fuse" in said
     assert "modprobe fuse" in said
 
 
-@as_root
 def test_no_proc(attempt: Attempt) -> None:
-    attempt.before = in_namespace("mount -t tmpfs none /proc")
+    attempt.before = after("mount -t tmpfs none /proc")
     for arguments in (["data", str(attempt.path)], ["status"], ["unmount", str(attempt.path)]):
         said = attempt._run([*arguments], 1)
         assert "what is mounted cannot be read from /proc/self/mountinfo" in said
@@ -378,10 +375,9 @@ def test_paths_that_are_not_utf_8(attempt: Attempt) -> None:
     assert "is not a mounted bucket" in attempt._run(["status", odd], 1)
 
 
-@as_root
 def test_dev_fuse_that_may_not_be_opened(attempt: Attempt) -> None:
     attempt.before = [
-        *in_namespace(*BARE_DEV, "mknod -m 000 /dev/fuse c 10 229"),
+        *after(*BARE_DEV, "mknod -m 000 /dev/fuse c 10 229"),
         *WITHOUT_OVERRIDE,
     ]
     said = attempt.fails("data", "--endpoint-url", NOBODY_THERE)
@@ -464,17 +460,15 @@ def test_a_state_folder_in_use(mount_factory: MountFactory, bucket: str, tmp_pat
 
 def as_somebody(uid: int = 1000) -> list[str]:
     """A command line for a user that is not root, as the kernel and the programs see it."""
-    return ["unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "--"]
+    return in_namespaces("--user", f"--map-user={uid}", f"--map-group={uid}")
 
 
-@as_root
 def test_allow_other_takes_a_line_in_fuse_conf(attempt: Attempt) -> None:
     attempt.before = as_somebody()
     said = attempt.fails("data", "--endpoint-url", NOBODY_THERE, "--allow-other")
     assert "--allow-other needs a line 'user_allow_other' in /etc/fuse.conf" in said
 
 
-@as_root
 def test_a_mount_that_the_kernel_refuses(
     attempt: Attempt, s3_server: S3Server, bucket: str
 ) -> None:

@@ -20,12 +20,12 @@ import pytest
 from s3mount import mountinfo
 from s3mount.cli.mountoptions import FOR_KERNEL, FOR_OTHERS
 from tests.mounting import mounted_at
+from tests.namespaces import in_mount_namespace
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.needs_s3
 
 REPOSITORY = Path(__file__).parent.parent.parent
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) takes root")
 
 
 class Person:
@@ -433,7 +433,6 @@ def test_the_helper_takes_what_mount_gives_it(person: Person) -> None:
     assert person.keys() == {"file"}
 
 
-@as_root
 @pytest.mark.parametrize("helper", ["mount.s3mount", "mount.fuse.s3mount", None])
 def test_mount_8_itself(person: Person, helper: str | None) -> None:
     """With each name of the helper, and without any, through libfuse's mount.fuse.
@@ -470,7 +469,7 @@ def test_mount_8_itself(person: Person, helper: str | None) -> None:
         umount {person.path}
     """
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+        [*in_mount_namespace(), "sh", "-c", script],
         env=person.environment,
         cwd=person.folder,
         capture_output=True,

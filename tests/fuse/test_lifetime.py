@@ -23,6 +23,7 @@ from s3mount import mountinfo
 from s3mount.cli import main
 from s3mount.daemon.launch import NotReady, Ready, start_in_background
 from tests.mounting import mounted_at
+from tests.namespaces import in_mount_namespace
 
 pytestmark = pytest.mark.needs_s3  # not for the plain folder
 
@@ -155,10 +156,7 @@ class Holder:
 
     def __init__(self, mount: LivingMount, script: str = "") -> None:
         self._process = subprocess.Popen(
-            [
-                *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
-                f"{script or ':'}; exec sleep 60",
-            ],
+            [*in_mount_namespace(), "sh", "-c", f"{script or ':'}; exec sleep 60"],
             cwd="/",
         )
         self.name = f"sleep (pid {self._process.pid}) at {mount.path}"
@@ -175,10 +173,6 @@ class Holder:
         self._process.wait()
 
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace, which takes root")
-
-
-@as_root
 def test_unmount_ends_what_a_container_holds_a_copy_of(
     mount: LivingMount, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,7 +194,6 @@ def test_unmount_ends_what_a_container_holds_a_copy_of(
         assert main(["unmount", str(mount.path)]) == 0
 
 
-@as_root
 def test_a_mount_held_elsewhere_is_told_of_and_ended_by_unmount(
     mount: LivingMount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,7 +210,6 @@ def test_a_mount_held_elsewhere_is_told_of_and_ended_by_unmount(
         assert mount.ended() == 0
 
 
-@as_root
 def test_a_signal_ends_what_a_container_holds_a_copy_of(mount: LivingMount) -> None:
     mount.start()
     with Holder(mount) as holder:
