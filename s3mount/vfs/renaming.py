@@ -243,7 +243,8 @@ class Renaming:
             moved = self._moved_copy(content, child, info, new_key)
             self._note_former(moved, info.key)
             batch.changes.append(moved)
-            batch.changes.append(deletion(info.key, info.etag))
+            # Not what is listed: that may be somebody else's already.
+            batch.changes.append(deletion(info.key, content.etag))
         for key in finished:
             child = self._state.find(key) if key.startswith(old_prefix) else None
             if child is None or key in pending:

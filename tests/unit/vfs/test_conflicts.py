@@ -416,3 +416,56 @@ def test_a_file_that_somebody_replaces_before_its_rename_arrives_is_no_lasting_t
             assert mount.leftovers() == []
 
     run()
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("versioning", ["off", "enabled"])
+@pytest.mark.parametrize("how", ["fresh", "twice", "changed", "nested", "before", "written"])
+def test_a_folder_whose_files_somebody_replaces_before_its_rename_arrives_is_no_lasting_trouble(
+    tmp_path: Path, versioning: str, is_read: bool, how: str
+) -> None:
+    """Theirs keep the old names; ours have the new ones, where S3 or the cache has their bytes still."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path, versioning=versioning)
+        inside = "e/" if how == "nested" else ""
+        names = [f"{inside}{letter}" for letter in "abc"]
+        for name in names:
+            await world.foreign_put(f"d/{name}", b"ours" * PART)
+        async with world.mounted(upload_delay_s=5) as mount:
+            for name in names:
+                await mount.stat(f"d/{name}")
+                if is_read:
+                    await mount.read(f"d/{name}")
+            if how == "written":
+                await mount.write("d/new", b"new")
+            if how != "before":
+                await mount.rename("d", "moved")
+            if how == "twice":
+                await mount.rename("moved", "later")
+                await mount.rename("later", "moved")
+            if how == "changed":
+                await mount.chmod(f"moved/{names[0]}", 0o600)
+            await world.foreign_put(f"d/{names[0]}", b"theirs")
+            await world.s3.delete(f"d/{names[1]}")
+            if how == "before":
+                await mount.rename("d", "moved")
+            await mount.sync()
+            files = world.files()
+            is_kept = is_read or versioning == "enabled"
+            wanted = {f"moved/{names[2]}": b"ours" * PART, f"d/{names[0]}": b"theirs"}
+            if how == "written":
+                wanted["moved/new"] = b"new"
+            gone = names[:1] if how == "before" else names[:2]
+            if is_kept:
+                wanted |= {f"moved/{name}": b"ours" * PART for name in gone}
+            assert {key: body for key, body in files.items() if body is not None} == wanted
+            told = [conflict.outcome for conflict in mount.fs.hooks.conflicts]
+            assert told.count("not-moved") == len(gone) * (not is_kept)
+            await trio.sleep(2)
+            shown = await mount.tree()
+            assert {key: body for key, body in shown.items() if body is not None} == wanted
+            assert mount.leftovers() == []
+
+    run()
