@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from s3mount.errors import ServerFaultError
 from s3mount.refs import Key, ListPage, ObjectInfo, PartInfo, UploadInfo
-from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, iso_date_ns
+from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, iso_date_ns, whole_number
 
 # S3 keys may hold characters that XML 1.0 cannot, not even escaped. Stores send them all the same.
 NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
@@ -91,8 +92,8 @@ def parse_list(body: bytes) -> ListPage:
         if not token:
             raise ServerFaultError("a list page says that more follow, but not how to ask")
         token = restored(token)
-    told = root.findtext(f"{ns}KeyCount") or ""
-    if told.isdecimal() and len(objects) + len(prefixes) < int(told):
+    told = whole_number(root.findtext(f"{ns}KeyCount") or "")
+    if told is not None and len(objects) + len(prefixes) < told:
         raise ServerFaultError(f"a list page of {told} keys ends early")
     return ListPage(tuple(objects), tuple(prefixes), token)
 
@@ -104,13 +105,21 @@ def shown_name(text: str, encoded: bool) -> str:
     return restored(text)
 
 
+def size_of(fields: Mapping[str, str]) -> int:
+    """What a list says under ``Size``. Raises KeyError without one, ValueError when it cannot be a size."""
+    size = whole_number(fields["Size"])
+    if size is None:
+        raise ValueError(f"a size: {fields['Size'][:40]!r} is none")
+    return size
+
+
 def _listed_object(element: ElementTree.Element, skip: int, encoded: bool) -> ObjectInfo:
     fields = {child.tag[skip:]: child.text or "" for child in element}
     storage_class = fields.get("StorageClass") or None
     try:
         return ObjectInfo(
             key=shown_name(fields["Key"], encoded),
-            size=int(fields["Size"]),
+            size=size_of(fields),
             etag=bare_etag(fields.get("ETag", "")),
             last_modified_ns=iso_date_ns(fields["LastModified"]),
             storage_class=None if storage_class == DEFAULT_STORAGE_CLASS else storage_class,
@@ -156,7 +165,7 @@ def parse_parts(body: bytes) -> tuple[list[PartInfo], str]:
     for element in root.iterfind(f"{ns}Part"):
         fields = {child.tag[len(ns) :]: child.text or "" for child in element}
         try:
-            number, size = int(fields["PartNumber"]), int(fields["Size"])
+            number, size = int(fields["PartNumber"]), size_of(fields)
             etag = bare_etag(fields["ETag"])
         except (KeyError, ValueError) as error:
             raise ServerFaultError(f"a part in a list lacks {error}") from error

@@ -15,6 +15,8 @@ from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 
 KEY_BYTES_MAX = 1024
 """S3's limit for a key in UTF-8 (AWS S3 User Guide, "Naming Amazon S3 objects")."""
+DIGITS_MAX = 20
+"""More than any number below 2**63 has; Python refuses to read thousands of them."""
 METADATA_BYTES_MAX = 2048
 """S3's limit for user metadata, names and values together (User Guide, "User-defined metadata")."""
 
@@ -188,9 +190,7 @@ def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
         storage_class=headers.storage_class,
         headers=headers,
         etag_is_md5=is_md5_etag(etag) and not has_foreign_etag(answer),
-        tag_count=int(count)
-        if (count := answer.get("x-amz-tagging-count", "")).isdigit()
-        else None,
+        tag_count=whole_number(answer.get("x-amz-tagging-count", "")),
     )
 
 
@@ -201,8 +201,25 @@ def has_foreign_etag(answer: Mapping[str, str]) -> bool:
     return encryption.startswith("aws:") or customer in answer
 
 
+def whole_number(text: str) -> int | None:
+    """The number below 2**63 that plain digits tell; ``None`` for all else, which anybody may send.
+
+    >>> [whole_number(t) for t in ("12", "-1", "1e9", "\u00b2", "9" * 5000)]
+    [12, None, None, None, None]
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX):
+        return None
+    found = int(text)
+    return found if found < 1 << 63 else None
+
+
 def bare_etag(value: str) -> str:
-    """An entity tag without its quotes."""
+    """An entity tag without its quotes, and without the mark that a proxy which compresses may set before it.
+
+    >>> bare_etag('"5f-2"'), bare_etag('W/"5f-2"'), bare_etag("5f-2")
+    ('5f-2', '5f-2', '5f-2')
+    """
+    value = value.removeprefix("W/")
     return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
 
 

@@ -30,7 +30,7 @@ from s3mount.errors import (
 )
 from s3mount.logs import without_secrets
 from s3mount.s3.documents import parse_xml
-from s3mount.s3.headers import http_date_ns
+from s3mount.s3.headers import http_date_ns, whole_number
 
 _BY_CODE: dict[str, type[StoreError]] = {
     "NoSuchKey": NoSuchKeyError,
@@ -238,8 +238,9 @@ class Refusal:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that ``Retry-After`` asks for, as a number or as a date after ``Date``."""
     value = headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return float(value)
+    seconds = whole_number(value)
+    if seconds is not None:
+        return float(seconds)
     until_ns = http_date_ns(value)
     now_ns = http_date_ns(headers.get("date", ""))
     return max(0, until_ns - now_ns) / 1e9 if until_ns and now_ns else None

@@ -30,7 +30,7 @@ from s3mount.s3.documents import (
     parse_uploads,
 )
 from s3mount.s3.genuine import not_s3
-from s3mount.s3.headers import check_headers, check_key, http_date_ns, to_http
+from s3mount.s3.headers import check_headers, check_key, http_date_ns, to_http, whole_number
 from s3mount.s3.pages import Pages
 from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
@@ -272,7 +272,7 @@ def _all_have_checksums(parts: Sequence[PartInfo]) -> bool:
 def _parts_behind(body: bytes, before: int) -> tuple[list[PartInfo], str]:
     """A page of parts behind part ``before``, and the next marker. Raises ServerFaultError if that is not ahead."""
     parts, marker = parse_parts(body)
-    if marker and not (marker.isdecimal() and int(marker) > before):
+    if marker and (whole_number(marker) or 0) <= before:
         raise ServerFaultError("the store's list of parts does not advance")
     return [part for part in parts if part.number > before], marker
 

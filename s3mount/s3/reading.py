@@ -24,7 +24,7 @@ from s3mount.refs import ByteRange, ETag, FileSlice, Key, ListPage, ObjectInfo, 
 from s3mount.s3.checksums import BlockSums, RunningChecksum, etag_is_md5, promised
 from s3mount.s3.documents import parse_list
 from s3mount.s3.genuine import is_marked
-from s3mount.s3.headers import check_key, http_date_ns, object_info
+from s3mount.s3.headers import check_key, http_date_ns, object_info, whole_number
 from s3mount.s3.pages import Following, Pages, list_merged, list_names
 from s3mount.s3.plane import Plane, file_sink
 from s3mount.s3.requests import Answer, Call, local_failure
@@ -423,10 +423,10 @@ def _must_be_version(headers: Mapping[str, str], version_id: VersionId | None, k
 
 def content_length(answer: Answer) -> int:
     """How long the body is that an answer to HEAD has not. Raises ServerFaultError."""
-    try:
-        return int(answer.headers["content-length"])
-    except (KeyError, ValueError):
-        raise ServerFaultError("an answer to HEAD without a size") from None
+    size = whole_number(answer.headers.get("content-length", ""))
+    if size is None:
+        raise ServerFaultError("an answer to HEAD without a size")
+    return size
 
 
 def _check_head(head: Head, key: Key) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from s3mount.errors import RejectedError, ServerFaultError, StoreError
 from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
-from s3mount.s3.documents import parse_document, shown_name
+from s3mount.s3.documents import parse_document, shown_name, size_of
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, check_key, iso_date_ns
 from s3mount.s3.pages import Pages, is_behind
 from s3mount.s3.plane import Plane
@@ -223,7 +223,7 @@ def _version(
             version_id=fields.get("VersionId") or "null",
             is_latest=fields["IsLatest"] == "true",
             is_delete_marker=is_delete_marker,
-            size=0 if is_delete_marker else int(fields["Size"]),
+            size=0 if is_delete_marker else size_of(fields),
             etag=bare_etag(fields.get("ETag", "")),
             last_modified_ns=iso_date_ns(fields["LastModified"]),
             storage_class=None if storage_class == DEFAULT_STORAGE_CLASS else storage_class,

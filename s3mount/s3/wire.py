@@ -24,6 +24,7 @@ import trio
 
 from s3mount.errors import DamagedBodyError, NetworkError, RejectedError, ServerFaultError
 from s3mount.refs import FileSlice
+from s3mount.s3.headers import whole_number
 
 HEAD_BYTES_MAX = 64 * 1024
 FIRST_BYTES = 80 * 1024
@@ -98,10 +99,10 @@ class Head:
         """The Content-Length; ``None`` when the body is chunked or lasts until the close."""
         if self.chunked or "content-length" not in self.headers:
             return None
-        try:
-            return int(self.headers["content-length"])
-        except ValueError:
-            raise ServerFaultError("the answer's Content-Length is no number") from None
+        found = whole_number(self.headers["content-length"].strip())
+        if found is None:
+            raise ServerFaultError("the answer's Content-Length is no number")
+        return found
 
     @property
     def chunked(self) -> bool:

@@ -20,7 +20,7 @@ import msgspec
 
 from s3mount.clock import clamped_ns
 from s3mount.refs import Attributes, ObjectHeaders
-from s3mount.s3.headers import METADATA_BYTES_MAX
+from s3mount.s3.headers import METADATA_BYTES_MAX, whole_number
 
 DIRECTORY_CONTENT_TYPE = "application/x-directory"
 STORED_HERE = "s3mount-attributes"
@@ -193,9 +193,9 @@ def _mode(data: Mapping[str, str], default: int) -> int:
 
 def _number(data: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
     for name in names:
-        text = data.get(name, "")
-        if text.isascii() and text.isdigit() and int(text) < 1 << 32:
-            return int(text)
+        found = whole_number(data.get(name, ""))
+        if found is not None and found < 1 << 32:
+            return found
     return default
 
 
@@ -236,5 +236,5 @@ def _decode_xattrs(text: str) -> dict[str, bytes]:
     try:
         parsed = json.loads(urllib.parse.unquote(text))
         return {str(name): base64.b64decode(value) for name, value in parsed.items()}
-    except (ValueError, TypeError, AttributeError, binascii.Error):
+    except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
         return {}

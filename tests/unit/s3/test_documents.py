@@ -177,3 +177,11 @@ def test_a_document_without_its_end_is_seen(document: bytes) -> None:
     for stop in range(len(document.rstrip())):
         with pytest.raises(ServerFaultError):
             parse_xml(document[:stop])
+
+
+@pytest.mark.parametrize("size", ["", "-5", "1e9", "\u00b2", "9" * 5000, str(1 << 63)])
+def test_a_size_that_cannot_be_is_no_answer_of_s3(size: str) -> None:
+    entry = contents("a").replace("<Size>5<", f"<Size>{size}<")
+    page = f"<ListBucketResult {NS}><IsTruncated>false</IsTruncated>{entry}</ListBucketResult>"
+    with pytest.raises(ServerFaultError, match="a list entry lacks"):
+        parse_list(page.encode())

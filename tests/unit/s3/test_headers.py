@@ -17,6 +17,7 @@ from s3mount.s3.headers import (
     http_date_ns,
     is_md5_etag,
     iso_date_ns,
+    object_info,
     same_when_stored,
     to_http,
 )
@@ -75,6 +76,13 @@ def test_entity_tags() -> None:
     assert bare_etag('"abc"') == "abc"
     assert bare_etag("abc") == "abc"
     assert bare_etag('"') == '"'
+    assert bare_etag('W/"abc"') == "abc"
+
+
+@pytest.mark.parametrize("count", ["\u00b2", "-1", "9" * 5000, "two"])
+def test_a_number_of_tags_that_is_none_is_not_told(count: str) -> None:
+    answer = {"etag": '"abc"', "x-amz-tagging-count": count}
+    assert object_info("key", answer, 5).tag_count is None
     assert is_md5_etag("d41d8cd98f00b204e9800998ecf8427e")
     assert not is_md5_etag("d41d8cd98f00b204e9800998ecf8427e-2")
     assert not is_md5_etag("D41D8CD98F00B204E9800998ECF8427E")

@@ -152,6 +152,8 @@ def test_pauses_that_a_store_asks_for() -> None:
     assert retry_after_s({}) is None
     assert retry_after_s({"retry-after": "12"}) == 12
     assert retry_after_s({"retry-after": "soon"}) is None
+    assert retry_after_s({"retry-after": "\u00b2"}) is None
+    assert retry_after_s({"retry-after": "9" * 5000}) is None
     later = "Sat, 21 Nov 2026 01:24:31 GMT"
     assert retry_after_s({"retry-after": later, "date": date}) == 30
     assert retry_after_s({"retry-after": date, "date": later}) == 0
