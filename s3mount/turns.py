@@ -47,9 +47,13 @@ class Turns(trio.abc.Instrument):
     """
 
     def __init__(self) -> None:
-        self.began: float | None = None
         self.began_cpu = 0.0
         self._sampled = float("-inf")
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all turns so far, and the one under way."""
+        self.began: float | None = None
         self._max_s = self._max_cpu_s = 0.0
         self._recent_s = self._recent_cpu_s = 0.0
         self._slow = 0
@@ -83,7 +87,7 @@ class Turns(trio.abc.Instrument):
         self.began = now
 
     def statistics(self) -> dict[str, float]:
-        """The longest turns, since the start and since this was last asked for; see ``metrics.LOOP_METRICS``."""
+        """The longest turns, since it began and since this was last asked for; see ``metrics.LOOP_METRICS``."""
         told = {
             "turn_max_s": self._max_s,
             "turn_cpu_max_s": self._max_cpu_s,

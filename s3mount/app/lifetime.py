@@ -84,7 +84,7 @@ class Served(Protocol):
         """The first of them that S3 did not take, and why; empty when there is none."""
         ...
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Counts and lists for ``status.Snapshot``."""
         ...
 
@@ -196,7 +196,7 @@ class Lifetime:
         )
         plain: dict[str, Any] = msgspec.to_builtins(found)
         parts = self._parts
-        return {**plain, **parts.where, **parts.more(), **parts.filesystem.status()}
+        return {**plain, **parts.where, **parts.more(), **await parts.filesystem.status()}
 
     async def snapshot_of(self, path: str) -> dict[str, Any]:
         """One file of the mount. Raises S3MountError."""
@@ -300,6 +300,7 @@ class Lifetime:
                 self._reporter.step("recovering what an earlier mount left")
                 await nursery.start(parts.filesystem.run)
                 self._reporter.step("mounting")
+                gc_tuning.spare_what_is_loaded()
                 session.open()
                 await nursery.start(self._serve_kernel, session)
                 await nursery.start(server.run, self._socket_path, self._publish)
@@ -341,7 +342,8 @@ class Lifetime:
         told = "\n".join([message, *(f"s3mount: note: {note}" for note in notes)])
         self._reporter.ready(self._config.mountpoint, told)
         systemd.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={message}")
-        gc_tuning.spare_what_is_loaded()
+        # Till now nobody could wait for an answer.
+        self._turns.begin()
 
     async def _drain_last(self) -> None:
         """The mount has ended; send what is left, within bounds."""

@@ -40,54 +40,61 @@ CHECK_TIMEOUT_S = 20.0
 async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[Parts]:
     """The parts of one mount, ready to be served. Raises S3MountError for what is in the way."""
     reporter.step("opening the state folder")
-    spool = Spool.open(Path(config.state_dir), size_bytes_max=config.spool_bytes_max)
-    try:
-        async with EngineClient(config.store) as store:
-            reporter.step(f"asking S3 for the bucket {config.store.bucket}")
-            bucket, told = await _look_at_bucket(store, config, spool)
-            reporter.step("opening the cache")
-            namespace = _namespace(config, bucket)
-            reader = CacheReader(
-                store,
-                Path(config.cache_dir),
-                namespace=namespace,
-                size_bytes_max=config.cache_bytes_max,
-                free_bytes_min=config.cache_free_bytes_min,
-                prefetch_bytes_max=config.prefetch_bytes_max,
+    async with open_spool(config) as spool, EngineClient(config.store) as store:
+        reporter.step(f"asking S3 for the bucket {config.store.bucket}")
+        bucket, told = await _look_at_bucket(store, config, spool)
+        reporter.step("opening the cache")
+        namespace = _namespace(config, bucket)
+        reader = CacheReader(
+            store,
+            Path(config.cache_dir),
+            namespace=namespace,
+            size_bytes_max=config.cache_bytes_max,
+            free_bytes_min=config.cache_free_bytes_min,
+            prefetch_bytes_max=config.prefetch_bytes_max,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reader.run)
+            filesystem = Filesystem(
+                config=config,
+                store=store,
+                spool=spool,
+                reader=reader,
+                clock=SystemClock(),
+                memory_path=Path(config.cache_dir) / namespace / "attributes.sqlite",
             )
-            async with trio.open_nursery() as nursery:
-                await nursery.start(reader.run)
-                filesystem = Filesystem(
-                    config=config,
-                    store=store,
-                    spool=spool,
-                    reader=reader,
-                    clock=SystemClock(),
-                    memory_path=Path(config.cache_dir) / namespace / "attributes.sqlite",
-                )
-                keeps_deleted = bucket.versioning == "enabled"
-                filesystem.uploader.sender.deletions.keeps_deleted = keeps_deleted
-                live = Operations(filesystem, config)
-                if config.snapshots:
-                    access = Access(store, reader)
-                    notes = Notes()
-                    Background(nursery).start(notes.ask_for_rule, store, config.prefix)
-                    hidden = f"{config.prefix}{config.snapshots}/"
-                    await notes.ask_for_hidden_keys(store, hidden)
-                    with with_past(config, filesystem, live, access) as (operations, tell):
-                        more = partial(_with_notes, tell, notes)
-                        where = _where(bucket)
-                        yield Parts(
-                            filesystem,
-                            operations,
-                            store.statistics,
-                            where,
-                            more,
-                            [*told, *notes.told],
-                        )
-                else:
-                    yield Parts(filesystem, live, store.statistics, _where(bucket), notes=told)
-                nursery.cancel_scope.cancel()
+            keeps_deleted = bucket.versioning == "enabled"
+            filesystem.uploader.sender.deletions.keeps_deleted = keeps_deleted
+            live = Operations(filesystem, config)
+            if config.snapshots:
+                access = Access(store, reader)
+                notes = Notes()
+                Background(nursery).start(notes.ask_for_rule, store, config.prefix)
+                hidden = f"{config.prefix}{config.snapshots}/"
+                await notes.ask_for_hidden_keys(store, hidden)
+                with with_past(config, filesystem, live, access) as (operations, tell):
+                    more = partial(_with_notes, tell, notes)
+                    where = _where(bucket)
+                    yield Parts(
+                        filesystem,
+                        operations,
+                        store.statistics,
+                        where,
+                        more,
+                        [*told, *notes.told],
+                    )
+            else:
+                yield Parts(filesystem, live, store.statistics, _where(bucket), notes=told)
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_spool(config: MountConfig) -> AsyncIterator[Spool]:
+    """The spool of a mount. In a thread, as an earlier mount may have left a lot. Raises LocalDiskError."""
+    opening = partial(Spool.open, Path(config.state_dir), size_bytes_max=config.spool_bytes_max)
+    spool = await trio.to_thread.run_sync(opening)
+    try:
+        yield spool
     finally:
         spool.close()
 

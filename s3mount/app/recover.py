@@ -69,7 +69,7 @@ async def _recover(config: MountConfig, watch: Watch) -> Outcome:
                     await filesystem.wait_uploaded()
                 except S3MountError as error:
                     trouble = str(error)
-            told = filesystem.status()["pending"]["list"]
+            told = (await filesystem.status())["pending"]["list"]
             outcome = Outcome(*filesystem.pending(), told, trouble)
             nursery.cancel_scope.cancel()
     return outcome

@@ -151,7 +151,7 @@ class SnapshotMount:
         """None."""
         return ""
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Counts and lists for ``status.Snapshot``."""
         return {
             "bucket": self._config.store.bucket,

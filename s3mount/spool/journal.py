@@ -67,7 +67,7 @@ class DamagedRow(NamedTuple):
 
 
 class Journal:
-    """The journal of one spool. Use from one thread (``force`` from any).
+    """The journal of one spool. Use from one thread at a time (``force`` from any).
 
     ``commits`` counts this run's, and one for all of earlier runs.
     """
@@ -75,7 +75,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.commits = 1
-        self._database = db.open_database(path, MIGRATIONS, is_exclusive=True)
+        self._database = db.open_database(path, MIGRATIONS, any_thread=True, is_exclusive=True)
         self._reserve = Reserve(path.with_name("reserve"))
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Change).decode

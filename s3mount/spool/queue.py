@@ -20,6 +20,10 @@ AFTER_FAULT_S = 10.0
 """A change of which a fault kept its order from being found out waits so long; the others go on."""
 
 
+LOOKS_MAX = 500
+"""So many changes are looked at in one turn of the loop. Thousands may wait for a single one."""
+
+
 class Lane(IntEnum):
     """Small requests and large bodies wait in lines of their own, so that neither blocks the other.
 
@@ -62,9 +66,14 @@ class UploadQueue:
         heapq.heappush(self._heaps[self.lane_of(change)], (not_before, change.seq, change.key))
 
     def take(self, lane: Lane, now: float) -> Change | None:
-        """The next change of ``lane`` that may go; it counts as being sent until ``finished``."""
+        """The next change of ``lane`` that may go; it counts as being sent until ``finished``.
+
+        ``None`` when there is none, or none among the first ``LOOKS_MAX``: then ``next_time`` is over already.
+        """
         heap = self._heaps[lane]
-        while heap and heap[0][0] <= now:
+        for _ in range(LOOKS_MAX):
+            if not heap or heap[0][0] > now:
+                break
             _, seq, key = heapq.heappop(heap)
             change = self._find(key)
             if change is None or change.seq != seq or change.state is not State.QUEUED:

@@ -9,7 +9,11 @@ from s3mount.spool.changes import Change, parent_of
 
 
 class Relations:
-    """The pending changes of one spool, by key in ``changes``, and the indexes over them. In memory only."""
+    """The pending changes of one spool, by key in ``changes``, and the indexes over them. In memory only.
+
+    ``put_bytes`` is the size of all files to be put, ``troubled`` are the changes of which a try failed, as
+    they were when they were added last.
+    """
 
     def __init__(self) -> None:
         self.changes: dict[Key, Change] = {}
@@ -19,6 +23,9 @@ class Relations:
         self._reads: dict[Key, Key] = {}
         self._moved: dict[Key, set[Key]] = {}
         self._former: dict[Key, tuple[Key, ...]] = {}
+        self.put_bytes = 0
+        self.troubled: dict[Key, Change] = {}
+        self._put_sizes: dict[Key, int] = {}
 
     def add(self, change: Change) -> None:
         """``change`` is pending from now on; that of the same key was removed before."""
@@ -30,6 +37,11 @@ class Relations:
         if source is not None:
             self._readers.setdefault(source, set()).add(change.key)
             self._reads[change.key] = source
+        if change.op == "put":
+            self._put_sizes[change.key] = change.size
+            self.put_bytes += change.size
+        if change.error:
+            self.troubled[change.key] = change
         if change.former:
             self._former[change.key] = change.former
             for former in change.former:
@@ -40,6 +52,8 @@ class Relations:
         if self.changes.get(change.key) is not change:
             return
         del self.changes[change.key]
+        self.put_bytes -= self._put_sizes.pop(change.key, 0)
+        self.troubled.pop(change.key, None)
         _discard(self._below, parent_of(change.key), change.key)
         if change.op != "delete":
             self._count_implied(change.key, -1)
@@ -69,6 +83,10 @@ class Relations:
     def implies(self, directory: Key) -> bool:
         """Is anything but deletions pending below ``directory``?"""
         return directory in self._implied.get(parent_of(directory), ())
+
+    def keys_below(self, directory: Key) -> Iterable[Key]:
+        """The keys of ``below``."""
+        return self._below.get(directory, ())
 
     def below(self, directory: Key) -> Iterator[Change]:
         """The changes of keys directly in ``directory`` (a key that is empty or ends with ``/``)."""

@@ -29,6 +29,7 @@ from s3mount.errors import (
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
+from s3mount.slices import sliced
 from s3mount.spool import deletions
 from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
 from s3mount.spool.hooks import ConflictOutcome, Hooks
@@ -114,6 +115,8 @@ class Uploader:
         self.queue.gathers_deletions = lambda: self.sender.deletions.are_gathered
         self._deletion_slots = trio.CapacityLimiter(DELETIONS_AT_ONCE)
         self._wake = trio.Event()
+        self._some_due = trio.Event()
+        self._due_states: set[State] = set()
         self._waiters = 0
         self._back_at = float("-inf")
         self._busy_since = self._last_queued = float("-inf")
@@ -193,19 +196,29 @@ class Uploader:
     def hurry(self) -> None:
         """Somebody waits: send what is queued without the usual delay, until as many ``relax`` calls."""
         self._waiters += 1
-        now = trio.current_time()
-        for change in self._spool.changes.values():
-            self._line_up(change, now)
-        self._wake.set()
+        self._line_up_soon(State.QUEUED, State.PARKED)
 
     def store_is_back(self) -> None:
         """The store can be reached again: what waits for its next try goes now."""
-        now = trio.current_time()
-        self._back_at = now
-        for change in self._spool.changes.values():
-            if change.state is State.QUEUED:
-                self.queue.push(change, now)
-        self._wake.set()
+        self._back_at = trio.current_time()
+        self._line_up_soon(State.QUEUED)
+
+    def _line_up_soon(self, *states: State) -> None:
+        """Let all changes in these states go, as far as they can: now, but of many not all in one turn."""
+        self._due_states.update(states)
+        self._some_due.set()
+
+    async def _line_up_due(self) -> None:
+        while True:
+            await self._some_due.wait()
+            self._some_due = trio.Event()
+            states, self._due_states = self._due_states, set()
+            now = trio.current_time()
+            async for changes in sliced(list(self._spool.changes.values())):
+                for change in changes:
+                    if change.state in states and self._spool.changes.get(change.key) is change:
+                        self._line_up(change, now)
+                self._wake.set()
 
     def _line_up(self, change: Change, now: float) -> None:
         """Let ``change`` go now if it can: also a refused one, unless it is a person's to decide."""
@@ -236,11 +249,10 @@ class Uploader:
 
     async def run(self) -> None:
         """Send for ever; cancel to stop. What is on its way then stays pending."""
-        now = trio.current_time()
-        for change in self._spool.changes.values():
-            self._line_up(change, now)
+        self._line_up_soon(State.QUEUED, State.PARKED)
         async with trio.open_nursery() as nursery:
             background = Background(nursery)
+            background.keep(self._line_up_due)
             background.keep(self.multipart.run)
             background.keep(self._spool.forcing.run)
             background.keep(self.sender.deletions.run)
@@ -252,11 +264,7 @@ class Uploader:
     async def _retry_parked(self) -> None:
         while True:
             await trio.sleep(PARKED_RETRY_S)
-            now = trio.current_time()
-            for change in self._spool.changes.values():
-                if change.state is State.PARKED:
-                    self._line_up(change, now)
-            self._wake.set()
+            self._line_up_soon(State.PARKED)
 
     async def _serve(self, lane: Lane, slots: trio.CapacityLimiter, background: Background) -> None:
         while True:

@@ -32,7 +32,7 @@ _OVERHEAD_BYTES = 700
 class Block:
     """Entries in the order of their names; ``None`` in place of an object stands for a directory.
 
-    ``left`` counts those that are there and have no node.
+    ``left`` counts those that are there and have no node. All names lie from ``first`` to ``last``.
     """
 
     __slots__ = (
@@ -42,8 +42,10 @@ class Block:
         "_offsets",
         "base",
         "directory",
+        "first",
         "flags",
         "held",
+        "last",
         "last_modified_ns",
         "left",
         "sizes",
@@ -56,6 +58,7 @@ class Block:
         self.base = base
         encoded = [name.encode("utf-8", "surrogatepass") for name, _ in entries]
         self._names = b"".join(encoded)
+        self.first, self.last = (encoded[0], encoded[-1]) if encoded else (b"", b"")
         self._offsets = array("I", [0])
         end = 0
         for name in encoded:

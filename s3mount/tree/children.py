@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
+from s3mount.slices import sliced
 from s3mount.tree.block import GONE, UNPACKED, Block
 
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ class Children(Mapping[str, "Node"]):
 
     def listed(self, name: str) -> tuple[Block, int] | None:
         """The entry ``name`` if it has no node."""
+        raw = name.encode("utf-8", "surrogatepass")
         for block in self.blocks:
-            index = block.find(name)
-            if index >= 0 and not block.flags[index] & (GONE | UNPACKED):
-                return block, index
+            if block.first <= raw <= block.last:
+                index = block.find(name)
+                if index >= 0 and not block.flags[index] & (GONE | UNPACKED):
+                    return block, index
         return None
 
     def all_listed(self) -> Iterator[tuple[str, Block, int]]:
@@ -81,3 +84,21 @@ class Children(Mapping[str, "Node"]):
         for name, block, index in self.all_listed():
             if block.is_directory(index):
                 yield name
+
+
+async def names_in(children: Children) -> list[str]:
+    """All names, in slices and in no order: each that is there all the while, and some that come or go."""
+    nodes = children.nodes.copy()
+    listed: list[str] = []
+    for block in children.blocks:
+        flags = block.flags
+        async for places in sliced(range(len(block))):
+            names = (block.name(at) for at in places if not flags[at] & (GONE | UNPACKED))
+            listed += [name for name in names if name not in nodes]
+    found: list[str] = []
+    async for part in sliced(listed):
+        # What got a node meanwhile is among those.
+        found += [name for name in part if name not in children.nodes]
+    found += children.nodes
+    found += [name for name in nodes if name not in children.nodes]
+    return found

@@ -17,6 +17,8 @@ ORDERS_MAX = 64
 """Folders whose order is remembered; a walk needs those from its top down."""
 SORT_AGAIN_S = 1.0
 """A folder that keeps changing is sorted anew no more often: 50,000 names take 20 ms."""
+SORTED_MAX = 20_000
+"""A folder with more names than this is not sorted for a guess: its order is known once a program read it."""
 LOOK_MAX = 32
 """Names that are looked through for folders to be listed ahead."""
 NEVER = float("-inf")
@@ -48,14 +50,16 @@ class Orders:
         return order is not None and order.was_read
 
     def names(self, directory: Node) -> list[str]:
-        """The folder's names in order. Some may be gone, some new ones missing."""
+        """The folder's names in order. Some may be gone, some new ones missing: of a huge one that was not read all."""
         assert directory.directory is not None
         children = directory.directory.children
         order = self._orders.get(directory.inode)
         if order is not None:
             is_young = trio.current_time() < order.at_s + SORT_AGAIN_S
-            if is_young or order.count == len(children):
+            if is_young or order.count == len(children) or len(children) > SORTED_MAX:
                 return order.names
+        if len(children) > SORTED_MAX:
+            return []
         was_read = order is not None and order.was_read
         return self._keep(directory, _Order(sorted(children), was_read))
 

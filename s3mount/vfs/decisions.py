@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from s3mount.errors import S3MountError
 from s3mount.refs import Key
+from s3mount.slices import sliced
 from s3mount.spool.changes import Change, parent_of
 from s3mount.spool.selecting import given_up_with, select
 from s3mount.spool.states import State
@@ -29,19 +30,27 @@ class Decisions:
         changes = list(self._state.spool.changes.values())
         return select(changes, self._state.config.prefix, paths)
 
-    def retry(self, paths: Sequence[str] = (), *, overwrite: bool = False) -> list[Key]:
+    async def retry(self, paths: Sequence[str] = (), *, overwrite: bool = False) -> list[Key]:
         """Try those that S3 refused or could not take again, now; their keys.
 
         A conflict that was held keeps both versions, or with ``overwrite`` ours replaces theirs. Raises
         S3MountError when nothing at or below ``paths`` waits for it.
         """
-        found = [change for change in self._select(paths) if _waits(change)]
+        changes = self._state.spool.changes
+        found: list[Change] = []
+        async for part in sliced(list(changes.values())):
+            chosen = select(part, self._state.config.prefix, paths)
+            found += [change for change in chosen if _waits(change)]
         if paths and not found:
             raise S3MountError(f"nothing at {', '.join(paths)} waits for another try")
-        for change in found:
-            log.info("asked for: another try of %r", change.key)
-            self._uploader.retry(change, overwrite=overwrite)
-        return [change.key for change in found]
+        keys: list[Key] = []
+        async for part in sliced(found, 16):
+            for change in part:
+                if changes.get(change.key) is change and _waits(change):
+                    log.info("asked for: another try of %r", change.key)
+                    self._uploader.retry(change, overwrite=overwrite)
+                    keys.append(change.key)
+        return keys
 
     def discard(self, paths: Sequence[str], *, is_rehearsal: bool = False) -> list[Key]:
         """Give up what is pending at or below ``paths``: S3's state shows again. The keys.

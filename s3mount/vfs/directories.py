@@ -14,7 +14,9 @@ import trio
 
 from s3mount.errors import NetworkError, S3MountError
 from s3mount.refs import Key
+from s3mount.slices import in_order
 from s3mount.tree.block import Block
+from s3mount.tree.children import names_in
 from s3mount.tree.failing import first_error
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
@@ -128,7 +130,8 @@ class Directories:
         if ahead is not None and watch.saw_below(key):
             # It may have come and gone without a node: only a listing from now on tells.
             return False
-        self._merger.merge(directory, key, listing, watch.keys)
+        if not await self._merger.merge(directory, key, listing, watch):
+            return False
         known.listed_at = started if forgotten == self._forgotten else float("-inf")
         known.listing_s = trio.current_time() - started if ahead is None else ahead.origin.took_s
         self._state.nodes.use(directory)
@@ -393,4 +396,4 @@ class Directories:
         self._state.nodes.use(directory)
         await self.attributes.know_all(directory)
         self._walks.names_read(directory)
-        return sorted(directory.directory.children)
+        return await in_order(await names_in(directory.directory.children))

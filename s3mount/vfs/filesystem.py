@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from s3mount.names import trial_key
 from s3mount.refs import Capabilities
 from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
+from s3mount.slices import sliced
 from s3mount.spool.changes import Change
 from s3mount.spool.putlog import PutLog
 from s3mount.spool.selecting import select
@@ -256,13 +259,14 @@ class Filesystem:
                     except DiskFullError as error:
                         # What is sent meanwhile makes room.
                         no_room = error
-                left = [
-                    change
-                    for change in select(
-                        self.state.spool.changes.values(), self.config.prefix, paths
-                    )
-                    if (mark is None or change.first_seq <= mark) and change.state is not State.OPEN
-                ]
+                left: list[Change] = []
+                async for changes in sliced(list(self.state.spool.changes.values())):
+                    left += [
+                        change
+                        for change in select(changes, self.config.prefix, paths)
+                        if (mark is None or change.first_seq <= mark)
+                        and change.state is not State.OPEN
+                    ]
                 if not left:
                     if no_room is not None:
                         raise no_room
@@ -293,7 +297,7 @@ class Filesystem:
                 log.warning("what was refused is tried again with the old credentials: %s", error)
         if waited.cancelled_caught:
             log.warning("what was refused is tried again; credentials are not told in time")
-        return self.decisions.retry(paths, overwrite=overwrite)
+        return await self.decisions.retry(paths, overwrite=overwrite)
 
     async def refresh(self, paths: Sequence[str]) -> None:
         """See ``Refreshing.refresh``."""
@@ -305,27 +309,28 @@ class Filesystem:
 
     def pending(self) -> tuple[int, int]:
         """How many changes S3 does not have, and how many bytes they are."""
-        changes = self.state.spool.changes.values()
-        return len(changes), sum(change.size for change in changes if change.op == "put")
+        relations = self.state.spool.relations
+        return len(relations.changes), relations.put_bytes
 
     def trouble(self) -> str:
         """The first change that S3 did not take, and why; empty when there is none."""
-        for change in self.state.spool.changes.values():
+        for change in self.state.spool.relations.troubled.values():
             if change.error:
                 return f"{change.key!r}: {change.error}"
         return ""
 
     # ------------------------------------------------------------------- status
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """The whole of it as plain values: pending, counters, limits, what the store honours."""
-        changes = list(self.state.spool.changes.values())
+        relations = self.state.spool.relations
+        counted: Counter[State] = Counter()
+        async for changes in sliced(list(relations.changes.values())):
+            counted.update(change.state for change in changes)
         count, size_bytes = self.pending()
-        by_state = {str(s): 0 for s in State if s is not State.DONE}
-        for change in changes:
-            by_state[str(change.state)] += 1
-        troubled = [change for change in changes if change.error]
-        shown = (troubled + [change for change in changes if not change.error])[:SHOWN_MAX]
+        by_state = {str(s): counted[s] for s in State if s is not State.DONE}
+        others = (c for c in relations.changes.values() if c.key not in relations.troubled)
+        shown = list(islice(chain(relations.troubled.values(), others), SHOWN_MAX))
         return {
             "bucket": self.config.store.bucket,
             "prefix": self.config.prefix,

@@ -6,16 +6,48 @@ import logging
 import stat
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from operator import itemgetter
 
 from s3mount.refs import Key, ObjectInfo
+from s3mount.slices import in_order, sliced
 from s3mount.spool.changes import Change
 from s3mount.tree.block import GONE, UNPACKED, Block
 from s3mount.tree.listing import Listing
 from s3mount.tree.node import Node
+from s3mount.vfs.finished import Watch
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 
 log = logging.getLogger(__name__)
+
+
+BLOCK_ENTRIES = 4096
+BLOCKS = 64
+"""New entries are packed so many at a time (10 ms), but into no more blocks than this: each costs every look-up."""
+
+
+class _Merge:
+    """A directory on its way to what a listing says. ``finished`` grows meanwhile.
+
+    ``packed`` are the entries that had no node when it began, ``seen`` those that S3 lists as well, ``new`` what it
+    lists and was not there (``None``: a directory).
+    """
+
+    def __init__(self, directory: Node, prefix: Key, listing: Listing, watch: Watch) -> None:
+        assert directory.directory is not None
+        self.directory = directory
+        self.children = directory.directory.children
+        self.prefix = prefix
+        self.listing = listing
+        self.finished = watch.keys
+        self.packed: dict[str, tuple[Block, int]] = {}
+        self.seen: set[str] = set()
+        self.new: dict[str, ObjectInfo | None] = {}
+
+    def packed_entry(self, name: str) -> tuple[Block, int] | None:
+        """The entry ``name``, if it has no node still."""
+        there = self.packed.get(name)
+        if there is None or there[0].flags[there[1]] & (GONE | UNPACKED):
+            return None
+        return there
 
 
 class Merger:
@@ -26,102 +58,138 @@ class Merger:
         self._warned: set[Key] = set()
         self.ignored_keys = 0
 
-    def merge(
-        self, directory: Node, prefix: Key, listing: Listing, finished: AbstractSet[Key]
-    ) -> None:
-        """Bring the entries of ``directory`` to what S3 lists and what is pending.
+    async def merge(self, directory: Node, prefix: Key, listing: Listing, watch: Watch) -> bool:
+        """Bring the entries of ``directory`` to what S3 lists and what is pending, in slices.
 
-        Keys ``finished`` while S3 listed keep their local state.
+        Keys that were finished since S3 listed (``watch``) keep their local state. False where the directory
+        moved or went away meanwhile: what was brought up to date by then is right all the same. One at a time
+        for a directory.
         """
         known = directory.directory
         assert known is not None
-        children = known.children
-        packed = {name: (block, index) for name, block, index in children.all_listed()}
-        seen: set[str] = set()
-        new = self._merge_files(directory, listing, finished, packed, seen)
-        new += self._merge_directories(directory, prefix, listing, finished, packed, seen)
-        seen |= self.show_pending(directory, prefix)
-        for name, (block, index) in packed.items():
-            if name in seen or block.flags[index] & (GONE | UNPACKED):
-                continue
-            if not self._is_key_kept(prefix, name, block.is_directory(index), finished):
-                self._state.nodes.lose(block, index)
-        for name, node in list(children.nodes.items()):
-            if name not in seen and not self.is_kept(node, prefix, name, finished):
-                self._state.nodes.replace(node)
-        new = [entry for entry in new if entry[0] not in children.nodes]
-        new.sort(key=itemgetter(0))
-        self._state.nodes.add_listed(directory, new)
+        merge = _Merge(directory, prefix, listing, watch)
+        self.show_pending(directory, prefix)
+        for block in known.children.blocks:
+            async for places in sliced(range(len(block))):
+                for index in places:
+                    if not block.flags[index] & (GONE | UNPACKED):
+                        merge.packed[block.name(index)] = block, index
+        for step in (self._merge_files, self._merge_directories, self._leave_out, self._add_new):
+            if not await step(merge):
+                return False
+        self.show_pending(directory, prefix)
         self._state.nodes.tidy(directory)
         known.unshown = len(listing.ignored)
         self._report_ignored(listing.ignored)
+        return True
 
-    def _merge_files(
-        self,
-        directory: Node,
-        listing: Listing,
-        finished: AbstractSet[Key],
-        packed: dict[str, tuple[Block, int]],
-        seen: set[str],
-    ) -> list[tuple[str, ObjectInfo | None]]:
-        """Bring what is there of the listed files up to date; those that are new, by name."""
-        assert directory.directory is not None
-        nodes = directory.directory.children.nodes
-        changes = self._state.spool.changes
-        new: list[tuple[str, ObjectInfo | None]] = []
-        for name, info in listing.files.items():
-            if info.key in changes or info.key in finished:
-                continue
-            seen.add(name)
-            there = packed.get(name)
-            if there is None and name not in nodes:
-                new.append((name, info))
-                continue
-            if there is not None:
-                block, index = there
-                if not block.is_same(index, info):
-                    self._state.nodes.lose(block, index)
-                    new.append((name, info))
-                    continue
+    def _is_in_place(self, merge: _Merge) -> bool:
+        directory = merge.directory
+        return directory.linked and self._state.nodes.key_of(directory) == merge.prefix
+
+    async def _merge_files(self, merge: _Merge) -> bool:
+        """Bring what is there of the listed files up to date."""
+        async for names in sliced(list(merge.listing.files)):
+            if not self._is_in_place(merge):
+                return False
+            for name in names:
+                self._merge_file(merge, name, merge.listing.files[name])
+        return True
+
+    def _merge_file(self, merge: _Merge, name: str, info: ObjectInfo) -> None:
+        if info.key in self._state.spool.changes or info.key in merge.finished:
+            return
+        merge.seen.add(name)
+        there = merge.packed_entry(name)
+        if there is not None:
+            block, index = there
+            if block.is_same(index, info):
                 block.last_modified_ns[index] = info.last_modified_ns
-                continue
-            self.show_file(directory, name, info)
-        return new
-
-    def _merge_directories(
-        self,
-        directory: Node,
-        prefix: Key,
-        listing: Listing,
-        finished: AbstractSet[Key],
-        packed: dict[str, tuple[Block, int]],
-        seen: set[str],
-    ) -> list[tuple[str, ObjectInfo | None]]:
-        """The same for directories."""
-        assert directory.directory is not None
-        nodes = directory.directory.children.nodes
-        new: list[tuple[str, ObjectInfo | None]] = []
-        for name in sorted(listing.directories):
-            key = f"{prefix}{name}/"
-            change = self._state.spool.changes.get(key)
-            if self._state.is_hidden(directory, name) or key in finished:
-                continue
-            if change is not None and change.op == "delete":
-                continue
-            seen.add(name)
-            there = packed.get(name)
-            if there is not None:
-                if there[0].is_directory(there[1]):
-                    continue
-                self._state.nodes.lose(*there)
-            node = nodes.get(name)
-            if (node is None or not node.is_directory) and change is not None:
-                self._add_pending(directory, name, change)
-            elif node is not None:
-                self.show_directory(directory, name)
             else:
-                new.append((name, None))
-        return new
+                self._state.nodes.lose(block, index)
+                merge.new[name] = info
+        elif name in merge.children.nodes:
+            self.show_file(merge.directory, name, info)
+        else:
+            merge.new[name] = info
+
+    async def _merge_directories(self, merge: _Merge) -> bool:
+        """The same for directories."""
+        async for names in sliced(list(merge.listing.directories)):
+            if not self._is_in_place(merge):
+                return False
+            for name in names:
+                self._merge_directory(merge, name)
+        return True
+
+    def _merge_directory(self, merge: _Merge, name: str) -> None:
+        key = f"{merge.prefix}{name}/"
+        change = self._state.spool.changes.get(key)
+        if self._state.is_hidden(merge.directory, name) or key in merge.finished:
+            return
+        if change is not None and change.op == "delete":
+            return
+        merge.seen.add(name)
+        there = merge.packed_entry(name)
+        if there is not None:
+            if there[0].is_directory(there[1]):
+                return
+            self._state.nodes.lose(*there)
+        node = merge.children.nodes.get(name)
+        if (node is None or not node.is_directory) and change is not None:
+            self._add_pending(merge.directory, name, change)
+        elif node is not None:
+            self.show_directory(merge.directory, name)
+        else:
+            merge.new[name] = None
+
+    async def _leave_out(self, merge: _Merge) -> bool:
+        """Let go of entries that S3 does not list and that nothing keeps."""
+        prefix, finished, nodes = merge.prefix, merge.finished, merge.children.nodes
+        async for names in sliced(list(merge.packed)):
+            if not self._is_in_place(merge):
+                return False
+            for name in names:
+                there = None if name in merge.seen else merge.packed_entry(name)
+                if there is None or self._is_pending(prefix, name):
+                    continue
+                if not self._is_key_kept(prefix, name, there[0].is_directory(there[1]), finished):
+                    self._state.nodes.lose(*there)
+        async for names in sliced(list(nodes)):
+            if not self._is_in_place(merge):
+                return False
+            for name in names:
+                node = None if name in merge.seen else nodes.get(name)
+                if node is None or self._is_pending(prefix, name):
+                    continue
+                if not self.is_kept(node, prefix, name, finished):
+                    self._state.nodes.replace(node)
+        return True
+
+    def _is_pending(self, prefix: Key, name: str) -> bool:
+        """Is a file or directory pending under the name, or anything below it?"""
+        key = f"{prefix}{name}"
+        changes = self._state.spool.changes
+        for change in (changes.get(key), changes.get(f"{key}/")):
+            if change is not None and change.op != "delete":
+                return True
+        return self._state.spool.relations.implies(f"{key}/")
+
+    async def _add_new(self, merge: _Merge) -> bool:
+        """Add what S3 lists and was not there, unless it came or went here meanwhile."""
+        changes, finished = self._state.spool.changes, merge.finished
+        names = await in_order(list(merge.new))
+        async for part in sliced(names, max(BLOCK_ENTRIES, len(names) // BLOCKS)):
+            if not self._is_in_place(merge):
+                return False
+            entries = []
+            for name in part:
+                info = merge.new[name]
+                key = f"{merge.prefix}{name}/" if info is None else info.key
+                if key not in changes and key not in finished and name not in merge.children:
+                    entries.append((name, info))
+            self._state.nodes.add_listed(merge.directory, entries)
+        return True
 
     def show_file(self, directory: Node, name: str, info: ObjectInfo) -> None:
         """Let ``name`` be what S3 has there: the node that it has if the content is the same, else a new one."""
@@ -173,24 +241,24 @@ class Merger:
         attributes = self._state.file_attributes(self._state.mounted_ns, stat.S_IFDIR)
         self._state.nodes.add(parent, name, attributes).attributes_known = False
 
-    def show_pending(self, directory: Node, prefix: Key) -> set[str]:
-        """Add a node for every pending file or directory below that has none; all their names."""
+    def show_pending(self, directory: Node, prefix: Key) -> None:
+        """Add a node for every pending file or directory below that has none."""
         assert directory.directory is not None
-        names = set()
-        for change in list(self._state.spool.relations.below(prefix)):
-            name = change.key[len(prefix) :].rstrip("/")
-            if change.op == "delete" or self._state.is_hidden(directory, name) or not name:
+        nodes = directory.directory.children.nodes
+        start, relations = len(prefix), self._state.spool.relations
+        # At once, as what is finished from now on must have a node: 50,000 that have one take 6 ms.
+        for key in [key for key in relations.keys_below(prefix) if key[start:] not in nodes]:
+            change = relations.changes[key]
+            name = key[start:].rstrip("/")
+            if change.op == "delete" or not name or self._state.is_hidden(directory, name):
                 continue
-            names.add(name)
             if name not in directory.directory.children:
                 self._add_pending(directory, name, change)
-        for key in self._state.spool.relations.directories_in(prefix):
-            name = key[len(prefix) : -1]
-            if not self._state.is_hidden(directory, name):
-                names.add(name)
-                if name not in directory.directory.children:
-                    self._add_directory(directory, name)
-        return names
+        for key in list(relations.directories_in(prefix)):
+            name = key[start:-1]
+            is_shown = name in nodes or name in directory.directory.children
+            if not is_shown and not self._state.is_hidden(directory, name):
+                self._add_directory(directory, name)
 
     def _add_pending(self, directory: Node, name: str, change: Change) -> None:
         assert change.attributes is not None

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+from s3mount.slices import Pace
+from s3mount.tree.children import names_in
 from s3mount.tree.node import Node
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState
@@ -44,13 +46,13 @@ class Refreshing:
                     break
                 if number + 1 == len(names):
                     self._outdate(node)
-                    self._forget_below(child)
+                    await self._forget_below(child)
                     await self.forget_entry(node.inode, name)
                 node = child
             if not names:
-                self._forget_below(node)
+                await self._forget_below(node)
                 assert node.directory is not None
-                for name in list(node.directory.children):
+                for name in await names_in(node.directory.children):
                     await self.forget_entry(node.inode, name)
             log.info("asked for: what is known of %r is forgotten", path or ".")
 
@@ -61,9 +63,11 @@ class Refreshing:
         directory.directory.listed_at = directory.directory.believed_until = float("-inf")
         directory.directory.listing_s = 0.0
 
-    def _forget_below(self, top: Node) -> None:
+    async def _forget_below(self, top: Node) -> None:
         waiting = [top]
+        pace = Pace()
         while waiting:
+            await pace.rest()
             node = waiting.pop()
             if node.directory is not None:
                 self._outdate(node)

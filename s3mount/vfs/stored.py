@@ -9,8 +9,10 @@ import trio
 
 from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
+from s3mount.slices import sliced
 from s3mount.spool.changes import Change
 from s3mount.tree import attributes as codec
+from s3mount.tree.children import names_in
 from s3mount.tree.failing import first_error
 from s3mount.tree.listing import Listing
 from s3mount.tree.node import Node
@@ -142,29 +144,38 @@ class StoredAttributes:
             # What has no node yet has nothing stored; to look at all of them would give them one.
             await self.know_attributes(list(known.children.nodes.values()))
         else:
-            await self.know_attributes(list(known.children.values()))
+            nodes: list[Node] = []
+            async for names in sliced(await names_in(known.children), 64):
+                found = (known.children.get(name) for name in names)
+                nodes += [node for node in found if node is not None]
+            await self.know_attributes(nodes)
 
     async def know_attributes(self, nodes: list[Node]) -> None:
         """Learn what is stored with each of ``nodes``, by memory or by HEADs in parallel. Raises StoreError."""
-        wanted = [node for node in nodes if self.wants_attributes(node)]
-        unknown = [node for node in wanted if not self._recall(node)]
+        unknown: list[Node] = []
+        async for part in sliced(nodes, 64):
+            wanted = [node for node in part if self.wants_attributes(node)]
+            unknown += [node for node in wanted if not self._recall(node)]
         if not unknown or self._state.store.outage:
             # Without S3 they are shown as the listing told; what is stored is asked for when it is back.
             return
-        slots = trio.CapacityLimiter(HEADS_MAX)
         found: list[ObjectInfo] = []
+        todo = iter(unknown)
 
-        async def learn(node: Node) -> None:
-            async with slots:
+        async def learn() -> None:
+            for node in todo:
                 head = await self.head(node, is_alone=len(unknown) == 1)
                 if head is not None:
                     found.append(head)
+                if len(found) >= HEADS_MAX:
+                    self._remember(found)
+                    found.clear()
 
         try:
             with first_error():
                 async with trio.open_nursery() as nursery:
-                    for node in unknown:
-                        nursery.start_soon(learn, node)
+                    for _ in range(min(HEADS_MAX, len(unknown))):
+                        nursery.start_soon(learn)
         finally:
             self._remember(found)
 

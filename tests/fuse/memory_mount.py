@@ -184,7 +184,7 @@ class PretendedUploads:
     def trouble(self) -> str:
         return ""
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         changes, size = self.pending()
         return {"bucket": "pretended", "pending": {"changes": changes, "bytes": size}}
 

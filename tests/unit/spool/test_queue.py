@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from s3mount.refs import ContentRef
 from s3mount.spool.changes import Change
-from s3mount.spool.queue import Lane, UploadQueue
+from s3mount.spool.queue import LOOKS_MAX, Lane, UploadQueue
 from s3mount.spool.states import State
 
 
@@ -110,3 +110,17 @@ def test_what_a_request_reads_stays_until_it_ends_though_its_change_was_replaced
     assert sorted(board.queue.finished("copy")) == ["copy", "source"]
     board.queue.push(board.changes["source"], 0.0)
     assert board.take() == "source"
+
+
+def test_many_that_wait_for_one_are_looked_at_in_several_turns() -> None:
+    """Before, one call looked at all of them: thousands of deletions wait while a folder moves."""
+    board = Board()
+    waiting = LOOKS_MAX + 1
+    for number in range(waiting):
+        board.add(f"waiting {number}", number)
+        board.blockers[f"waiting {number}"] = "first"
+    board.add("free", waiting)
+    assert board.take() is None
+    assert board.queue.next_time(Lane.SMALL) == 0.0, "it is to be called again"
+    assert board.take() == "free"
+    assert len(board.queue.finished("first")) == waiting

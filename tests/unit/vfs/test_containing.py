@@ -268,7 +268,7 @@ async def test_a_file_that_cannot_be_taken_over_waits_and_tells_why(tmp_path: Pa
             async with world.mounted() as mount:
                 await trio.sleep(400)
                 assert world.files() == {"good": b"good" * PART_BYTES}
-                (told,) = mount.fs.status()["pending"]["list"]
+                (told,) = (await mount.fs.status())["pending"]["list"]
                 assert (told["key"], told["state"]) == ("bad", "parked")
                 assert "OverflowError: thrown by the test" in told["error"]
                 with pytest.raises(OSError, match="could not be taken over"):

@@ -34,17 +34,17 @@ async def test_retry_sends_what_was_parked_or_waited(tmp_path: Path) -> None:
         assert set(mount.pending()) == {"d/a", "d/b", "c", "e"}
         for rule in (*refusals, outage):
             rule.times = 0
-        assert sorted(mount.fs.decisions.retry(["d"])) == ["d/a", "d/b"]
+        assert sorted(await mount.fs.decisions.retry(["d"])) == ["d/a", "d/b"]
         await trio.sleep(1)
         # The outage's time may have come by itself meanwhile.
         left = set(mount.pending())
         assert {"c"} <= left <= {"c", "e"}
-        assert set(mount.fs.decisions.retry()) == left
+        assert set(await mount.fs.decisions.retry()) == left
         await trio.sleep(1)
         assert mount.pending() == {}
-        assert mount.fs.decisions.retry() == []
+        assert await mount.fs.decisions.retry() == []
         with pytest.raises(S3MountError, match="nothing at d"):
-            mount.fs.decisions.retry(["d"])
+            await mount.fs.decisions.retry(["d"])
 
 
 @simulated

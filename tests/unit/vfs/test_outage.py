@@ -174,8 +174,8 @@ async def test_an_end_is_noticed_and_what_waits_goes_at_once(tmp_path: Path) -> 
             for number in range(10):
                 await mount.write(f"f{number}", b"x")
             await trio.sleep(300)
-            assert mount.fs.status()["outage"] == "nobody answers"
-        assert mount.fs.status()["outage"] == ""
+            assert (await mount.fs.status())["outage"] == "nobody answers"
+        assert (await mount.fs.status())["outage"] == ""
         await trio.sleep(10)
         assert mount.fs.pending() == (0, 0), "not only when the next try was due"
     assert len(world.files()) == 10

@@ -42,7 +42,7 @@ async def test_a_conflict_is_an_event_that_status_tells(tmp_path: Path) -> None:
     async with world.mounted() as mount:
         await a_conflict(world, mount)
         await mount.sync()
-        [event] = mount.fs.status()["conflicts"]
+        [event] = (await mount.fs.status())["conflicts"]
         assert (event["key"], event["outcome"]) == ("a", "kept-both")
         assert world.files()[event["kept_as"]] == b"ours"
 
@@ -55,7 +55,7 @@ async def test_overwrite_lets_ours_win_and_counts_it(tmp_path: Path) -> None:
         await mount.sync()
         assert world.files() == {"a": b"ours"}
         assert mount.fs.uploader.counters["overwritten"] == 1
-        [event] = mount.fs.status()["conflicts"]
+        [event] = (await mount.fs.status())["conflicts"]
         assert (event["outcome"], event["kept_as"]) == ("overwritten", "")
         await mount.write("a", b"again")
         await world.foreign_put("a", b"theirs too")
@@ -87,7 +87,9 @@ async def test_hold_keeps_ours_until_a_person_decides(tmp_path: Path) -> None:
         await trio.sleep(1000)
         assert world.files() == {"a": b"theirs"}, "no time makes it go"
         assert await mount.read("a") == b"ours"
-        [shown] = [each for each in mount.fs.status()["pending"]["list"] if each["key"] == "a"]
+        [shown] = [
+            each for each in (await mount.fs.status())["pending"]["list"] if each["key"] == "a"
+        ]
         assert (shown["state"], shown["conflict"]) == ("parked", True)
         mount.kill()
     async with world.mounted(on_conflict="hold") as mount:
@@ -207,7 +209,7 @@ async def test_refusals_are_parked_after_few_tries_with_the_request_id(tmp_path:
         await mount.write("b", b"2")
         await trio.sleep(100)
         assert 1000 - refusal.times == REFUSALS_MAX
-        shown = {each["key"]: each for each in mount.fs.status()["pending"]["list"]}
+        shown = {each["key"]: each for each in (await mount.fs.status())["pending"]["list"]}
         assert shown["a"]["state"] == shown["b"]["state"] == "parked"
         assert shown["b"]["attempts"] == 1, "what can never succeed is not repeated"
         assert "request-id=R1" in shown["a"]["error"]

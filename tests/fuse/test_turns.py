@@ -1,0 +1,214 @@
+"""Nothing whose cost grows with a file, a folder or the journal keeps the mount's loop from answering.
+
+Every operation is done on huge things, on a real mount of a bucket in memory (huge_mount), and the mount is asked
+how much processor time its longest turn took. Processor time of the loop's own thread, not time on the clock: a
+turn takes longer on the clock when the machine is busy with other tests, and that says nothing of the mount.
+
+S3MOUNT_TEST_HUGE=NAMES,MOVED takes other sizes, such as 200000,50000 (several minutes).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3mount import mountinfo
+from s3mount.daemon import protocol, registry
+from s3mount.daemon.client import ControlClient
+
+pytestmark = [
+    pytest.mark.needs_s3,  # not for the plain folder
+    pytest.mark.timeout(600),
+]
+
+NAMES, MOVED = map(int, os.environ.get("S3MOUNT_TEST_HUGE", "30000,1000").split(","))
+LONGEST_S = 0.05
+FOLDER_MOVE_S = 0.00015
+"""A folder moves in one transaction of the journal and one step of the tree, with so much for each file."""
+START_S = 60.0
+T = 1 << 40
+
+
+class Huge:
+    """The mount, and what its longest turns were."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "mnt"
+        self.path.mkdir()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Mount; returns when it serves and can be asked."""
+        command = [sys.executable, "-m", "tests.fuse.huge_mount", str(self.path), str(self.folder)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--names", str(NAMES), "--moved", str(MOVED)], stderr=log
+            )
+        deadline = time.monotonic() + START_S
+        while registry.find(str(self.path), os.geteuid()) is None or not self.is_mounted:
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline, "not mounted in time"
+            time.sleep(0.05)
+
+    @property
+    def is_mounted(self) -> bool:
+        return mountinfo.topmost_at(str(self.path), mountinfo.read_mounts()) is not None
+
+    def end(self) -> None:
+        """Unmount, and wait for the process. What is pending stays so."""
+        if self.is_mounted:
+            subprocess.run(
+                ["fusermount3", "-u", "-z", str(self.path)], check=False, timeout=START_S
+            )
+        if self.process is not None:
+            try:
+                self.process.wait(START_S)
+            finally:
+                self.process.kill()
+                self.process = None
+
+    def connect(self) -> ControlClient:
+        found = registry.find(str(self.path), os.geteuid())
+        assert found is not None
+        return ControlClient(*found)
+
+    def ask(self, request: protocol.Request) -> dict[str, Any]:
+        with self.connect() as control:
+            return control.ask(request, timeout_s=120)
+
+    def status(self) -> dict[str, Any]:
+        return self.ask(protocol.Status())
+
+    def must_stay_short(self, what: str, limit_s: float = LONGEST_S) -> None:
+        """No turn since the last call of this took more."""
+        took_s = self.status()["loop"]["turn_recent_cpu_s"]
+        assert took_s < limit_s, f"{what}: a turn took {1000 * took_s:.0f} ms of processor time"
+
+    def write(self, name: str, data: bytes, offset: int = 0) -> None:
+        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT)
+        try:
+            assert os.pwrite(descriptor, data, offset) == len(data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Huge]:
+    monkeypatch.setenv("S3MOUNT_RUN_DIR", str(tmp_path / "run"))
+    found = Huge(tmp_path)
+    try:
+        found.start()
+        found.status()
+        yield found
+    finally:
+        found.end()
+
+
+def test_operations_on_a_file_of_a_tib(mount: Huge) -> None:
+    path = mount.path / "tera"
+    mount.write("tera", b"a")
+    os.truncate(path, T)
+    mount.must_stay_short("truncate up")
+    for offset in (0, T // 2, T - 100_000):
+        mount.write("tera", bytes(100_000), offset)
+    mount.must_stay_short("write and fsync")
+    os.truncate(path, T // 2 + 5)
+    os.truncate(path, T)
+    mount.must_stay_short("truncate down and up")
+    with path.open("rb") as file:
+        file.seek(T // 3)
+        assert file.read(4096) == bytes(4096)
+    mount.must_stay_short("read")
+    os.chmod(path, 0o600)
+    os.setxattr(path, "user.a", b"1")
+    assert os.getxattr(path, "user.a") == b"1"
+    assert "user.a" in os.listxattr(path)
+    os.removexattr(path, "user.a")
+    mount.must_stay_short("attributes")
+    os.rename(path, mount.path / "moved-tera")
+    mount.ask(protocol.StatusOf("moved-tera"))
+    mount.must_stay_short("rename")
+    os.unlink(mount.path / "moved-tera")
+    mount.must_stay_short("unlink")
+
+
+def test_operations_on_an_object_of_a_tib(mount: Huge) -> None:
+    path = mount.path / "big"
+    os.chmod(path, 0o600)
+    mount.must_stay_short("chmod")
+    os.truncate(path, T // 2)
+    mount.must_stay_short("truncate down")
+    for offset in (0, T // 4, T // 2 - 1000):
+        mount.write("big", bytes(4096), offset - offset % 4096)
+    mount.must_stay_short("write and fsync")
+    os.truncate(path, T)
+    os.rename(path, mount.path / "moved-big")
+    os.unlink(mount.path / "moved-big")
+    mount.must_stay_short("truncate up, rename, unlink")
+
+
+def test_operations_in_a_folder_of_many_names(mount: Huge) -> None:
+    wide = mount.path / "wide"
+    assert len(os.listdir(wide)) == NAMES
+    mount.must_stay_short("readdir")
+    assert not (wide / "nope").exists()
+    assert os.stat(wide / "f000007").st_size == len("wide/f000007")
+    mount.must_stay_short("lookup and getattr")
+    mount.write("wide/new", b"new")
+    os.rename(wide / "new", wide / "new2")
+    os.rename(wide / "f000001", wide / "new")
+    os.unlink(wide / "new2")
+    os.mkdir(wide / "folder")
+    os.symlink("f000002", wide / "link")
+    os.rmdir(wide / "folder")
+    os.statvfs(wide)
+    mount.must_stay_short("create, rename, unlink, mkdir, symlink, rmdir")
+    mount.ask(protocol.Refresh(("wide",)))
+    mount.must_stay_short("refresh")
+    names = set(os.listdir(wide))
+    assert len(names) == NAMES + 1
+    assert {"new", "link"} <= names
+    assert "f000001" not in names
+    mount.must_stay_short("readdir again")
+
+
+def test_operations_with_a_long_journal_and_a_start_with_it(mount: Huge) -> None:
+    os.rename(mount.path / "moved", mount.path / "there")
+    mount.must_stay_short("rename of a folder", LONGEST_S + FOLDER_MOVE_S * MOVED)
+    there = mount.path / "there"
+    assert mount.status()["pending"]["changes"] > 2 * MOVED
+    mount.must_stay_short("status")
+    with mount.connect() as control:
+        control.send(protocol.Wait())
+        for _, _answer in zip(range(5), control.answers(60), strict=False):
+            pass
+    mount.must_stay_short("wait")
+    mount.ask(protocol.Retry((), False))
+    mount.must_stay_short("retry")
+    assert len(os.listdir(there)) == MOVED
+    mount.write("there/new", b"new")
+    os.rename(there / "new", there / "new2")
+    os.unlink(there / "f000001")
+    os.chmod(there / "f000002", 0o600)
+    mount.ask(protocol.StatusOf("there/f000002"))
+    mount.must_stay_short("operations in a folder of pending files")
+    changes = mount.status()["pending"]["changes"]
+    mount.end()
+    mount.start()
+    mount.must_stay_short("start")
+    assert mount.status()["pending"]["changes"] == changes
+    assert len(os.listdir(there)) == MOVED
+    mount.must_stay_short("readdir after a start")
+    shutil.rmtree(there)
+    mount.must_stay_short("rm -r")
+    assert not there.exists()
