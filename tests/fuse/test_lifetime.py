@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -151,13 +151,18 @@ def test_unmount_names_who_uses_the_mount(
     assert main(["unmount", str(mount.path)]) == 0
 
 
+@pytest.fixture
+def namespace() -> list[str]:
+    """What runs a program in a mount namespace; skips before anything is mounted where none can be made."""
+    return in_mount_namespace()
+
+
 class Holder:
     """A process in a mount namespace of its own, as a container's, with a copy of a mount there."""
 
-    def __init__(self, mount: LivingMount, script: str = "") -> None:
+    def __init__(self, mount: LivingMount, namespace: Sequence[str], script: str = ":") -> None:
         self._process = subprocess.Popen(
-            [*in_mount_namespace(), "sh", "-c", f"{script or ':'}; exec sleep 60"],
-            cwd="/",
+            [*namespace, "sh", "-c", f"{script}; exec sleep 60"], cwd="/"
         )
         self.name = f"sleep (pid {self._process.pid}) at {mount.path}"
         entry = mountinfo.topmost_at(str(mount.path), mountinfo.read_mounts())
@@ -174,10 +179,10 @@ class Holder:
 
 
 def test_unmount_ends_what_a_container_holds_a_copy_of(
-    mount: LivingMount, capsys: pytest.CaptureFixture[str]
+    mount: LivingMount, namespace: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mount.start("--send-s", "0.2")
-    with Holder(mount, f"exec 3>{mount.path}/held; echo written >&3") as holder:
+    with Holder(mount, namespace, f"exec 3>{mount.path}/held; echo written >&3") as holder:
         mount.write()
         assert main(["unmount", str(mount.path), "--timeout", "10"]) == 0
         told = capsys.readouterr()
@@ -195,10 +200,10 @@ def test_unmount_ends_what_a_container_holds_a_copy_of(
 
 
 def test_a_mount_held_elsewhere_is_told_of_and_ended_by_unmount(
-    mount: LivingMount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mount: LivingMount, namespace: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mount.start()
-    with Holder(mount):
+    with Holder(mount, namespace):
         subprocess.run(["fusermount3", "-u", str(mount.path)], check=True, timeout=10)
         second = tmp_path / "second"
         second.mkdir()
@@ -210,9 +215,11 @@ def test_a_mount_held_elsewhere_is_told_of_and_ended_by_unmount(
         assert mount.ended() == 0
 
 
-def test_a_signal_ends_what_a_container_holds_a_copy_of(mount: LivingMount) -> None:
+def test_a_signal_ends_what_a_container_holds_a_copy_of(
+    mount: LivingMount, namespace: list[str]
+) -> None:
     mount.start()
-    with Holder(mount) as holder:
+    with Holder(mount, namespace) as holder:
         mount.signal(signal.SIGTERM)
         assert mount.ended() == 0
         assert f"unmounted, but held by {holder.name}, which is cut off" in mount.said
