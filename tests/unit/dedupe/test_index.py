@@ -40,6 +40,7 @@ def test_a_key_holds_one_content_or_none(tmp_path: Path) -> None:
     index.forget("a")
     index.forget("a")
     assert index.beginning_with(1) == []
+    index.close()
 
 
 def test_it_stays_within_its_bounds_and_forgets_the_oldest(tmp_path: Path) -> None:
@@ -49,12 +50,14 @@ def test_it_stays_within_its_bounds_and_forgets_the_oldest(tmp_path: Path) -> No
         assert len(by_count) <= 50
     assert by_count.beginning_with(499)
     assert not by_count.beginning_with(1)
+    by_count.close()
     by_bytes = ContentIndex(tmp_path / "bytes.sqlite", sums_bytes_max=8000)
     for number in range(100):
         by_bytes.add(ref(f"{number}"), [number] * 50)
         assert len(by_bytes) <= 20
     by_bytes.add(ref("99"), [99] * 101)
     assert not by_bytes.beginning_with(99), "too large to be worth it"
+    by_bytes.close()
 
 
 def test_a_damaged_file_costs_what_is_known_and_nothing_else(tmp_path: Path) -> None:
