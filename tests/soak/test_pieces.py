@@ -64,7 +64,7 @@ def test_a_writer_knows_what_is_there_whatever_it_was_told(
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     program = kind(tmp_path / "top", 5, crew)
     play(program, 20 if kind is EnduringLarge else 150)
-    assert sum(crew.told.values()) > 2
+    assert crew.told
     monkeypatch.undo()
     play(program, 1)
     program._guarded(program._finish)
