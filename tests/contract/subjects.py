@@ -25,6 +25,10 @@ SUBJECTS: tuple[str, ...] = ("memory", "localstack", "ceph-http", "ceph-https", 
 if "given" in SERVERS:
     SUBJECTS += ("given",)
 
+PROBED = ".s3mount/probe-contract"
+_found: dict[bool, Capabilities] = {}
+"""What the given server was seen to honour, in a bucket without and with versions."""
+
 Body: TypeAlias = Callable[[Store], Awaitable[None]]
 
 
@@ -112,9 +116,16 @@ class Subject:
     def run(self, body: Body, *, versioned: bool = False) -> None:
         async def main() -> None:
             async with self.open(versioned=versioned) as store:
+                if self.name == "given":
+                    await self._learn(store, versioned)
                 await body(store)
 
         trio.run(main)
+
+    async def _learn(self, store: Store, versioned: bool) -> None:
+        """A mount knows what a server honours, and does not believe checksums that nobody verifies."""
+        found = await store.probe(PROBED, known=_found.get(versioned))
+        _found[versioned] = found
 
     def suspend(self) -> None:
         """Let this test's bucket with versions keep no more of them."""
