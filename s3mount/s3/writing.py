@@ -501,7 +501,7 @@ class Writer:
         if byte_range.stop > source.size:
             raise RangeError("the source ends inside the range", key=source.key, status=416)
         guards = await self._guard_source(source)
-        guards["x-amz-copy-source-range"] = f"bytes={byte_range.start}-{byte_range.stop - 1}"
+        guards |= _source_range(byte_range)
         call = Call(
             "upload_part_copy",
             "PUT",
@@ -571,19 +571,29 @@ class Writer:
         answer, (etag, _) = await self._plane.read(call, _copied_object)
         return _put_result(answer, etag)
 
-    async def copy_part_bare(self, source: ContentRef, key: Key, upload_id: str) -> PartInfo:
-        """UploadPartCopy of all of ``source`` as the first part, looking at nothing before or after."""
+    async def copy_part_bare(
+        self, source: ContentRef, key: Key, upload_id: str, byte_range: ByteRange | None = None
+    ) -> PartInfo:
+        """UploadPartCopy of ``source`` (or a range) as the first part, looking at nothing before or after."""
+        headers = self._source_headers(source)
+        if byte_range is not None:
+            headers |= _source_range(byte_range)
         call = Call(
             "upload_part_copy",
             "PUT",
             key,
             query=canonical_query([("partNumber", "1"), ("uploadId", upload_id)]),
-            headers=self._source_headers(source),
+            headers=headers,
             size_bytes=source.size,
             error_in_body=True,
         )
         _, (etag, checksum) = await self._plane.read(call, _copied_part, tries_max=2)
-        return PartInfo(1, etag, source.size, checksum)
+        size = source.size if byte_range is None else byte_range.length
+        return PartInfo(1, etag, size, checksum)
+
+
+def _source_range(byte_range: ByteRange) -> dict[str, str]:
+    return {"x-amz-copy-source-range": f"bytes={byte_range.start}-{byte_range.stop - 1}"}
 
 
 def _replacing(headers: ObjectHeaders, *, is_same: bool) -> dict[str, str]:

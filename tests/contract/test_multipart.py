@@ -160,7 +160,7 @@ def test_parts_may_be_copied_from_another_object(subject: Subject, tmp_path: Pat
     async def body(store: Store) -> None:
         old = await store.put("old", FileSlice(str(path), 0, len(data)), PLAIN)
         source = ContentRef("old", old.etag, len(data))
-        upload_id = await store.create_multipart("new", HEADERS)
+        upload_id = await store.create_multipart("new", HEADERS, has_copies=True)
         first = await store.upload_part_copy("new", upload_id, 1, source, ByteRange(0, 6 * MIB))
         second = await store.upload_part("new", upload_id, 2, b"changed")
         assert first.size == 6 * MIB

@@ -93,6 +93,7 @@ WHAT_IS_FOUND: dict[Habit, dict[str, object]] = {
     Habit.COPY_NEVER_ABSENT: {"copy_condition": False, "unusable": ("COPY If-None-Match",)},
     Habit.NOT_ATOMIC: {"if_absent": True, "atomic": False},
     Habit.NO_CHECKSUMS_OF_COPIES: {"checksum": "crc64nvme", "copied_checksums": False},
+    Habit.WRONG_CHECKSUMS_OF_RANGES: {"checksum": "crc64nvme", "copied_checksums": False},
     Habit.NOTHING_VERIFIED: {"checksum": None, "content_md5": False},
     Habit.BARE_MARKERS: {"markers": True, "marker_metadata": False},
     Habit.MARKERS_ARE_FILES: {"markers": False},

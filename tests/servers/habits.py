@@ -24,6 +24,9 @@ class Habit(enum.Enum):
     COPY_NEVER_ABSENT = "412 to every If-None-Match on a COPY (Swift 2.38)"
     NOT_ATOMIC = "conditional PUTs that come together all win (Swift, Adobe S3Mock)"
     NO_CHECKSUMS_OF_COPIES = "copied parts have no checksum, and completing demands one (MinIO)"
+    WRONG_CHECKSUMS_OF_RANGES = (
+        "a part copied from a range is told the checksum of other bytes (versitygw)"
+    )
     NO_CHECKSUMS_LISTED = (
         "ListParts tells no checksums, and completing demands them (s3proxy, moto)"
     )
@@ -154,6 +157,9 @@ class _HabitConnection(FaultyConnection):
             body = _TOLD.sub(b"", body)
             if is_done and _upload_of(request):
                 relay.copied_parts.add((_upload_of(request), request.query))
+        is_range = "x-amz-copy-source-range" in fields
+        if Habit.WRONG_CHECKSUMS_OF_RANGES in relay.habits and is_range:
+            body = _TOLD.sub(rb"<Checksum\1>AAAAAAAAAAA=</Checksum\1>", body)
         if (
             Habit.NO_CHECKSUMS_LISTED in relay.habits
             and request.method == "GET"
