@@ -14,7 +14,7 @@ import trio
 
 from s3mount.app.lifetime import Parts
 from s3mount.app.notes import Notes
-from s3mount.app.snapshot import with_past
+from s3mount.app.snapshot import snapshots_directory
 from s3mount.background import Background
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
@@ -22,7 +22,7 @@ from s3mount.config import MountConfig
 from s3mount.daemon.launch import Reporter
 from s3mount.engine.client import EngineClient
 from s3mount.errors import EngineError, MountError, S3MountError, StoreError
-from s3mount.fuse.operations import Operations
+from s3mount.fuse.operations import Operations, forget_entry
 from s3mount.names import trial_key
 from s3mount.refs import BucketInfo
 from s3mount.s3.lacks import describe_lacks
@@ -31,6 +31,8 @@ from s3mount.spool.spool import Spool
 from s3mount.tree.failing import first_error
 from s3mount.vfs.buckets import Access
 from s3mount.vfs.filesystem import Filesystem
+from s3mount.vfs.live import LiveView
+from s3mount.vfs.view import View
 
 CHECK_TIMEOUT_S = 20.0
 """How long the first look at the bucket may take; a person waits for it."""
@@ -65,26 +67,23 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
             )
             keeps_deleted = bucket.versioning == "enabled"
             filesystem.uploader.sender.deletions.keeps_deleted = keeps_deleted
-            live = Operations(filesystem, config)
+            views: dict[int, View] = {0: LiveView(filesystem)}
+            operations = Operations(views, xattr=config.xattr, snapshots=config.snapshots)
+            filesystem.refreshing.forget_entry = forget_entry
             if config.snapshots:
-                access = Access(store, reader)
                 notes = Notes()
                 Background(nursery).start(notes.ask_for_rule, store, config.prefix)
-                hidden = f"{config.prefix}{config.snapshots}/"
-                await notes.ask_for_hidden_keys(store, hidden)
-                with with_past(config, filesystem, live, access) as (operations, tell):
-                    more = partial(_with_notes, tell, notes)
+                await notes.ask_for_hidden_keys(store, f"{config.prefix}{config.snapshots}/")
+                with snapshots_directory(
+                    config, filesystem, views, Access(store, reader)
+                ) as snapshots:
+                    more = partial(_with_notes, snapshots.status, notes)
                     where = _where(bucket)
-                    yield Parts(
-                        filesystem,
-                        operations,
-                        store.statistics,
-                        where,
-                        more,
-                        [*told, *notes.told],
-                    )
+                    all_told = [*told, *notes.told]
+                    yield Parts(filesystem, operations, store.statistics, where, more, all_told)
             else:
-                yield Parts(filesystem, live, store.statistics, _where(bucket), notes=told)
+                where = _where(bucket)
+                yield Parts(filesystem, operations, store.statistics, where, notes=told)
             nursery.cancel_scope.cancel()
 
 

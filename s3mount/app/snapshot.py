@@ -25,8 +25,6 @@ from s3mount.engine.client import EngineClient
 from s3mount.engine.pool import EnginePool, PooledStore
 from s3mount.errors import MountError, StoreError
 from s3mount.fuse.operations import Operations
-from s3mount.fuse.snapshot import SnapshotOperations
-from s3mount.fuse.withpast import FIRST_HANDLE, OperationsWithPast
 from s3mount.manifest.building import nothing_below
 from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
@@ -36,9 +34,10 @@ from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.tree.snapshot_lister import SnapshotLister
 from s3mount.vfs.buckets import Access, OneBucket
 from s3mount.vfs.filesystem import Filesystem
-from s3mount.vfs.hall import OpenPast, SnapshotHall
-from s3mount.vfs.snapshot import SnapshotFiles
+from s3mount.vfs.snapshot import SnapshotView
+from s3mount.vfs.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.troubles import Troubles
+from s3mount.vfs.view import View
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ class SnapshotMount:
     def __init__(
         self,
         config: MountConfig,
-        files: SnapshotFiles,
+        files: SnapshotView,
         caches: CachedBuckets,
         about: Callable[[], dict[str, Any]],
     ) -> None:
@@ -196,7 +195,7 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
                 Background(nursery).start(notes.ask_for_dates, store, config.prefix, suspected)
                 reporter.step(f"asking S3 for the bucket {config.store.bucket}")
                 await _look(store, lister, tree, config)
-            files = SnapshotFiles(tree, caches, top_inode=TOP_INODE, lister=lister)
+            files = SnapshotView(tree, caches, top_inode=TOP_INODE, lister=lister)
 
             def tell() -> dict[str, Any]:
                 unshown = held.catalog.meta("unshown") if lister is None else lister.unshown
@@ -206,7 +205,7 @@ async def build_snapshot_parts(config: MountConfig, reporter: Reporter) -> Async
             try:
                 yield Parts(
                     SnapshotMount(config, files, caches, tell),
-                    SnapshotOperations(files, xattr=config.xattr),
+                    Operations({0: files}, xattr=config.xattr),
                     pool.statistics,
                     {"endpoint_url": config.store.endpoint_url, "region": config.store.region},
                     lambda: {"notes": tuple(notes.told)},
@@ -237,20 +236,22 @@ async def _look(
 
 
 @contextmanager
-def with_past(
-    config: MountConfig, filesystem: Filesystem, live: Operations, access: Access
-) -> Iterator[tuple[OperationsWithPast, Callable[[], dict[str, Any]]]]:
-    """A live mount's handlers with those of its past beside them, and what the status tells of that."""
+def snapshots_directory(
+    config: MountConfig, filesystem: Filesystem, views: dict[int, View], access: Access
+) -> Iterator[SnapshotsDirectory]:
+    """The folder of snapshots of a live mount, put into the table of its views."""
     library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
 
-    async def open_at(at_ns: int, base: int, place: str, troubles: Troubles) -> OpenPast:
+    async def open_at(
+        at_ns: int, base: int, place: str, troubles: Troubles
+    ) -> tuple[SnapshotView, Callable[[], None]]:
         lack = lack_of_past(filesystem.capabilities)
         if lack:
             log.warning("%s cannot be shown: this store %s", place.rstrip(": "), lack)
             raise OSError(errno.EOPNOTSUPP, f"this store {lack}")
         held = await _in_thread(partial(open_past, library, config, at_ns))
         tree = SnapshotTree(held.catalog, defaults_of(config, at_ns), prefix=config.prefix)
-        files = SnapshotFiles(
+        view = SnapshotView(
             tree,
             OneBucket(access),
             top_inode=base + TOP_INODE,
@@ -261,21 +262,24 @@ def with_past(
         )
 
         def close() -> None:
-            files.close()
+            view.close()
             held.close()
 
-        return OpenPast(files, close)
+        return view, close
 
-    now_ns = SystemClock().now_ns()
-    hall = SnapshotHall(
-        open_at, config.snapshots, uid=config.uid, gid=config.gid, mounted_ns=now_ns
+    directory = SnapshotsDirectory(
+        views,
+        open_at,
+        config.snapshots,
+        uid=config.uid,
+        gid=config.gid,
+        mounted_ns=SystemClock().now_ns(),
     )
-    filesystem.hall = hall
-    past = SnapshotOperations(hall, xattr=config.xattr, first_handle=FIRST_HANDLE)
+    filesystem.snapshots = directory
     try:
-        yield OperationsWithPast(live, past, config.snapshots), hall.status
+        yield directory
     finally:
-        hall.close()
+        directory.close()
 
 
 @contextmanager

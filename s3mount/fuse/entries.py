@@ -7,7 +7,7 @@ import secrets
 import pyfuse3
 from pyfuse3 import EntryAttributes
 
-from s3mount.refs import Attributes
+from s3mount.vfs.view import Entry
 
 BLOCK_BYTES = 512
 """Unit of st_blocks."""
@@ -21,20 +21,19 @@ DOTS = 2
 """A directory's names follow after so many entries: "." and ".."."""
 
 
-def entry_of(
-    inode: int, attributes: Attributes, size: int, valid_s: float, *, links: int = 1
-) -> EntryAttributes:
-    """What stat() shows, to be believed for ``valid_s``.
+def entry_of(shown: Entry) -> EntryAttributes:
+    """An entry of a view as the kernel takes it.
 
     A directory's one link tells tools that its subdirectories are not counted, as on btrfs.
     """
+    attributes, size = shown.attributes, shown.size
     entry = EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(inode)
+    entry.st_ino = pyfuse3.InodeT(shown.inode)
     entry.generation = GENERATION
-    entry.entry_timeout = valid_s
-    entry.attr_timeout = valid_s
+    entry.entry_timeout = shown.name_valid_s
+    entry.attr_timeout = shown.attributes_valid_s
     entry.st_mode = pyfuse3.ModeT(attributes.mode)
-    entry.st_nlink = links
+    entry.st_nlink = shown.links
     entry.st_uid = attributes.uid
     entry.st_gid = attributes.gid
     entry.st_rdev = attributes.rdev

@@ -1,4 +1,4 @@
-"""pyfuse3's handlers: translation between the kernel's requests and vfs, and nothing else.
+"""pyfuse3's handlers: translation between the kernel's requests and the views of vfs, and nothing else.
 
 pyfuse3's main loop dies of any exception but FUSEError, and the kernel remembers an ENOSYS for the
 whole mount; so every handler exists and every one is wrapped.
@@ -12,37 +12,24 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from s3mount.background import contained
-from s3mount.config import MountConfig
 from s3mount.errors import S3MountError, StoreError
-from s3mount.fuse.entries import (
-    CAPACITY_BYTES,
-    DOTS,
-    PREFERRED_IO_BYTES,
-    entry_of,
-    reply_dots,
-)
-from s3mount.tree.block import Block
+from s3mount.fuse.entries import CAPACITY_BYTES, DOTS, PREFERRED_IO_BYTES, entry_of, reply_dots
 from s3mount.tree.names import name_of
-from s3mount.tree.node import Node
 from s3mount.vfs.errnos import errno_of
-from s3mount.vfs.filesystem import Filesystem
+from s3mount.vfs.live import LiveView
 from s3mount.vfs.naming import Creator
+from s3mount.vfs.snapshots_dir import SNAPSHOTS_INODE
+from s3mount.vfs.view import SLOT_BITS, OpenDirectory, View
 
 log = logging.getLogger(__name__)
-
-FILE_VALID_S = 60.0
-"""How long the kernel may believe a file's attributes. An inode is one version; what somebody else changes
-of its attributes alone comes with the next look-up of its name. Of a file that it believes no longer the
-kernel asks at every read(): with the metadata TTL it asked 755 times while 1 GiB was read in 1,024
-pieces, each time behind the reads being answered."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,7 +68,7 @@ def answered(
     return functools.update_wrapper(wrapped, handler)
 
 
-async def _forget_entry(parent: int, name: str) -> None:
+async def forget_entry(parent: int, name: str) -> None:
     """Make the kernel drop what it knows of a name, and of all below it."""
 
     def forget() -> None:
@@ -92,89 +79,45 @@ async def _forget_entry(parent: int, name: str) -> None:
     await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
 
 
-class OpenDirectory:
-    """An opened directory: the names as they were when reading began."""
-
-    __slots__ = ("names", "node")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.names: list[str] = []
-
-
 class Operations(pyfuse3.Operations):
-    """One mount's handlers."""
+    """One mount's handlers.
+
+    ``views`` by their slots, the root's in slot 0; others may come and go. ``snapshots`` is the name at the
+    root of the folder of snapshots, whose view has the slot of ``SNAPSHOTS_INODE``; empty: there is none.
+    """
 
     supports_dot_lookup = False
     enable_acl = False
 
-    def __init__(self, filesystem: Filesystem, config: MountConfig) -> None:
+    def __init__(self, views: Mapping[int, View], *, xattr: bool, snapshots: str = "") -> None:
         super().__init__()
-        self._fs = filesystem
-        self._config = config
-        self._nodes = filesystem.state.nodes
+        self._views = views
+        self._xattr = xattr
+        self._snapshots = snapshots
         self._directories: dict[int, OpenDirectory] = {}
         self._next_directory = 1
-        filesystem.refreshing.forget_entry = _forget_entry
-        self.enable_writeback_cache = not config.read_only
-        filesystem.state.kernel_keeps_mtime = self.enable_writeback_cache
-        self.on_init: Callable[[], None] = lambda: None
-
-    def init(self) -> None:
-        """The kernel shook hands."""
-        self.on_init()
+        self._live = root if isinstance(root := views[0], LiveView) and root.is_writable else None
+        self.enable_writeback_cache = self._live is not None
 
     # --------------------------------------------------------------- translation
 
-    def _node(self, inode: int) -> Node:
+    def _view(self, number: int) -> View:
+        """The view of an inode or a handle."""
         try:
-            return self._nodes.get(inode)
+            return self._views[number >> SLOT_BITS]
         except KeyError:
-            raise OSError(errno.ESTALE, "inode is forgotten") from None
+            raise OSError(errno.ESTALE, "the snapshot is closed") from None
 
-    def _entry(self, node: Node, valid_s: float | None = None) -> EntryAttributes:
-        valid_s = self._valid_s(node) if valid_s is None else valid_s
-        links = 1 if node.linked else 0
-        return entry_of(node.inode, node.attributes, node.size, valid_s, links=links)
-
-    def _listed_entry(self, block: Block, index: int, valid_s: float) -> EntryAttributes:
-        """The same for an entry that only a listing told of."""
-        state = self._fs.state
-        if block.is_directory(index):
-            attributes = state.file_attributes(state.mounted_ns, stat.S_IFDIR)
-        else:
-            attributes = state.file_attributes(block.last_modified_ns[index])
-        return entry_of(block.base + index, attributes, block.sizes[index], valid_s)
-
-    @staticmethod
-    def _settled(entry: EntryAttributes) -> EntryAttributes:
-        """The entry, all of whose attributes are known: a file's may be believed for longer than its name."""
-        if not stat.S_ISDIR(entry.st_mode):
-            entry.attr_timeout = FILE_VALID_S
-        return entry
-
-    def _valid_s(self, node: Node) -> float:
-        """How long the kernel may believe it: until the listing it came from is too old."""
-        if node.parent is None:
-            return self._config.metadata_ttl_s
-        return max(0.0, self._fs.directories.fresh_for_s(node.parent))
-
-    def _looked_up(self, node: Node) -> EntryAttributes:
-        self._fs.contents.fold(node)
-        node.lookups += 1
-        return self._settled(self._entry(node))
-
-    async def _made(self, node: Node) -> EntryAttributes:
-        await self._fs.directories.know_attributes_of(node)
-        return self._looked_up(node)
+    def _writable(self, number: int, name: str = "") -> LiveView:
+        """The view that an inode or a handle is of, to change it (or ``name`` in it). Raises OSError (EROFS)."""
+        is_snapshots = number == pyfuse3.ROOT_INODE and name == self._snapshots != ""
+        if self._live is None or number >> SLOT_BITS or is_snapshots:
+            raise OSError(errno.EROFS, "it cannot be changed")
+        return self._live
 
     @staticmethod
     def _creator(ctx: RequestContext) -> Creator:
         return Creator(ctx.uid, ctx.gid)
-
-    def _must_be_writable(self) -> None:
-        if self._config.read_only:
-            raise OSError(errno.EROFS, "mounted read-only")
 
     # ---------------------------------------------------------------- attributes
 
@@ -182,40 +125,27 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        parent = self._node(parent_inode)
-        directories = self._fs.directories
         text = name_of(name)
-        await directories.look(parent, text)
-        assert parent.directory is not None
-        children = parent.directory.children
-        if directories.is_shown(parent, text):
-            found = children.listed(text) if text not in children.nodes else None
-            if found is not None and directories.is_enough(found):
-                found[0].hold(found[1])
-                valid_s = max(0.0, directories.fresh_for_s(parent))
-                return self._settled(self._listed_entry(*found, valid_s))
-        node = await directories.lookup_known(parent, text)
-        if node is None:
-            entry = EntryAttributes()
-            entry.st_ino = pyfuse3.InodeT(0)
-            entry.entry_timeout = max(0.0, directories.fresh_for_s(parent))
-            return entry
-        return self._looked_up(node)
+        if parent_inode == pyfuse3.ROOT_INODE and text == self._snapshots != "":
+            return entry_of(await self._view(SNAPSHOTS_INODE).getattr(SNAPSHOTS_INODE))
+        view = self._view(parent_inode)
+        found = await view.lookup(parent_inode, text)
+        if found is not None:
+            return entry_of(found)
+        entry = EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(0)
+        entry.entry_timeout = view.absent_for_s(parent_inode)
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         for inode, count in inode_list:
-            self._nodes.forget(inode, count)
+            view = self._views.get(inode >> SLOT_BITS)
+            if view is not None:
+                view.forget(inode, count)
 
     @answered
     async def getattr(self, inode: pyfuse3.InodeT, ctx: RequestContext) -> EntryAttributes:
-        found = self._nodes.peek(inode)
-        if found is not None and self._fs.directories.is_enough(found):
-            valid_s = self._fs.directories.fresh_for_s(found[0].directory)
-            return self._settled(self._listed_entry(*found, max(0.0, valid_s)))
-        node = self._node(inode)
-        await self._fs.directories.know_attributes_of(node)
-        self._fs.contents.fold(node)
-        return self._settled(self._entry(node))
+        return entry_of(await self._view(inode).getattr(inode))
 
     @answered
     async def setattr(
@@ -226,15 +156,10 @@ class Operations(pyfuse3.Operations):
         fh: pyfuse3.FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        self._must_be_writable()
-        node = self._node(inode)
-        if fields.update_size:
-            if node.is_directory:
-                raise OSError(errno.EISDIR, "is a directory")
-            await self._fs.contents.truncate(node, attr.st_size)
+        view = self._writable(inode)
         wanted: dict[str, int] = {}
         if fields.update_mode:
-            wanted["mode"] = self._allowed_mode(node, attr.st_mode, ctx)
+            wanted["mode"] = _allowed_mode(view.gid_of(inode), attr.st_mode, ctx)
         if fields.update_uid:
             wanted["uid"] = attr.st_uid
         if fields.update_gid:
@@ -243,24 +168,14 @@ class Operations(pyfuse3.Operations):
             wanted["mtime_ns"] = attr.st_mtime_ns
         if fields.update_atime:
             wanted["atime_ns"] = attr.st_atime_ns
-        if wanted:
-            await self._fs.metadata.set(node, **wanted)
-        self._fs.contents.fold(node)
-        return self._settled(self._entry(node))
-
-    @staticmethod
-    def _allowed_mode(node: Node, mode: int, ctx: RequestContext) -> int:
-        """POSIX: who is not in a file's group cannot give it the set-group-id bit."""
-        if not mode & stat.S_ISGID or ctx.uid == 0 or node.attributes.gid == ctx.gid:
-            return mode
-        if node.attributes.gid in pyfuse3.get_sup_groups(ctx.pid):
-            return mode
-        return mode & ~stat.S_ISGID
+        size = attr.st_size if fields.update_size else None
+        return entry_of(await view.setattr(inode, size, wanted))
 
     @answered
     async def access(self, inode: pyfuse3.InodeT, mode: int, ctx: RequestContext) -> bool:
-        # default_permissions: the kernel has checked already.
-        self._node(inode)
+        # default_permissions: the kernel has checked the modes already.
+        if mode & os.W_OK:
+            self._writable(inode)
         return True
 
     @answered
@@ -268,9 +183,11 @@ class Operations(pyfuse3.Operations):
         data = pyfuse3.StatvfsData()
         data.f_bsize = PREFERRED_IO_BYTES
         data.f_frsize = 4096
-        data.f_blocks = data.f_bfree = data.f_bavail = CAPACITY_BYTES // 4096
-        data.f_files = data.f_ffree = data.f_favail = 1 << 40
+        data.f_blocks = CAPACITY_BYTES // 4096
         data.f_namemax = 255
+        if self._live is not None:
+            data.f_bfree = data.f_bavail = data.f_blocks
+            data.f_files = data.f_ffree = data.f_favail = 1 << 40
         return data
 
     # --------------------------------------------------------------------- names
@@ -284,45 +201,39 @@ class Operations(pyfuse3.Operations):
         rdev: int,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        self._must_be_writable()
-        node = await self._fs.naming.make_node(
-            self._node(parent_inode), name_of(name), mode, rdev, self._creator(ctx)
-        )
-        return await self._made(node)
+        text = name_of(name)
+        view = self._writable(parent_inode, text)
+        return entry_of(await view.mknod(parent_inode, text, mode, rdev, self._creator(ctx)))
 
     @answered
     async def mkdir(
         self, parent_inode: pyfuse3.InodeT, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
-        self._must_be_writable()
-        node = await self._fs.naming.make_directory(
-            self._node(parent_inode), name_of(name), mode, self._creator(ctx)
-        )
-        return await self._made(node)
+        text = name_of(name)
+        view = self._writable(parent_inode, text)
+        return entry_of(await view.mkdir(parent_inode, text, mode, self._creator(ctx)))
 
     @answered
     async def symlink(
         self, parent_inode: pyfuse3.InodeT, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        self._must_be_writable()
-        node = await self._fs.naming.make_symlink(
-            self._node(parent_inode), name_of(name), target, self._creator(ctx)
-        )
-        return await self._made(node)
+        text = name_of(name)
+        view = self._writable(parent_inode, text)
+        return entry_of(await view.symlink(parent_inode, text, target, self._creator(ctx)))
 
     @answered
     async def readlink(self, inode: pyfuse3.InodeT, ctx: RequestContext) -> bytes:
-        return await self._fs.metadata.link_target(self._node(inode))
+        return await self._view(inode).readlink(inode)
 
     @answered
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: bytes, ctx: RequestContext) -> None:
-        self._must_be_writable()
-        await self._fs.naming.unlink(self._node(parent_inode), name_of(name))
+        text = name_of(name)
+        await self._writable(parent_inode, text).unlink(parent_inode, text)
 
     @answered
     async def rmdir(self, parent_inode: pyfuse3.InodeT, name: bytes, ctx: RequestContext) -> None:
-        self._must_be_writable()
-        await self._fs.naming.remove_directory(self._node(parent_inode), name_of(name))
+        text = name_of(name)
+        await self._writable(parent_inode, text).rmdir(parent_inode, text)
 
     @answered
     async def rename(
@@ -334,14 +245,10 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        self._must_be_writable()
-        await self._fs.renaming.rename(
-            self._node(parent_inode_old),
-            name_of(name_old),
-            self._node(parent_inode_new),
-            name_of(name_new),
-            flags,
-        )
+        old, new = name_of(name_old), name_of(name_new)
+        self._writable(parent_inode_new, new)
+        view = self._writable(parent_inode_old, old)
+        await view.rename(parent_inode_old, old, parent_inode_new, new, flags)
 
     @answered
     async def link(
@@ -351,6 +258,7 @@ class Operations(pyfuse3.Operations):
         new_name: bytes,
         ctx: RequestContext,
     ) -> EntryAttributes:
+        self._writable(new_parent_inode, name_of(new_name))
         raise OSError(errno.EPERM, "an object has one key")
 
     # --------------------------------------------------------------------- files
@@ -364,64 +272,51 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        self._must_be_writable()
-        node = await self._fs.naming.create(
-            self._node(parent_inode), name_of(name), mode, self._creator(ctx)
+        text = name_of(name)
+        view = self._writable(parent_inode, text)
+        number, entry = await view.create(
+            parent_inode, text, mode, self._creator(ctx), flags, ctx.pid
         )
-        number = self._fs.contents.open(node, flags, ctx.pid)
-        node.lookups += 1
-        return self._file_info(number), self._settled(self._entry(node))
+        return self._file_info(number), entry_of(entry)
 
     @staticmethod
     def _file_info(number: int) -> FileInfo:
-        # A node is one version, so what the kernel keeps of it never goes stale.
+        # An inode is one version, so what the kernel keeps of it never goes stale.
         return FileInfo(fh=pyfuse3.FileHandleT(number), keep_cache=True)
 
     @answered
     async def open(self, inode: pyfuse3.InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        node = self._node(inode)
-        contents = self._fs.contents
-        if (flags & os.O_ACCMODE) == os.O_RDONLY and not flags & os.O_TRUNC:
-            return self._file_info(await contents.open_to_read(node, flags, ctx.pid))
-        self._must_be_writable()
-        if flags & os.O_TRUNC:
-            await contents.truncate(node, 0)
-        return self._file_info(contents.open(node, flags, ctx.pid))
+        if (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC:
+            self._writable(inode)
+        return self._file_info(await self._view(inode).open(inode, flags, ctx.pid))
 
     @answered
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
-        contents = self._fs.contents
-        return await contents.read(contents.handle(fh), off, size)
+        return await self._view(fh).read(fh, off, size)
 
     @answered
     async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
-        contents = self._fs.contents
-        return await contents.write(contents.handle(fh), off, buf)
+        return await self._writable(fh).write(fh, off, buf)
 
     @answered
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:
-        handle = self._fs.contents.handle(fh)
-        self._fs.contents.flush(handle)
-        await self._fs.contents.wait_closed(handle)
+        await self._view(fh).flush(fh)
 
     @answered
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
-        self._fs.contents.release(fh)
+        self._view(fh).release(fh)
 
     @answered
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
-        await self._fs.contents.fsync(self._fs.contents.handle(fh))
+        await self._view(fh).fsync(fh)
 
     # --------------------------------------------------------------- directories
 
     @answered
     async def opendir(self, inode: pyfuse3.InodeT, ctx: RequestContext) -> pyfuse3.FileHandleT:
-        node = self._node(inode)
-        if not node.is_directory:
-            raise OSError(errno.ENOTDIR, "not a directory")
         number = self._next_directory
+        self._directories[number] = self._view(inode).open_directory(inode)
         self._next_directory += 1
-        self._directories[number] = OpenDirectory(node)
         return pyfuse3.FileHandleT(number)
 
     @answered
@@ -429,35 +324,20 @@ class Operations(pyfuse3.Operations):
         self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken
     ) -> None:
         opened = self._directories[fh]
-        node = opened.node
         if start_id == 0:
-            opened.names = await self._fs.directories.names(node)
-            with contained("reading ahead"):
-                self._fs.contents.walks.names_read(node, opened.names)
-        assert node.directory is not None
-        children = node.directory.children
-        valid_s = max(0.0, self._fs.directories.fresh_for_s(node))
-        names = opened.names
-        above = self._entry(node.parent or node)
-        if not reply_dots(token, start_id, self._entry(node, valid_s), above):
-            return
-        for number in range(max(start_id, DOTS), DOTS + len(names)):
-            name = names[number - DOTS]
-            found = children.listed(name) if name not in children.nodes else None
-            if found is not None:
-                entry = self._listed_entry(*found, valid_s)
-                if not pyfuse3.readdir_reply(token, name.encode(), entry, number + 1):
-                    return
-                found[0].hold(found[1])
-                continue
-            child = children.get(name)
-            if child is None:
-                continue
-            self._fs.contents.fold(child)
-            entry = self._entry(child, valid_s)
-            if not pyfuse3.readdir_reply(token, name.encode(), entry, number + 1):
+            await opened.rewind()
+        if start_id < DOTS:
+            own, above = await opened.dots()
+            if not reply_dots(token, start_id, entry_of(own), entry_of(above)):
                 return
-            child.lookups += 1
+        number = max(start_id, DOTS)
+        async with aclosing(opened.entries(number - DOTS)) as entries:
+            async for name, entry in entries:
+                number += 1
+                if entry is not None and not pyfuse3.readdir_reply(
+                    token, name.encode(), entry_of(entry), number
+                ):
+                    return
 
     @answered
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
@@ -465,40 +345,45 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
-        await self._fs.state.spool.force(None)
+        if self._live is not None:
+            await self._live.fsyncdir()
 
     # ------------------------------------------------------- extended attributes
 
     def _must_have_xattrs(self) -> None:
         """Without --xattr the first answer switches them off in the kernel for the whole mount."""
-        if not self._config.xattr:
+        if not self._xattr:
             raise OSError(errno.ENOSYS, "mounted without --xattr")
 
     @answered
     async def getxattr(self, inode: pyfuse3.InodeT, name: bytes, ctx: RequestContext) -> bytes:
         self._must_have_xattrs()
-        return await self._fs.metadata.get_xattr(self._node(inode), os.fsdecode(name))
+        return await self._view(inode).getxattr(inode, os.fsdecode(name))
 
     @answered
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: RequestContext) -> Sequence[bytes]:
         self._must_have_xattrs()
-        names = await self._fs.metadata.list_xattrs(self._node(inode))
-        return [os.fsencode(name) for name in names]
+        return [os.fsencode(name) for name in await self._view(inode).listxattr(inode)]
 
     @answered
     async def setxattr(
         self, inode: pyfuse3.InodeT, name: bytes, value: bytes, ctx: RequestContext
     ) -> None:
         self._must_have_xattrs()
-        self._must_be_writable()
-        await self._fs.metadata.set_xattr(self._node(inode), name_of(name), value)
+        await self._writable(inode).setxattr(inode, name_of(name), value)
 
     @answered
     async def removexattr(self, inode: pyfuse3.InodeT, name: bytes, ctx: RequestContext) -> None:
         self._must_have_xattrs()
-        self._must_be_writable()
-        await self._fs.metadata.remove_xattr(self._node(inode), name_of(name))
+        await self._writable(inode).removexattr(inode, name_of(name))
 
     def stacktrace(self) -> None:
         """Asked for by nobody: SIGUSR1 dumps the stacks instead."""
         log.info("%d tasks", trio.lowlevel.current_statistics().tasks_living)
+
+
+def _allowed_mode(gid: int, mode: int, ctx: RequestContext) -> int:
+    """POSIX: who is not in a file's group cannot give it the set-group-id bit."""
+    if not mode & stat.S_ISGID or ctx.uid == 0 or gid == ctx.gid:
+        return mode
+    return mode if gid in pyfuse3.get_sup_groups(ctx.pid) else mode & ~stat.S_ISGID

@@ -38,11 +38,11 @@ from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.directories import Directories
-from s3mount.vfs.hall import SnapshotHall
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.refreshing import Refreshing
 from s3mount.vfs.renaming import Renaming
+from s3mount.vfs.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 from s3mount.vfs.trials import RunningTrial
 from s3mount.vfs.uploads import UploadHooks
@@ -130,7 +130,7 @@ class Filesystem:
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
         self.capabilities: dict[str, Any] = {}
         self._probed: trio.Event | None = None
-        self.hall: SnapshotHall | None = None
+        self.snapshots: SnapshotsDirectory | None = None
 
     # --------------------------------------------------------------- background
 
@@ -373,8 +373,8 @@ class Filesystem:
     async def status_of(self, path: str) -> dict[str, Any]:
         """Where one file stands. ``path`` is relative to the mount. Raises S3MountError, OSError."""
         names = [part for part in path.split("/") if part]
-        if self.hall is not None and names[:1] == [self.hall.name]:
-            return {**await self.hall.status_of(names[1:]), "path": path}
+        if self.snapshots is not None and names[:1] == [self.snapshots.name]:
+            return {**await self.snapshots.status_of(names[1:]), "path": path}
         node = self.state.nodes.root
         for name in names:
             found = await self.directories.lookup(node, name)

@@ -1,4 +1,4 @@
-"""What POSIX means in the past: a tree that cannot change, each file read by its version.
+"""The view of a snapshot: a tree that cannot change, each file read by its version.
 
 A version that S3 does not hand out any more is an error for that file (EIO), never other data. Sizes and
 attributes that the catalog lacks are asked of S3 in batches, and remembered there.
@@ -7,9 +7,11 @@ attributes that the catalog lacks are asked of S3 in batches, and remembered the
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections import OrderedDict
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
 
 import trio
 
@@ -17,16 +19,15 @@ from s3mount.background import contained
 from s3mount.cache.reader import ReadHandle
 from s3mount.errors import PreconditionFailedError, S3MountError, StoreError
 from s3mount.names import NAME_BYTES_MAX, is_name
-from s3mount.refs import Attributes, ObjectInfo
+from s3mount.refs import ObjectInfo
 from s3mount.tree import attributes as codec
 from s3mount.tree.failing import first_error
 from s3mount.tree.snapshot import SnapshotNode, SnapshotTree
 from s3mount.vfs.buckets import Buckets
 from s3mount.vfs.strides import Strides
 from s3mount.vfs.troubles import Troubles, why
+from s3mount.vfs.view import FOREVER_S, Entry
 
-FOREVER_S = 3.0e8
-"""What cannot change the kernel may believe for ten years."""
 PAGE_ROWS = 256
 """Entries that are looked up, and asked for in S3 where that is needed, at a time."""
 HEADS_MAX = 64
@@ -36,15 +37,6 @@ HEADED_ONE_BY_ONE_MAX = 2
 FOLDERS_COUNTED_MAX = 10_000
 LINK_BYTES_MAX = 4096
 OWN_XATTR_PREFIX = "s3mount."
-
-
-class Shown(NamedTuple):
-    """One entry as the kernel gets it. ``valid_s`` 0: what is told of it is not known yet."""
-
-    inode: int
-    attributes: Attributes
-    size: int
-    valid_s: float
 
 
 class Lister(Protocol):
@@ -59,8 +51,11 @@ class Lister(Protocol):
         ...
 
 
-class SnapshotFiles:
-    """One past, by inode numbers: ``numbers`` of the catalog plus ``base``; the top is ``top_inode``."""
+class SnapshotView:
+    """One snapshot, by inode numbers: ``numbers`` of the catalog plus ``base``; the top is ``top_inode``.
+
+    ``references`` counts what the kernel knows of it; nothing is held for them.
+    """
 
     def __init__(
         self,
@@ -83,7 +78,8 @@ class SnapshotFiles:
         self._headed: OrderedDict[int, int] = OrderedDict()
         self._slots = trio.CapacityLimiter(HEADS_MAX)
         self._handles: dict[int, OpenFile] = {}
-        self._next_handle = 1
+        self._next_handle = base + 1
+        self.references = 0
         self.strides = Strides(tree, self._is_listed, buckets.open_reader)
 
     def close(self) -> None:
@@ -118,14 +114,25 @@ class SnapshotFiles:
         """How people are told of a node."""
         return f"{self._place}s3://{node.bucket}/{node.key}"
 
-    def _shown(self, node: SnapshotNode) -> Shown:
+    def _entry(self, node: SnapshotNode) -> Entry:
         is_known = node.size is not None and not self._wants(node)
         valid_s = FOREVER_S if is_known else 0.0
-        return Shown(self._inode(node.row.number), node.attributes, node.size or 0, valid_s)
+        inode = self._inode(node.row.number)
+        return Entry(inode, node.attributes, node.size or 0, valid_s, valid_s)
 
     # ------------------------------------------------------------------ looking
 
-    async def lookup(self, parent_inode: int, name: str) -> Shown | None:
+    async def lookup(self, parent_inode: int, name: str) -> Entry | None:
+        """See ``View.lookup``."""
+        found = await self.find(parent_inode, name)
+        self.references += found is not None
+        return found
+
+    def absent_for_s(self, parent_inode: int) -> float:
+        """See ``View.absent_for_s``: for ever."""
+        return FOREVER_S
+
+    async def find(self, parent_inode: int, name: str) -> Entry | None:
         """The entry ``name``, or ``None``. Raises OSError, S3MountError."""
         parent = self._directory(parent_inode)
         if len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX:
@@ -140,11 +147,11 @@ class SnapshotFiles:
             return None
         return await self._known(self.tree.node_of(row))
 
-    async def shown(self, inode: int) -> Shown:
+    async def getattr(self, inode: int) -> Entry:
         """What an inode is like. Raises OSError (ESTALE, EIO), S3MountError."""
         return await self._known(self.node(inode))
 
-    async def _known(self, node: SnapshotNode) -> Shown:
+    async def _known(self, node: SnapshotNode) -> Entry:
         """The node once everything is known of it; a missing version is EIO."""
         inode = self._inode(node.row.number)
         if await self._know_storing(node):
@@ -154,9 +161,9 @@ class SnapshotFiles:
             node = self.node(inode)
             if node.size is None:
                 raise OSError(errno.EIO, "its version cannot be read")
-        return self._shown(node)
+        return self._entry(node)
 
-    async def entries(self, inode: int, after: str) -> list[tuple[str, Shown | None]]:
+    async def page(self, inode: int, after: str) -> list[tuple[str, Entry | None]]:
         """The next entries of a directory behind the name ``after``; empty at its end.
 
         ``None`` stands for one that is not shown. Raises OSError, S3MountError.
@@ -177,7 +184,7 @@ class SnapshotFiles:
                 self.tree.node_of(row) for row in self.tree.catalog.page(number, after, PAGE_ROWS)
             ]
         return [
-            (node.row.name, None if self.tree.is_hidden(node.row) else self._shown(node))
+            (node.row.name, None if self.tree.is_hidden(node.row) else self._entry(node))
             for node in nodes
         ]
 
@@ -185,11 +192,14 @@ class SnapshotFiles:
         """The name at ``place`` (from 0) of a directory; empty behind its end."""
         return self.tree.catalog.name_at(self._number(inode), place)
 
-    def refer(self, inode: int) -> None:
-        """The kernel was told of the inode once more. Nothing is held for it."""
+    def open_directory(self, inode: int) -> OpenSnapshotDirectory:
+        """See ``View.open_directory``."""
+        self._directory(inode)
+        return OpenSnapshotDirectory(self, inode)
 
     def forget(self, inode: int, count: int) -> None:
-        """The kernel dropped some of its references. Nothing is held for it."""
+        """See ``View.forget``."""
+        self.references = max(0, self.references - count)
 
     # ------------------------------------------------------------- what S3 knows
 
@@ -280,8 +290,11 @@ class SnapshotFiles:
 
     # ------------------------------------------------------------------ reading
 
-    async def open(self, inode: int, *, is_read_by_program: bool = True) -> int:
+    async def open(self, inode: int, flags: int = os.O_RDONLY, pid: int = 0) -> int:
         """A handle to read a file by. Raises OSError (EIO: its version is missing), S3MountError."""
+        return await self._open(inode, is_read_by_program=True)
+
+    async def _open(self, inode: int, *, is_read_by_program: bool) -> int:
         node = self.node(inode)
         if node.is_directory:
             raise OSError(errno.EISDIR, "is a directory")
@@ -347,9 +360,15 @@ class SnapshotFiles:
         """How many handles are open."""
         return len(self._handles)
 
-    async def link_target(self, inode: int) -> bytes:
+    async def flush(self, handle: int) -> None:
+        """See ``View.flush``: nothing was written."""
+
+    async def fsync(self, handle: int) -> None:
+        """See ``View.fsync``: nothing was written."""
+
+    async def readlink(self, inode: int) -> bytes:
         """Where a symbolic link leads. Raises OSError (EINVAL: it is none; EIO), S3MountError."""
-        await self.shown(inode)
+        await self.getattr(inode)
         node = self.node(inode)
         if not stat.S_ISLNK(node.attributes.mode):
             raise OSError(errno.EINVAL, "not a symbolic link")
@@ -358,7 +377,7 @@ class SnapshotFiles:
             return target
         if node.size is not None and node.size > LINK_BYTES_MAX:
             raise OSError(errno.EIO, "the link's target is too long")
-        number = await self.open(inode, is_read_by_program=False)
+        number = await self._open(inode, is_read_by_program=False)
         try:
             return await self.read(number, 0, LINK_BYTES_MAX)
         finally:
@@ -376,9 +395,9 @@ class SnapshotFiles:
             "version_id": node.version_id,
         }
 
-    async def xattr(self, inode: int, name: str) -> bytes:
+    async def getxattr(self, inode: int, name: str) -> bytes:
         """One extended attribute. Raises OSError (ENODATA), S3MountError."""
-        await self.shown(inode)
+        await self.getattr(inode)
         node = self.node(inode)
         if name.startswith(OWN_XATTR_PREFIX):
             value = self.describe(node).get(name[len(OWN_XATTR_PREFIX) :])
@@ -388,16 +407,16 @@ class SnapshotFiles:
             return node.attributes.xattrs[name]
         raise OSError(errno.ENODATA, "no such attribute")
 
-    async def xattr_names(self, inode: int) -> list[str]:
+    async def listxattr(self, inode: int) -> list[str]:
         """Names of those that can be copied, which ours cannot. Raises OSError, S3MountError."""
-        await self.shown(inode)
+        await self.getattr(inode)
         return list(self.node(inode).attributes.xattrs)
 
     async def status_of(self, path: str) -> dict[str, Any]:
         """One file, by its path below the top. Raises S3MountError, OSError."""
         inode = self.top_inode
         for name in [part for part in path.split("/") if part]:
-            found = await self.lookup(inode, name)
+            found = await self.find(inode, name)
             if found is None:
                 raise S3MountError(f"{path}: no such file in the mount")
             inode = found.inode
@@ -409,6 +428,46 @@ class SnapshotFiles:
             "mode": oct(node.attributes.mode),
             "mtime_ns": node.attributes.mtime_ns,
         }
+
+
+class OpenSnapshotDirectory:
+    """An opened directory, and how far it was read: ``_place`` entries, up to the name ``_after``."""
+
+    __slots__ = ("_after", "_inode", "_place", "_rows", "_view")
+
+    def __init__(self, view: SnapshotView, inode: int) -> None:
+        self._view = view
+        self._inode = inode
+        self._place = 0
+        self._after = ""
+        self._rows: list[tuple[str, Entry | None]] = []
+
+    async def rewind(self) -> None:
+        """See ``OpenDirectory.rewind``: names never change."""
+
+    async def dots(self) -> tuple[Entry, Entry]:
+        """See ``OpenDirectory.dots``; a snapshot's directory does not know the one above it."""
+        own = await self._view.getattr(self._inode)
+        return own, own
+
+    async def entries(self, place: int) -> AsyncGenerator[tuple[str, Entry | None]]:
+        """See ``OpenDirectory.entries``."""
+        if place != self._place:
+            # Somebody went back, or jumped by seekdir().
+            self._after = self._view.name_at(self._inode, place - 1) if place else ""
+            self._place = place
+            self._rows = []
+        while True:
+            if not self._rows:
+                self._rows = (await self._view.page(self._inode, self._after))[::-1]
+                if not self._rows:
+                    return
+            name, entry = self._rows[-1]
+            yield name, entry
+            self._view.references += entry is not None
+            self._rows.pop()
+            self._after = name
+            self._place += 1
 
 
 class OpenFile:

@@ -26,6 +26,7 @@ from s3mount.refs import ListPage, ObjectInfo
 from s3mount.s3.memory import MemoryStore
 from s3mount.spool.spool import Spool
 from s3mount.vfs.filesystem import Filesystem
+from s3mount.vfs.live import LiveView
 
 START_NS = 1_700_000_000_000_000_000
 
@@ -132,7 +133,11 @@ def main() -> int:
                 return {"requests_list": store.requests.get("list", 0)}
 
             try:
-                yield Parts(filesystem, Operations(filesystem, config), statistics)
+                yield Parts(
+                    filesystem,
+                    Operations({0: LiveView(filesystem)}, xattr=config.xattr),
+                    statistics,
+                )
             finally:
                 spool.close()
                 nursery.cancel_scope.cancel()

@@ -17,7 +17,7 @@ from s3mount.manifest.compiling import compile_entries
 from s3mount.manifest.model import Entry
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.vfs.buckets import Access, OneBucket
-from s3mount.vfs.snapshot import SnapshotFiles
+from s3mount.vfs.snapshot import SnapshotView
 from tests.unit.cache.stores import Request, SlowStore, running, simulated
 
 TOP = 1
@@ -26,12 +26,12 @@ TOP = 1
 @asynccontextmanager
 async def opened(
     store: SlowStore, entries: list[Entry], folder: Path
-) -> AsyncIterator[SnapshotFiles]:
+) -> AsyncIterator[SnapshotView]:
     compile_entries(entries, folder / "catalog.sqlite", lambda lines: None)
     catalog = Catalog(folder / "catalog.sqlite")
     tree = SnapshotTree(catalog, Defaults(0o644, 0o755, 0, 0, 0))
     async with running(store, folder / "cache") as reader:
-        files = SnapshotFiles(tree, OneBucket(Access(store, reader)), top_inode=TOP)
+        files = SnapshotView(tree, OneBucket(Access(store, reader)), top_inode=TOP)
         yield files
         files.close()
     catalog.close()
@@ -51,7 +51,7 @@ def versions(
     return entries, bodies
 
 
-async def inode_of(files: SnapshotFiles, path: str) -> int:
+async def inode_of(files: SnapshotView, path: str) -> int:
     inode = TOP
     for name in path.split("/"):
         found = await files.lookup(inode, name)
@@ -60,7 +60,7 @@ async def inode_of(files: SnapshotFiles, path: str) -> int:
     return inode
 
 
-async def read(files: SnapshotFiles, path: str) -> bytes:
+async def read(files: SnapshotView, path: str) -> bytes:
     handle = await files.open(await inode_of(files, path))
     try:
         return await files.read(handle, 0, 1 << 20)
@@ -130,7 +130,7 @@ async def test_sizes_are_asked_for_in_batches(tmp_path: Path) -> None:
     entries, _ = versions(store, 100, sized=False)
     async with opened(store, entries, tmp_path) as files:
         folder = await inode_of(files, "0")
-        shown = await files.entries(folder, "")
+        shown = await files.page(folder, "")
         assert [each.size for _, each in shown if each is not None] == [
             0 if number % 10 == 9 else 1000 + number for number in range(50)
         ]
