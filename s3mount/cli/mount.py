@@ -13,7 +13,14 @@ from click.core import ParameterSource
 from s3mount import mountinfo
 from s3mount.cli.at_option import SNAPSHOTS, shown_source, what_to_mount
 from s3mount.cli.mountoptions import Options
-from s3mount.cli.options import absolute, option, store_config, store_options
+from s3mount.cli.options import (
+    absolute,
+    expert_option,
+    help_all_option,
+    option,
+    store_config,
+    store_options,
+)
 from s3mount.cli.param_types import (
     SNAPSHOTS_FOLDER,
     mode,
@@ -79,7 +86,7 @@ class _MountCommand(click.Command):
 @store_options
 @option("--cache-dir", type=click.Path(), help="Where to keep what was read.")
 @option("--cache-size", type=size_from(MIB), default=10 * GIB, help="Its limit.  [default: 10G]")
-@option(
+@expert_option(
     "--cache-free",
     type=size_from(64 << 10),
     default=GIB,
@@ -92,21 +99,21 @@ class _MountCommand(click.Command):
     default=100 * GIB,
     help="Its limit.  [default: 100G]",
 )
-@option(
+@expert_option(
     "--spool-wait",
     type=seconds,
     default=30.0,
     help="How long a writer waits for room in it before ENOSPC.  [default: 30s]",
 )
 @option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
-@option(
+@expert_option(
     "--prefetch-max",
     type=size_from(64 << 10),
     default=256 * MIB,
     help="Bytes on their way ahead of all readers; 0: none.  [default: 256M]",
 )
 @option("--uploads", type=int, default=16, help="Uploads at once.  [default: 16]")
-@option(
+@expert_option(
     "--upload-delay", type=seconds, default=0.25, help="Calm before an upload.  [default: 0.25s]"
 )
 @option(
@@ -172,9 +179,10 @@ class _MountCommand(click.Command):
     default=True,
     help="Let S3 copy what it has already.  [default: dedupe]",
 )
-@option("--no-fast-loop", is_flag=True, help="Never poll for the next request.")
+@expert_option("--no-fast-loop", is_flag=True, help="Never poll for the next request.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is mounted.")
 @click.option("--ready-fd", type=int, hidden=True)
+@help_all_option
 @click.pass_context
 def mount(ctx: click.Context, /, **given: Any) -> int:
     """Show BUCKET (or s3://BUCKET/PREFIX) as a folder at MOUNTPOINT; a MANIFEST in its place is shown

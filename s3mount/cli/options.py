@@ -24,6 +24,42 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=variable, **settings)
 
 
+class ExpertOption(click.Option):
+    """An option that few need: ``--help`` leaves it out and ``--help-all`` shows it."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **settings, hidden=True)
+
+
+def expert_option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """``option``, shown by ``--help-all`` alone."""
+    return option(*names, cls=ExpertOption, **settings)
+
+
+def help_all_option(command: F) -> F:
+    """Give a command ``--help-all``."""
+
+    def show(ctx: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
+        if not is_asked or ctx.resilient_parsing:
+            return
+        experts = [each for each in ctx.command.params if isinstance(each, ExpertOption)]
+        for each in experts:
+            each.hidden = False
+        click.echo(ctx.get_help())
+        for each in experts:
+            each.hidden = True
+        ctx.exit()
+
+    return click.option(
+        "--help-all",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show all options, with those for experts, and exit.",
+    )(command)
+
+
 _OPTIONS = (
     option("--endpoint-url", metavar="URL", help="S3 server, where it is not AWS."),
     option("--region", help="AWS region of the bucket."),

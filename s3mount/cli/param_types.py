@@ -46,6 +46,8 @@ def size_from(least: int, *, or_zero: bool = True) -> Callable[[str | int], int]
             "a size has a unit, as 512MiB or 10G"
         )
 
+    # click shows the function's name where the value goes.
+    read.__name__ = "size"
     return read
 
 

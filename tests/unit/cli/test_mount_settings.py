@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from s3mount.cli import mount as command
 from s3mount.config import MountConfig, RunConfig, default_cache_dir, default_state_dir
@@ -204,3 +205,14 @@ def test_values_that_cannot_be_are_refused(tmp_path: Path, arguments: tuple[str,
 def test_wrong_usage_is_said(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     with pytest.raises(click.UsageError):
         settings(arguments[0], str(tmp_path), *arguments[1:])
+
+
+def test_help_leaves_out_what_few_need_and_help_all_shows_it() -> None:
+    short, whole = (
+        CliRunner().invoke(command.mount, [asked]).output for asked in ("--help", "--help-all")
+    )
+    experts = {"--cache-free", "--spool-wait", "--prefetch-max", "--upload-delay", "--no-fast-loop"}
+    assert [name for name in experts if name in short] == []
+    assert [name for name in experts if name not in whole] == []
+    assert "--cache-size SIZE" in short
+    assert "--ready-fd" not in whole
