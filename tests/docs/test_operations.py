@@ -11,6 +11,7 @@ import pytest
 from s3mount import errors
 from s3mount.cli.commands import COMMANDS, OTHER_VARIABLES, TEST_PREFIXES, group, known_variables
 from s3mount.cli.mount import mount
+from s3mount.cli.options import ExpertOption
 
 PAGE = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
 
@@ -25,7 +26,8 @@ def real_options() -> set[str]:
     return {
         name
         for parameter in mount.params
-        if isinstance(parameter, click.Option) and not parameter.hidden
+        if isinstance(parameter, click.Option)
+        and (not parameter.hidden or isinstance(parameter, ExpertOption))
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
 
