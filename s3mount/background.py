@@ -15,6 +15,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from s3mount.errors import S3MountError
+from s3mount.tasks import leaf_of, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -111,23 +112,21 @@ class Background:
 
 def log_fault(what: str, error: Exception) -> None:
     """Log what stopped ``what``: an S3MountError by what it says, all else with its traceback."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, S3MountError):
-        log.warning("%s is interrupted: %s", what, error)
+    plain = unwrapped(error)
+    if isinstance(plain, S3MountError):
+        log.warning("%s is interrupted: %s", what, plain)
     else:
-        log.error("internal error: %s; the mount goes on", what, exc_info=error)
+        log.error("internal error: %s; the mount goes on", what, exc_info=plain)
 
 
 def reason_of(error: BaseException) -> str:
-    """An unexpected error in a few words; of a group its first.
+    """An unexpected error in a few words; of a group its first of ours, else its first.
 
     >>> reason_of(ExceptionGroup("two", [KeyError("k"), ValueError()]))
     "KeyError: 'k'"
     """
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    leaf = leaf_of(error)
+    return f"{type(leaf).__name__}: {leaf}"
 
 
 def _name_of(function: Callable[..., object]) -> str:

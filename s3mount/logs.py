@@ -17,6 +17,7 @@ from pathlib import Path
 
 from s3mount.config import default_state_dir
 from s3mount.errors import LocalDiskError, S3MountError, StoreError
+from s3mount.tasks import leaf_of
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def explain(error: BaseException, log_path: Path | None) -> tuple[str, int]:
     Of a group it is the first error that was raised on purpose. For any other the traceback goes to
     ``log_path`` if this process logs there, else to crash.log in the state folder.
     """
-    leaf = first_error(error)
+    leaf = leaf_of(error)
     logs_there = log_path is not None and bool(logging.getLogger().handlers)
     if isinstance(leaf, S3MountError):
         if logs_there:
@@ -123,19 +124,6 @@ def explain(error: BaseException, log_path: Path | None) -> tuple[str, int]:
         return f"{told}; details in {log_path}", 1
     crash = write_crash(default_state_dir(), text)
     return f"{told}; details in {crash}" if crash else told, 1
-
-
-def first_error(error: BaseException) -> BaseException:
-    """The error to tell of: in a group the first S3MountError, else the first of all."""
-    leaves: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if isinstance(found, BaseExceptionGroup):
-            waiting.extend(found.exceptions)
-        else:
-            leaves.append(found)
-    return next((leaf for leaf in leaves if isinstance(leaf, S3MountError)), leaves[0])
 
 
 def write_crash(folder: Path, text: str) -> Path | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import trio
 
+from s3mount import tasks
 from s3mount.config import StoreConfig
 from s3mount.engine.client import EngineClient
 from s3mount.errors import ManifestError, UsageError
@@ -87,16 +88,6 @@ class Shown(NamedTuple):
     scopes: Scopes
 
 
-def _run(main: Callable[[], Awaitable[R]]) -> R:
-    """Run ``main``. Raises what it raises; an interruption comes out of nurseries as it is."""
-    try:
-        return trio.run(main, strict_exception_groups=True)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is None:
-            raise
-        raise KeyboardInterrupt from None
-
-
 async def _shown(work: Callable[[], Awaitable[R]], show: Show, text: Callable[[], str]) -> R:
     """Do ``work`` and tell ``show`` every TICK_S how far it is. Raises what ``work`` raises."""
     failure: Exception | None = None
@@ -159,7 +150,7 @@ def create(
                 rule = await store.noncurrent_rule(prefix)
         return Created(made.at_ns, made.keys, made.size_bytes, digest, rule)
 
-    return _run(main)
+    return tasks.run(main)
 
 
 class _Listed(NamedTuple):
@@ -223,7 +214,7 @@ def show(access: Access, source: str) -> Shown:
         async with brought_here(source, access.open_store) as path:
             return await trio.to_thread.run_sync(_summarised, source, path, access.bucket)
 
-    return _run(main)
+    return tasks.run(main)
 
 
 def _summarised(source: str, path: Path, bucket: str | None) -> Shown:
@@ -264,7 +255,7 @@ def diff(
 
             await trio.to_thread.run_sync(compare)
 
-    _run(main)
+    tasks.run(main)
 
 
 @asynccontextmanager
@@ -310,7 +301,7 @@ def verify(
             work = partial(verifying.verify, entries, buckets, report, found, content=content)
             await _shown(work, show, lambda: f"{rate(found.checked)}, {found.problems:,} wrong")
 
-    _run(main)
+    tasks.run(main)
     return found
 
 
@@ -354,7 +345,7 @@ def restore(
                 for plan in plans:
                     plan.close()
 
-    return _run(main)
+    return tasks.run(main)
 
 
 async def _plans(

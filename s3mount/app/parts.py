@@ -28,7 +28,7 @@ from s3mount.refs import BucketInfo
 from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
 from s3mount.spool.spool import Spool
-from s3mount.tree.failing import first_error
+from s3mount.tasks import first_error
 from s3mount.vfs.buckets import Access
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.live import LiveView

@@ -27,8 +27,8 @@ from s3mount.manifest.model import Entry
 from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectHeaders, ObjectInfo
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
+from s3mount.tasks import in_parallel
 from s3mount.transfer import proving
-from s3mount.transfer.parallel import in_parallel
 
 SMALL_BYTES = 256 * 1024
 """Up to this an object comes into memory in one request: 128 at once have room in 32 MiB."""

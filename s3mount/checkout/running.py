@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from s3mount import tasks
 from s3mount.checkout.digests import DigestIndex
 from s3mount.checkout.folders import Folders
 from s3mount.checkout.options import Options, Tell
@@ -122,7 +123,6 @@ class Run:
 
     def _work(self, ahead: list[Step], open_store: OpenStore, stored_in: StoredIn) -> None:
         """Do what is to be done; ``stopped`` in the summary tells why the rest was given up."""
-        import trio
 
         from s3mount.checkout.placing import Placer
         from s3mount.checkout.working import Work
@@ -146,13 +146,9 @@ class Run:
                 changed=self._options.changed,
             )
             try:
-                trio.run(work.run, strict_exception_groups=True)
+                tasks.run(work.run)
             except S3MountError as error:
                 self._summary.stopped = " ".join(str(error).split())
-            except BaseExceptionGroup as group:
-                if group.subgroup(KeyboardInterrupt) is None:
-                    raise
-                raise KeyboardInterrupt from None
         finally:
             placer.close()
 

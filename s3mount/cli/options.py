@@ -28,7 +28,7 @@ class ExpertOption(click.Option):
     """An option that few need: ``--help`` leaves it out and ``--help-all`` shows it."""
 
     def __init__(self, *names: Any, **settings: Any) -> None:
-        super().__init__(*names, **settings, hidden=True)
+        super().__init__(*names, **{**settings, "hidden": True})
 
 
 def expert_option(*names: str, **settings: Any) -> Callable[[F], F]:

@@ -30,6 +30,7 @@ from s3mount.engine.signals import leave_signals_to_parent
 from s3mount.errors import S3MountError, ServerFaultError
 from s3mount.s3.store import Store
 from s3mount.steps import reach
+from s3mount.tasks import unwrapped
 from s3mount.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class Server:
         except S3MountError as error:
             return Failed(request.id, record_of(error))
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
-            single = _single(error)
+            single = unwrapped(error)
             if isinstance(single, S3MountError):
                 return Failed(request.id, record_of(single))
             return Failed(request.id, _fault(f"{type(request).__name__} request", error))
@@ -188,7 +189,7 @@ class Server:
             except Exception as error:
                 if self._store is not None:
                     raise
-                single = _single(error)
+                single = unwrapped(error)
                 if isinstance(single, S3MountError):
                     self._refusal = record_of(single)
                 else:
@@ -338,13 +339,6 @@ def _offer_to_the_oom_killer() -> None:
 def _die_with_parent() -> None:
     """SIGKILL when the parent dies, even if this process's loop hangs and sees no end of stream."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _single(error: BaseException) -> BaseException:
-    """What a nursery wrapped, if it is one error."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _fault(what: str, error: BaseException) -> ErrorRecord:

@@ -26,7 +26,7 @@ from s3mount.names import is_trial_key
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectVersion
 from s3mount.s3.headers import is_md5_etag, same_when_stored
 from s3mount.s3.store import Store
-from s3mount.transfer.parallel import in_parallel
+from s3mount.tasks import in_parallel
 from s3mount.transfer.patience import Patience
 
 COPIES_AT_ONCE = 32

@@ -19,7 +19,7 @@ from s3mount.manifest.spill import Chunk, Spill
 from s3mount.refs import Key, ObjectVersion
 from s3mount.s3.headers import KEY_BYTES_MAX
 from s3mount.s3.store import Store
-from s3mount.transfer.parallel import in_parallel
+from s3mount.tasks import in_parallel
 
 LISTS_AT_ONCE = 16
 """Lists under way at the same time; a list is work for the store, and AWS answers some 100 a second."""

@@ -29,7 +29,7 @@ from s3mount.manifest.model import Entry, is_same_etag
 from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectInfo
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
-from s3mount.transfer.parallel import in_parallel
+from s3mount.tasks import in_parallel
 from s3mount.transfer.patience import Patience
 from s3mount.transfer.proving import Trial, agreed, trials
 

@@ -60,6 +60,7 @@ from s3mount.s3.traits import Traits
 from s3mount.s3.trials import Trials
 from s3mount.s3.versions import VersionLister
 from s3mount.s3.writing import Writer
+from s3mount.tasks import first_error
 
 _log = logging.getLogger(__name__)
 
@@ -264,15 +265,13 @@ class S3Store:
             )
 
         try:
-            async with trio.open_nursery() as nursery:
-                for number, part in enumerate(PartPlan(COPY_PART_BYTES).ranges(source.size), 1):
-                    nursery.start_soon(copy_part, number, part)
+            with first_error():
+                async with trio.open_nursery() as nursery:
+                    for number, part in enumerate(PartPlan(COPY_PART_BYTES).ranges(source.size), 1):
+                        nursery.start_soon(copy_part, number, part)
             ordered = [parts[number] for number in sorted(parts)]
             return await self.complete_multipart(key, upload_id, ordered, condition=condition)
-        except BaseExceptionGroup as group:
-            await self._give_up(key, upload_id)
-            raise _first_store_error(group) from group
-        except StoreError:
+        except (StoreError, BaseExceptionGroup):
             await self._give_up(key, upload_id)
             raise
 
@@ -451,12 +450,3 @@ class S3Store:
         """See ``Store.statistics``; the names are in ``metrics.S3_METRICS``."""
         await trio.lowlevel.checkpoint()
         return self._statistics.snapshot() | self._plane.gauges()
-
-
-def _first_store_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The StoreError for which several parts' copies were given up, or the group itself."""
-    matching = group.subgroup(StoreError)
-    found: BaseException = matching if matching is not None else group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found if matching is not None else group

@@ -22,8 +22,8 @@ from s3mount.spool.changes import Change
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
 from s3mount.steps import reach
+from s3mount.tasks import in_parallel
 from s3mount.transfer.digest import HASHING_THREADS, crc64nvme_of, is_part
-from s3mount.transfer.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 

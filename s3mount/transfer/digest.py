@@ -14,7 +14,7 @@ from s3mount.flow.parts import PartPlan
 from s3mount.refs import Body, ByteRange, ETag, FileSlice, PartInfo
 from s3mount.s3 import checksums
 from s3mount.s3.headers import is_md5_etag
-from s3mount.transfer.parallel import in_parallel
+from s3mount.tasks import in_parallel
 
 HASHING_THREADS = 2
 """MD5 takes 1.3 s a GiB and thread. Two keep up with any upload and leave processors to others."""

@@ -14,8 +14,8 @@ from s3mount.errors import ChecksumError, LocalDiskError, PreconditionFailedErro
 from s3mount.refs import ByteRange, ContentRef, FileSlice, ObjectInfo
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
+from s3mount.tasks import in_parallel
 from s3mount.transfer.digest import md5_of
-from s3mount.transfer.parallel import in_parallel
 
 RANGE_BYTES = 8 << 20
 """Bytes of one request: large enough that its round trip does not count, small enough to retry."""

@@ -24,9 +24,9 @@ from s3mount.refs import (
     PutResult,
 )
 from s3mount.s3.store import Store
+from s3mount.tasks import in_parallel
 from s3mount.transfer.digest import is_part
 from s3mount.transfer.ledger import PartLedger
-from s3mount.transfer.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import trio
 from s3mount.names import is_trial_key
 from s3mount.refs import Key, ListPage, ObjectInfo
 from s3mount.s3.store import Store
-from s3mount.tree.failing import first_error
+from s3mount.tasks import first_error
 from s3mount.tree.key_split import KeySplit, NameShape
 from s3mount.tree.names import is_name
 

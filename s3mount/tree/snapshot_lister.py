@@ -12,13 +12,13 @@ from typing import Protocol
 
 import trio
 
-from s3mount.errors import S3MountError
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, Listed
 from s3mount.manifest.compiling import A_DIRECTORY_TOO, NO_PATH, UNSHOWN_MAX
 from s3mount.manifest.dating import Gaps
 from s3mount.manifest.versions import current_at
 from s3mount.names import is_name
 from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
+from s3mount.tasks import first_error
 from s3mount.tree.snapshot import SnapshotTree
 
 PAGE_KEYS = 1000
@@ -124,9 +124,11 @@ class SnapshotLister:
         pages = Pages(self, folder, "/", PAGE_KEYS)
         while (page := await pages.next()) is not None:
             keys = PAGE_KEYS if len(page.prefixes) <= MANY_PREFIXES else FEW_KEYS
-            async with _Together() as jobs:
-                for prefix in page.prefixes:
-                    jobs.start_soon(self._take_directory, number, prefix[len(folder) : -1], keys)
+            with first_error():
+                async with trio.open_nursery() as jobs:
+                    for prefix in page.prefixes:
+                        name = prefix[len(folder) : -1]
+                        jobs.start_soon(self._take_directory, number, name, keys)
             self._add_files(number, folder, page.versions)
         self._catalog.set_listed([number])
 
@@ -160,9 +162,10 @@ class SnapshotLister:
                 if found or len(mine) < len(page.versions):
                     return
 
-        async with _Together() as jobs:
-            jobs.start_soon(as_file)
-            jobs.start_soon(self._take_directory, number, name, PAGE_KEYS)
+        with first_error():
+            async with trio.open_nursery() as jobs:
+                jobs.start_soon(as_file)
+                jobs.start_soon(self._take_directory, number, name, PAGE_KEYS)
 
     # ------------------------------------------------------------------- filling
 
@@ -290,26 +293,6 @@ class Pages:
             if any(v.key == last and v.last_modified_ns <= self._lister._at_ns for v in versions):
                 self._decided = last
         return VersionPage(versions, page.prefixes, None, None)
-
-
-class _Together:
-    """A nursery out of which the first of our errors comes alone."""
-
-    async def __aenter__(self) -> trio.Nursery:
-        self._manager = trio.open_nursery()
-        return await self._manager.__aenter__()
-
-    async def __aexit__(self, *about: object) -> bool | None:
-        try:
-            return await self._manager.__aexit__(*about)  # type: ignore[arg-type]
-        except BaseExceptionGroup as errors:
-            ours = errors.subgroup(S3MountError)
-            if ours is None:
-                raise
-            found: BaseException = ours
-            while isinstance(found, BaseExceptionGroup):
-                found = found.exceptions[0]
-            raise found from None
 
 
 def _listed(name: str, kind: int, version: ObjectVersion) -> Listed:

@@ -15,9 +15,9 @@ import trio
 from s3mount.errors import NetworkError, S3MountError
 from s3mount.refs import Key
 from s3mount.slices import in_order
+from s3mount.tasks import first_error
 from s3mount.tree.block import Block
 from s3mount.tree.children import names_in
-from s3mount.tree.failing import first_error
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
 from s3mount.tree.node import Node

@@ -20,8 +20,8 @@ from s3mount.cache.reader import ReadHandle
 from s3mount.errors import PreconditionFailedError, S3MountError, StoreError
 from s3mount.names import NAME_BYTES_MAX, is_name
 from s3mount.refs import ObjectInfo
+from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
-from s3mount.tree.failing import first_error
 from s3mount.tree.snapshot import SnapshotNode, SnapshotTree
 from s3mount.vfs.buckets import Buckets
 from s3mount.vfs.strides import Strides

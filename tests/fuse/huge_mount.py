@@ -28,6 +28,7 @@ from s3mount.refs import ObjectInfo
 from s3mount.s3.memory import MemoryStore
 from s3mount.s3.memory_bucket import Version
 from s3mount.vfs.filesystem import Filesystem
+from s3mount.vfs.live import LiveView
 
 TIB = 1024 * GIB
 START_NS = 1_700_000_000_000_000_000
@@ -89,7 +90,11 @@ def main() -> int:
             await nursery.start(reader.run)
             filesystem = Filesystem(config=config, store=store, spool=spool, reader=reader)
             try:
-                yield Parts(filesystem, Operations(filesystem, config), store.statistics)
+                yield Parts(
+                    filesystem,
+                    Operations({0: LiveView(filesystem)}, xattr=config.xattr),
+                    store.statistics,
+                )
             finally:
                 nursery.cancel_scope.cancel()
 
