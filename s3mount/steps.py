@@ -45,6 +45,8 @@ STEPS = (
     "part: sent",
     "part: noted",
     "part: copied",
+    "zeros: put",
+    "zeros: removed",
     "part: taken back",
     "complete: before",
     "complete: answered",

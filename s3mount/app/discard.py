@@ -36,8 +36,6 @@ def discard_in(
             if not is_rehearsal:
                 spool.record([], keys)
         finally:
-            left = list(spool.changes.values())
-            size_bytes = sum(change.size for change in left if change.op == "put")
-            lock.note("ended", len(left), size_bytes)
+            lock.note("ended", len(spool.changes), spool.relations.put_bytes)
             spool.close()
     return keys

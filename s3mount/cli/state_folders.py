@@ -93,7 +93,8 @@ def describe(state: StateFolder, found: Inspection) -> str:
         else "  nothing is pending"
     )
     for change in found.changes[:SHOWN_MAX]:
-        size = f", {status.size_text(change.size)}" if change.op == "put" else ""
+        size_bytes = found.bytes_of.get(change.key, 0)
+        size = f", {status.size_text(size_bytes)}" if change.op == "put" else ""
         notes = [f" {change.state}: {change.error}"] if change.error else []
         notes += [" its bytes are gone"] if change.key in found.missing else []
         notes += [" known by its blob's label only"] if change.key in found.adopted else []

@@ -18,8 +18,6 @@ from s3mount.spool.sums import BlockSums
 from s3mount.steps import reach
 
 COPY_CHUNK_BYTES = 8 << 20
-SPARSE_BYTES_MIN = 64 << 10
-"""Holes of smaller files are not worth a look."""
 
 _buffer = memoryview(bytearray(BLOCK_BYTES))
 """Blocks are read into it to be checked: one at a time, in one thread."""
@@ -128,6 +126,12 @@ class Blob:
         if self.base is None:
             return []
         return self.extents.missing(start, min(stop, self.base_limit))
+
+    def is_hole(self, start: int, stop: int) -> bool:
+        """Are these bytes, all below the size, zeros because nobody wrote them, here or in the base?"""
+        if self.base is not None and start < self.base_limit:
+            return False
+        return not self.extents.touches(start, stop) and not self.sums.touches(start, stop)
 
     @property
     def complete(self) -> bool:
@@ -308,14 +312,6 @@ class BlobFolder:
         copy.was_synced = blob.was_synced
         reach("blob: cloned")
         return copy
-
-    def is_sparse(self, blob_id: str) -> bool:
-        """Has the blob's file holes? False when it is gone. Raises OSError."""
-        try:
-            found = os.stat(f"{self._folder}/{blob_id}")
-        except FileNotFoundError:
-            return False
-        return found.st_size >= SPARSE_BYTES_MIN and found.st_blocks * 512 < found.st_size
 
     def ids(self) -> set[str]:
         """The ids of all blobs in the folder. Raises OSError."""

@@ -11,17 +11,20 @@ from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.changes import Change
 from s3mount.spool.orphans import Orphan
+from s3mount.spool.takeover import extents_of
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What lies in a state folder.
 
     ``changes`` are those that go on at the next start, also those that only a blob's label tells of
-    (``adopted``). ``orphans``: other blobs. ``missing``: keys whose blob is gone. ``problem``: why the
-    journal cannot be used as it is. ``damages``: what was set aside before.
+    (``adopted``). ``bytes_of`` tells how many bytes are to be sent for each, as far as they are here.
+    ``orphans``: other blobs. ``missing``: keys whose blob is gone. ``problem``: why the journal cannot be
+    used as it is. ``damages``: what was set aside before.
     """
 
     changes: list[Change]
+    bytes_of: dict[Key, int]
     adopted: list[Key]
     orphans: list[Orphan]
     missing: list[Key]
@@ -31,8 +34,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes are to be sent, as far as they are here."""
-        return sum(change.size for change in self.changes if change.op == "put")
+        """How many bytes are to be sent."""
+        return sum(self.bytes_of.values())
 
 
 def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
@@ -60,11 +63,17 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
             adopted = [change.key for change in claims.values()]
             changes |= {change.key: change for change in claims.values()}
             orphans = [orphan for orphan in found if orphan.blob_id not in claims]
+        bytes_of = {
+            change.key: extents_of(change, str(folder / salvage.BLOBS / change.blob_id)).total
+            for change in changes.values()
+            if change.blob_id
+        }
     except OSError as error:
         raise LocalDiskError(f"{folder} cannot be read: {error.strerror}") from error
     ordered = sorted(changes.values(), key=lambda change: change.seq)
     return Inspection(
         changes=ordered,
+        bytes_of=bytes_of,
         adopted=adopted,
         orphans=orphans,
         missing=[c.key for c in ordered if c.blob_id and c.blob_id not in blobs],

@@ -233,7 +233,10 @@ class Journal:
             raise db.disk_error(f"cannot write the journal {self._path}", error) from error
 
     def upload_begun(self, upload_id: str, key: Key) -> None:
-        """Remember a multipart upload of ``key``: it is aborted at the next start unless a change names it."""
+        """Remember a multipart upload of ``key``: it is aborted at the next start unless a change names it.
+
+        A temporary object is remembered under its key in place of an id (``leftovers``).
+        """
         statement = "INSERT OR REPLACE INTO upload VALUES (?, ?)"
         self._with_reserve(lambda: self._single(statement, (upload_id, key)))
 
@@ -244,7 +247,7 @@ class Journal:
         reach("upload: forgotten")
 
     def uploads(self) -> list[tuple[str, Key]]:
-        """Unfinished multipart uploads as (upload id, key)."""
+        """Unfinished multipart uploads as (upload id, key), and temporary objects as (key, key)."""
         return list(self._database.execute("SELECT upload_id, key FROM upload"))
 
     def part_sent(self, upload_id: str, part: PartInfo) -> None:

@@ -19,7 +19,7 @@ from s3mount.errors import (
     ServerFaultError,
 )
 from s3mount.flow.parts import PartPlan
-from s3mount.refs import ByteRange, Condition, Key, PartInfo, PutResult
+from s3mount.refs import ByteRange, Condition, ContentRef, Key, PartInfo, PutResult
 from s3mount.s3.checksums import multipart_etag
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
@@ -33,6 +33,7 @@ from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import NO_SUCH_UPLOAD, Resuming
 from s3mount.spool.spool import Spool
 from s3mount.spool.sums import DamagedBlockError
+from s3mount.spool.zeros import Zeros
 from s3mount.steps import reach
 from s3mount.transfer.digest import md5_of
 
@@ -68,6 +69,7 @@ class MultipartSender:
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
         self._leftovers = Leftovers(spool, store)
+        self.zeros = Zeros(store, self._plan, self._leftovers, self.slots)
         self._resuming = Resuming(spool, store, self._plan)
         self._resuming.take_over(self._new_upload)
 
@@ -119,8 +121,10 @@ class MultipartSender:
         upload = self._new_upload(change.key)
         begun = change.attributes
         headers = self._hooks.headers_of(change, with_times=not streamed)
+        holes = self.zeros.holes(blob, range(self._plan.count(blob.size)))
+        upload.has_copies = blob.base is not None or bool(holes)
         upload.upload_id = await self._store.create_multipart(
-            upload.key, headers, has_copies=blob.base is not None
+            upload.key, headers, has_copies=upload.has_copies
         )
         reach("upload: created")
         if not self._is_current(change, blob):
@@ -361,11 +365,39 @@ class MultipartSender:
         return max(PARTS_MAX_LEAST, self._plan.count(size) // RESENT_SHARE)
 
     async def _send_missing(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
+        holes = self.zeros.holes(blob, upload.unsent(blob.size))
+        async with self.zeros.lent(blob, upload, holes) as zeros:
+
+            async def bring(index: int) -> None:
+                if zeros is None or not await self._is_copied_hole(blob, upload, index, zeros):
+                    await self._bring(change, blob, upload, index)
+
+            await self._bring_missing(blob, upload, bring)
+
+    async def _is_copied_hole(
+        self, blob: Blob, upload: PartsUpload, index: int, zeros: ContentRef
+    ) -> bool:
+        """Let S3 copy a part that is nothing but hole from ``zeros``. Raises S3MountError."""
+        span = self._plan.part_range(index)
+        stop = min(span.stop, blob.size)
+        length = stop - span.start
+        if not 0 < length <= zeros.size or not blob.is_hole(span.start, stop):
+            return False
+        part = await self.zeros.copy(upload, index, zeros, length)
+        if part is not None:
+            reach("part: copied")
+            self._arrived(blob, upload, index, part)
+        return part is not None
+
+    async def _bring_missing(
+        self, blob: Blob, upload: PartsUpload, bring_one: Callable[[int], Awaitable[None]]
+    ) -> None:
+        """Bring every part that S3 lacks, some at once. Raises what the first to fail raised."""
         errors: list[Exception] = []
 
         async def bring(index: int, worker: object) -> None:
             try:
-                await self._bring(change, blob, upload, index)
+                await bring_one(index)
             except (S3MountError, OSError) as error:
                 errors.append(error)
                 nursery.cancel_scope.cancel()

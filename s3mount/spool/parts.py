@@ -15,7 +15,7 @@ class PartsUpload:
     back what they touch, also of parts that are on their way (those count as unsent when they arrive).
     ``on_forgotten`` names whom to tell of every sent part that is taken back, at once.
     ``is_confirmed``: S3 was asked for the parts that an earlier run sent. ``completing``: the parts
-    that the last try to complete it named.
+    that the last try to complete it named. ``has_copies``: it was begun as one that takes copied parts.
     """
 
     def __init__(self, key: Key, plan: PartPlan) -> None:
@@ -25,6 +25,7 @@ class PartsUpload:
         self.sent: dict[int, PartInfo] = {}
         self.sending: set[int] = set()
         self.is_confirmed = True
+        self.has_copies = False
         self.completing: list[PartInfo] | None = None
         self._stale: set[int] = set()
         self._forgot: Callable[[int], None] = lambda number: None

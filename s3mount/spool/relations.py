@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from s3mount.refs import Key
 from s3mount.spool.changes import Change, parent_of
@@ -11,11 +11,12 @@ from s3mount.spool.changes import Change, parent_of
 class Relations:
     """The pending changes of one spool, by key in ``changes``, and the indexes over them. In memory only.
 
-    ``put_bytes`` is the size of all files to be put, ``troubled`` are the changes of which a try failed, as
-    they were when they were added last.
+    ``bytes_of`` tells how many bytes are to be sent for a change; ``put_bytes`` is their sum. ``troubled`` are the
+    changes of which a try failed. Both are as they were when the changes were added last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_of: Callable[[Change], int]) -> None:
+        self._bytes_of = bytes_of
         self.changes: dict[Key, Change] = {}
         self._below: dict[Key, set[Key]] = {}
         self._implied: dict[Key, dict[Key, int]] = {}
@@ -37,9 +38,10 @@ class Relations:
         if source is not None:
             self._readers.setdefault(source, set()).add(change.key)
             self._reads[change.key] = source
-        if change.op == "put":
-            self._put_sizes[change.key] = change.size
-            self.put_bytes += change.size
+        size_bytes = self._bytes_of(change)
+        if size_bytes:
+            self._put_sizes[change.key] = size_bytes
+            self.put_bytes += size_bytes
         if change.error:
             self.troubled[change.key] = change
         if change.former:

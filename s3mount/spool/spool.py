@@ -28,6 +28,7 @@ from s3mount.spool.salvage import Damage
 from s3mount.spool.states import Event, State, after
 from s3mount.spool.takeover import (
     data_ranges,
+    extents_of,
     follow_disk,
     recall_filled,
     settle,
@@ -55,7 +56,7 @@ class Spool:
         self.journal = Journal(folder / "journal.sqlite")
         self.size_bytes_max = size_bytes_max
         self.used_bytes = 0
-        self.relations = Relations()
+        self.relations = Relations(self._bytes_of)
         self.changes = self.relations.changes
         self.live_blobs: dict[str, Blob] = {}
         self.damages: list[Damage] = []
@@ -196,14 +197,8 @@ class Spool:
                 size=change.size,
                 base=change.base,
                 base_limit=change.base_limit,
-                # Without a base all is here, also where a row was written before its blob was described.
-                extents=Extents(change.extents if change.base else [(0, change.size)]),
             )
-            if change.base is None and self.blobs.is_sparse(blob.id):
-                # A hole takes no room.
-                blob.extents = Extents(data_ranges(blob.fd))
-                blob.extents.cut(change.size)
-                blob.release()
+            blob.extents = extents_of(change, blob.location)
             blob.is_gone = on_disk_bytes is None
             blob.was_synced = change.synced
             if change.filled:
@@ -248,6 +243,11 @@ class Spool:
         """A number greater than every one given before."""
         self._seq += 1
         return self._seq
+
+    def _bytes_of(self, change: Change) -> int:
+        """What the spool holds of the content of ``change``. Holes are nothing."""
+        blob = self.live_blobs.get(change.blob_id)
+        return 0 if blob is None else blob.extents.total
 
     @property
     def last_seq(self) -> int:

@@ -11,6 +11,7 @@ import base64
 import errno
 from array import array
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from awscrt import checksums as crt
@@ -189,6 +190,19 @@ class BlockSums:
             return Sum(chunk[2 * index], _UNKNOWN if stored == _STORED_UNKNOWN else stored - 1)
         return Sum(0, 0)
 
+    def touches(self, start: int, stop: int) -> bool:
+        """Is anything written in the blocks of this range? Of a hole not every block is looked at."""
+        chunks = self._thawed()
+        first, last = start >> BLOCK_SHIFT, (stop - 1) >> BLOCK_SHIFT
+        for number in range(first // CHUNK_BLOCKS, last // CHUNK_BLOCKS + 1):
+            chunk = chunks.get(number)
+            if chunk is not None:
+                begin = number * CHUNK_BLOCKS
+                a, b = max(first - begin, 0), min(last - begin, CHUNK_BLOCKS - 1) + 1
+                if any(chunk[2 * a + 1 : 2 * b : 2]):
+                    return True
+        return False
+
     def of_range(self, start: int, stop: int, read: Read) -> Checksum | None:
         """The CRC64NVME of the bytes from ``start`` to ``stop``; ``None`` when some are unknown.
 
@@ -341,6 +355,17 @@ def as_checksum(crc: int) -> Checksum:
     'AAAAAAAAAAA='
     """
     return base64.b64encode(crc.to_bytes(8, "big")).decode()
+
+
+@lru_cache(maxsize=256)
+def crc_of_zeros(length: int) -> int:
+    """The CRC64NVME of so many zeros, 5 GiB of them in less than a millisecond."""
+    if length <= BLOCK_BYTES:
+        crc: int = crt.crc64nvme(_ZEROS[:length], 0)
+    else:
+        half = length // 2
+        crc = crt.combine_crc64nvme(crc_of_zeros(length - half), crc_of_zeros(half), half)
+    return crc
 
 
 def _read_block(start: int, crc: int, length: int, read: Read) -> memoryview:

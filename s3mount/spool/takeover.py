@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,6 +16,9 @@ from s3mount.spool.extents import Extents
 from s3mount.spool.journal import Journal
 
 log = logging.getLogger(__name__)
+
+SPARSE_BYTES_MIN = 64 << 10
+"""Holes of smaller files are not worth a look."""
 
 
 def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: bool) -> None:
@@ -65,6 +69,21 @@ def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
                 return
             start, stop = stop, size
         yield start, stop
+
+
+def extents_of(change: Change, path: str) -> Extents:
+    """Which bytes of the blob at ``path`` are here: a hole takes no room, and is not there. Raises OSError."""
+    if change.base is not None:
+        return Extents(change.extents)
+    # Also where a row was written before its blob was described.
+    found = Extents([(0, change.size)])
+    with contextlib.suppress(FileNotFoundError):
+        on_disk = os.stat(path)
+        if on_disk.st_size >= SPARSE_BYTES_MIN and on_disk.st_blocks * 512 < on_disk.st_size:
+            with open(path, "rb", buffering=0) as file:
+                found = Extents(data_ranges(file.fileno()))
+            found.cut(change.size)
+    return found
 
 
 def settle(journal: Journal, change: Change, unsettled: set[str], *, is_settled: bool) -> None:

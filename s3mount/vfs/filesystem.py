@@ -194,6 +194,7 @@ class Filesystem:
         sender.etag_is_md5 = found.etag_is_md5 is True
         sender.deletions.honours_condition = found.delete_condition
         sender.multipart.copies_parts = found.part_copies is not False
+        sender.multipart.zeros.allow(found, self.config.prefix)
         sender.markers = self.state.markers = found.markers
         self.state.marker_metadata = found.marker_metadata is not False
         self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
@@ -308,7 +309,7 @@ class Filesystem:
         return self.decisions.discard(paths, is_rehearsal=is_rehearsal)
 
     def pending(self) -> tuple[int, int]:
-        """How many changes S3 does not have, and how many bytes they are."""
+        """How many changes S3 does not have, and how many bytes are to be sent for them."""
         relations = self.state.spool.relations
         return len(relations.changes), relations.put_bytes
 

@@ -25,6 +25,8 @@ NAMES = ("a", "b", "c", "film.mkv", ".t")
 FOLDERS = ("x", "y")
 DEPTH_MAX = 3
 HANDLES_MAX = 4
+HOLE_PARTS = 5
+SIZE_MAX = 30 * PART_BYTES
 TRIES_MAX = 200
 """Requests fail at random, so the same operation succeeds sooner or later."""
 
@@ -373,7 +375,11 @@ class Program:
         if path is None:
             return
         file = self.tree.files[path]
-        size = self._rng.choice((0, 10, PART_BYTES, self._rng.randrange(len(file.now) + 300)))
+        longer = len(file.now) + HOLE_PARTS * PART_BYTES
+        size = self._rng.choice(
+            (0, 10, PART_BYTES, self._rng.randrange(len(file.now) + 300), longer)
+        )
+        size = min(size, SIZE_MAX)
         new = self._note((file.now + bytes(max(0, size - len(file.now))))[:size])
         has_writer = self._writers(file) > 0
 

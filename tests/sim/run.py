@@ -27,6 +27,7 @@ import trio.testing
 
 from s3mount import steps
 from s3mount.errors import S3MountError
+from s3mount.names import is_trial_key
 from tests.sim.disk import Disk
 from tests.sim.faults import PROFILES, SeededFaults
 from tests.sim.foreign import Rivals
@@ -61,6 +62,8 @@ RARE_STEPS = (
     "change: content is in S3",
     "change: superseded",
     "part: copied",
+    "zeros: put",
+    "zeros: removed",
     "part: taken back",
     "conflict: recorded",
     "copy: answered",
@@ -303,6 +306,8 @@ class Simulation:
         await trio.sleep(SETTLE_S)
         await mount.sync()
         left = mount.leftovers()
+        if not self.had_power_cut:
+            left += [f"temporary object {key}" for key in world.contents() if is_trial_key(key)]
         for upload in await world.s3.list_uploads(""):
             # One that was begun and never heard of holds nothing, and nobody can know it as ours.
             # After a power cut nor can one whose note was lost.

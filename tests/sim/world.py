@@ -7,6 +7,7 @@ S3 is ``MemoryStore``. ``Mount.kill`` ends a mount as SIGKILL does, at whatever 
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from s3mount.errors import NetworkError, StoreError
 from s3mount.refs import FileSlice, ObjectHeaders
 from s3mount.s3.memory import Faults, MemoryStore
 from s3mount.spool.spool import Spool
+from s3mount.spool.takeover import data_ranges
 from s3mount.vfs.filesystem import Filesystem
 from tests.sim.disk import Disk
 from tests.sim.mount import Mount
@@ -90,6 +92,15 @@ class VirtualClock:
         return self._last_ns
 
 
+def copy_with_holes(source: str, target: str) -> None:
+    """As ``shutil.copy2``; what is a hole stays one."""
+    with open(source, "rb") as old, open(target, "wb") as new:
+        for start, stop in data_ranges(old.fileno()):
+            os.pwrite(new.fileno(), os.pread(old.fileno(), stop - start, start), start)
+        new.truncate(os.fstat(old.fileno()).st_size)
+    shutil.copystat(source, target)
+
+
 class World:
     """What outlives a mount: the bucket (``s3`` looks at it without counting) and the folders.
 
@@ -142,7 +153,7 @@ class World:
             self.boot += 1
             self.cache = self.folder / f"cache-{self._supervisor}"
         else:
-            shutil.copytree(self.state, left)
+            shutil.copytree(self.state, left, copy_function=copy_with_holes)
             if self.disk is not None:
                 self.disk.follow(left)
         self.state = left

@@ -10,6 +10,7 @@ import pytest
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef, ObjectHeaders
 from s3mount.spool.changes import ABSENT, Change, carries
+from s3mount.spool.inspection import inspect
 from s3mount.spool.spool import Spool
 from tests.sim.world import inline, simulated
 
@@ -194,9 +195,11 @@ def test_a_hole_takes_no_room_of_the_spool_before_and_after_a_start(tmp_path: Pa
     blob.truncate(1 << 40)
     spool.grew(blob.write(1 << 39, b"data" * 1024))
     spool.record([Change(key="hole", op="put", blob_id=blob.id)])
-    assert spool.used_bytes == 4096
+    assert spool.used_bytes == spool.relations.put_bytes == 4096
     spool.close()
+    on_disk = inspect(tmp_path, is_in_use=False).size_bytes
     spool = Spool.open(tmp_path, size_bytes_max=1 << 30)
+    assert spool.relations.put_bytes == on_disk
     (blob,) = spool.live_blobs.values()
     assert (spool.changes["hole"].size, blob.size) == (1 << 40, 1 << 40)
     assert 4096 <= spool.used_bytes < 1 << 20

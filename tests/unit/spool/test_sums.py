@@ -14,7 +14,13 @@ from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.spool import Spool
-from s3mount.spool.sums import CHUNK_BLOCKS, CHUNK_BYTES, BlockSums, DamagedBlockError
+from s3mount.spool.sums import (
+    CHUNK_BLOCKS,
+    CHUNK_BYTES,
+    BlockSums,
+    DamagedBlockError,
+    crc_of_zeros,
+)
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)
@@ -186,3 +192,30 @@ def test_whole_chunks_and_holes_have_the_sums_of_their_blocks() -> None:
 
 def read_nothing(offset: int, length: int) -> memoryview:
     raise AssertionError("nothing has to be read")
+
+
+@pytest.mark.parametrize("length", [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, 5 * BLOCK_BYTES + 77])
+def test_the_checksum_of_zeros_is_that_of_zeros(length: int) -> None:
+    assert crc_of_zeros(length) == crt.crc64nvme(bytes(length), 0)
+
+
+def test_what_is_written_is_known_from_what_is_a_hole() -> None:
+    """At the borders of a block and of a chunk, and where a block was lost."""
+    sums = BlockSums()
+    data = memoryview(bytes(10))
+    for block in (3, CHUNK_BLOCKS + 1):
+        at = block * BLOCK_BYTES + 5
+        sums.commit(at, sums.prepare(at, data, 0, lambda *_: memoryview(b"")))
+    lost = 3 * CHUNK_BLOCKS * BLOCK_BYTES
+    sums.lose(lost, lost + 1)
+    for start, stop, touched in (
+        (0, 3 * BLOCK_BYTES, False),
+        (0, 3 * BLOCK_BYTES + 1, True),
+        (3 * BLOCK_BYTES, 4 * BLOCK_BYTES, True),
+        (4 * BLOCK_BYTES, (CHUNK_BLOCKS + 1) * BLOCK_BYTES, False),
+        (4 * BLOCK_BYTES, (CHUNK_BLOCKS + 2) * BLOCK_BYTES, True),
+        ((CHUNK_BLOCKS + 2) * BLOCK_BYTES, lost, False),
+        (lost, 1 << 50, True),
+        (1 << 50, (1 << 50) + (1 << 33), False),
+    ):
+        assert sums.touches(start, stop) is touched, (start, stop)
