@@ -251,7 +251,7 @@ def test_editor_writes_and_renames(place: Place) -> None:
     assert place.in_bucket("notes.txt") == b"renamed over\n"
 
 
-@needs("vim")
+@needs("vim.tiny")
 @pytest.mark.parametrize("copying", ["yes", "no", "auto"])
 def test_vim(place: Place, copying: str) -> None:
     """Two edits with swap file and kept backup, each way that vim makes backups."""
@@ -260,7 +260,7 @@ def test_vim(place: Place, copying: str) -> None:
     place.mount.wait()
     for old, new in (("two", "2"), ("one", "1")):
         run(
-            "vim", "-es", "-u", "NONE", "-i", "NONE",
+            "vim.tiny", "-es", "-u", "NONE", "-i", "NONE",
             "-c", f"set backup backupskip= backupcopy={copying} swapfile", "-c", f"%s/{old}/{new}/",
             "-c", "wq", file, stdin="",
         )  # fmt: skip
