@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from s3mount.errors import ManifestError, UsageError
-from s3mount.manifest.inventory import JSON_BYTES_MAX
-from s3mount.manifest.model import Entry, plain_etag
-from s3mount.manifest.times import parse_time
+from s3mount.errors import ManifestError
+from s3mount.manifest.model import Entry
+from s3mount.manifest.values import entry_of
+
+_log = logging.getLogger(__name__)
 
 
-def parse(source: Path) -> list[Mapping[str, Any]] | None:
-    """The versions or objects that the file lists; ``None`` when it is no such JSON.
+def parse(data: bytes, source: Path) -> list[Mapping[str, Any]] | None:
+    """The versions or objects that ``data``, which ``source`` holds, lists; ``None`` when it is no JSON.
 
     Raises ManifestError for JSON that lists neither.
     """
-    if source.stat().st_size > JSON_BYTES_MAX:
-        return None
+    told: Any = None
     try:
-        data = json.loads(source.read_bytes())
-    except ValueError:
+        told = json.loads(data)
+    except ValueError as error:
+        if ".json" in source.suffixes:
+            raise ManifestError(f"{source} is no JSON: {error}") from error
         return None
-    if isinstance(data, dict):
-        found = data.get("Versions", data.get("Contents"))
-        if found is None and "DeleteMarkers" in data:
+    except RecursionError:
+        _log.debug("%s is JSON of too many levels", source)
+    if isinstance(told, dict):
+        found = told.get("Versions", told.get("Contents"))
+        if found is None and "DeleteMarkers" in told:
             found = []
     else:
-        found = data
+        found = told
     if not isinstance(found, list) or not all(
         isinstance(each, dict) and isinstance(each.get("Key"), str) for each in found
     ):
@@ -39,22 +44,15 @@ def parse(source: Path) -> list[Mapping[str, Any]] | None:
     return found
 
 
-def read(source: Path, bucket: str | None) -> Iterator[Entry]:
+def read(data: bytes, source: Path, bucket: str | None) -> Iterator[Entry]:
     """The current versions of the list: those that are the latest, where it tells. Raises ManifestError."""
     if not bucket:
         raise ManifestError(f"{source} names keys but no bucket; say which one it is with --bucket")
-    for row in parse(source) or ():
+    for row in parse(data, source) or ():
         if row.get("IsLatest") is False:
             continue
         try:
-            moment = row.get("LastModified")
-            yield Entry(
-                bucket,
-                row["Key"],
-                row.get("VersionId") or None,
-                None if row.get("Size") is None else int(row["Size"]),
-                plain_etag(row.get("ETag") or ""),
-                parse_time(moment, 0) if moment else None,
-            )
-        except (ValueError, TypeError, UsageError) as error:
+            names = ("VersionId", "Size", "ETag", "LastModified")
+            yield entry_of(bucket, row["Key"], *map(row.get, names))
+        except ValueError as error:
             raise ManifestError(f"{source}: {row['Key']!r}: {error}") from error

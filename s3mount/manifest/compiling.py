@@ -15,6 +15,7 @@ from s3mount import db
 from s3mount.errors import LocalDiskError, ManifestError
 from s3mount.manifest.catalog import FILE, IMPLIED, INDEX, MARKED, MIGRATIONS, ROOT
 from s3mount.manifest.model import Entry
+from s3mount.manifest.values import INTEGER_MAX
 from s3mount.names import is_name
 
 BATCH_ROWS = 4096
@@ -214,7 +215,7 @@ class Compiler:
             self._database.set_progress_handler(None, 0)
         facts = {
             "files": self.files,
-            "bytes": self.size_bytes,
+            "bytes": min(self.size_bytes, INTEGER_MAX),
             "newest_ns": self.newest_ns,
             "unshown": self.unshown,
             "is_whole": 1,

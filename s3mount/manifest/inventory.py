@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from s3mount.errors import ManifestError, UsageError
+from s3mount.errors import ManifestError
 from s3mount.manifest.batch import decoded_key
-from s3mount.manifest.model import Entry, plain_etag
+from s3mount.manifest.model import Entry
 from s3mount.manifest.parquet import rows_of, rows_of_orc
 from s3mount.manifest.records import read_records
-from s3mount.manifest.times import parse_time
+from s3mount.manifest.values import entry_of
 
 JSON_BYTES_MAX = 64 << 20
 """A manifest.json lists its data files, some 100,000 at the most."""
@@ -87,8 +87,6 @@ def read_data(place: Path, bucket: str | None) -> Iterator[Entry]:
     with open(place, "rb") as file:
         kind = "ORC" if file.read(3) == b"ORC" else "PARQUET"
     for row in _arrow_rows(place, kind):
-        if not (row.get("bucket") or bucket):
-            raise ManifestError(f"{place} names no bucket; say which one it is with --bucket")
         if _is_current(row):
             yield _entry(row, bucket or "", place)
 
@@ -103,6 +101,8 @@ def place_of(path: Path, file: DataFile) -> Path:
 
     Raises ManifestError.
     """
+    if ".." in file.key.split("/"):
+        raise ManifestError(f"{path}: its data file {file.key} is no name of one")
     name = local_name(file)
     folder = path.absolute().parent
     above = [parent / file.key for parent in folder.parents]
@@ -169,17 +169,13 @@ def _csv_rows(place: Path, inventory: Inventory) -> Iterator[dict[str, Any]]:
 
 
 def _with_values(row: dict[str, Any], place: Path, line: int) -> dict[str, Any]:
-    """A row of texts with its numbers, times and truths."""
+    """A row of texts with its key and truths."""
     try:
         row["key"] = decoded_key(row["key"])
         for name in ("is_latest", "is_delete_marker"):
             if name in row:
                 row[name] = row[name].strip().lower() == "true"
-        if "size" in row:
-            row["size"] = int(row["size"]) if row["size"] else None
-        if row.get("last_modified_date"):
-            row["last_modified_date"] = parse_time(row["last_modified_date"], 0)
-    except (ValueError, UsageError) as error:
+    except ValueError as error:
         raise ManifestError(f"{place}: line {line}: {error}") from error
     return row
 
@@ -194,16 +190,14 @@ def _is_current(row: Mapping[str, Any]) -> bool:
 
 
 def _entry(row: Mapping[str, Any], bucket: str, place: Path) -> Entry:
-    key = row.get("key")
-    if not key:
-        raise ManifestError(f"{place}: a row without a key")
     # A list of versions has no id for what was written before the bucket kept them.
     version_id = (row["version_id"] or "null") if "version_id" in row else None
-    return Entry(
+    where, key, modified = (
         row.get("bucket") or bucket,
-        key,
-        version_id,
-        row.get("size"),
-        plain_etag(row.get("e_tag") or ""),
-        row.get("last_modified_date") or None,
+        row.get("key"),
+        row.get("last_modified_date"),
     )
+    try:
+        return entry_of(where, key, version_id, row.get("size"), row.get("e_tag"), modified or None)
+    except ValueError as error:
+        raise ManifestError(f"{place}: {key!r}: {error}") from error

@@ -10,14 +10,15 @@ import msgspec
 
 from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest import scope
-from s3mount.manifest.model import Entry, plain_etag
+from s3mount.manifest.model import Entry
 from s3mount.manifest.scope import Scope, Scopes
+from s3mount.manifest.values import entry_of
 
 ROWS_AT_ONCE = 64 * 1024
 """A row group; what is held in memory."""
 
 _OF_INVENTORIES = {"is_latest", "is_delete_marker", "e_tag", "last_modified_date"}
-_SNAKE = {"bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime"}
+_SNAKE = ("bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime")
 
 
 def _arrow() -> tuple[Any, Any]:
@@ -170,19 +171,9 @@ def _is_binary(arrow: Any, kind: Any) -> bool:
 
 def read(path: Path, name: str, bucket: str | None) -> Iterator[Entry]:
     """The entries of a file that s3mount or somebody else wrote. Raises ManifestError, UsageError."""
-    for row_number, row in enumerate(rows_of(path, name, sorted(_SNAKE)), 1):
-        where, key = row.get("bucket") or bucket, row.get("key")
-        if not key:
-            raise ManifestError(f"{name}: row {row_number} has no key")
-        if not where:
-            raise ManifestError(f"{name} names no bucket; say which one it is with --bucket")
-        yield Entry(
-            where,
-            key,
-            row.get("version_id") or None,
-            row.get("size"),
-            plain_etag(row.get("etag") or ""),
-            row.get("last_modified"),
-            row.get("mode"),
-            row.get("mtime"),
-        )
+    for row_number, row in enumerate(rows_of(path, name, _SNAKE), 1):
+        values = [row.get(column) for column in _SNAKE[2:]]
+        try:
+            yield entry_of(row.get("bucket") or bucket, row.get("key"), *values)
+        except ValueError as error:
+            raise ManifestError(f"{name}: row {row_number}: {error}") from error

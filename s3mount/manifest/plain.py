@@ -11,12 +11,13 @@ from typing import TextIO
 
 import msgspec
 
-from s3mount.errors import ManifestError, UsageError
+from s3mount.errors import ManifestError
 from s3mount.manifest import scope
-from s3mount.manifest.model import Entry, plain_etag
+from s3mount.manifest.model import Entry
 from s3mount.manifest.records import read_records, write_records
 from s3mount.manifest.scope import Scope, Scopes
-from s3mount.manifest.times import format_time, parse_time
+from s3mount.manifest.times import format_time
+from s3mount.manifest.values import entry_of
 
 COLUMNS = ("bucket", "key", "version_id", "size", "etag", "last_modified", "mode", "mtime")
 
@@ -123,7 +124,7 @@ def read(file: TextIO, name: str, bucket: str | None) -> Iterator[Entry]:
         try:
             fields = ["" if place < 0 else record[place] for place in places]
             yield _entry(fields, bucket, is_foreign=is_foreign)
-        except (ValueError, UsageError) as error:
+        except ValueError as error:
             raise ManifestError(f"{name}: line {line}: {error}") from error
 
 
@@ -133,23 +134,6 @@ def _again(first: str, rest: TextIO) -> Iterator[str]:
 
 
 def _entry(fields: Sequence[str], bucket: str | None, *, is_foreign: bool) -> Entry:
-    """Raises ValueError and UsageError, which say what is wrong."""
-    key = fields[1]
-    named, _, version_id, size, etag, last_modified, mode, mtime = map(str.strip, fields)
-    where = named or bucket
-    if not where:
-        raise ValueError("no bucket is named; say which one it is with --bucket")
-    if not key:
-        raise ValueError("the key is empty")
-    if size and not (size.isascii() and size.isdigit()):
-        raise ValueError(f"{size!r} is no size")
-    return Entry(
-        where,
-        key,
-        version_id or None,
-        int(size) if size else None,
-        plain_etag(etag, is_foreign=is_foreign),
-        parse_time(last_modified, 0) if last_modified else None,
-        int(mode, 8) if mode else None,
-        parse_time(mtime, 0) if mtime else None,
-    )
+    """Raises ValueError, which says what is wrong."""
+    bucket_named, _, *values = map(str.strip, fields)
+    return entry_of(bucket_named or bucket, fields[1], *values, is_foreign=is_foreign)

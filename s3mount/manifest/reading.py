@@ -10,10 +10,11 @@ import csv
 import gzip
 import hashlib
 import itertools
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TextIO, TypeAlias
+from typing import BinaryIO, Literal, TextIO, TypeAlias, cast
 
 from s3mount.errors import ManifestError
 from s3mount.manifest import apilist, batch, inventory, parquet, plain, twocolumn
@@ -26,6 +27,13 @@ Format: TypeAlias = Literal["csv", "legacy", "batch", "parquet", "orc", "invento
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _ORC = b"ORC"
+_OTHERS = {
+    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it",
+    b"\xfd7zX": "packed with xz: unpack it",
+    b"BZh9": "packed with bzip2: unpack it",
+    b"PK\x03\x04": "packed with zip, as spreadsheets are: unpack it, or save it as CSV",
+}
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _RECORDS_LOOKED_AT = 100
 """By so many records two columns are told from each other."""
 
@@ -40,10 +48,16 @@ def format_of(source: Path, *, bucket: str | None = None) -> Format:
         return "parquet"
     if head[:3] == _ORC:
         return "orc"
+    if head in _OTHERS:
+        raise ManifestError(f"{source} is {_OTHERS[head]}")
+    if head[:2] == _GZIP:
+        with _unpacked(source) as packed:
+            head = packed.read(4)
     if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
-        if _inventory(source) is not None:
+        data = _json_bytes(source)
+        if data and inventory.parse(data) is not None:
             return "inventory"
-        if apilist.parse(source) is not None:
+        if data and apilist.parse(data, source) is not None:
             return "json"
     records = _first_records(source)
     if records is None:
@@ -89,9 +103,9 @@ def read_entries(source: Path, *, bucket: str | None = None) -> Iterator[Entry]:
     elif kind in ("parquet", "orc"):
         yield from inventory.read_data(source, bucket)
     elif kind == "json":
-        yield from apilist.read(source, bucket)
+        yield from apilist.read(_json_bytes(source), source, bucket)
     elif kind == "inventory":
-        found = _inventory(source)
+        found = inventory.parse(_json_bytes(source))
         assert found is not None
         yield from inventory.read(source, found)
     else:
@@ -141,20 +155,30 @@ def _head(source: Path, length: int) -> bytes:
         raise ManifestError(f"{source} cannot be read: {error.strerror}") from error
 
 
-def _inventory(source: Path) -> inventory.Inventory | None:
-    if source.stat().st_size > inventory.JSON_BYTES_MAX:
-        return None
-    return inventory.parse(source.read_bytes())
+def _json_bytes(source: Path) -> bytes:
+    """The whole file, unpacked; nothing of one that is too long to be JSON with a manifest. Raises ManifestError."""
+    with _unpacked(source) as file:
+        data = file.read(inventory.JSON_BYTES_MAX + 1)
+    return b"" if len(data) > inventory.JSON_BYTES_MAX else data
+
+
+@contextmanager
+def _unpacked(source: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked where it is packed. Raises ManifestError where they cannot be read."""
+    opened = gzip.open if _head(source, 2) == _GZIP else open
+    try:
+        with opened(source, "rb") as file:
+            yield cast(BinaryIO, file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ManifestError(f"{source} cannot be read: {error}") from error
 
 
 @contextmanager
 def _text(source: Path) -> Iterator[TextIO]:
     """The file as text, unpacked where it is packed; line ends stay as they are."""
-    packed = _head(source, 2) == _GZIP
-    encoding = "utf-8-sig"
-    if packed:
-        with gzip.open(source, "rt", encoding=encoding, newline="") as text:
-            yield text
-    else:
-        with open(source, encoding=encoding, newline="") as text:
-            yield text
+    head = _head(source, 2)
+    if head in _UTF_16:
+        raise ManifestError(f"{source} is not UTF-8 but UTF-16: save it anew")
+    opened = gzip.open if head == _GZIP else open
+    with opened(source, "rt", encoding="utf-8-sig", newline="") as text:
+        yield cast(TextIO, text)

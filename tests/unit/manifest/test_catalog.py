@@ -15,6 +15,7 @@ from s3mount.manifest import compiling
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, ROOT, Catalog, Listed, Row
 from s3mount.manifest.compiling import A_DIRECTORY_TOO, NO_PATH, compile_entries
 from s3mount.manifest.model import Entry
+from s3mount.manifest.values import INTEGER_MAX
 from s3mount.names import is_name
 from s3mount.refs import ObjectHeaders, ObjectInfo
 
@@ -142,6 +143,11 @@ def test_a_key_with_two_versions_is_an_error(tmp_path: Path) -> None:
     entries = [entry("twice", "1"), entry("other"), entry("twice", "2")]
     with pytest.raises(ManifestError, match="names two versions of 'twice' in b: 1 and 2"):
         compiled(tmp_path, entries)
+
+
+def test_sizes_add_up_to_what_can_be_kept(tmp_path: Path) -> None:
+    catalog = compiled(tmp_path, [entry(key, size=INTEGER_MAX) for key in "ab"])
+    assert catalog.meta("bytes") == INTEGER_MAX
 
 
 def test_a_catalog_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -162,6 +162,28 @@ def test_a_batch_is_told_by_its_three_fields(tmp_path: Path) -> None:
         (b"\xff\xfe\n", "is not UTF-8"),
         (gzip.compress(b"bucket,key,version_id\nb,k,v\n" * 100, mtime=0)[:-12], "cannot be read"),
         (b"PAR1 and no more", "cannot be read as Parquet"),
+        (
+            "bucket,key,version_id,size\nb,k,v,9223372036854775808\n",
+            "line 2: '9223372036854775808'",
+        ),
+        (f"bucket,key,version_id,size\nb,k,v,{'9' * 5000}\n", "is no size"),
+        (
+            "bucket,key,version_id,mode\nb,k,v,77777777777777\n",
+            "line 2: '77777777777777' is no mode",
+        ),
+        ("bucket,key,version_id,mode\nb,k,v,-644\n", "line 2: '-644' is no mode"),
+        ("bucket,key,version_id,mode\nb,k,v,689\n", "line 2: '689' is no mode"),
+        ('[{"Key": "k", "ETag": 5}]', "'k': 5 is no etag"),
+        ('[{"Key": "k", "VersionId": {}}]', "'k': {} is no version_id"),
+        ('[{"Key": "k", "Size": -1}]', "'k': -1 is no size"),
+        ('[{"Key": "k", "Size": 1e30}]', "'k': 1e+30 is no size"),
+        ('[{"Key": "k", "Size": true}]', "'k': True is no size"),
+        ('[{"Key": "k", "LastModified": 7.5}]', "'k': 7.5 is no last_modified"),
+        ('[{"Key": "a\\ud800"}]', "cannot be written in UTF-8"),
+        ('[{"Key": "k"}, {"Key": ""}]', "the key is empty"),
+        (b"(\xb5/\xfd....", "is packed with zstd: unpack it"),
+        (b"PK\x03\x04....", "is packed with zip"),
+        ("\ufeffkey,version_id\n".encode("utf-16"), "is not UTF-8 but UTF-16"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(
@@ -169,10 +191,41 @@ def test_what_cannot_be_read_is_named_with_its_line(
 ) -> None:
     path = tmp_path / "manifest.csv"
     with pytest.raises(ManifestError) as caught:
-        read(path, text)
+        read(path, text, "bucket" if text[:1] == "[" else None)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_json_that_was_cut_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"list\.json is no JSON: .*line 1"):
+        read(tmp_path / "list.json", '{"Versions": [{"Key": "a"', "bucket")
+
+
+def test_json_may_be_packed_and_numbers_may_be_texts_or_floats(tmp_path: Path) -> None:
+    told = b'{"Versions": [{"Key": "a", "Size": "5"}, {"Key": "b", "Size": 6.0}]}'
+    found = read(tmp_path / "list.json.gz", gzip.compress(told), "bucket")
+    assert found == [Entry("bucket", "a", None, 5), Entry("bucket", "b", None, 6)]
+
+
+def test_parquet_as_data_frames_write_it(tmp_path: Path) -> None:
+    """Sizes are floats where some are missing, times are texts; what means nothing is named by its row."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {
+        "bucket": ["b", "b"],
+        "key": ["k", "l"],
+        "size": [5.0, float("nan")],
+        "last_modified": ["1970-01-01T00:00:01Z", None],
+    }
+    parquet.write_table(arrow.table(columns), tmp_path / "m.parquet")
+    assert list(read_entries(tmp_path / "m.parquet")) == [
+        Entry("b", "k", None, 5, last_modified_ns=10**9),
+        Entry("b", "l", None),
+    ]
+    parquet.write_table(arrow.table(columns | {"size": [5, -1]}), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="row 2: -1 is no size"):
+        list(read_entries(tmp_path / "m.parquet"))
 
 
 def test_a_line_without_two_fields_is_named(tmp_path: Path) -> None:
