@@ -55,9 +55,41 @@ class RunningChecksum:
         self._value = self._function(piece, self._value)  # type: ignore[arg-type]
 
     @property
+    def found(self) -> str:
+        """What it is so far."""
+        return _base64(self._value, self._length)
+
+    @property
     def matches(self) -> bool:
         """Is it, so far, what the store said?"""
-        return _base64(self._value, self._length) == self._expected
+        return self.found == self._expected
+
+
+class RunningMD5:
+    """The MD5 over pieces, to be held against an ETag."""
+
+    __slots__ = ("_digest", "_expected")
+
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
+        self._digest = hashlib.md5(usedforsecurity=False)
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Add the next piece."""
+        self._digest.update(piece)
+
+    @property
+    def found(self) -> str:
+        """What it is so far."""
+        return self._digest.hexdigest()
+
+    @property
+    def matches(self) -> bool:
+        """Is it, so far, what the store said?"""
+        return self.found == self._expected
+
+
+RunningDigest = RunningChecksum | RunningMD5
 
 
 class BlockSums:

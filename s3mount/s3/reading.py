@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import msgspec
+import trio
 
 from s3mount.errors import (
     AccessDeniedError,
@@ -21,10 +22,23 @@ from s3mount.errors import (
     StoreError,
 )
 from s3mount.refs import ByteRange, ETag, FileSlice, Key, ListPage, ObjectInfo, VersionId
-from s3mount.s3.checksums import BlockSums, RunningChecksum, etag_is_md5, promised
+from s3mount.s3.checksums import (
+    BlockSums,
+    RunningDigest,
+    RunningMD5,
+    etag_is_md5,
+    md5,
+    promised,
+)
 from s3mount.s3.documents import parse_list
 from s3mount.s3.genuine import is_marked
-from s3mount.s3.headers import check_key, http_date_ns, object_info, whole_number
+from s3mount.s3.headers import (
+    bare_etag,
+    check_key,
+    http_date_ns,
+    object_info,
+    whole_number,
+)
 from s3mount.s3.pages import Following, Pages, list_merged, list_names
 from s3mount.s3.plane import Plane, file_sink
 from s3mount.s3.requests import Answer, Call, local_failure
@@ -145,7 +159,7 @@ class Reader:
             size_bytes=min(byte_range.length if byte_range else 65536, INLINE_BODY_BYTES_MAX),
             on_head=lambda head: _check_head(head, key),
         )
-        bodies: set[bytes] = set()
+        found: set[str] = set()
         for left in reversed(range(DAMAGED_TRIES)):
             try:
                 answer = await self._plane.call(call)
@@ -155,31 +169,48 @@ class Reader:
             _must_be_version(answer.headers, version_id, key)
             if if_match is not None and info.etag != if_match:
                 raise PreconditionFailedError("the object was replaced", key=key, status=412)
-            if info.size != len(answer.body):
+            digest = self._expected(answer.headers) if info.size == len(answer.body) else None
+            if digest is None:
                 break
-            proven = self._proven(answer, info)
-            if proven is not False:
-                info = msgspec.structs.replace(info, is_proven=bool(proven))
+            digest.update(answer.body)
+            if digest.matches:
+                self._learn(digest, info)
+                info = msgspec.structs.replace(info, is_proven=True)
                 break
             self._plane.statistics.checksum_errors += 1
-            bodies.add(answer.body)
-            if not left and not self._etags_mislead(answer, bodies):
-                raise ChecksumError("the store sent other bytes than its checksum says", key=key)
+            found.add(digest.found)
+            if not left:
+                await self._must_mislead(
+                    digest, found, info, partial(self._in_halves, info, version_id)
+                )
         return info, answer.body
 
-    def _etags_mislead(self, answer: Answer, bodies: set[bytes]) -> bool:
-        """Is it that this store's ETags look like MD5s and are none? Learned when all tries brought the same bytes.
+    async def _in_halves(self, info: ObjectInfo, version_id: VersionId | None) -> str:
+        """The MD5 of a small object that is read in two ranges."""
+        digest = RunningMD5("")
+        for half in _halves(info.size):
+            _, body = await self.get(info.key, half, version_id, info.etag)
+            digest.update(body)
+        return digest.found
 
-        Never believed where they were seen to be MD5s, or where a checksum tells that the bytes are wrong.
+    async def _must_mislead(
+        self,
+        digest: RunningDigest,
+        found: set[str],
+        info: ObjectInfo,
+        in_halves: Callable[[], Awaitable[str]],
+    ) -> None:
+        """Raises ChecksumError unless this store's ETags look like MD5s and are none, which is learned.
+
+        That is so when all tries brought the same bytes, and so do two ranges, which damage on the way befalls
+        elsewhere. Never where ETags were seen to be MD5s, or where a checksum tells that the bytes are wrong.
         """
-        if (
-            self._traits.etag_is_md5
-            or self._promised(answer.headers) is not None
-            or len(bodies) > 1
-        ):
-            return False
+        may_mislead = isinstance(digest, RunningMD5) and len(found) == 1
+        is_same = may_mislead and not self._traits.etag_is_md5 and await in_halves() in found
+        # Meanwhile another object's may have been seen to be one.
+        if not is_same or self._traits.etag_is_md5:
+            raise ChecksumError("the store sent other bytes than its checksum says", key=info.key)
         self._traits.etag_is_md5 = False
-        return True
 
     def _described(self, key: Key, answer: Answer, byte_range: ByteRange | None) -> ObjectInfo:
         if answer.status != 206 and "content-range" not in answer.headers:
@@ -191,22 +222,23 @@ class Reader:
             raise ServerFaultError("the store sent another range than was asked for", key=key)
         return object_info(key, answer.headers, size)
 
-    def _promised(self, headers: Mapping[str, str]) -> RunningChecksum | None:
-        """The checksum that is told; none where the store tells what it does not verify, which is often wrong."""
-        return None if self._traits.verifies_checksums is False else promised(headers)
+    def _expected(self, headers: Mapping[str, str]) -> RunningDigest | None:
+        """The whole object's checksum or, without one, its MD5, to be fed; ``None`` where the store says neither.
 
-    def _proven(self, answer: Answer, info: ObjectInfo) -> bool | None:
-        """Does a whole body have the checksum or, without one, the MD5 that the store says? ``None``: it says none."""
-        checksum = self._promised(answer.headers)
+        Where the store tells checksums that it does not verify they are often wrong, and none.
+        """
+        traits = self._traits
+        checksum = None if traits.verifies_checksums is False else promised(headers)
+        etag = bare_etag(headers.get("etag", ""))
         if checksum is not None:
-            checksum.update(answer.body)
-            return checksum.matches
-        if self._traits.etag_is_md5 is False or not etag_is_md5(info.etag, answer.headers):
-            return None
-        is_md5 = hashlib.md5(answer.body, usedforsecurity=False).hexdigest() == info.etag
-        if is_md5 and answer.body:
+            return checksum
+        is_md5 = traits.etag_is_md5 is not False and etag_is_md5(etag, headers)
+        return RunningMD5(etag) if is_md5 else None
+
+    def _learn(self, digest: RunningDigest, info: ObjectInfo) -> None:
+        """What a digest that matched tells of the store."""
+        if info.size and isinstance(digest, RunningMD5):
             self._traits.etag_is_md5 = True
-        return is_md5
 
     async def fetch(
         self,
@@ -227,25 +259,53 @@ class Reader:
             raise local_failure(sink.path, error) from error
         try:
             transfer = _Fetch(
-                key, byte_range, sink, fd, version_id, if_match, on_progress, self._promised
+                key, byte_range, sink, fd, version_id, if_match, on_progress, self._expected
             )
-            for left in reversed(range(DAMAGED_TRIES)):
-                try:
-                    await self._plane.call(transfer.call)
-                except AccessDeniedError as error:
-                    raise await self.told_apart(error, key, version_id) from error
-                if transfer.complete and transfer.intact:
-                    break
-                self._plane.statistics.checksum_errors += 1
-                if not left:
-                    raise ChecksumError(
-                        "the store sent other bytes than its checksum says", key=key
-                    )
-                if transfer.complete:
-                    transfer.restart()
+            return await self._transfer(transfer, sink, version_id)
         finally:
             os.close(fd)
-        return msgspec.structs.replace(transfer.info, is_proven=transfer.proven)
+
+    async def _transfer(
+        self, transfer: _Fetch, sink: FileSlice, version_id: VersionId | None
+    ) -> ObjectInfo:
+        """Run a fetch until what came is what the store says. Raises as ``fetch``."""
+        found: set[str] = set()
+        for left in reversed(range(DAMAGED_TRIES)):
+            try:
+                await self._plane.call(transfer.call)
+            except AccessDeniedError as error:
+                raise await self.told_apart(error, transfer.key, version_id) from error
+            info, digest = transfer.info, transfer.digest
+            if transfer.complete and (digest is None or digest.matches):
+                if digest is not None:
+                    self._learn(digest, info)
+                    info = msgspec.structs.replace(info, is_proven=True)
+                break
+            self._plane.statistics.checksum_errors += 1
+            if digest is None or not transfer.complete:
+                if not left:
+                    raise ServerFaultError("less came than was asked for", key=transfer.key)
+                continue
+            found.add(digest.found)
+            if left:
+                transfer.restart()
+            else:
+                await self._must_mislead(
+                    digest, found, info, partial(self._fetch_halves, info, sink, version_id)
+                )
+        transfer.tell()
+        return info
+
+    async def _fetch_halves(
+        self, info: ObjectInfo, sink: FileSlice, version_id: VersionId | None
+    ) -> str:
+        """The MD5 of an object that is fetched in two ranges."""
+        for half in _halves(info.size, sink.sums_shift if sink.sums_offset else 0):
+            place = msgspec.structs.replace(
+                sink, offset=sink.offset + half.start, length=half.length
+            )
+            await self.fetch(info.key, half, place, version_id, info.etag, None)
+        return (await trio.to_thread.run_sync(md5, sink)).hex()
 
     async def list_page(
         self,
@@ -304,10 +364,10 @@ class _Fetch:
         version_id: VersionId | None,
         if_match: ETag | None,
         on_progress: Callable[[int], None] | None,
-        promised: Callable[[Mapping[str, str]], RunningChecksum | None],
+        expected: Callable[[Mapping[str, str]], RunningDigest | None],
     ) -> None:
-        self._promised = promised
-        self._key = key
+        self._expected = expected
+        self.key = key
         self._range = byte_range
         self._sink = sink
         self._fd = fd
@@ -316,7 +376,7 @@ class _Fetch:
         self._on_progress = on_progress
         self._done = 0
         self._told = 0
-        self._checksum: RunningChecksum | None = None
+        self.digest: RunningDigest | None = None
         self._sums = BlockSums(fd, sink) if sink.sums_offset else None
         self.info: ObjectInfo
         self.call = Call(
@@ -335,20 +395,10 @@ class _Fetch:
         """Did the whole range arrive?"""
         return self._done == self._range.length
 
-    @property
-    def intact(self) -> bool:
-        """Do the bytes have the checksum that the store promised, if it did?"""
-        return self._checksum is None or self._checksum.matches
-
-    @property
-    def proven(self) -> bool:
-        """Was the range the whole object, and was its checksum told and right?"""
-        return self._checksum is not None and self._checksum.matches
-
     def restart(self) -> None:
         """Begin again at the range's start."""
         self._done = 0
-        self._checksum = None
+        self.digest = None
         self._sums = BlockSums(self._fd, self._sink) if self._sink.sums_offset else None
 
     def _before_try(self) -> None:
@@ -361,32 +411,32 @@ class _Fetch:
     def _on_head(self, head: Head) -> Sink:
         start = self._range.start + self._done
         if head.status == 206 or "content-range" in head.headers:
-            got, stop, size = _content_range(head.headers.get("content-range", ""), self._key)
+            got, stop, size = _content_range(head.headers.get("content-range", ""), self.key)
         else:
             got, stop = 0, head.length or 0
             size = stop
         if stop < self._range.stop and got == start:
-            raise RangeError("the object ends inside the range", key=self._key, status=416)
+            raise RangeError("the object ends inside the range", key=self.key, status=416)
         if (got, stop) != (start, self._range.stop):
-            raise ServerFaultError("the store sent another range than was asked for", key=self._key)
+            raise ServerFaultError("the store sent another range than was asked for", key=self.key)
         if head.length not in (None, stop - start):
             # What is announced for the range does not come, or comes and more.
-            raise ServerFaultError("the answer's length is not the range's", key=self._key)
-        self.info = object_info(self._key, head.headers, size)
-        _must_be_version(head.headers, self._version_id, self._key)
+            raise ServerFaultError("the answer's length is not the range's", key=self.key)
+        self.info = object_info(self.key, head.headers, size)
+        _must_be_version(head.headers, self._version_id, self.key)
         if self._pin is not None and self.info.etag != self._pin:
-            raise PreconditionFailedError("the object was replaced", key=self._key, status=412)
+            raise PreconditionFailedError("the object was replaced", key=self.key, status=412)
         self._pin = self.info.etag or None
         if not self._done and size == self._range.length:
-            self._checksum = self._promised(head.headers)
+            self.digest = self._expected(head.headers)
         into_file = file_sink(
             self._fd, self._sink.offset + self._done, self._sink.path, self._on_bytes
         )
-        checksum = self._checksum
+        digest = self.digest
 
         def write(piece: memoryview) -> None:
             if self._done + len(piece) > self._range.length:
-                raise ServerFaultError("more bytes came than were asked for", key=self._key)
+                raise ServerFaultError("more bytes came than were asked for", key=self.key)
             if self._sums is not None:
                 try:
                     self._sums.update(piece)
@@ -394,20 +444,35 @@ class _Fetch:
                     raise local_failure(self._sink.path, error) from error
             into_file(piece)
 
-        if checksum is None:
+        if digest is None:
             return write
 
         def write_and_check(piece: memoryview) -> None:
             write(piece)
-            checksum.update(piece)
+            digest.update(piece)
 
         return write_and_check
 
     def _on_bytes(self, n: int) -> None:
         self._done += n
+        if self.digest is None:
+            self.tell()
+
+    def tell(self) -> None:
+        """Report how far it is; of what a digest is told, only at its end, as bytes before it may be wrong."""
         if self._on_progress is not None and self._done > self._told:
             self._told = self._done
             self._on_progress(self._done)
+
+
+def _halves(size: int, shift: int = 0) -> list[ByteRange]:
+    """An object in two ranges, parted at a multiple of ``1 << shift``; in one where it is too small for that."""
+    middle = size // 2 >> shift << shift
+    return [
+        ByteRange(start, stop - start)
+        for start, stop in ((0, middle), (middle, size))
+        if stop > start
+    ]
 
 
 def _version_query(version_id: VersionId | None) -> str:

@@ -566,6 +566,48 @@ def test_bytes_that_are_not_what_their_digest_says_are_never_handed_out() -> Non
     run(body)
 
 
+@pytest.mark.parametrize("is_fetched", [False, True], ids=["get", "fetch"])
+@pytest.mark.parametrize("etag", ["md5", "other"])
+@pytest.mark.parametrize("damage", ["on the way", "none"])
+def test_without_checksums_an_etag_proves_what_comes_whole(
+    tmp_path: Path, damage: str, etag: str, is_fetched: bool
+) -> None:
+    """Always the same damage, at the end of each answer, is none of the store's whose ETags are no MD5s."""
+    sink = tmp_path / "sink"
+    sink.write_bytes(bytes(len(CONTENT)))
+    progress: list[int] = []
+
+    async def answer(exchange: Exchange) -> None:
+        status, body, headers = exchange.read()
+        if etag == "other":
+            headers["ETag"] = f'"{md5(b"another")}"'
+        if damage != "none":
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        await exchange.answer(status, body, headers)
+
+    async def read(store: S3Store) -> bytes:
+        if not is_fetched:
+            return (await store.get("key"))[1]
+        place = FileSlice(str(sink), 0, len(CONTENT))
+        whole = ByteRange(0, len(CONTENT))
+        await store.fetch("key", whole, place, on_progress=progress.append)
+        return sink.read_bytes()
+
+    async def body(server: FaultServer, store: S3Store) -> None:
+        server.objects["key"] = CONTENT
+        server.then(*[answer] * 5)
+        if damage == "none":
+            assert await read(store) == CONTENT
+            assert progress == ([len(CONTENT)] if is_fetched else [])
+            assert len(server.seen) == (1 if etag == "md5" else 5)
+        else:
+            with pytest.raises(ChecksumError):
+                await read(store)
+            assert progress == [], "nothing is told to have come that is not proven"
+
+    run(body)
+
+
 def test_a_store_that_keeps_other_bytes_than_were_sent_is_found_out() -> None:
     async def damages(exchange: Exchange) -> None:
         exchange.body = exchange.body[:-1] + b"?"
