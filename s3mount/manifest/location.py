@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeAlias
 import trio
 
 from s3mount.config import MIB
-from s3mount.errors import ManifestError, UsageError
+from s3mount.errors import ManifestError, NoSuchKeyError, UsageError
 from s3mount.manifest import inventory
 from s3mount.refs import ContentRef, Key, ObjectHeaders
 from s3mount.s3.store import Store
@@ -103,11 +103,11 @@ async def _from_s3(text: str, open_store: OpenStore, folder: Path) -> Path:
     path = folder / key.rsplit("/", 1)[-1]
     slots = trio.CapacityLimiter(REQUESTS_AT_ONCE)
     async with open_store(bucket) as store:
-        await _download(store, key, path, slots)
+        await _download(store, bucket, key, path, slots)
         for file in _data_files(path):
             place = folder / "data" / inventory.local_name(file)
             place.parent.mkdir(exist_ok=True)
-            await _download(store, file.key, place, slots)
+            await _download(store, bucket, file.key, place, slots)
     return path
 
 
@@ -130,8 +130,13 @@ def keys_at(text: str, path: Path) -> tuple[str, list[Key]]:
     return bucket, [key, *files, beside] if files else [key]
 
 
-async def _download(store: Store, key: Key, path: Path, slots: trio.CapacityLimiter) -> None:
-    info = await store.head(key)
+async def _download(
+    store: Store, bucket: str, key: Key, path: Path, slots: trio.CapacityLimiter
+) -> None:
+    try:
+        info = await store.head(key)
+    except NoSuchKeyError as error:
+        raise ManifestError(f"s3://{bucket}/{key} does not exist") from error
     source = ContentRef(key, info.etag, info.size, info.version_id)
     await download_file(store, source, str(path), slots=slots)
 

@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, TextIO, TypeAlias, cast
@@ -62,6 +62,7 @@ def format_of(source: Path, *, bucket: str | None = None) -> Format:
     records = _first_records(source)
     if records is None:
         return "legacy"
+    _must_have_commas(source, records[0])
     columns = plain.columns_of(records[0])
     if columns is not None and (len(columns) > 2 or "bucket" in columns):
         return "csv"
@@ -72,6 +73,13 @@ def format_of(source: Path, *, bucket: str | None = None) -> Format:
                 "the inventory's manifest.json"
             )
     return "batch" if batch.may_be(records, bucket) else "legacy"
+
+
+def _must_have_commas(source: Path, record: Sequence[str]) -> None:
+    """Raises ManifestError for a header whose columns something else parts, as spreadsheets do."""
+    for mark, name in (("\t", "tabs"), (";", "semicolons")):
+        if len(record) == 1 and plain.columns_of(record[0].split(mark)) is not None:
+            raise ManifestError(f"{source} parts its columns by {name}: save it with commas")
 
 
 def _first_records(source: Path) -> list[list[str]] | None:

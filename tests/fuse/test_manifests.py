@@ -348,6 +348,9 @@ def test_a_manifest_may_come_through_a_pipe_or_lie_in_s3(lab: Lab, tmp_path: Pat
     done = lab.run("show", there, "--json")
     told = json.loads(done.stdout)
     assert (told["count"], told["size_bytes"], told["format"]) == (2, 3, "csv")
+    absent = lab.run("diff", there, f"s3://{lab.bucket}/lists/then.csv")
+    assert absent.returncode == 2
+    assert f"s3://{lab.bucket}/lists/then.csv does not exist".encode() in absent.stderr
     piped = lab.run("create", f"s3://{lab.bucket}", "--format", "legacy", "-q").stdout
     assert [line.split(b",")[0] for line in piped.splitlines()] == [b"a", b"b", b"lists/now.csv"]
     lab.client.delete_object(Bucket=lab.bucket, Key="b", VersionId=gone)

@@ -181,6 +181,8 @@ def test_a_batch_is_told_by_its_three_fields(tmp_path: Path) -> None:
         ('[{"Key": "k", "LastModified": 7.5}]', "'k': 7.5 is no last_modified"),
         ('[{"Key": "a\\ud800"}]', "cannot be written in UTF-8"),
         ('[{"Key": "k"}, {"Key": ""}]', "the key is empty"),
+        ("bucket\tkey\tversion_id\nb\tk\tv\n", "parts its columns by tabs"),
+        ("key;version_id\nk;v\n", "parts its columns by semicolons"),
         (b"(\xb5/\xfd....", "is packed with zstd: unpack it"),
         (b"PK\x03\x04....", "is packed with zip"),
         ("\ufeffkey,version_id\n".encode("utf-16"), "is not UTF-8 but UTF-16"),
