@@ -155,6 +155,10 @@ class ServerFaultError(StoreError):
     retryable = True
 
 
+class StuckListError(ServerFaultError):
+    """A page of a list that does not advance, or brings nothing but what came before."""
+
+
 class NetworkError(StoreError):
     """No connection: name not found, refused, unreachable, reset, TLS failure."""
 

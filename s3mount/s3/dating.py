@@ -12,7 +12,7 @@ import logging
 
 import trio
 
-from s3mount.errors import RejectedError
+from s3mount.errors import NotS3Error, StuckListError
 from s3mount.refs import ANY, Key, ObjectHeaders, ObjectVersion
 from s3mount.s3.trials import Trials
 from s3mount.s3.versions import VersionLister
@@ -53,8 +53,8 @@ class DateTrial:
                 await trio.sleep(APART_S)
             self._trials.wrote(key, await self._writer.delete_bare(key))
             listed = await self._list(key)
-        except RejectedError as error:
-            if error.status:
+        except NotS3Error as error:
+            if not isinstance(error.__cause__, StuckListError):
                 raise
             _log.info("versions are not listed to their end: %s", error.describe())
             return False

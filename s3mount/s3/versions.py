@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import trio
 
-from s3mount.errors import RejectedError, ServerFaultError, StoreError
+from s3mount.errors import RejectedError, ServerFaultError, StoreError, StuckListError
 from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
 from s3mount.s3.documents import parse_document, shown_name, size_of
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, check_key, iso_date_ns
@@ -160,12 +160,12 @@ def _behind(
     """The page without what was listed before: Swift repeats entries, and Ceph begins with the marker's key
     where no version is given.
 
-    Raises ServerFaultError when it does not advance, or brings nothing but what was listed before.
+    Raises StuckListError when it does not advance, or brings nothing but what was listed before.
     """
     if key_marker is None:
         return page
     if (page.next_key_marker, page.next_version_marker) == (key_marker, version_marker):
-        raise ServerFaultError("the store's list of versions does not advance")
+        raise StuckListError("the store's list of versions does not advance")
 
     def is_new(version: ObjectVersion) -> bool:
         if version.key == key_marker:
@@ -176,7 +176,7 @@ def _behind(
     prefixes = tuple(prefix for prefix in page.prefixes if is_behind(prefix, key_marker))
     went_back = any(version.key != key_marker for version in page.versions if not is_new(version))
     if went_back and not kept and not prefixes:
-        raise ServerFaultError("the store's list of versions repeats a page")
+        raise StuckListError("the store's list of versions repeats a page")
     return VersionPage(kept, prefixes, page.next_key_marker, page.next_version_marker)
 
 

@@ -231,7 +231,12 @@ def test_what_killed_trials_left_is_removed(other: MakeOther) -> None:
             assert store.keys() == [".s3mount/probe-8-123.copy", ".s3mount/probes"]
 
 
-DATED = {None: True, Habit.DATED_WHEN_REPLACED: False, Habit.CUT_VERSION_LISTS: False}
+DATED = {
+    None: True,
+    Habit.DATED_WHEN_REPLACED: False,
+    Habit.CUT_VERSION_LISTS: False,
+    Habit.STUCK_VERSION_LISTS: False,
+}
 
 
 def test_how_versions_are_dated_is_tried(

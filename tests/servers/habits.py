@@ -41,6 +41,9 @@ class Habit(enum.Enum):
     COPIES_UNTOLD = "an empty document answers a COPY (rclone serve s3)"
     KEEPS_ALL = "403 to every DELETE of an object (no leave to delete, or retention)"
     DATED_WHEN_REPLACED = "a version has the date of the one that replaced it (versitygw)"
+    STUCK_VERSION_LISTS = (
+        "the second page of ListObjectVersions says that it goes on where it began (versitygw)"
+    )
     CUT_VERSION_LISTS = "ListObjectVersions leaves the oldest out (Adobe S3Mock)"
 
 
@@ -172,6 +175,8 @@ class _HabitConnection(FaultyConnection):
             return Reply(_MARKER_FILE, b"", 0, reply.closes)
         if "versions" in query and request.method == "GET":
             body = _of_versions(body, relay.habits, relay.replaced)
+            if Habit.STUCK_VERSION_LISTS in relay.habits and "version-id-marker=" in query:
+                body = _stuck(body)
         if is_done and request.method in ("PUT", "DELETE") and not query:
             made = _fields(reply.head).get("x-amz-version-id", "")
             now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
@@ -206,6 +211,17 @@ def _of_versions(body: bytes, habits: frozenset[Habit], replaced: dict[str, str]
                 told = f"<LastModified>{date}</LastModified>".encode()
                 body = body.replace(match[0], _DATE.sub(told, match[0]))
     return body
+
+
+def _stuck(body: bytes) -> bytes:
+    """A page that says to go on behind the very entry that it was asked to begin behind."""
+    for name in (b"Key", b"VersionId"):
+        asked = re.search(rb"<%sMarker>([^<]*)<" % name, body)
+        assert asked is not None
+        told = b"<Next%sMarker>%s</Next%sMarker></ListVersionsResult>" % (name, asked[1], name)
+        body = re.sub(rb"<Next%sMarker>[^<]*</Next%sMarker>" % (name, name), b"", body)
+        body = body.replace(b"</ListVersionsResult>", told)
+    return body.replace(b"<IsTruncated>false", b"<IsTruncated>true")
 
 
 def _fields(head: bytes) -> dict[str, str]:
