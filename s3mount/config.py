@@ -21,6 +21,10 @@ PART_BYTES_MAX = 5 * GIB
 """S3's greatest part size, and the greatest single PUT or COPY."""
 
 
+DIRECTORY_BUCKET_ENDINGS = ("--x-s3", "--xa-s3")
+"""AWS S3 User Guide, "Directory bucket naming rules"; no other bucket may end so."""
+
+
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bucket is and how to talk to it. Credentials are boto3's business, never held here.
 
@@ -53,6 +57,11 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--sse-kms-key-id needs --sse aws:kms or aws:kms:dsse")
         if self.bucket_key and self.sse != "aws:kms":
             raise UsageError("--bucket-key needs --sse aws:kms")
+
+    @property
+    def is_directory_bucket(self) -> bool:
+        """Is it a directory bucket (S3 Express One Zone)? Their names, and those of their access points, tell."""
+        return self.bucket.endswith(DIRECTORY_BUCKET_ENDINGS)
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):

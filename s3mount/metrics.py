@@ -23,7 +23,7 @@ S3_METRICS = (
         "requests_*",
         "counter",
         "1",
-        "the same by kind: head, get, fetch, put, copy, delete, delete_many, list, list_versions, "
+        "the same by kind: head, get, fetch, put, copy, rename, append, delete, delete_many, list, list_versions, "
         "create_multipart, upload_part, upload_part_copy, complete_multipart, abort_multipart, "
         "list_parts, list_uploads, check_bucket, lifecycle, probe",
     ),

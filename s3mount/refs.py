@@ -275,6 +275,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     own, with keys below it; ``marker_metadata``: such an object keeps its metadata. ``lists_versions``:
     ListObjectVersions is answered. ``version_dates``: its versions are all listed, each dated when it was written.
     ``counts_tags``: HEAD tells how many tags an object has. ``may_write``: these credentials may put an object.
+    ``renames``: RenameObject moves an object with its ETag and metadata, and heeds its conditions. ``appends``:
+    PutObject with a write offset adds to an object, and is refused where that has another size.
     """
 
     if_match: bool | None = None
@@ -297,3 +299,5 @@ class Capabilities(msgspec.Struct, frozen=True):
     counts_tags: bool | None = None
     part_copies: bool | None = None
     may_write: bool | None = None
+    renames: bool | None = None
+    appends: bool | None = None

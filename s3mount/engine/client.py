@@ -65,6 +65,7 @@ class EngineClient:
     """
 
     def __init__(self, config: StoreConfig, *, spawn: Spawn = spawn_engine) -> None:
+        self._config = config
         self._supervisor = EngineSupervisor(config, spawn)
         self._ids = itertools.count(1)
         self._counted: dict[str, float] = {}
@@ -114,6 +115,11 @@ class EngineClient:
     def outage(self) -> str:
         """See ``Store.outage``."""
         return self._supervisor.outage
+
+    @property
+    def lists_in_order(self) -> bool:
+        """See ``Store.lists_in_order``."""
+        return not self._config.is_directory_bucket
 
     @property
     def on_outage(self) -> Callable[[str], None]:
@@ -224,6 +230,20 @@ class EngineClient:
             if not call.resends:
                 raise
             return await settle_copy(self.head, source, key, headers, error)
+
+    async def rename(
+        self, source: ContentRef, key: Key, *, condition: Condition = ANY
+    ) -> PutResult:
+        """See ``Store.rename``. A repetition after a child's death may find it done, as any other."""
+        request = messages.Rename(next(self._ids), source, key, condition)
+        return (await self._ask(Call(request), messages.Stored)).result
+
+    async def append(self, base: ContentRef, body: Body) -> PutResult:
+        """See ``Store.append``. A repetition after a child's death may find it done, as any other."""
+        _check_inline(base.key, body)
+        request = messages.Append(next(self._ids), base, to_wire(body))
+        call = Call(request, holds_file=isinstance(body, FileSlice))
+        return (await self._ask(call, messages.Stored)).result
 
     async def delete(
         self, key: Key, *, version_id: VersionId | None = None, if_match: ETag | None = None

@@ -97,6 +97,14 @@ async def _copy(store: Store, r: messages.Copy, _: Report) -> Reply:
     return messages.Stored(r.id, result)
 
 
+async def _rename(store: Store, r: messages.Rename, _: Report) -> Reply:
+    return messages.Stored(r.id, await store.rename(r.source, r.key, condition=r.condition))
+
+
+async def _append(store: Store, r: messages.Append, _: Report) -> Reply:
+    return messages.Stored(r.id, await store.append(r.base, _from_wire(r.body)))
+
+
 async def _delete(store: Store, r: messages.Delete, _: Report) -> Reply:
     await store.delete(r.key, version_id=r.version_id, if_match=r.if_match)
     return messages.Done(r.id)
@@ -199,6 +207,8 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.Digests: _digests,
     messages.Put: _put,
     messages.Copy: _copy,
+    messages.Rename: _rename,
+    messages.Append: _append,
     messages.Describe: _describe,
     messages.PutTags: _put_tags,
     messages.Delete: _delete,

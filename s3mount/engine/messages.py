@@ -138,6 +138,21 @@ class Copy(Request, tag=14, frozen=True, array_like=True, gc=False):
     condition: Condition
 
 
+class Rename(Request, tag=37, frozen=True, array_like=True, gc=False):
+    """``Store.rename``."""
+
+    source: ContentRef
+    key: Key
+    condition: Condition
+
+
+class Append(Request, tag=38, frozen=True, array_like=True, gc=False):
+    """``Store.append``."""
+
+    base: ContentRef
+    body: WireBody
+
+
 class Delete(Request, tag=15, frozen=True, array_like=True, gc=False):
     """``Store.delete``."""
 
@@ -324,7 +339,7 @@ class Got(Reply, tag=44, frozen=True, array_like=True, gc=False):
 
 
 class Stored(Reply, tag=45, frozen=True, array_like=True, gc=False):
-    """Answer to ``Put``, ``Copy`` and ``CompleteMultipart``."""
+    """Answer to ``Put``, ``Copy``, ``Rename``, ``Append`` and ``CompleteMultipart``."""
 
     result: PutResult
 
@@ -443,6 +458,8 @@ ToChild: TypeAlias = (
     | Fetch
     | Put
     | Copy
+    | Rename
+    | Append
     | Describe
     | PutTags
     | Delete

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from typing import NamedTuple
 
 import boto3
 import botocore.exceptions
-from botocore.auth import S3ExpressAuth
 from botocore.credentials import Credentials as BotocoreCredentials
 from botocore.credentials import RefreshableCredentials
 
 from s3mount.config import StoreConfig
-from s3mount.errors import S3MountError, WrongRegionError
+from s3mount.errors import AccessDeniedError, S3MountError, StoreError, WrongRegionError
 from s3mount.s3.mapping import from_boto
 from s3mount.s3.resolve import Address, S3Client, make_client, make_session, resolve
-from s3mount.s3.signing import Anonymous, BotocoreSigner
+from s3mount.s3.signing import Anonymous
 
 _log = logging.getLogger(__name__)
 
+SESSION_RENEWED_S = 120
+"""A session of S3 Express lasts 300 s: with less than this left another one is begun, by one request."""
+SESSION_MUST_RENEW_S = 30
+"""With less than this left every request waits for it."""
+
 
 class Binding(NamedTuple):
-    """All that is needed to talk to the bucket. ``credentials`` is ``None`` for unsigned requests."""
+    """All that is needed to talk to the bucket. ``credentials`` is ``None`` for unsigned requests.
+
+    ``account`` are the credentials that sessions are begun with, where ``credentials`` are those of a session.
+    """
 
     client: S3Client
     address: Address
     credentials: BotocoreCredentials | None
+    account: BotocoreCredentials | None
     sign_payload: bool
 
 
@@ -49,13 +58,14 @@ def _bind(config: StoreConfig) -> Binding:
     if config.endpoint_url is None:
         client = _in_bucket_region(session, client, config)
     address = resolve(session, client, config)
-    credentials = None
+    credentials = account = None
     if not isinstance(address.signer, Anonymous):
         credentials = session._session.get_credentials()
-        if isinstance(address.signer, BotocoreSigner) and address.signer.uses(S3ExpressAuth):
-            credentials = _express_session(client, config.bucket)
+        if address.account_signer is not None:
+            account, credentials = credentials, _express_session(client, config)
     options = client.meta.config.s3 or {}
-    return Binding(client, address, credentials, bool(options.get("payload_signing_enabled")))
+    sign_payload = bool(options.get("payload_signing_enabled"))
+    return Binding(client, address, credentials, account, sign_payload)
 
 
 def _in_bucket_region(session: boto3.Session, client: S3Client, config: StoreConfig) -> S3Client:
@@ -96,11 +106,28 @@ def _bucket_region(client: S3Client, bucket: str) -> str:
     return str(headers.get("x-amz-bucket-region", ""))
 
 
-def _express_session(client: S3Client, bucket: str) -> BotocoreCredentials:
-    """Credentials of an S3 Express session, renewed by CreateSession (they last five minutes)."""
+_PAST = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+
+
+def _express_session(client: S3Client, config: StoreConfig) -> BotocoreCredentials:
+    """Credentials of an S3 Express session, begun when first needed and renewed (they last five minutes).
+
+    What objects are encrypted with is the session's, and may not be another in a request (CreateSession).
+    Asking for them raises the S3MountError that tells why there is no session.
+    """
+    encryption: dict[str, object] = {
+        "ServerSideEncryption": config.sse,
+        "SSEKMSKeyId": config.sse_kms_key_id,
+        "BucketKeyEnabled": config.bucket_key or None,
+    }
+    wanted = {name: value for name, value in encryption.items() if value is not None}
 
     def create() -> dict[str, str]:
-        made = client.create_session(Bucket=bucket)["Credentials"]
+        try:
+            made = client.create_session(Bucket=config.bucket, **wanted)["Credentials"]
+        except Exception as error:
+            # boto3 raises its own types, and those of what it is built on.
+            raise _about_session(from_boto(error, key="", bucket=config.bucket)) from error
         return {
             "access_key": made["AccessKeyId"],
             "secret_key": made["SecretAccessKey"],
@@ -108,10 +135,23 @@ def _express_session(client: S3Client, bucket: str) -> BotocoreCredentials:
             "expiry_time": made["Expiration"].isoformat(),
         }
 
-    return RefreshableCredentials.create_from_metadata(
-        create(),
+    return RefreshableCredentials(
+        "none",
+        "none",
+        "none",
+        expiry_time=_PAST,
         refresh_using=create,
         method="s3express",
-        advisory_timeout=120,
-        mandatory_timeout=30,
+        advisory_timeout=SESSION_RENEWED_S,
+        mandatory_timeout=SESSION_MUST_RENEW_S,
     )
+
+
+def _about_session(error: StoreError) -> StoreError:
+    """``error`` of a CreateSession, in words that say what was refused."""
+    if isinstance(error, AccessDeniedError) and error.code in ("", "AccessDenied"):
+        about = (
+            "these credentials may not begin a session (s3express:CreateSession) with the bucket"
+        )
+        return AccessDeniedError(about, status=error.status, code=error.code)
+    return error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import trio
+from botocore.credentials import Credentials as BotocoreCredentials
 
 from s3mount.config import PART_BYTES_MAX, StoreConfig
 from s3mount.errors import (
@@ -48,6 +49,7 @@ from s3mount.s3.deleting import delete_many
 from s3mount.s3.describing import Describer
 from s3mount.s3.digests import DigestReader
 from s3mount.s3.documents import NOT_XML, parse_versioning
+from s3mount.s3.express import Express
 from s3mount.s3.headers import check_key
 from s3mount.s3.multipart import Multipart
 from s3mount.s3.plane import Plane
@@ -91,15 +93,18 @@ class S3Store:
     async def __aenter__(self) -> S3Store:
         self._files = files_of_settings()
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
-        source = CredentialSource(bound.credentials, self._statistics.refreshed)
         self._plane = Plane(
             self.config,
             bound.address,
-            source,
+            self._source(bound.credentials),
             self._statistics,
             self._renew,
             on_outage=lambda reason: self.on_outage(reason),
+            account=self._source(bound.account),
         )
+        if self._plane.is_express:
+            # AWS S3 User Guide, "Features not supported by directory buckets".
+            self.traits.lists_versions = self.traits.has_tags = self.traits.has_acls = False
         self._reader = Reader(self._plane, self.traits)
         self._describer = Describer(self._plane, self._reader, self.traits)
         self._digests = DigestReader(self._plane, self._reader)
@@ -107,6 +112,7 @@ class S3Store:
         self._writer = Writer(
             self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
         )
+        self._express = Express(self._plane, self._writer)
         self._multipart = Multipart(
             self._plane, self._reader, self._writer, self.traits, bound.sign_payload
         )
@@ -149,14 +155,17 @@ class S3Store:
         self._renewed_at_s = trio.current_time()
         self._files = files_of_settings()
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
-        source = CredentialSource(bound.credentials, self._statistics.refreshed)
+        source = self._source(bound.credentials)
         await source.renew()
-        self._plane.rebind(bound.address, source)
+        self._plane.rebind(bound.address, source, self._source(bound.account))
         if self._bound_to == before:
             return False
         _log.info("other credentials, or another region, were found than before")
         self._statistics.refreshed()
         return True
+
+    def _source(self, given: BotocoreCredentials | None) -> CredentialSource:
+        return CredentialSource(given, self._statistics.refreshed)
 
     @property
     def _bound_to(self) -> tuple[object, ...]:
@@ -177,6 +186,11 @@ class S3Store:
     def outage(self) -> str:
         """See ``Store.outage``."""
         return self._plane.outage.reason
+
+    @property
+    def lists_in_order(self) -> bool:
+        """See ``Store.lists_in_order``."""
+        return not self.config.is_directory_bucket
 
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""
@@ -283,6 +297,16 @@ class S3Store:
             except StoreError as error:
                 _log.warning("an unfinished upload stays behind: %s", error.describe())
 
+    async def rename(
+        self, source: ContentRef, key: Key, *, condition: Condition = ANY
+    ) -> PutResult:
+        """See ``Store.rename``."""
+        return await self._express.rename(source, key, condition)
+
+    async def append(self, base: ContentRef, body: Body) -> PutResult:
+        """See ``Store.append``."""
+        return await self._express.append(base, body)
+
     async def delete(
         self, key: Key, *, version_id: VersionId | None = None, if_match: ETag | None = None
     ) -> None:
@@ -382,8 +406,8 @@ class S3Store:
     async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """See ``Store.check_bucket``: one key is listed, as an answer to HEAD would not say why not."""
         date_ns = await self._reader.check_list(prefix)
-        versioning = "unknown"
-        if self.config.sign_requests:
+        versioning = "off" if self._plane.is_express else "unknown"
+        if self.config.sign_requests and not self._plane.is_express:
             call = Call("check_bucket", "GET", "", query=canonical_query([("versioning", "")]))
             try:
                 _, versioning = await self._plane.read(call, parse_versioning)
@@ -408,7 +432,7 @@ class S3Store:
 
     async def noncurrent_rule(self, prefix: str = "") -> str:
         """See ``Store.noncurrent_rule``."""
-        if not self.config.sign_requests:
+        if not self.config.sign_requests or self._plane.is_express:
             await trio.lowlevel.checkpoint()
             return ""
         try:
@@ -434,9 +458,9 @@ class S3Store:
                 await trials.remove_left(killed, is_all=False)
             await trio.lowlevel.checkpoint()
             return known
-        return await Prober(self._plane, self._writer, self._multipart, self.traits, trials).run(
-            killed
-        )
+        prober = Prober(self._plane, self._writer, self._multipart, self.traits, trials)
+        prober.express = self._express if self._plane.is_express else None
+        return await prober.run(killed)
 
     async def try_version_dates(self, temporary_key: Key) -> bool | None:
         """See ``Store.try_version_dates``."""

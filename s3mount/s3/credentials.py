@@ -77,7 +77,7 @@ class CredentialSource:
         """Look whether the credentials want renewal, and renew them.
 
         While they are still good, one request does it and the others go on with what there is.
-        Raises NoCredentialsError when they cannot be had.
+        Raises NoCredentialsError when they cannot be had, or what keeps a session from being begun.
         """
         given = self._given
         if given is None or (self._renewing.locked() and self._still_good(given)):
@@ -104,6 +104,8 @@ class CredentialSource:
 def _freeze(given: Any) -> Credentials:
     try:
         frozen = given.get_frozen_credentials()
+    except StoreError:
+        raise
     except Exception as error:
         # Providers raise whatever they like.
         line = " ".join(str(error).split())

@@ -50,6 +50,8 @@ DEMANDS: dict[str, Demand] = {
     "get": _CONTENT,
     "fetch": _CONTENT,
     "head": Demand(etag=True, has_content=True),
+    "append": _STORED,
+    "rename": _EMPTY,
     "delete": _EMPTY,
     "abort_multipart": _EMPTY,
     "put_tags": _EMPTY,

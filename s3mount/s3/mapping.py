@@ -124,6 +124,8 @@ _ACTIONS = {
     "put": "s3:PutObject",
     "probe": "s3:PutObject",
     "copy": "s3:PutObject, and s3:GetObject of what is copied,",
+    "rename": "s3express:CreateSession for writing",
+    "append": "s3express:CreateSession for writing",
     "create_multipart": "s3:PutObject",
     "upload_part": "s3:PutObject",
     "upload_part_copy": "s3:PutObject, and s3:GetObject of what is copied,",

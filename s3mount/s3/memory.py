@@ -128,6 +128,11 @@ class MemoryStore:
         return twin
 
     @property
+    def lists_in_order(self) -> bool:
+        """See ``Store.lists_in_order``."""
+        return self.habits.is_ordered
+
+    @property
     def habits(self) -> Habits:
         """What this store does otherwise than S3: to be changed before it is used."""
         return self._bucket.habits
@@ -289,6 +294,25 @@ class MemoryStore:
         self._bucket.check(key, condition)
         result = self._bucket.store(key, data, self._bucket.etag_of(data), headers)
         await self.faults.after("copy", arguments)
+        return result
+
+    async def rename(
+        self, source: ContentRef, key: Key, *, condition: Condition = ANY
+    ) -> PutResult:
+        """See ``Store.rename``."""
+        arguments = {"source": source, "key": key, "condition": condition}
+        await self._begin("rename", arguments)
+        check_key(key)
+        result = self._bucket.rename(source, key, condition)
+        await self.faults.after("rename", arguments)
+        return result
+
+    async def append(self, base: ContentRef, body: Body) -> PutResult:
+        """See ``Store.append``."""
+        arguments = {"base": base, "body": body}
+        await self._begin("append", arguments)
+        result = self._bucket.append(base.key, read_body(body), base.size, base.etag)
+        await self.faults.after("append", arguments)
         return result
 
     async def delete(
@@ -505,6 +529,8 @@ class MemoryStore:
             lists_versions=self.habits.lists_versions,
             counts_tags=True,
             may_write=True,
+            renames=self.habits.renames or None,
+            appends=self.habits.appends or None,
         )
 
     async def try_version_dates(self, temporary_key: Key) -> bool | None:

@@ -8,9 +8,10 @@ import hashlib
 import msgspec
 
 from s3mount.clock import WallClock
-from s3mount.errors import NoSuchKeyError, PreconditionFailedError
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError, RejectedError
 from s3mount.refs import (
     Condition,
+    ContentRef,
     ETag,
     Key,
     ListPage,
@@ -51,6 +52,8 @@ class Habits(msgspec.Struct):
     ``markers``: keys that end in a slash are objects of their own, not files without the slash.
     ``marker_metadata``: what is stored with them is kept. ``marker_copies``: they can be copied.
     ``lists_versions``, ``version_dates``: what is told of that; the lists are right all the same.
+    ``is_ordered``: keys are listed in their order. ``renames``, ``appends``: it has RenameObject, and PutObject
+    with a write offset, as directory buckets do.
     """
 
     markers: bool = True
@@ -58,6 +61,10 @@ class Habits(msgspec.Struct):
     marker_copies: bool = True
     lists_versions: bool = True
     version_dates: bool = True
+    is_ordered: bool = True
+    renames: bool = False
+    appends: bool = False
+    appended_parts_max: int = 10_000
 
 
 class Bucket:
@@ -142,7 +149,42 @@ class Bucket:
             etag_is_md5=is_md5_etag(etag) and not self.is_opaque,
         )
         self._push(key, Version(info, data, part_lengths))
-        return PutResult(etag, version_id, now_ns - now_ns % _SECOND_NS)
+        return PutResult(etag, version_id, self._date_ns())
+
+    def _date_ns(self) -> int:
+        now_ns = self.clock.now_ns()
+        return now_ns - now_ns % _SECOND_NS
+
+    def rename(self, source: ContentRef, key: Key, condition: Condition) -> PutResult:
+        """RenameObject. Raises RejectedError where there is none, NoSuchKeyError, PreconditionFailedError."""
+        if not self.habits.renames or key.endswith("/") or source.key.endswith("/"):
+            raise RejectedError("no RenameObject", key=key, status=501, code="NotImplemented")
+        found = self.version(source.key, None)
+        if found.info.etag != source.etag:
+            raise replaced(source.key)
+        self.check(key, condition)
+        info = msgspec.structs.replace(found.info, key=key)
+        if source.key != key:
+            self._replace(source.key, [])
+            self._replace(key, [Version(info, found.data, found.part_lengths)])
+        return PutResult(info.etag, None, self._date_ns())
+
+    def append(self, key: Key, data: bytes, offset: int, if_match: ETag | None) -> PutResult:
+        """PutObject with a write offset. Raises RejectedError, NoSuchKeyError, PreconditionFailedError."""
+        if not self.habits.appends:
+            raise RejectedError("no write offset", key=key, status=501, code="NotImplemented")
+        found = self.version(key, None)
+        self.check(key, Condition(if_match=if_match))
+        before = found.data or b""
+        if offset != len(before):
+            raise RejectedError("another size", key=key, status=400, code="InvalidWriteOffset")
+        lengths = (*(found.part_lengths or (len(before),)), len(data))
+        if len(lengths) > self.habits.appended_parts_max:
+            raise RejectedError("no more parts", key=key, status=400, code="TooManyParts")
+        whole = before + data
+        return self.store(
+            key, whole, self.etag_of(whole), found.info.headers or ObjectHeaders(), lengths
+        )
 
     def set_tags(self, key: Key, version_id: VersionId | None, tags: str) -> None:
         """Give a version other tags; nothing else of it changes. Raises NoSuchKeyError."""

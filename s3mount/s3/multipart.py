@@ -31,7 +31,7 @@ from s3mount.s3.documents import (
 )
 from s3mount.s3.genuine import not_s3
 from s3mount.s3.headers import check_headers, check_key, http_date_ns, to_http, whole_number
-from s3mount.s3.pages import Pages
+from s3mount.s3.pages import Pages, folder_of
 from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Answer, Call
@@ -238,12 +238,13 @@ class Multipart:
         """See ``Store.list_uploads``."""
         if prefix:
             check_key(prefix)
+        asked = folder_of(prefix) if self._plane.is_express else prefix
         found: list[UploadInfo] = []
         markers: Markers = []
         while True:
             wanted = [("uploads", ""), ("max-uploads", "1000"), *markers]
-            if prefix:
-                wanted.append(("prefix", prefix))
+            if asked:
+                wanted.append(("prefix", asked))
             before = markers
 
             def parse(body: bytes, before: Markers = before) -> tuple[list[UploadInfo], Markers]:
@@ -260,7 +261,7 @@ class Multipart:
                 lambda page: [upload.key for upload in page[0]],
                 lambda plain, encoded: (encoded[0], plain[1]),
             )
-            found.extend(uploads)
+            found.extend(upload for upload in uploads if upload.key.startswith(prefix))
             if not markers:
                 return found
 

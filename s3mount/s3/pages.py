@@ -45,6 +45,15 @@ class _ReadableError(Exception):
         self.found = found
 
 
+def folder_of(prefix: str) -> str:
+    """The prefix that a directory bucket can list, where ``prefix`` ends inside a name.
+
+    >>> folder_of("a/b"), folder_of("a/"), folder_of("b")
+    ('a/', 'a/', '')
+    """
+    return prefix[: prefix.rfind("/") + 1]
+
+
 class Pages:
     """Asks for pages of lists over the data plane."""
 
@@ -141,9 +150,9 @@ class Following:
     only what is the same can be told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_ordered: bool = True) -> None:
         self._seams: OrderedDict[tuple[Chain, str], _Seam] = OrderedDict()
-        self._is_ordered = True
+        self._is_ordered = is_ordered
 
     def checked(self, page: ListPage, chain: Chain, token: str | None) -> ListPage:
         """``page``, the answer to ``token``, without what was listed before. Raises ServerFaultError."""

@@ -39,7 +39,7 @@ from s3mount.s3.mapping import Refusal, action_denied
 from s3mount.s3.pool import Pool
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.resolve import Address
-from s3mount.s3.signing import Anonymous, encode_path
+from s3mount.s3.signing import Anonymous, Signer, encode_path
 from s3mount.s3.statistics import Statistics
 from s3mount.s3.wire import BrokenConnectionError, Connection, Head, Sink
 
@@ -68,11 +68,13 @@ READ_KINDS = frozenset(
 )
 CHANGE_KINDS = frozenset(
     (
-        *("put", "copy", "delete", "delete_many"),
+        *("put", "copy", "rename", "append", "delete", "delete_many"),
         *("upload_part", "upload_part_copy", "complete_multipart"),
     )
 )
 """Success of these brings what is pending forward."""
+ACCOUNT_KINDS = frozenset(("copy",))
+"""These a session of S3 Express does not allow: they are signed for the account (CreateSession, Note)."""
 CREATING_KINDS = frozenset(("put", "copy", "create_multipart", "probe"))
 """These make an object: the bucket's policy may demand that they name an encryption or an ACL."""
 SKEW_S_MIN = 60.0
@@ -166,7 +168,10 @@ class _Watch:
 
 
 class Plane:
-    """Sends calls to one bucket. ``rebind`` exchanges address and credentials while it runs."""
+    """Sends calls to one bucket. ``rebind`` exchanges address and credentials while it runs.
+
+    ``account`` are the credentials of ``Address.account_signer``.
+    """
 
     def __init__(
         self,
@@ -176,6 +181,7 @@ class Plane:
         statistics: Statistics,
         renew: Renew,
         on_outage: Callable[[str], None] = lambda reason: None,
+        account: CredentialSource | None = None,
     ) -> None:
         self.config = config
         self._renew = renew
@@ -198,12 +204,18 @@ class Plane:
                 bucket_key="true" if config.bucket_key else None,
             )
         )
-        self.rebind(address, credentials)
+        self.rebind(address, credentials, account)
 
-    def rebind(self, address: Address, credentials: CredentialSource) -> None:
+    def rebind(
+        self,
+        address: Address,
+        credentials: CredentialSource,
+        account: CredentialSource | None = None,
+    ) -> None:
         """From now on use this address and these credentials."""
         self.address = address
         self.credentials = credentials
+        self._account = account or credentials
         if not self._pool.origin.same_place(address.origin):
             self._pool.close()
             self._pool = Pool(address.origin)
@@ -211,6 +223,11 @@ class Plane:
         # Through a proxy without a tunnel the request line names the whole URL (RFC 9112, 3.2.2).
         by_proxy = address.origin.proxy is not None and address.origin.tls is None
         self._target_prefix = address.base_url if by_proxy else ""
+
+    @property
+    def is_express(self) -> bool:
+        """Is it a directory bucket (S3 Express), which takes fewer kinds of requests?"""
+        return self.address.account_signer is not None
 
     def close(self) -> None:
         """Close idle connections."""
@@ -353,8 +370,13 @@ class Plane:
     async def once(self, call: Call, retry: int) -> Answer:
         """One try (two, when the first met a kept connection that the store had closed)."""
         began_s = trio.current_time()
-        if not self.credentials.ready(began_s):
-            await self.credentials.renew()
+        _, credentials = self._signing(call)
+        if not credentials.ready(began_s):
+            try:
+                await credentials.renew()
+            except StoreError as error:
+                self._note_reachable(call, began_s, error)
+                raise
             began_s = trio.current_time()
         if call.before_try is not None:
             call.before_try()
@@ -451,8 +473,16 @@ class Plane:
             self._learn(call, watch, ended_s)
         return answer
 
+    def _signing(self, call: Call) -> tuple[Signer, CredentialSource]:
+        """What signs ``call``, and with which credentials."""
+        address = self.address
+        if address.account_signer is None or call.kind not in ACCOUNT_KINDS:
+            return address.signer, self.credentials
+        return address.account_signer, self._account
+
     def _head(self, call: Call) -> bytes:
         address = self.address
+        signer, credentials = self._signing(call)
         call.sent_to = address.origin.host_header
         path = f"{address.path}/{encode_path(call.key)}" if call.key else address.path or "/"
         headers = {"host": address.origin.host_header, **call.headers}
@@ -460,8 +490,8 @@ class Plane:
             headers |= self._defaults_beside(headers)
         if self.config.request_payer:
             headers["x-amz-request-payer"] = "requester"
-        address.signer.sign(
-            self.credentials.current,
+        signer.sign(
+            credentials.current,
             call.method,
             path,
             call.query,

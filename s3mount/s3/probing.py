@@ -39,6 +39,7 @@ from s3mount.refs import (
 )
 from s3mount.s3 import checksums
 from s3mount.s3.checksums import etag_is_md5, md5
+from s3mount.s3.express import Express
 from s3mount.s3.headers import TAGGING, bare_etag, http_date_ns
 from s3mount.s3.multipart import COMPLETE, Multipart
 from s3mount.s3.plane import Plane
@@ -89,6 +90,10 @@ class Prober:
         self._marker_metadata: bool | None = None
         self._reasons: dict[str, str] = {}
         self._may_write: bool | None = None
+        self._renames: bool | None = None
+        self._appends: bool | None = None
+        self.express: Express | None = None
+        """Set for a directory bucket: then what only those have is tried, and not what they never have."""
 
     async def run(self, killed: Key = "") -> Capabilities:
         """Try everything, and remove what earlier runs left, as ``Store.probe`` says. Never raises a StoreError."""
@@ -104,6 +109,9 @@ class Prober:
             "versions": self._try_versions,
             "tags": self._try_tags,
         }
+        if self.express is not None:
+            del aspects["versions"], aspects["tags"]
+            aspects |= {"rename": self._try_rename, "append": self._try_append}
         try:
             if await self._can_remove(killed):
                 async with trio.open_nursery() as nursery:
@@ -133,6 +141,8 @@ class Prober:
             counts_tags=traits.counts_tags,
             part_copies=self._part_copies,
             may_write=self._may_write,
+            renames=self._renames,
+            appends=self._appends,
         )
 
     async def _try(self, name: str, aspect: Callable[[Key], Awaitable[None]]) -> None:
@@ -318,6 +328,49 @@ class Prober:
         holds = await self._outcome(self._copy(source, f"{key}.to", {guard: f'"{made.etag}"'}))
         fails = await self._outcome(self._copy(source, f"{key}.to", {guard: f'"{NO_ETAG}"'}))
         self._traits.copy_source_condition = self._judge(COPY_SOURCE, holds=holds, fails=fails)
+
+    async def _try_rename(self, key: Key) -> None:
+        """Does RenameObject move an object with all that it has, and only where its conditions hold?"""
+        assert self.express is not None
+        rename = self.express.rename
+        made, there = await self._put(key, {_MARK: "33188"}), await self._put(f"{key}.there")
+        source = ContentRef(key, made.etag, len(_BODY))
+        other = ContentRef(key, NO_ETAG, len(_BODY))
+        self._trials.wrote(f"{key}.to", None)
+        outcomes = [
+            await self._outcome(rename(other, f"{key}.to", Condition(if_absent=True))),
+            await self._outcome(rename(source, f"{key}.there", Condition(if_absent=True))),
+            await self._outcome(rename(source, f"{key}.there", Condition(if_match=NO_ETAG))),
+        ]
+        if any(outcome is not Outcome.REFUSED for outcome in outcomes):
+            self._renames = False
+            return
+        await rename(source, f"{key}.to", Condition(if_absent=True))
+        moved = ContentRef(f"{key}.to", made.etag, len(_BODY))
+        await rename(moved, f"{key}.there", Condition(if_match=there.etag))
+        told = (await self._once("HEAD", f"{key}.there")).headers
+        is_moved = bare_etag(told.get("etag", "")) == made.etag and _MARK in told
+        self._renames = is_moved and await self._is_missing(key)
+
+    async def _try_append(self, key: Key) -> None:
+        """Does a PutObject with a write offset add to an object and keep what is stored with it?"""
+        assert self.express is not None
+        append = self.express.append
+        made = await self._put(
+            key, {_MARK: "33188", checksums.CRC_HEADER: checksums.crc64nvme(_BODY)}
+        )
+        base = ContentRef(key, made.etag, len(_BODY))
+        outcomes = [
+            await self._outcome(append(ContentRef(key, made.etag, len(_BODY) + 1), _BODY)),
+            await self._outcome(append(ContentRef(key, NO_ETAG, len(_BODY)), _BODY)),
+        ]
+        if any(outcome is not Outcome.REFUSED for outcome in outcomes):
+            self._appends = False
+            return
+        made = await append(base, _BODY)
+        read = await self._plane.call(Call("get", "GET", key))
+        is_told = bare_etag(read.headers.get("etag", "")) == made.etag and _MARK in read.headers
+        self._appends = is_told and read.body == _BODY + _BODY
 
     async def _try_delete(self, key: Key) -> None:
         made = await self._put(key)

@@ -39,7 +39,7 @@ from s3mount.s3.headers import (
     object_info,
     whole_number,
 )
-from s3mount.s3.pages import Following, Pages, list_merged, list_names
+from s3mount.s3.pages import Following, Pages, folder_of, list_merged, list_names
 from s3mount.s3.plane import Plane, file_sink
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.signing import canonical_query
@@ -64,7 +64,7 @@ class Reader:
         self._plane = plane
         self._traits = traits
         self._pages = Pages(plane)
-        self._following = Following()
+        self._following = Following(is_ordered=not plane.is_express)
 
     async def head(self, key: Key, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""
@@ -79,7 +79,11 @@ class Reader:
         Without the right to list the whole bucket S3 refuses absent keys as well (GetObject, Permissions). A
         list of this key alone is allowed where a policy allows the prefix that it lies below.
         """
-        if version_id is not None or error.code not in ("", "AccessDenied"):
+        if (
+            version_id is not None
+            or error.code not in ("", "AccessDenied")
+            or self._plane.is_express
+        ):
             return error
         try:
             page = await self.list_page(key, None, None, None, 1)
@@ -318,11 +322,16 @@ class Reader:
         """See ``Store.list_page``."""
         if prefix:
             check_key(prefix)
+        asked = prefix
+        if self._plane.is_express:
+            if start_after:
+                raise RejectedError("a directory bucket lists from its beginning only", key=prefix)
+            asked = folder_of(prefix)
         wanted = [("list-type", "2"), ("max-keys", str(max_keys))]
         wanted.extend(
             (name, value)
             for name, value in (
-                ("prefix", prefix),
+                ("prefix", asked),
                 ("delimiter", delimiter),
                 ("continuation-token", token),
                 ("start-after", start_after),
@@ -338,7 +347,7 @@ class Reader:
             "list", wanted, parse, max_keys * LIST_BYTES_PER_KEY, list_names, list_merged
         )
         self._following.note(page, chain, token)
-        return page
+        return page if asked == prefix else _beginning(page, prefix)
 
     async def check_list(self, prefix: str) -> int:
         """List one key; the store's clock in nanoseconds since the epoch, 0 where it tells none. Raises StoreError."""
@@ -350,6 +359,13 @@ class Reader:
             "check_bucket", wanted, parse_list, LIST_BYTES_PER_KEY, list_names, list_merged
         )
         return http_date_ns(answer.headers.get("date", ""))
+
+
+def _beginning(page: ListPage, prefix: str) -> ListPage:
+    """What of ``page`` begins with ``prefix``."""
+    objects = tuple(info for info in page.objects if info.key.startswith(prefix))
+    prefixes = tuple(each for each in page.prefixes if each.startswith(prefix))
+    return ListPage(objects, prefixes, page.next_token)
 
 
 class _Fetch:

@@ -31,11 +31,13 @@ from s3mount.config import StoreConfig
 from s3mount.errors import UsageError
 from s3mount.logs import without_secrets
 from s3mount.s3.pool import Origin, Proxy, split_origin
-from s3mount.s3.signing import Anonymous, BotocoreSigner, FastSigV4, Signer
+from s3mount.s3.signing import SESSION_TOKEN, Anonymous, BotocoreSigner, FastSigV4, Signer
 
 S3Client: TypeAlias = Any
 """boto3 makes its clients' classes at run time."""
 
+EXPRESS = "s3express"
+"""The service that requests to directory buckets are signed for."""
 CONTROL_CONNECTIONS = 8
 CONTROL_READ_TIMEOUT_S = 60.0
 DEBIAN_CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
@@ -45,13 +47,18 @@ _SIGV4A = re.compile(r"^AWS4-ECDSA-P256-SHA256 Credential=[^,]*/(\d{8})/([^/]+)/
 
 
 class Address(msgspec.Struct, frozen=True):
-    """The bucket's place: ``base_url`` has no path, ``path`` is ``""`` or ``/bucket``."""
+    """The bucket's place: ``base_url`` has no path, ``path`` is ``""`` or ``/bucket``.
+
+    ``account_signer`` is set for a directory bucket (S3 Express): it signs with the credentials of the account
+    what a session does not allow; ``signer`` signs with those of a session.
+    """
 
     base_url: str
     path: str
     region: str
     signer: Signer
     origin: Origin
+    account_signer: Signer | None = None
 
 
 def make_client(session: boto3.Session, config: StoreConfig, region: str | None) -> S3Client:
@@ -131,8 +138,11 @@ def resolve(session: boto3.Session, client: S3Client, config: StoreConfig) -> Ad
     scheme, host, port = split_origin(base_url)
     tls = tls_context(session, config) if scheme == "https" else None
     origin = Origin(host, port, tls, _proxy(base_url))
-    region, signer = _signer(request, base_url, client.meta.region_name)
-    return Address(base_url, path, region, signer, origin)
+    region, service, signer = _signer(request, base_url, client.meta.region_name)
+    if service != EXPRESS:
+        return Address(base_url, path, region, signer, origin)
+    session_signer = FastSigV4(region, service, token_header=SESSION_TOKEN)
+    return Address(base_url, path, region, session_signer, origin, signer)
 
 
 def _prepared_head(client: S3Client, bucket: str) -> AWSPreparedRequest:
@@ -140,43 +150,58 @@ def _prepared_head(client: S3Client, bucket: str) -> AWSPreparedRequest:
 
     def answer(request: AWSPreparedRequest, **_: object) -> AWSResponse:
         caught.append(request)
-        return AWSResponse(request.url, 200, HTTPHeaders(), _NoBody())
+        return AWSResponse(request.url, 200, HTTPHeaders(), _Body(b""))
+
+    def begin_session(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        # S3 need not be there yet; the real sessions are begun when one is needed.
+        return AWSResponse(request.url, 200, HTTPHeaders(), _Body(_NO_SESSION))
 
     client.meta.events.register("before-send.s3.HeadObject", answer)
+    client.meta.events.register("before-send.s3.CreateSession", begin_session)
     try:
         client.head_object(Bucket=bucket, Key="key")
     except botocore.exceptions.ParamValidationError as error:
         raise UsageError(f"{bucket!r} is no bucket name: {error}") from error
     finally:
         client.meta.events.unregister("before-send.s3.HeadObject", answer)
+        client.meta.events.unregister("before-send.s3.CreateSession", begin_session)
     return caught[0]
 
 
-class _NoBody:
-    """The empty body of an answer that was never sent."""
+_NO_SESSION = (
+    b"<CreateSessionResult><Credentials><AccessKeyId>none</AccessKeyId>"
+    b"<SecretAccessKey>none</SecretAccessKey><SessionToken>none</SessionToken>"
+    b"<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></CreateSessionResult>"
+)
+
+
+class _Body:
+    """The body of an answer that was never sent."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
 
     def stream(self, **_: object) -> Iterator[bytes]:
-        return iter(())
+        return iter((self._body,))
 
 
-def _signer(request: AWSPreparedRequest, base_url: str, region: str) -> tuple[str, Signer]:
-    """The signer that continues what boto3 did to ``request``, and the region it signs for."""
+def _signer(request: AWSPreparedRequest, base_url: str, region: str) -> tuple[str, str, Signer]:
+    """The signer that continues what boto3 did to ``request``, and the region and service it signs for."""
     given: object = request.headers.get("Authorization")
     if given is None:
-        return region, Anonymous()
+        return region, "s3", Anonymous()
     text = given.decode() if isinstance(given, bytes) else str(given)
     plain = _SIGV4.match(text)
-    if plain and plain[3] != "s3express":
-        return plain[2], FastSigV4(plain[2], unquote(plain[3]))
     if plain:
-        return plain[2], BotocoreSigner(botocore.auth.S3ExpressAuth, base_url, plain[2], plain[3])
+        service = unquote(plain[3])
+        return plain[2], service, FastSigV4(plain[2], service)
     asymmetric = _SIGV4A.match(text)
     if asymmetric:
         auth_class = botocore.auth.AUTH_TYPE_MAPS.get("s3v4a")
         if auth_class is None:
             raise UsageError("this bucket needs SigV4A, for which botocore needs awscrt")
-        return region, BotocoreSigner(auth_class, base_url, "*", asymmetric[2])
-    return region, BotocoreSigner(botocore.auth.HmacV1Auth, base_url, region, "s3")
+        return region, "s3", BotocoreSigner(auth_class, base_url, "*", asymmetric[2])
+    return region, "s3", BotocoreSigner(botocore.auth.HmacV1Auth, base_url, region, "s3")
 
 
 def _proxy(base_url: str) -> Proxy | None:

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from botocore.auth import BaseSigner, S3ExpressAuth
+from botocore.auth import BaseSigner
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 
+SESSION_TOKEN = "x-amz-s3session-token"
+"""The header for the token of a session of S3 Express, which has another name than that of other tokens."""
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 """In place of the body's SHA-256: the body is not covered by the signature."""
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -73,9 +75,15 @@ def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
 
 
 class FastSigV4:
-    """Plain SigV4 for one region and service, with the day's key and the second's date remembered."""
+    """Plain SigV4 for one region and service, with the day's key and the second's date remembered.
 
-    def __init__(self, region: str, service: str = "s3") -> None:
+    A token of the credentials goes into ``token_header``.
+    """
+
+    def __init__(
+        self, region: str, service: str = "s3", *, token_header: str = "x-amz-security-token"
+    ) -> None:
+        self._token_header = token_header
         self._scope_tail = f"{region}/{service}/aws4_request"
         self._region = region.encode()
         self._service = service.encode()
@@ -105,7 +113,7 @@ class FastSigV4:
         headers["x-amz-date"] = stamp
         headers["x-amz-content-sha256"] = payload_hash
         if credentials.token:
-            headers["x-amz-security-token"] = credentials.token
+            headers[self._token_header] = credentials.token
         names = sorted(headers)
         lines = "\n".join([f"{name}:{_squeeze(headers[name])}" for name in names])
         signed = ";".join(names)
@@ -164,7 +172,7 @@ class Anonymous:
 
 
 class BotocoreSigner:
-    """Any scheme that botocore knows, by its own signer: SigV4A, S3 Express sessions, SigV2.
+    """Any scheme that botocore knows, by its own signer: SigV4A, SigV2.
 
     ``auth_class`` is one of botocore's signer classes. botocore signs at the machine's present time;
     ``now_s`` is not passed on.
@@ -177,10 +185,6 @@ class BotocoreSigner:
         self._base_url = base_url
         self._region = region
         self._service = service
-
-    def uses(self, auth_class: type[BaseSigner]) -> bool:
-        """Is this the signer for ``auth_class``?"""
-        return issubclass(self._auth_class, auth_class)
 
     def sign(
         self,
@@ -220,6 +224,4 @@ class BotocoreSigner:
                 return payload_hash != UNSIGNED_PAYLOAD
 
         make = WithKnownPayload
-        # S3 Express signers want a cache of sessions, from which only botocore's client reads.
-        cache = {"identity_cache": None} if self.uses(S3ExpressAuth) else {}
-        return make(given, self._service, self._region, **cache)
+        return make(given, self._service, self._region)

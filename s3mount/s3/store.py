@@ -106,6 +106,11 @@ class Store(Readable, Protocol):
         """
         ...
 
+    @property
+    def lists_in_order(self) -> bool:
+        """Does it list keys in the order of UTF-8, from any key on? S3 Express does neither."""
+        ...
+
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """HeadObject, with ``headers`` filled. Raises NoSuchKeyError."""
         ...
@@ -147,6 +152,25 @@ class Store(Readable, Protocol):
         S3 does not carry over: the source is described first. Above 5 GiB by
         UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
         PreconditionFailedError when the source is no longer that version, NoSuchKeyError when gone.
+        """
+        ...
+
+    async def rename(
+        self, source: ContentRef, key: Key, *, condition: Condition = ANY
+    ) -> PutResult:
+        """RenameObject: ``source`` has the name ``key`` then, all else of it stays, its ETag too.
+
+        Only where ``Capabilities.renames``. ``condition`` is on what ``key`` holds, and may not be ``if_match``
+        where that is ``source`` itself. A source with another ETag raises PreconditionFailedError, one that is
+        gone NoSuchKeyError: so does a repetition of what took effect unheard. RejectedError: by a copy it may go.
+        """
+        ...
+
+    async def append(self, base: ContentRef, body: Body) -> PutResult:
+        """PutObject at the end of ``base``, which must be what its key holds; what is stored beside it stays.
+
+        Only where ``Capabilities.appends``, up to 5 GiB at once. Raises PreconditionFailedError when another
+        version is there, as after what took effect unheard, and RejectedError for an object that takes no more.
         """
         ...
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import trio
 
 from s3mount.errors import RejectedError, ServerFaultError, StoreError, StuckListError
-from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
+from s3mount.refs import Key, ListPage, ObjectVersion, VersionId, VersionPage
 from s3mount.s3.documents import parse_document, shown_name, size_of
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, check_key, iso_date_ns
 from s3mount.s3.pages import Pages, is_behind
@@ -36,6 +36,7 @@ class VersionLister:
     """Lists versions over the data plane."""
 
     def __init__(self, plane: Plane, reader: Reader, traits: Traits) -> None:
+        self._plane = plane
         self._pages = Pages(plane)
         self._reader = reader
         self._traits = traits
@@ -102,28 +103,19 @@ class VersionLister:
         self, prefix: str, delimiter: str | None, key_marker: str | None, max_keys: int
     ) -> VersionPage:
         """The keys there are, each with the one version "null": this store knows no list of versions."""
+        if self._plane.is_express:
+            # It lists in no order, and only its own token tells how to go on.
+            page = await self._reader.list_page(prefix, delimiter, key_marker, None, max_keys)
+            return VersionPage(_as_versions(page), page.prefixes, page.next_token, None)
         after = key_marker
         if after is not None and delimiter and after.endswith(delimiter):
             # Behind all keys of that prefix, which was told as one.
             after += LAST_LETTER
         page = await self._reader.list_page(prefix, delimiter, None, after, max_keys)
-        versions = tuple(
-            ObjectVersion(
-                info.key,
-                "null",
-                is_latest=True,
-                is_delete_marker=False,
-                size=info.size,
-                etag=info.etag,
-                last_modified_ns=info.last_modified_ns,
-                storage_class=info.storage_class,
-            )
-            for info in page.objects
-        )
         names = [*(info.key for info in page.objects), *page.prefixes]
         last = max(names, key=str.encode, default=None) if page.next_token else None
         prefixes = tuple(each for each in page.prefixes if each != key_marker)
-        return VersionPage(versions, prefixes, last, None)
+        return VersionPage(_as_versions(page), prefixes, last, None)
 
     async def _successors(self, markers: Sequence[ObjectVersion]) -> Successors:
         """Ask what follows each of ``markers``."""
@@ -152,6 +144,22 @@ class VersionLister:
         if failures:
             raise failures[0]
         return found
+
+
+def _as_versions(page: ListPage) -> tuple[ObjectVersion, ...]:
+    return tuple(
+        ObjectVersion(
+            info.key,
+            "null",
+            is_latest=True,
+            is_delete_marker=False,
+            size=info.size,
+            etag=info.etag,
+            last_modified_ns=info.last_modified_ns,
+            storage_class=info.storage_class,
+        )
+        for info in page.objects
+    )
 
 
 def _behind(

@@ -17,6 +17,8 @@ from s3mount.spool.parts import PartsUpload
 from s3mount.spool.sums import BlockSums
 from s3mount.steps import reach
 
+UNCHANGED = 1 << 63
+"""Behind the end of every file."""
 COPY_CHUNK_BYTES = 8 << 20
 
 _buffer = memoryview(bytearray(BLOCK_BYTES))
@@ -34,6 +36,7 @@ class Blob:
     ``sums`` tells what the file must hold. It ``is_dropped`` when the spool needs it no more: whoever still
     reads it is told that it is not there. It ``is_gone`` when its file was not found at the start; ``is_unsure``
     when S3 has what it stands for, but not by this run's sending: a power cut may have taken bytes of it.
+    Below ``changed_from`` nothing was written since the base was taken: what is here below is the base's.
     With a ``fault`` it is not known what the file must hold: it is neither read nor written, until it is emptied.
     """
 
@@ -42,6 +45,7 @@ class Blob:
         "_folder",
         "base",
         "base_limit",
+        "changed_from",
         "extents",
         "fault",
         "filled",
@@ -73,6 +77,7 @@ class Blob:
         self.base = base
         self.base_limit = base_limit if base else 0
         self.extents = Extents() if extents is None else extents
+        self.changed_from = next((start for start, _ in self.extents), UNCHANGED)
         self.filled: Extents | None = None
         self.sums = BlockSums()
         self.upload: PartsUpload | None = None
@@ -183,6 +188,7 @@ class Blob:
                 self.sums.lose(offset, at + len(view))
             if at > offset:
                 self.extents.add(offset, at)
+                self.changed_from = min(self.changed_from, offset)
                 if self.filled is not None:
                     self.filled.remove(offset, at)
                 self.size = max(self.size, at)
@@ -226,6 +232,7 @@ class Blob:
         if size < self.size:
             self.sums.cut(size, self._pread)
         os.ftruncate(self.fd, size)
+        self.changed_from = min(self.changed_from, size)
         reach("blob: truncated")
         if size < self.size:
             self.extents.cut(size)
@@ -257,6 +264,12 @@ class Blob:
         """Read a range. Raises DamagedBlockError when it is not what was written, and OSError."""
         with self.as_it_was():
             self.sums.check(start, min(stop, self.size), self._pread)
+
+    @property
+    def is_longer(self) -> bool:
+        """Has it all of its base's length, and more behind it?"""
+        base = self.base
+        return base is not None and self.base_limit == base.size < self.size
 
     def detach(self) -> None:
         """Forget the base: every byte is here now, or holes are meant to be zero."""
@@ -308,6 +321,7 @@ class BlobFolder:
         copy.sums = blob.sums.copy()
         copy.base, copy.base_limit = blob.base, blob.base_limit
         copy.extents = Extents(blob.extents)
+        copy.changed_from = blob.changed_from
         copy.filled = None if blob.filled is None else Extents(blob.filled)
         copy.was_synced = blob.was_synced
         reach("blob: cloned")

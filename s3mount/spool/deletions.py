@@ -158,6 +158,9 @@ class Deletions:
 
     async def _look(self, keys: Sequence[Key]) -> dict[Key, ETag]:
         """The ETags that S3 holds under ``keys``, as far as few lists tell. Raises S3MountError."""
+        if not self._store.lists_in_order:
+            await trio.lowlevel.checkpoint()
+            return {}
         missing = set(keys)
         found: dict[Key, ETag] = {}
         prefix = commonprefix(list(keys))  # noqa: RUF071 - keys are no paths

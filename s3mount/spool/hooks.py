@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias
 
-from s3mount.refs import ContentRef, Key, ObjectHeaders, PutResult
+from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, PutResult
 from s3mount.spool.changes import Change
 
 ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held", "not-deleted", "not-moved"]
@@ -17,6 +17,10 @@ class Hooks(Protocol):
         """What to store with the object of ``change``; without times while it is still written."""
         ...
 
+    def carried_by(self, change: Change) -> tuple[Attributes, bool]:
+        """The attributes that ``change.headers`` carry, and whether they leave the mtime to LastModified."""
+        ...
+
     def written_at_ns(self, headers: ObjectHeaders) -> int | None:
         """The ctime that ``headers_of`` stored with an object, ``None`` where there is none."""
         ...
@@ -26,6 +30,10 @@ class Hooks(Protocol):
 
         Raises S3MountError: PreconditionFailedError or NoSuchKeyError when the base is gone.
         """
+        ...
+
+    async def read_base(self, base: ContentRef, start: int, stop: int) -> bytes:
+        """The bytes of ``base`` from ``start`` to ``stop``, through the cache. Raises S3MountError."""
         ...
 
     async def before_replace(self, change: Change) -> None:

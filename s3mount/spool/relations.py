@@ -104,6 +104,14 @@ class Relations:
         """Keys whose change still needs what S3 holds under ``key``."""
         return self._readers.get(key, set())
 
+    def moved_from(self, key: Key) -> list[Key]:
+        """The keys that what S3 holds under ``key`` may have by now: those of renames under way, the last first."""
+        found: dict[Key, None] = {}
+        for moved in self._moved.get(key, ()):
+            found |= dict.fromkeys((moved, *reversed(self._former[moved])))
+        found.pop(key, None)
+        return list(found)
+
     def blocker_of(self, change: Change) -> Key | None:
         """A key whose change must be done before ``change`` may be sent, if there is one."""
         for reader in self.readers_of(change.key):

@@ -25,12 +25,14 @@ from s3mount.errors import (
 from s3mount.refs import ANY, Body, Condition, ContentRef, Key, ObjectInfo, PutResult
 from s3mount.s3.headers import is_md5_etag, same_when_stored
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+from s3mount.spool.appending import Appends
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.kept import Kept
 from s3mount.spool.markers import Markers
+from s3mount.spool.moves import Moves
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.outcomes import (
     BaseGoneError,
@@ -78,6 +80,8 @@ class Sender:
         self._part_bytes = part_bytes
         self.multipart = multipart
         self.deletions = Deletions(store)
+        self.moves = Moves(spool, store)
+        self.appends = Appends(spool, store, hooks)
         self.kept = Kept(spool, store, self._is_ours)
         multipart.before_stream = self.kept.learn
         self.marker_sender = Markers(spool, store, hooks, self.deletions)
@@ -143,6 +147,8 @@ class Sender:
         if change.key.endswith("/"):
             await self.marker_sender.delete(change)
             return
+        if self.moves.is_gone(change):
+            return
         if change.expected is None:
             await self.deletions.delete(change.key)
             return
@@ -155,7 +161,7 @@ class Sender:
         self._replaced.discard(change.key)
         if there is None:
             return
-        if not self._is_ours(there):
+        if not await self._was_ours(there):
             raise ForeignWriteError("somebody else wrote what was to be deleted", key=change.key)
         change.expected = there.etag
         raise TryAgain("S3 has a later state of what was to be deleted")
@@ -175,6 +181,10 @@ class Sender:
 
     async def _copy(self, change: Change) -> Stored:
         assert change.source is not None
+        if self.moves.may(change):
+            stored = await self.moves.rename(change, self.condition_of(change))
+            if stored is not None:
+                return stored
         source = change.source
         headers = None
         if change.replace_headers:
@@ -229,6 +239,8 @@ class Sender:
 
     async def _without_source(self, change: Change, source: ContentRef, written_ns: int) -> Stored:
         """Somebody else replaced what was to be copied. Raises TryAgain, SourceGoneError, StoreError."""
+        if await self.moves.follow(change, source):
+            raise TryAgain("its source was moved by an earlier try")
         target = await self._head(change.key)
         self._must_be_current(change)
         if target is not None and target.etag == source.etag and self._is_ours(target):
@@ -272,11 +284,13 @@ class Sender:
             raise TryAgain("its base has another version now")
         if there is not None and there.etag == base.etag:
             raise TryAgain("its base is there after all")
-        if there is not None and self._is_ours(there):
+        if there is not None and await self._was_ours(there):
             blob.base = there.ref
             raise TryAgain("its base has another version now")
         if there is not None and base.key == change.key:
             raise ForeignWriteError("somebody else replaced what it changes", key=change.key)
+        if await self.moves.follow(change, base):
+            raise TryAgain("its base was moved by an earlier try")
         earlier = await self._earlier_version(base)
         if earlier is not None and blob.base == base:
             self._replaced.add(base.key)
@@ -294,7 +308,9 @@ class Sender:
         Such a write is one whose answer was lost, while the key is still pending. Raises StoreError.
         """
         there = await self._head(content.key)
-        return there.ref if there is not None and self._is_ours(there) else None
+        if there is not None and await self._was_ours(there):
+            return there.ref
+        return await self.moves.find(content)
 
     async def _head(self, key: Key) -> ObjectInfo | None:
         try:
@@ -311,6 +327,10 @@ class Sender:
         if change is None:
             return False
         return self._ctime_of(there) in change.tried or there.etag in change.tried
+
+    async def _was_ours(self, there: ObjectInfo) -> bool:
+        """The same, also of an append, which leaves what is stored beside the object as it was."""
+        return self._is_ours(there) or await self.appends.made(there) is not None
 
     async def _settle(
         self, change: Change, written_ns: int, error: PreconditionFailedError | ConflictError
@@ -330,7 +350,10 @@ class Sender:
         if there.etag == change.expected:
             # Refused though it holds: nobody wrote, and another try finds out what the store understands.
             raise ConflictError(f"refused, though nothing changed: {error}", key=change.key)
-        if not self._is_ours(there) and not await self._looks_copied(change, there):
+        stored = await self.appends.settled(change, there)
+        if stored is not None:
+            return stored
+        if not await self._was_ours(there) and not await self._looks_copied(change, there):
             raise ForeignWriteError(
                 str(error),
                 key=change.key,
@@ -407,6 +430,10 @@ class Sender:
         stored = await self._copy_known(change, blob, condition)
         if stored is not None:
             return stored
+        if self.appends.may(change, blob):
+            stored = await self.appends.send(change, blob)
+            if stored is not None:
+                return stored
         if blob.upload is not None or blob.size > self._part_bytes:
             return Stored(*await self.multipart.send(change, blob, condition))
         seq = change.seq

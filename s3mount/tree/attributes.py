@@ -43,6 +43,9 @@ _FORMATS = (
 )
 
 
+_MTIME_NAMES = ("mtime", "file-mtime", "goog-reserved-posix-mtime")
+
+
 def encode(
     attributes: Attributes,
     known: ObjectHeaders | None,
@@ -119,7 +122,7 @@ def decode(headers: ObjectHeaders, default: Attributes) -> Attributes:
     mode = _mode(data, default.mode)
     if "symlink-target" in data or "--symlink-target" in data:
         mode = stat.S_IFLNK | 0o777
-    mtime_ns = _time(data, ("mtime", "file-mtime", "goog-reserved-posix-mtime"))
+    mtime_ns = _time(data, _MTIME_NAMES)
     atime_ns = _time(data, ("atime", "file-atime", "goog-reserved-posix-atime"))
     ctime_ns = _time(data, ("ctime", "file-ctime", "goog-reserved-posix-ctime"))
     if mtime_ns is None:
@@ -135,6 +138,11 @@ def decode(headers: ObjectHeaders, default: Attributes) -> Attributes:
         rdev=_number(data, ("rdev",), 0),
         xattrs=_decode_xattrs(data.get("xattr", "")),
     )
+
+
+def has_times(headers: ObjectHeaders) -> bool:
+    """Do ``headers`` carry an mtime?"""
+    return _time(headers.metadata, _MTIME_NAMES) is not None
 
 
 def written_at_ns(headers: ObjectHeaders) -> int | None:

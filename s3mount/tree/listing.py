@@ -98,12 +98,12 @@ class _Ranges:
         self._shape = NameShape()
         self._ranges: list[_Range] = []
         self._void = 0
-        self._is_ordered = True
+        self._is_ordered = store.lists_in_order
 
     async def list_behind(self, page: ListPage) -> None:
         """List all that follows ``page``. Raises StoreError."""
         files = list(self._listing.files)
-        self._is_ordered = files == sorted(files)
+        self._is_ordered = self._is_ordered and files == sorted(files)
         self._shape.learn([*files[::LEARN_STEP], *self._listing.directories])
         part = _Range(token=page.next_token, is_tail=True)
         self._note(part, page)

@@ -6,13 +6,14 @@ finished meanwhile keeps its local state, and is looked at again by the next lis
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections import OrderedDict
 
 import trio
 
-from s3mount.errors import NetworkError, S3MountError
+from s3mount.errors import NetworkError, NoSuchKeyError, S3MountError
 from s3mount.refs import Key
 from s3mount.slices import in_order
 from s3mount.tasks import first_error
@@ -353,6 +354,10 @@ class Directories:
         listing = Listing()
 
         async def as_file() -> None:
+            if not self._state.store.lists_in_order:
+                with contextlib.suppress(NoSuchKeyError):
+                    listing.files[name] = await self._state.store.head(key)
+                return
             page = await self._state.store.list_page(key, max_keys=1)
             if page.objects and page.objects[0].key == key:
                 listing.files[name] = page.objects[0]

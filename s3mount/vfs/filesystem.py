@@ -192,6 +192,8 @@ class Filesystem:
         sender = self.uploader.sender
         sender.is_source_guarded = found.copy_source_condition is True
         sender.etag_is_md5 = found.etag_is_md5 is True
+        sender.moves.are_known = found.renames is True
+        sender.appends.are_known = found.appends is True
         sender.deletions.honours_condition = found.delete_condition
         sender.multipart.copies_parts = found.part_copies is not False
         sender.multipart.zeros.allow(found, self.config.prefix)

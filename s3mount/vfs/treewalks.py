@@ -348,7 +348,7 @@ class TreeWalks:
         self._walks: OrderedDict[int, TreeWalk] = OrderedDict()
         self._traces: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._told: OrderedDict[int, float] = OrderedDict()
-        self._is_trusted = True
+        self._is_trusted = state.store.lists_in_order
         self.counters = {"walks": 0, "pages": 0, "used": 0, "unused": 0}
 
     def statistics(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from s3mount.background import contained
-from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.hooks import ConflictOutcome
 from s3mount.spool.states import State
@@ -56,6 +56,16 @@ class UploadHooks:
             return headers
         return msgspec.structs.replace(headers, storage_class=storage_class)
 
+    def carried_by(self, change: Change) -> tuple[Attributes, bool]:
+        """See ``Hooks.carried_by``."""
+        assert change.attributes is not None
+        headers = change.headers or ObjectHeaders()
+        now = change.attributes
+        # An mtime that was set, not written, is before the ctime: LastModified does not stand for it.
+        default = msgspec.structs.replace(now, mtime_ns=now.ctime_ns)
+        told = codec.decode(headers, default)
+        return told, not codec.has_times(headers)
+
     def written_at_ns(self, headers: ObjectHeaders) -> int | None:
         """See ``Hooks.written_at_ns``."""
         return codec.written_at_ns(headers)
@@ -63,6 +73,14 @@ class UploadHooks:
     async def fill(self, change: Change, start: int, stop: int) -> None:
         """See ``Hooks.fill``."""
         await self._contents.fill(change, start, stop)
+
+    async def read_base(self, base: ContentRef, start: int, stop: int) -> bytes:
+        """See ``Hooks.read_base``."""
+        reader = self._state.reader.open(base)
+        try:
+            return await reader.read(start, stop - start)
+        finally:
+            reader.close()
 
     async def before_replace(self, change: Change) -> None:
         """See ``Hooks.before_replace``."""

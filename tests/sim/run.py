@@ -180,6 +180,9 @@ class Simulation:
             opaque_etags=self.seed % 4 == 3,
             copy_gap_s=COPY_GAP_S if self.seed % 20 == 1 else 0.0,
         )
+        # As a directory bucket has them: no versions, ETags that are no MD5s.
+        is_express = self.seed % 4 == 3 and world.bucket._bucket.versioning == "off"
+        world.bucket.habits.renames = world.bucket.habits.appends = is_express
         if self.is_verbose:
             world.on_request = self.say
             self._also_log()
