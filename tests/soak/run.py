@@ -185,10 +185,10 @@ class Soak:
 
     def _compare(self, mount: Mount, trees: list[Enduring], stranger: Stranger) -> None:
         crew = self.crew
-        mount.wait(DRAIN_S)
+        done = mount.command("wait", str(mount.path), "--timeout", str(DRAIN_S), limit_s=DRAIN_S)
         pending = pending_of(mount)
-        if pending["changes"]:
-            crew.is_wrong(f"after wait there is still something to send: {pending}")
+        if done.returncode or pending["changes"]:
+            crew.wrong.append(f"not all is in S3: {done.stderr}{pending}")
         there = what_s3_has(self._contents, "")
         for tree in trees:
             prefix = f"{tree.top.name}/"
