@@ -11,7 +11,7 @@ from s3mount.app.settings import recall
 from s3mount.daemon.ownership import StateLock
 from s3mount.errors import LocalDiskError, MountError
 from s3mount.refs import Key
-from s3mount.spool.selecting import given_up_with, select
+from s3mount.spool.path_filter import given_up_with, select
 from s3mount.spool.spool import Spool
 
 
@@ -36,6 +36,6 @@ def discard_in(
             if not is_rehearsal:
                 spool.record([], keys)
         finally:
-            lock.note("ended", len(spool.changes), spool.relations.put_bytes)
+            lock.note("ended", len(spool.changes), spool.dependencies.put_bytes)
             spool.close()
     return keys

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from s3mount.cache.blocks import file_bytes, sums_offset
 from s3mount.refs import FileSlice
-from s3mount.s3.checksums import BlockSums
+from s3mount.s3.checksums import CacheBlockSums
 
 _PIECE_BYTES = 1 << 20
 _FALLOC_FL_KEEP_SIZE = 1
@@ -193,7 +193,7 @@ class CacheFolder:
             try:
                 os.ftruncate(descriptor, file_bytes(size, shift))
                 sink = FileSlice(name, 0, size, None, sums_offset(size), shift)
-                sums = BlockSums(descriptor, sink)
+                sums = CacheBlockSums(descriptor, sink)
                 for start in range(0, size, _PIECE_BYTES):
                     sums.update(os.pread(descriptor, min(_PIECE_BYTES, size - start), start))
             finally:

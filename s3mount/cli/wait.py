@@ -75,7 +75,7 @@ def _write_manifest(mount: Mount, paths: tuple[str, ...], output: str) -> None:
     """Write what the mount has put, at or below ``paths``. Raises S3MountError."""
     from s3mount.manifest.scope import Scope
     from s3mount.manifest.writing import ManifestWriter, WholeFile
-    from s3mount.spool.putlog import read_puts
+    from s3mount.spool.put_log import read_puts
 
     about = snapshot_of(mount)
     if about.read_only:

@@ -92,7 +92,7 @@ class RunningMD5:
 RunningDigest = RunningChecksum | RunningMD5
 
 
-class BlockSums:
+class CacheBlockSums:
     """Writes the CRC64NVME of each block of a file into the file, as ``FileSlice`` says, while bytes arrive.
 
     The bytes come in order from the slice's beginning, which is that of a block.

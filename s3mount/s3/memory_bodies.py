@@ -6,7 +6,7 @@ import os
 
 from s3mount.errors import DamagedBodyError, RejectedError
 from s3mount.refs import Body, FileSlice
-from s3mount.s3.checksums import BlockSums, crc64nvme
+from s3mount.s3.checksums import CacheBlockSums, crc64nvme
 
 
 def read_body(body: Body) -> bytes:
@@ -52,4 +52,4 @@ def _write_sums(fd: int, sink: FileSlice, arrived: int) -> None:
             file.seek(sink.offset)
             data = file.read(length)
         part = FileSlice(sink.path, sink.offset, length, None, sink.sums_offset, sink.sums_shift)
-        BlockSums(fd, part).update(data)
+        CacheBlockSums(fd, part).update(data)

@@ -23,7 +23,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import ByteRange, ETag, FileSlice, Key, ListPage, ObjectInfo, VersionId
 from s3mount.s3.checksums import (
-    BlockSums,
+    CacheBlockSums,
     RunningDigest,
     RunningMD5,
     etag_is_md5,
@@ -393,7 +393,7 @@ class _Fetch:
         self._done = 0
         self._told = 0
         self.digest: RunningDigest | None = None
-        self._sums = BlockSums(fd, sink) if sink.sums_offset else None
+        self._sums = CacheBlockSums(fd, sink) if sink.sums_offset else None
         self.info: ObjectInfo
         self.call = Call(
             "fetch",
@@ -415,7 +415,7 @@ class _Fetch:
         """Begin again at the range's start."""
         self._done = 0
         self.digest = None
-        self._sums = BlockSums(self._fd, self._sink) if self._sink.sums_offset else None
+        self._sums = CacheBlockSums(self._fd, self._sink) if self._sink.sums_offset else None
 
     def _before_try(self) -> None:
         start = self._range.start + self._done

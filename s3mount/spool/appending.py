@@ -19,11 +19,11 @@ from s3mount.refs import Body, ByteRange, ContentRef, ObjectInfo, PutResult
 from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs import Blob
+from s3mount.spool.block_checksums import DamagedBlockError
 from s3mount.spool.changes import Change
 from s3mount.spool.hooks import Hooks
-from s3mount.spool.outcomes import Stored, TryAgain, damage_of
+from s3mount.spool.send_errors import Stored, TryAgain, damage_of
 from s3mount.spool.spool import Spool
-from s3mount.spool.sums import DamagedBlockError
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Appends:
         crc = crc64nvme(blob.read(base.size, stop - base.size))
         change.note_try(f"{MARK}{base.size} {stop} {crc}")
         self._spool.save(change)
-        await self._spool.forcing.journal()
+        await self._spool.durability.journal()
         if self._spool.changes.get(change.key) is not change:
             raise TryAgain("replaced before it was sent")
         if blob.base != base or change.seq != seq or blob.size != stop:

@@ -12,9 +12,9 @@ from pathlib import Path
 from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef, FileSlice
 from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
+from s3mount.spool.block_checksums import BlockSums
 from s3mount.spool.extents import Extents
 from s3mount.spool.parts import PartsUpload
-from s3mount.spool.sums import BlockSums
 from s3mount.steps import reach
 
 UNCHANGED = 1 << 63

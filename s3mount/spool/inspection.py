@@ -10,8 +10,8 @@ from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.changes import Change
-from s3mount.spool.orphans import Orphan
-from s3mount.spool.takeover import extents_of
+from s3mount.spool.orphan_blobs import Orphan
+from s3mount.spool.recover_blob import extents_of
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):

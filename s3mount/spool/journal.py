@@ -19,7 +19,7 @@ from s3mount import db
 from s3mount.errors import DiskFullError, LocalDiskError
 from s3mount.refs import Key, PartInfo
 from s3mount.spool.changes import Change
-from s3mount.spool.reserve import Reserve
+from s3mount.spool.disk_reserve import Reserve
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class Journal:
     def upload_begun(self, upload_id: str, key: Key) -> None:
         """Remember a multipart upload of ``key``: it is aborted at the next start unless a change names it.
 
-        A temporary object is remembered under its key in place of an id (``leftovers``).
+        A temporary object is remembered under its key in place of an id (``stale_uploads``).
         """
         statement = "INSERT OR REPLACE INTO upload VALUES (?, ?)"
         self._with_reserve(lambda: self._single(statement, (upload_id, key)))

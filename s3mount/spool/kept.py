@@ -14,7 +14,7 @@ from s3mount.errors import AccessDeniedError, NoSuchKeyError, RejectedError
 from s3mount.refs import Key, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.spool.changes import ABSENT, Change
-from s3mount.spool.outcomes import Stored
+from s3mount.spool.send_errors import Stored
 from s3mount.spool.spool import Spool
 
 log = logging.getLogger(__name__)

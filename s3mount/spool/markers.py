@@ -20,7 +20,7 @@ from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
-from s3mount.spool.outcomes import ForeignWriteError, Stored, TryAgain
+from s3mount.spool.send_errors import ForeignWriteError, Stored, TryAgain
 from s3mount.spool.spool import Spool
 from s3mount.steps import reach
 

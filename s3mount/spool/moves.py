@@ -15,7 +15,7 @@ from s3mount.errors import NoSuchKeyError, PreconditionFailedError, RejectedErro
 from s3mount.refs import Condition, ContentRef, Key, ObjectInfo, PutResult
 from s3mount.s3.store import Store
 from s3mount.spool.changes import ABSENT, Change
-from s3mount.spool.outcomes import Stored, TryAgain
+from s3mount.spool.send_errors import Stored, TryAgain
 from s3mount.spool.spool import Spool
 from s3mount.steps import reach
 
@@ -43,7 +43,7 @@ class Moves:
             return False
         going = self._spool.changes.get(source.key)
         is_going = going is not None and going.op == "delete" and going.expected == source.etag
-        return is_going and self._spool.relations.readers_of(source.key) == {change.key}
+        return is_going and self._spool.dependencies.readers_of(source.key) == {change.key}
 
     async def rename(self, change: Change, condition: Condition) -> Stored | None:
         """Let S3 move the source of ``change``; ``None``: it has to be copied. Raises TryAgain, StoreError."""
@@ -51,7 +51,7 @@ class Moves:
         assert source is not None
         change.note_try(source.etag)
         self._spool.save(change)
-        await self._spool.forcing.journal()
+        await self._spool.durability.journal()
         if self._spool.changes.get(change.key) is not change:
             raise TryAgain("replaced before it was sent")
         if not self.may(change):
@@ -75,7 +75,7 @@ class Moves:
 
     def _moved(self, source: ContentRef, target: ContentRef) -> None:
         """S3 has under ``target`` what was ``source``: who waited for its deletion, or reads it, is told."""
-        for key in list(self._spool.relations.readers_of(source.key)):
+        for key in list(self._spool.dependencies.readers_of(source.key)):
             self._point(self._spool.changes[key], source, target)
         going = self._spool.changes.get(source.key)
         if going is None or going.expected != source.etag:
@@ -112,7 +112,7 @@ class Moves:
 
     async def find(self, content: ContentRef) -> ContentRef | None:
         """``content`` is gone: where a rename under way may have brought it. Raises StoreError."""
-        return await self._find(content, self._spool.relations.moved_from(content.key))
+        return await self._find(content, self._spool.dependencies.moved_from(content.key))
 
     async def _find(self, content: ContentRef, keys: Iterable[Key]) -> ContentRef | None:
         if not self.are_known:

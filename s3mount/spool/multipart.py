@@ -23,16 +23,16 @@ from s3mount.refs import ByteRange, Condition, ContentRef, Key, PartInfo, PutRes
 from s3mount.s3.checksums import multipart_etag
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
-from s3mount.spool import leftovers
+from s3mount.spool import stale_uploads
 from s3mount.spool.blobs import Blob
+from s3mount.spool.block_checksums import DamagedBlockError
 from s3mount.spool.changes import Change
 from s3mount.spool.hooks import Hooks
-from s3mount.spool.leftovers import Leftovers
-from s3mount.spool.outcomes import BaseGoneError, StaleUploadError, TryAgain, damage_of
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import NO_SUCH_UPLOAD, Resuming
+from s3mount.spool.send_errors import BaseGoneError, StaleUploadError, TryAgain, damage_of
 from s3mount.spool.spool import Spool
-from s3mount.spool.sums import DamagedBlockError
+from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.spool.zeros import Zeros
 from s3mount.steps import reach
 from s3mount.transfer.digest import md5_of
@@ -68,8 +68,8 @@ class MultipartSender:
         self.copies_parts = True
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
-        self._leftovers = Leftovers(spool, store)
-        self.zeros = Zeros(store, self._plan, self._leftovers, self.slots)
+        self._stale_uploads = StaleUploads(spool, store)
+        self.zeros = Zeros(store, self._plan, self._stale_uploads, self.slots)
         self._resuming = Resuming(spool, store, self._plan)
         self._resuming.take_over(self._new_upload)
 
@@ -82,8 +82,8 @@ class MultipartSender:
             self._early.clear()
             try:
                 while True:
-                    await attempt(self._leftovers.abort_all, otherwise=None)
-                    await trio.sleep(leftovers.PERIOD_S)
+                    await attempt(self._stale_uploads.abort_all, otherwise=None)
+                    await trio.sleep(stale_uploads.PERIOD_S)
             finally:
                 self._background = None
 
@@ -97,7 +97,7 @@ class MultipartSender:
     def abandon(self, upload: PartsUpload) -> None:
         """The upload is of no use any more: abort it in the background."""
         if upload.upload_id:
-            self.start_soon(lambda: self._leftovers.abort(upload.key, upload.upload_id))
+            self.start_soon(lambda: self._stale_uploads.abort(upload.key, upload.upload_id))
 
     # ------------------------------------------------------------------- parts
 
@@ -268,7 +268,7 @@ class MultipartSender:
                 elif is_forced:
                     break
                 else:
-                    await self._spool.forcing.journal()
+                    await self._spool.durability.journal()
                     is_forced = True
             upload.completing = parts
             reach("complete: before")

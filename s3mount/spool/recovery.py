@@ -13,7 +13,7 @@ from s3mount.refs import Key
 from s3mount.spool import salvage
 from s3mount.spool.changes import Change
 from s3mount.spool.journal import DamagedRow
-from s3mount.spool.orphans import Orphan, judge
+from s3mount.spool.orphan_blobs import Orphan, judge
 from s3mount.spool.salvage import Damage, KeptBlob
 from s3mount.steps import reach
 

@@ -27,6 +27,7 @@ from s3mount.s3.headers import is_md5_etag, same_when_stored
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.appending import Appends
 from s3mount.spool.blobs import Blob
+from s3mount.spool.block_checksums import DamagedBlockError
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
@@ -34,7 +35,8 @@ from s3mount.spool.kept import Kept
 from s3mount.spool.markers import Markers
 from s3mount.spool.moves import Moves
 from s3mount.spool.multipart import MultipartSender
-from s3mount.spool.outcomes import (
+from s3mount.spool.recover_blob import told_from_earlier
+from s3mount.spool.send_errors import (
     BaseGoneError,
     BlobGoneError,
     DamagedBlobError,
@@ -46,8 +48,6 @@ from s3mount.spool.outcomes import (
     damage_of,
 )
 from s3mount.spool.spool import Spool
-from s3mount.spool.sums import DamagedBlockError
-from s3mount.spool.takeover import told_from_earlier
 from s3mount.steps import reach
 from s3mount.transfer.digest import etag_if_put
 
@@ -110,7 +110,7 @@ class Sender:
         await self._hooks.before_replace(change)
         if not change.key.endswith("/"):
             await self.kept.learn(change)
-        await self._spool.forcing.journal()
+        await self._spool.durability.journal()
         self._must_be_current(change)
         reach("send: before")
         if change.key.endswith("/"):
@@ -198,7 +198,7 @@ class Sender:
                 # The copy gets another ETag: after a kill nothing else tells it as ours.
                 change.note_try(stored_ns)
                 self._spool.save(change)
-                await self._spool.forcing.journal()
+                await self._spool.durability.journal()
                 self._must_be_current(change)
         written_ns = _ctime_ns(change)
         try:

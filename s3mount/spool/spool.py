@@ -19,14 +19,12 @@ from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.dependencies import Dependencies
+from s3mount.spool.durability import Durability, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.extents import Extents
-from s3mount.spool.forcing import Forcing, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.journal import Journal
 from s3mount.spool.labels import Labels
-from s3mount.spool.relations import Relations
-from s3mount.spool.salvage import Damage
-from s3mount.spool.states import Event, State, after
-from s3mount.spool.takeover import (
+from s3mount.spool.recover_blob import (
     data_ranges,
     extents_of,
     follow_disk,
@@ -34,6 +32,8 @@ from s3mount.spool.takeover import (
     settle,
     tell_from_earlier,
 )
+from s3mount.spool.salvage import Damage
+from s3mount.spool.states import Event, State, after
 from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class Spool:
         self.journal = Journal(folder / "journal.sqlite")
         self.size_bytes_max = size_bytes_max
         self.used_bytes = 0
-        self.relations = Relations(self._bytes_of)
-        self.changes = self.relations.changes
+        self.dependencies = Dependencies(self._bytes_of)
+        self.changes = self.dependencies.changes
         self.live_blobs: dict[str, Blob] = {}
         self.damages: list[Damage] = []
         self._labels = Labels()
@@ -67,7 +67,7 @@ class Spool:
         self._seq = 0
         self._is_rebooted = False
         self._room = trio.Event()
-        self.forcing = Forcing(self.journal, offload or flush_threads())
+        self.durability = Durability(self.journal, offload or flush_threads())
 
     @classmethod
     def open(cls, folder: Path, *, size_bytes_max: int, offload: Offload | None = None) -> Spool:
@@ -142,11 +142,11 @@ class Spool:
             self.used_bytes += extents.total
         change.note_failure(fault)
         change.state = State.PARKED
-        self.relations.add(change)
+        self.dependencies.add(change)
 
     def _let_go(self, change: Change) -> None:
         """Forget a change and its blob as if they had not been taken over; the blob's file stays."""
-        self.relations.remove(change)
+        self.dependencies.remove(change)
         blob = self.live_blobs.pop(change.blob_id, None)
         if blob is not None:
             blob.release()
@@ -165,7 +165,7 @@ class Spool:
         """Take over a change that only its blob's label tells of, in place of an earlier one of the key."""
         earlier = self.changes.get(change.key)
         if earlier is not None:
-            self.relations.remove(earlier)
+            self.dependencies.remove(earlier)
         try:
             self._recover(change, self.blobs.size_of(change.blob_id), set())
             if change.blob_id:
@@ -174,7 +174,7 @@ class Spool:
         except BaseException:
             self._let_go(change)
             if earlier is not None:
-                self.relations.add(earlier)
+                self.dependencies.add(earlier)
             raise
         blob = self.live_blobs.get(earlier.blob_id) if earlier is not None else None
         if blob is not None:
@@ -225,7 +225,7 @@ class Spool:
                 blob.release()
             self._take_in(blob)
             self.used_bytes += blob.extents.total
-        self.relations.add(change)
+        self.dependencies.add(change)
         reach("recovery: change taken over")
 
     def close(self) -> None:
@@ -234,7 +234,7 @@ class Spool:
             with contained(f"the blob {blob.id} is not closed"):
                 blob.release()
         with contained("blobs of no use stay until the next start"):
-            self.forcing.finish()
+            self.durability.finish()
         self.journal.close()
 
     # ---------------------------------------------------------------- changes
@@ -277,12 +277,12 @@ class Spool:
         self._journal(new, gone)
         reach("spool: recorded")
         for key in gone:
-            self.relations.remove(self.changes[key])
+            self.dependencies.remove(self.changes[key])
         for change in new:
             earlier = self.changes.get(change.key)
             if earlier is not None:
-                self.relations.remove(earlier)
-            self.relations.add(change)
+                self.dependencies.remove(earlier)
+            self.dependencies.add(change)
         for key in [*gone, *(change.key for change in new)]:
             with contained(f"what waits for {key!r} is not told"):
                 self.on_removed(key)
@@ -294,7 +294,7 @@ class Spool:
             # What was there before may go, here or in S3, once this is carried out.
             for change in new:
                 if change.blob_id:
-                    self.forcing.flush_too(self.blobs.path_of(change.blob_id))
+                    self.durability.flush_too(self.blobs.path_of(change.blob_id))
         for blob in unused:
             with contained(f"the blob {blob.id} stays until the next start"):
                 self.on_unused(blob)
@@ -329,7 +329,7 @@ class Spool:
         change.seq = self.next_seq()
         change.first_seq = change.first_seq or change.seq
         change.content_seq = change.seq
-        self.relations.add(change)
+        self.dependencies.add(change)
 
     def save(self, change: Change, *, makes_room: bool = False) -> None:
         """Journal ``change`` as it is, without a new seq; ``makes_room``: it tells what was sent.
@@ -338,8 +338,8 @@ class Spool:
         """
         if change.blob_id:
             self._describe_blob(change)
-        self.relations.remove(change)
-        self.relations.add(change)
+        self.dependencies.remove(change)
+        self.dependencies.add(change)
         self._label([change], [])
         self._journal([change], makes_room=makes_room)
         reach("spool: saved")
@@ -373,7 +373,7 @@ class Spool:
         self.disown(change.blob_id)
         self.journal.record([], [change.key])
         reach("change: finished")
-        self.relations.remove(change)
+        self.dependencies.remove(change)
         change.state = State.DONE
         with contained(f"what waits for {change.key!r} is not told"):
             self.on_removed(change.key)
@@ -392,7 +392,7 @@ class Spool:
         change.synced = blob.was_synced
         if blob.was_synced:
             # What is added to it goes to the disk before the row that tells of it.
-            self.forcing.flush_too(blob.path)
+            self.durability.flush_too(blob.path)
         change.size = blob.size
         change.sums = blob.sums.row()
         change.base = blob.base
@@ -431,7 +431,7 @@ class Spool:
         """A copy of ``blob`` to go on writing in. Raises OSError."""
         copy = self.blobs.clone(blob)
         self._take_in(copy)
-        self.forcing.flush_too(copy.path)
+        self.durability.flush_too(copy.path)
         self.grew(copy.extents.total)
         return copy
 
@@ -447,7 +447,7 @@ class Spool:
         self.grew(-blob.extents.total)
         if not keep_file:
             self._labels.clear(blob)
-            self.forcing.remove_later(blob.path)
+            self.durability.remove_later(blob.path)
         if blob.sums.has_rows:
             try:
                 self.journal.forget_sums([blob.id])
@@ -477,7 +477,7 @@ class Spool:
     async def _force_blob(self, blob: Blob) -> None:
         filled, blob.filled = blob.filled, None
         try:
-            await self.forcing.file(blob.fd, blob.path.parent)
+            await self.durability.file(blob.fd, blob.path.parent)
         except BaseException:
             if blob.base is not None:
                 blob.filled = Extents([*(filled or ()), *(blob.filled or ())])
@@ -501,7 +501,7 @@ class Spool:
                 if change is not None and self._holds(change, blob):
                     self.save(change)
             reach("fsync: blob forced")
-        await self.forcing.journal()
+        await self.durability.journal()
         reach("fsync: journal forced")
 
 

@@ -34,14 +34,14 @@ from s3mount.spool import deletions
 from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
 from s3mount.spool.hooks import ConflictOutcome, Hooks
 from s3mount.spool.multipart import MultipartSender
-from s3mount.spool.outcomes import (
+from s3mount.spool.queue import Lane, UploadQueue
+from s3mount.spool.send_errors import (
     ForeignWriteError,
     NothingLeftError,
     SourceGoneError,
     Stored,
     TryAgain,
 )
-from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.sender import Sender
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import Event, State, after
@@ -158,8 +158,8 @@ class Uploader:
 
     def _find_blocker(self, change: Change) -> Key | None:
         """Of changes that wait for each other in a circle one fetches its content."""
-        blocker = self._spool.relations.blocker_of(change)
-        if blocker is None or not self._spool.relations.waits_in_circle(change):
+        blocker = self._spool.dependencies.blocker_of(change)
+        if blocker is None or not self._spool.dependencies.waits_in_circle(change):
             return blocker
         if change.op == "put":
             change.detach = True
@@ -254,7 +254,7 @@ class Uploader:
             background = Background(nursery)
             background.keep(self._line_up_due)
             background.keep(self.multipart.run)
-            background.keep(self._spool.forcing.run)
+            background.keep(self._spool.durability.run)
             background.keep(self.sender.deletions.run)
             background.keep(self._retry_parked)
             background.keep(self._serve, Lane.DELETIONS, self._deletion_slots, background)

@@ -1,7 +1,7 @@
 """Parts that are nothing but hole: one object of zeros is sent, and S3 makes the parts from it by copying.
 
 The object has a temporary key, is there while uploads need it, shared by all that run at the same time, and
-is removed then; after a kill by the next start (``leftovers``). Where S3 does not do as it should,
+is removed then; after a kill by the next start (``stale_uploads``). Where S3 does not do as it should,
 holes are sent like all else.
 """
 
@@ -38,11 +38,11 @@ from s3mount.refs import (
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
-from s3mount.spool.leftovers import Leftovers
-from s3mount.spool.outcomes import damage_of
+from s3mount.spool.block_checksums import DamagedBlockError, as_checksum, crc_of_zeros
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import NO_SUCH_UPLOAD
-from s3mount.spool.sums import DamagedBlockError, as_checksum, crc_of_zeros
+from s3mount.spool.send_errors import damage_of
+from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.steps import reach
 from s3mount.transfer.digest import md5_of
 
@@ -61,11 +61,11 @@ class Zeros:
     """
 
     def __init__(
-        self, store: Store, plan: PartPlan, leftovers: Leftovers, slots: trio.CapacityLimiter
+        self, store: Store, plan: PartPlan, stale_uploads: StaleUploads, slots: trio.CapacityLimiter
     ) -> None:
         self._store = store
         self._plan = plan
-        self._leftovers = leftovers
+        self._stale_uploads = stale_uploads
         self._slots = slots
         self._prefix: str | None = None
         self._lacks_checksums = False
@@ -132,14 +132,14 @@ class Zeros:
         if self._prefix is None:
             return None
         key = trial_key(self._prefix)
-        self._leftovers.note_object(key)
+        self._stale_uploads.note_object(key)
         made = None
         try:
             made = await self._put(key, blob, hole)
         finally:
             if made is None:
                 # It may be there all the same.
-                self._leftovers.let_go(key)
+                self._stale_uploads.let_go(key)
         return made
 
     async def _put(self, key: Key, blob: Blob, hole: ByteRange) -> ContentRef | None:
@@ -171,7 +171,7 @@ class Zeros:
             return
         del self._users[source]
         with trio.move_on_after(REMOVE_S, shield=True):
-            await self._leftovers.remove_object(source.key, source)
+            await self._stale_uploads.remove_object(source.key, source)
 
     async def copy(
         self, upload: PartsUpload, index: int, source: ContentRef, length: int

@@ -59,7 +59,7 @@ class UploadBarrier:
 
     def _must_not_be_stuck(self, change: Change) -> None:
         """Raise the error of the change that ``change`` has to wait for, if that one is parked."""
-        blocker = self._state.spool.relations.blocker_of(change)
+        blocker = self._state.spool.dependencies.blocker_of(change)
         blocking = None if blocker is None else self._state.spool.changes.get(blocker)
         if blocking is not None and blocking.state is State.PARKED:
             raise _failure(blocking)

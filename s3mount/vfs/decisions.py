@@ -9,7 +9,7 @@ from s3mount.errors import S3MountError
 from s3mount.refs import Key
 from s3mount.slices import sliced
 from s3mount.spool.changes import Change, parent_of
-from s3mount.spool.selecting import given_up_with, select
+from s3mount.spool.path_filter import given_up_with, select
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.vfs.naming import Naming

@@ -26,8 +26,8 @@ from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
 from s3mount.spool.changes import Change
-from s3mount.spool.putlog import PutLog
-from s3mount.spool.selecting import select
+from s3mount.spool.path_filter import select
+from s3mount.spool.put_log import PutLog
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
@@ -312,12 +312,12 @@ class Filesystem:
 
     def pending(self) -> tuple[int, int]:
         """How many changes S3 does not have, and how many bytes are to be sent for them."""
-        relations = self.state.spool.relations
-        return len(relations.changes), relations.put_bytes
+        dependencies = self.state.spool.dependencies
+        return len(dependencies.changes), dependencies.put_bytes
 
     def trouble(self) -> str:
         """The first change that S3 did not take, and why; empty when there is none."""
-        for change in self.state.spool.relations.troubled.values():
+        for change in self.state.spool.dependencies.troubled.values():
             if change.error:
                 return f"{change.key!r}: {change.error}"
         return ""
@@ -326,14 +326,14 @@ class Filesystem:
 
     async def status(self) -> dict[str, Any]:
         """The whole of it as plain values: pending, counters, limits, what the store honours."""
-        relations = self.state.spool.relations
+        dependencies = self.state.spool.dependencies
         counted: Counter[State] = Counter()
-        async for changes in sliced(list(relations.changes.values())):
+        async for changes in sliced(list(dependencies.changes.values())):
             counted.update(change.state for change in changes)
         count, size_bytes = self.pending()
         by_state = {str(s): counted[s] for s in State if s is not State.DONE}
-        others = (c for c in relations.changes.values() if c.key not in relations.troubled)
-        shown = list(islice(chain(relations.troubled.values(), others), SHOWN_MAX))
+        others = (c for c in dependencies.changes.values() if c.key not in dependencies.troubled)
+        shown = list(islice(chain(dependencies.troubled.values(), others), SHOWN_MAX))
         return {
             "bucket": self.config.store.bucket,
             "prefix": self.config.prefix,

@@ -173,7 +173,7 @@ class Merger:
         for change in (changes.get(key), changes.get(f"{key}/")):
             if change is not None and change.op != "delete":
                 return True
-        return self._state.spool.relations.implies(f"{key}/")
+        return self._state.spool.dependencies.implies(f"{key}/")
 
     async def _add_new(self, merge: _Merge) -> bool:
         """Add what S3 lists and was not there, unless it came or went here meanwhile."""
@@ -245,16 +245,16 @@ class Merger:
         """Add a node for every pending file or directory below that has none."""
         assert directory.directory is not None
         nodes = directory.directory.children.nodes
-        start, relations = len(prefix), self._state.spool.relations
+        start, dependencies = len(prefix), self._state.spool.dependencies
         # At once, as what is finished from now on must have a node: 50,000 that have one take 6 ms.
-        for key in [key for key in relations.keys_below(prefix) if key[start:] not in nodes]:
-            change = relations.changes[key]
+        for key in [key for key in dependencies.keys_below(prefix) if key[start:] not in nodes]:
+            change = dependencies.changes[key]
             name = key[start:].rstrip("/")
             if change.op == "delete" or not name or self._state.is_hidden(directory, name):
                 continue
             if name not in directory.directory.children:
                 self._add_pending(directory, name, change)
-        for key in list(relations.directories_in(prefix)):
+        for key in list(dependencies.directories_in(prefix)):
             name = key[start:-1]
             is_shown = name in nodes or name in directory.directory.children
             if not is_shown and not self._state.is_hidden(directory, name):
@@ -281,7 +281,7 @@ class Merger:
         key = f"{prefix}{name}/"
         if key in self._state.local_folders:
             return True
-        return self._state.spool.relations.implies(key) or any(
+        return self._state.spool.dependencies.implies(key) or any(
             each.startswith(key) for each in finished
         )
 

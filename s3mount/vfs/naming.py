@@ -238,7 +238,7 @@ class Naming:
         if change is not None and (change.expected != ABSENT or change.tried):
             return True
         if node.is_directory:
-            below = self._state.spool.relations.below(key)
+            below = self._state.spool.dependencies.below(key)
             return change is None or any(each.op == "delete" for each in below)
         return change is None and node.content is not None and node.content.key == key
 
@@ -263,7 +263,7 @@ class Naming:
         else:
             # Keep the descriptor: the bytes stay readable though the file has no name.
             os.fstat(blob.fd)
-            self._state.spool.forcing.remove_later(blob.path)
+            self._state.spool.durability.remove_later(blob.path)
 
     # ------------------------------------------------------------------ touching
 

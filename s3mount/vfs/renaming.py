@@ -160,7 +160,7 @@ class Renaming:
             there = spool.changes.get(change.key)
             if change.expected == ABSENT and there is not None:
                 change.expected = there.expected
-            if change.op == "copy" and spool.relations.waits_in_circle(change):
+            if change.op == "copy" and spool.dependencies.waits_in_circle(change):
                 batch.changes[index] = self._state.spool.as_fetched(change)
         spool.record(batch.changes, batch.removed)
 
@@ -231,7 +231,9 @@ class Renaming:
     ) -> Batch:
         """Plan the move of every key below ``old_prefix``: what S3 lists, and what is pending."""
         batch = Batch()
-        pending = {change.key: change for change in self._state.spool.relations.under(old_prefix)}
+        pending = {
+            change.key: change for change in self._state.spool.dependencies.under(old_prefix)
+        }
         for info in stored:
             if info.key in pending or info.key in finished:
                 continue

@@ -59,7 +59,7 @@ class Writing:
         try:
             if copy.was_synced:
                 # Before a row tells of it in place of the one that was synced.
-                await spool.forcing.file(copy.fd, copy.path.parent)
+                await spool.durability.file(copy.fd, copy.path.parent)
             change = self._state.change_of(file.node)
             if not self._is_being_sent(file) or change is None or copy.base != original.base:
                 return

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from s3mount.s3.checksums import BLOCK_BYTES
-from s3mount.spool import sums
+from s3mount.spool import block_checksums
 from s3mount.spool.blobs import Blob, BlobFolder
+from s3mount.spool.block_checksums import DamagedBlockError, as_checksum
 from s3mount.spool.extents import Extents
-from s3mount.spool.sums import DamagedBlockError, as_checksum
 
 CHUNK_BLOCKS = 4
 FAR = 6 * BLOCK_BYTES
@@ -41,7 +41,7 @@ class WrittenBlob(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(sums, "CHUNK_BLOCKS", CHUNK_BLOCKS)
+        self._patch.setattr(block_checksums, "CHUNK_BLOCKS", CHUNK_BLOCKS)
         self._temporary = TemporaryDirectory()
         self.folder = BlobFolder(Path(self._temporary.name))
         self.blob = self.folder.create()

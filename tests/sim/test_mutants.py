@@ -16,7 +16,7 @@ import trio
 
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
-from s3mount.spool.forcing import Forcing
+from s3mount.spool.durability import Durability
 from s3mount.spool.journal import Journal
 from s3mount.spool.spool import Spool
 from tests.sim.program import Wrong
@@ -87,13 +87,13 @@ def fsync_without_a_flush() -> Any:
 
 def s3_ahead_of_the_journal() -> Any:
     """What is sent is journalled, but the journal is not on the disk."""
-    return mock.patch.object(Forcing, "journal", _at_once)
+    return mock.patch.object(Durability, "journal", _at_once)
 
 
 def blobs_removed_at_once() -> Any:
     """A blob goes before the journal that no longer needs it is on the disk."""
     return mock.patch.object(
-        Forcing, "remove_later", lambda self, path: path.unlink(missing_ok=True)
+        Durability, "remove_later", lambda self, path: path.unlink(missing_ok=True)
     )
 
 

@@ -24,8 +24,8 @@ from s3mount.config import MountConfig, StoreConfig
 from s3mount.errors import NetworkError, StoreError
 from s3mount.refs import FileSlice, ObjectHeaders
 from s3mount.s3.memory import Faults, MemoryStore
+from s3mount.spool.recover_blob import data_ranges
 from s3mount.spool.spool import Spool
-from s3mount.spool.takeover import data_ranges
 from s3mount.vfs.filesystem import Filesystem
 from tests.sim.disk import Disk
 from tests.sim.mount import Mount
@@ -70,7 +70,7 @@ def small_blocks() -> Iterator[None]:
         for module in ("spool.sums", "dedupe.read_checksums", "vfs.dedupe"):
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_SHIFT", 10))
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_BYTES", KIB))
-        stack.enter_context(mock.patch("s3mount.spool.sums.CHUNK_BLOCKS", 4))
+        stack.enter_context(mock.patch("s3mount.spool.block_checksums.CHUNK_BLOCKS", 4))
         stack.enter_context(mock.patch("s3mount.vfs.dedupe.KNOWN_BYTES_MIN", 1))
         yield
 
@@ -222,7 +222,7 @@ class World:
             self.disk.begin(self.state, is_new=True)
         self.cache.mkdir(exist_ok=True)
         store = LifeStore(self)
-        with mock.patch("s3mount.spool.forcing.boot_id", return_value=f"boot {self.boot}"):
+        with mock.patch("s3mount.spool.durability.boot_id", return_value=f"boot {self.boot}"):
             spool = Spool.open(self.state, size_bytes_max=spool_bytes_max, offload=inline)
         spool.journal._database.execute(f"PRAGMA wal_autocheckpoint={self.log_pages_max}")
         try:

@@ -68,7 +68,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
     assert again.live_blobs[blob.id].read(0, 100) == b"x" * 50
     assert again.blobs.ids() == {blob.id}, f"{orphan.id} was never closed"
     assert again.next_seq() > max(change.seq for change in again.changes.values())
-    assert again.relations.readers_of("s") == {"b"}
+    assert again.dependencies.readers_of("s") == {"b"}
     assert 4 in again.changes["a"].tried, "the run before may have sent it"
     again.close()
 
@@ -76,12 +76,12 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
 def test_the_order_of_what_reads_and_what_replaces(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     spool.record([copy("a", "b"), Change(key="a", op="delete")])
-    assert spool.relations.blocker_of(spool.changes["a"]) == "b"
-    assert spool.relations.blocker_of(spool.changes["b"]) is None
-    assert spool.relations.waits_in_circle(copy("b", "a"))
-    assert not spool.relations.waits_in_circle(copy("x", "a"))
+    assert spool.dependencies.blocker_of(spool.changes["a"]) == "b"
+    assert spool.dependencies.blocker_of(spool.changes["b"]) is None
+    assert spool.dependencies.waits_in_circle(copy("b", "a"))
+    assert not spool.dependencies.waits_in_circle(copy("x", "a"))
     spool.finish(spool.changes["b"])
-    assert spool.relations.blocker_of(spool.changes["a"]) is None
+    assert spool.dependencies.blocker_of(spool.changes["a"]) is None
     spool.close()
 
 
@@ -90,7 +90,7 @@ def test_circles_of_any_length_are_seen(tmp_path: Path, length: int) -> None:
     spool = opened(tmp_path)
     spool.record([copy(f"k{n}", f"k{n + 1}") for n in range(length - 1)])
     last = copy(f"k{length - 1}", "k0")
-    assert spool.relations.waits_in_circle(last)
+    assert spool.dependencies.waits_in_circle(last)
     fetched = spool.as_fetched(last)
     assert (fetched.op, fetched.detach, fetched.base) == ("put", True, last.source)
     spool.close()
@@ -99,11 +99,11 @@ def test_circles_of_any_length_are_seen(tmp_path: Path, length: int) -> None:
 def test_a_folders_marker_waits_for_what_is_deleted_below(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     spool.record([Change(key="d/", op="delete"), Change(key="d/a", op="delete"), put("d/b")])
-    assert spool.relations.blocker_of(spool.changes["d/"]) == "d/a"
+    assert spool.dependencies.blocker_of(spool.changes["d/"]) == "d/a"
     spool.finish(spool.changes["d/a"])
-    assert spool.relations.blocker_of(spool.changes["d/"]) is None
-    assert {change.key for change in spool.relations.below("d/")} == {"d/b"}
-    assert [change.key for change in spool.relations.under("d")] == ["d/", "d/b"]
+    assert spool.dependencies.blocker_of(spool.changes["d/"]) is None
+    assert {change.key for change in spool.dependencies.below("d/")} == {"d/b"}
+    assert [change.key for change in spool.dependencies.under("d")] == ["d/", "d/b"]
     spool.close()
 
 
@@ -195,11 +195,11 @@ def test_a_hole_takes_no_room_of_the_spool_before_and_after_a_start(tmp_path: Pa
     blob.truncate(1 << 40)
     spool.grew(blob.write(1 << 39, b"data" * 1024))
     spool.record([Change(key="hole", op="put", blob_id=blob.id)])
-    assert spool.used_bytes == spool.relations.put_bytes == 4096
+    assert spool.used_bytes == spool.dependencies.put_bytes == 4096
     spool.close()
     on_disk = inspect(tmp_path, is_in_use=False).size_bytes
     spool = Spool.open(tmp_path, size_bytes_max=1 << 30)
-    assert spool.relations.put_bytes == on_disk
+    assert spool.dependencies.put_bytes == on_disk
     (blob,) = spool.live_blobs.values()
     assert (spool.changes["hole"].size, blob.size) == (1 << 40, 1 << 40)
     assert 4096 <= spool.used_bytes < 1 << 20

@@ -21,23 +21,23 @@ from s3mount import steps
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import S3MountError
 from s3mount.spool.blobs import Blob, BlobFolder
+from s3mount.spool.block_checksums import BlockSums
 from s3mount.spool.changes import Change
 from s3mount.spool.deletions import Deletions
-from s3mount.spool.forcing import Forcing
+from s3mount.spool.dependencies import Dependencies
+from s3mount.spool.durability import Durability
 from s3mount.spool.journal import Journal
 from s3mount.spool.labels import Labels
-from s3mount.spool.leftovers import Leftovers
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.parts import PartsUpload
-from s3mount.spool.putlog import PutLog
+from s3mount.spool.put_log import PutLog
 from s3mount.spool.queue import UploadQueue
-from s3mount.spool.relations import Relations
 from s3mount.spool.resuming import Resuming
 from s3mount.spool.sender import Sender
 from s3mount.spool.spool import Spool
+from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.spool.states import State
 from s3mount.spool.streaming import Streaming
-from s3mount.spool.sums import BlockSums
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.memory import HeadMemory
 from s3mount.vfs.dedupe import Deduplicator
@@ -56,11 +56,21 @@ def faults_are_expected(unexpected: list[str]) -> Iterator[None]:
 KINDS = (RuntimeError, OverflowError, AssertionError, KeyError)
 NAMED = [name for name in steps.STEPS if not name.startswith("engine: ")]
 SENDING = (
-    *(Blob, ContentIndex, Deletions, Forcing, HeadMemory, Journal, Deduplicator, Labels, LifeStore),
-    *(Leftovers, MultipartSender, PartsUpload, PutLog, Relations, Sender, Spool, Streaming),
+    *(
+        Blob,
+        ContentIndex,
+        Deletions,
+        Durability,
+        HeadMemory,
+        Journal,
+        Deduplicator,
+        Labels,
+        LifeStore,
+    ),
+    *(StaleUploads, MultipartSender, PartsUpload, PutLog, Dependencies, Sender, Spool, Streaming),
     *(UploadHooks, UploadQueue, Uploader),
 )
-STARTING = (Blob, BlobFolder, BlockSums, Labels, PartsUpload, Relations, Resuming)
+STARTING = (Blob, BlobFolder, BlockSums, Labels, PartsUpload, Dependencies, Resuming)
 BIG = bytes(range(251)) * (5 * PART_BYTES // 251)
 CONTAINS = "_work"
 """What keeps the faults of all others where they are."""

@@ -12,15 +12,15 @@ from awscrt import checksums as crt
 from s3mount.refs import Attributes
 from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
-from s3mount.spool.spool import Spool
-from s3mount.spool.sums import (
+from s3mount.spool.block_checksums import (
     CHUNK_BLOCKS,
     CHUNK_BYTES,
     BlockSums,
     DamagedBlockError,
     crc_of_zeros,
 )
+from s3mount.spool.changes import Change
+from s3mount.spool.spool import Spool
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)

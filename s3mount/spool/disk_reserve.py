@@ -1,4 +1,4 @@
-"""A little room kept on the disk, for what makes room."""
+"""The disk reserve: a little room that is kept on the disk for what makes room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a blob that an earlier run left is to be taken: as the disk has it, or as its row tells."""
+"""Recovery of a blob that an earlier run left: as the disk has it, or as its row tells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be on the disk before what: the order that a power cut cannot turn around.
+"""Durability: what must be on the disk before what, so that a power cut cannot turn it around.
 
 A commit of the journal survives the death of the process, and a power cut only once it was forced to
 the disk. So the journal is forced before S3 is changed, or S3 would be ahead of it (a rename carried
@@ -13,7 +13,7 @@ each), 0.7 to 0.8 s of waiting in a thread out of 12 to 22 s of sending; a file 
 2.8 and 2.9; 1.2 s for the large file), the times differed by less than from run to run, and a
 commit's median while flushes went on all the time was 38 and 45 us against 38, 30 and 49. To count
 them again: ``strace -f -c -e trace=fsync,fdatasync s3mount BUCKET MOUNTPOINT --foreground``; to
-compare, let ``Forcing._force`` return at once.
+compare, let ``Durability._force`` return at once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def flush_threads() -> Offload:
     return offload
 
 
-class Forcing:
+class Durability:
     """Flushes of one spool. Calls that come together share one."""
 
     def __init__(self, journal: Journal, offload: Offload) -> None:

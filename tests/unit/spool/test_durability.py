@@ -30,13 +30,13 @@ class Log:
             force()
 
         spool.journal.force = noted  # type: ignore[method-assign]
-        journal = spool.forcing.journal
+        journal = spool.durability.journal
 
         async def awaited() -> None:
             await journal()
             self.events.append("forced")
 
-        spool.forcing.journal = awaited  # type: ignore[method-assign]
+        spool.durability.journal = awaited  # type: ignore[method-assign]
 
     def step(self, name: str) -> None:
         if name in ("journal: committed", "blob: removed", "send: before", "complete: before"):
@@ -72,7 +72,7 @@ async def test_a_blob_goes_only_after_the_row_without_it_is_on_the_disk(tmp_path
     blob.write(0, b"x")
     spool.record([Change(key="a", op="put", blob_id=blob.id)])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(spool.forcing.run)
+        nursery.start_soon(spool.durability.run)
         with steps.listening(log.step):
             spool.record([], ["a"])
             assert blob.path.exists()
@@ -103,7 +103,7 @@ async def test_a_moved_file_is_on_the_disk_before_its_old_name_goes_from_s3(
         await mount.rename("old", "moved")
         blob = mount.spool.live_blobs[mount.spool.changes["moved"].blob_id]
         assert os.stat(blob.path).st_ino not in flushed
-        await mount.spool.forcing.journal()
+        await mount.spool.durability.journal()
         assert os.stat(blob.path).st_ino in flushed
 
 
@@ -116,7 +116,7 @@ async def test_a_disk_that_cannot_flush_keeps_the_blobs(
     log.fails = True
     blob = spool.new_blob()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(spool.forcing.run)
+        nursery.start_soon(spool.durability.run)
         spool.drop_blob(blob)
         await trio.sleep(1)
         assert blob.path.exists()

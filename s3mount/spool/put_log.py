@@ -1,4 +1,4 @@
-"""Which versions a mount has put, so that a manifest can name exactly those.
+"""The put log: which versions a mount has put, so that a manifest can name exactly those.
 
 One row per key, in a database of its own beside the journal. A row is written before the journal
 forgets the change, so a kill in between leaves none out. What cannot be written (a full disk) never
@@ -21,7 +21,7 @@ from s3mount.manifest.model import Entry
 from s3mount.names import OWN_NAME
 from s3mount.refs import ContentRef, Key
 from s3mount.spool.changes import Change
-from s3mount.spool.selecting import at_or_below
+from s3mount.spool.path_filter import at_or_below
 
 log = logging.getLogger(__name__)
 

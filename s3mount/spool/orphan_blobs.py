@@ -1,4 +1,4 @@
-"""Blobs that no row of the journal names: whose they are, by their labels, and what to do with them."""
+"""Orphan blobs, which no row of the journal names: whose they are, by their labels, and what to do with them."""
 
 from __future__ import annotations
 

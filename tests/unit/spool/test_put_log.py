@@ -10,7 +10,7 @@ from s3mount.errors import MountError
 from s3mount.manifest.model import Entry
 from s3mount.refs import Attributes, ContentRef
 from s3mount.spool.changes import Change
-from s3mount.spool.putlog import NAME, PutLog, read_puts
+from s3mount.spool.put_log import NAME, PutLog, read_puts
 
 CHANGE = Change(key="any", op="put", attributes=Attributes(0o100644, 0, 0, 5, 0, 0))
 
@@ -98,7 +98,7 @@ def test_after_a_restart_of_the_machine_rows_may_be_missing(tmp_path: Path) -> N
     puts = opened(tmp_path)
     put(puts, "a")
     puts.close(is_all_sent=False)
-    with mock.patch("s3mount.spool.putlog.boot_id", return_value="another"):
+    with mock.patch("s3mount.spool.put_log.boot_id", return_value="another"):
         opened(tmp_path).close(is_all_sent=False)
     with pytest.raises(MountError, match="the machine was restarted"):
         names(tmp_path)

@@ -1,4 +1,4 @@
-"""How pending changes relate: what lies below which directory, and who still reads what S3 holds."""
+"""Dependencies among pending changes: what lies below which directory, and what still reads what S3 holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from s3mount.refs import Key
 from s3mount.spool.changes import Change, parent_of
 
 
-class Relations:
+class Dependencies:
     """The pending changes of one spool, by key in ``changes``, and the indexes over them. In memory only.
 
     ``bytes_of`` tells how many bytes are to be sent for a change; ``put_bytes`` is their sum. ``troubled`` are the

@@ -1,4 +1,4 @@
-"""Multipart uploads that nobody goes on with, and temporary objects: none is left to be paid for.
+"""Stale multipart uploads, with which nothing goes on, and temporary objects: none is left to be paid for.
 
 Only uploads whose id the journal knows. One whose CreateMultipartUpload was answered to nobody (a
 lost answer that was asked for again, a kill at that moment) stays in the bucket, without parts and so without cost:
@@ -31,7 +31,7 @@ VERSIONS_MAX = 8
 """So many versions of a temporary object are removed at a time: repeated requests may have made more than one."""
 
 
-class Leftovers:
+class StaleUploads:
     """The uploads and temporary objects of one spool that are of no use any more."""
 
     def __init__(self, spool: Spool, store: Store) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from s3mount.refs import ContentRef
 from s3mount.spool.changes import Change
-from s3mount.spool.selecting import given_up_with, select
+from s3mount.spool.path_filter import given_up_with, select
 
 
 def keys(changes: list[Change]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Checksums of what was written: one CRC64NVME for each block of a blob, computed as the bytes come in.
+"""Checksums of a blob: one CRC64NVME for each of its blocks, computed as the bytes come in.
 
 They cover the blob's file as it lies on the disk, holes included, whether a hole stands for zeros or
 for bytes of the base. So whatever is read from the file later can be held against what was written.

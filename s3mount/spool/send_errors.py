@@ -1,4 +1,4 @@
-"""How a try to send a change can end, beside success and what S3 itself reports."""
+"""Errors by which a try to send a change can end, beside what S3 itself reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from s3mount.errors import S3MountError, StoreError
 from s3mount.refs import ContentRef, Key, PutResult
 from s3mount.spool.blobs import Blob
-from s3mount.spool.sums import DamagedBlockError
+from s3mount.spool.block_checksums import DamagedBlockError
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Which pending changes a person means by a path, and which others go with those that are given up."""
+"""Which pending changes a path on the command line means, and which others are given up with them."""
 
 from __future__ import annotations
 
