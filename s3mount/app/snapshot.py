@@ -34,9 +34,9 @@ from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.tree.snapshot_lister import SnapshotLister
 from s3mount.vfs.buckets import Access, OneBucket
 from s3mount.vfs.filesystem import Filesystem
+from s3mount.vfs.missing_versions import MissingVersions
 from s3mount.vfs.snapshot import SnapshotView
 from s3mount.vfs.snapshots_dir import SnapshotsDirectory
-from s3mount.vfs.troubles import Troubles
 from s3mount.vfs.view import View
 
 log = logging.getLogger(__name__)
@@ -157,9 +157,9 @@ class SnapshotMount:
             "prefix": self._config.prefix,
             "read_only": True,
             "past": self._about(),
-            "missing": self._files.troubles.status(),
+            "missing": self._files.missing_versions.status(),
             "open_files": self._files.open_files,
-            "cache": self._caches.statistics() | {"files_ahead_asked": self._files.strides.asked},
+            "cache": self._caches.statistics() | {"files_ahead_asked": self._files.readahead.asked},
         }
 
     async def status_of(self, path: str) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def snapshots_directory(
     library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
 
     async def open_at(
-        at_ns: int, base: int, place: str, troubles: Troubles
+        at_ns: int, base: int, place: str, missing: MissingVersions
     ) -> tuple[SnapshotView, Callable[[], None]]:
         lack = lack_of_past(filesystem.capabilities)
         if lack:
@@ -257,7 +257,7 @@ def snapshots_directory(
             top_inode=base + TOP_INODE,
             base=base,
             lister=SnapshotLister(access.store, tree, at_ns),
-            troubles=troubles,
+            missing=missing,
             place=place,
         )
 

@@ -25,10 +25,10 @@ from s3mount.steps import reach
 from s3mount.tree.node import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.file_readahead import FileReadahead
 from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BaseFiller
-from s3mount.vfs.openfiles import Handle, OpenFile, is_for_writing, must_be_in_place
+from s3mount.vfs.open_files import Handle, OpenFile, is_for_writing, must_be_in_place
 from s3mount.vfs.state import MountState, changed
-from s3mount.vfs.walks import Walks
 from s3mount.vfs.writing import Writing
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Contents:
         self.uploader: Uploader | None = None
         self._filler = BaseFiller(state)
         self.barrier: UploadBarrier | None = None
-        self.walks = Walks(state, directories)
+        self.readahead = FileReadahead(state, directories)
         self.writing = Writing(state, directories)
         state.spool.on_unused = self._blob_unused
         state.is_written = self._is_written
@@ -98,7 +98,7 @@ class Contents:
         self._handles[number] = handle
         if is_read_by_program and not handle.writes:
             with contained("reading ahead"):
-                self.walks.opened(node, pid)
+                self.readahead.opened(node, pid)
         return number
 
     async def open_to_read(self, node: Node, flags: int, pid: int = 0) -> int:

@@ -23,11 +23,11 @@ from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
 from s3mount.tree.node import Node
 from s3mount.vfs.finished import FinishedKeys, Watch
+from s3mount.vfs.list_readahead import ListReadahead
 from s3mount.vfs.merging import Merger
-from s3mount.vfs.openfiles import must_be_in_place
+from s3mount.vfs.open_files import must_be_in_place
 from s3mount.vfs.state import MountState
 from s3mount.vfs.stored import StoredAttributes
-from s3mount.vfs.treewalks import TreeWalks
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Directories:
         self._running: dict[int, trio.Event] = {}
         self._finished = FinishedKeys()
         self._merger = Merger(state)
-        self._walks = TreeWalks(state, self._finished)
+        self._walks = ListReadahead(state, self._finished)
         self._forgotten = 0
         self._asked_for: OrderedDict[int, float] = OrderedDict()
         self.attributes = StoredAttributes(state)

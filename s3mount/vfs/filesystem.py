@@ -355,7 +355,7 @@ class Filesystem:
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities,
             "outage": self.state.store.outage,
-            "cache": self.state.reader.statistics() | self.contents.walks.statistics(),
+            "cache": self.state.reader.statistics() | self.contents.readahead.statistics(),
             "inodes": len(self.state.nodes),
             "listings": self._listings(),
             "open_files": len(self.contents.open_files()),

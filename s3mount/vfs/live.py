@@ -266,7 +266,7 @@ class OpenLiveDirectory:
         filesystem = self._view.filesystem
         self._names = await filesystem.directories.names(self._node)
         with contained("reading ahead"):
-            filesystem.contents.walks.names_read(self._node, self._names)
+            filesystem.contents.readahead.names_read(self._node, self._names)
 
     def _valid_s(self) -> float:
         return max(0.0, self._view.filesystem.directories.fresh_for_s(self._node))

@@ -18,7 +18,7 @@ from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
-from s3mount.vfs.openfiles import must_be_in_place
+from s3mount.vfs.open_files import must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
 log = logging.getLogger(__name__)

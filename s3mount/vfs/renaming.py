@@ -18,7 +18,7 @@ from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.naming import Batch, Naming, deletion
-from s3mount.vfs.openfiles import OpenFile, must_be_in_place
+from s3mount.vfs.open_files import OpenFile, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
 RENAME_NOREPLACE = 1

@@ -24,8 +24,8 @@ from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
 from s3mount.tree.snapshot import SnapshotNode, SnapshotTree
 from s3mount.vfs.buckets import Buckets
-from s3mount.vfs.strides import Strides
-from s3mount.vfs.troubles import Troubles, why
+from s3mount.vfs.missing_versions import MissingVersions, why
+from s3mount.vfs.snapshot_readahead import SnapshotReadahead
 from s3mount.vfs.view import FOREVER_S, Entry
 
 PAGE_ROWS = 256
@@ -65,11 +65,11 @@ class SnapshotView:
         top_inode: int,
         base: int = 0,
         lister: Lister | None = None,
-        troubles: Troubles | None = None,
+        missing: MissingVersions | None = None,
         place: str = "",
     ) -> None:
         self.tree = tree
-        self.troubles = troubles or Troubles()
+        self.missing_versions = missing or MissingVersions()
         self.top_inode = top_inode
         self._buckets = buckets
         self._base = base
@@ -80,11 +80,11 @@ class SnapshotView:
         self._handles: dict[int, OpenFile] = {}
         self._next_handle = base + 1
         self.references = 0
-        self.strides = Strides(tree, self._is_listed, buckets.open_reader)
+        self.readahead = SnapshotReadahead(tree, self._is_listed, buckets.open_reader)
 
     def close(self) -> None:
         """Let go of what was read ahead. Repeatable."""
-        self.strides.close()
+        self.readahead.close()
 
     def _is_listed(self, number: int) -> bool:
         return self._lister is None or self.tree.catalog.is_listed(number)
@@ -270,7 +270,7 @@ class SnapshotView:
     async def _head(self, node: SnapshotNode) -> ObjectInfo | None:
         """What S3 tells of a node's version; ``None`` when it cannot be had, which is noted."""
         path, row = self.path_of(node), node.row
-        if self.troubles.is_fresh(path):
+        if self.missing_versions.is_fresh(path):
             await trio.lowlevel.checkpoint()
             return None
         try:
@@ -279,13 +279,13 @@ class SnapshotView:
         except StoreError as error:
             if error.retryable:
                 raise
-            self.troubles.note(path, row.version_id, why(error))
+            self.missing_versions.note(path, row.version_id, why(error))
             return None
         other = _difference(node, found)
         if other:
-            self.troubles.note(path, row.version_id, other)
+            self.missing_versions.note(path, row.version_id, other)
             return None
-        self.troubles.passed(path)
+        self.missing_versions.passed(path)
         return found
 
     # ------------------------------------------------------------------ reading
@@ -311,11 +311,11 @@ class SnapshotView:
         prefetched = None
         if is_read_by_program:
             with contained("reading ahead"):
-                prefetched = self.strides.opened(node)
+                prefetched = self.readahead.opened(node)
         reader = self._buckets.open_reader(node.bucket)
         if prefetched is not None and reader is not None and node.content is not None:
             opened.reader = reader.open(node.content)
-        self.strides.used(prefetched)
+        self.readahead.used(prefetched)
         return number
 
     async def read(self, number: int, offset: int, length: int) -> bytes:
@@ -332,7 +332,7 @@ class SnapshotView:
             data = opened.reader.read_now(offset, length)
             if data is None:
                 data = await opened.reader.read(offset, length)
-                self.troubles.passed(self.path_of(node))
+                self.missing_versions.passed(self.path_of(node))
             return data
         except StoreError as error:
             if error.retryable:
@@ -340,7 +340,7 @@ class SnapshotView:
             said = why(error)
             if isinstance(error, PreconditionFailedError):
                 said = "S3 has other bytes in its place"
-            self.troubles.note(self.path_of(node), node.version_id, said)
+            self.missing_versions.note(self.path_of(node), node.version_id, said)
             raise OSError(errno.EIO, "its version cannot be read") from None
 
     def _handle(self, number: int) -> OpenFile:

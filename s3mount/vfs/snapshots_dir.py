@@ -15,8 +15,8 @@ import trio
 from s3mount.errors import UsageError
 from s3mount.manifest.times import parse_time
 from s3mount.refs import Attributes
+from s3mount.vfs.missing_versions import MissingVersions
 from s3mount.vfs.snapshot import SnapshotView
-from s3mount.vfs.troubles import Troubles
 from s3mount.vfs.view import FOREVER_S, SLOT_BITS, Entry, View
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,11 @@ SNAPSHOTS_INODE = 1 << 62
 SNAPSHOTS_MAX = 64
 """Snapshots that are open at a time, each with a catalog and its cache."""
 
-Open = Callable[[int, int, str, Troubles], Awaitable[tuple[SnapshotView, Callable[[], None]]]]
+Open = Callable[
+    [int, int, str, MissingVersions], Awaitable[tuple[SnapshotView, Callable[[], None]]]
+]
 """Opens the snapshot of a time (ns): with the number of the first inode, how people are told of it, and where
-its troubles are noted. Returns it and what frees all that it holds. Raises S3MountError."""
+its missing versions are noted. Returns it and what frees all that it holds. Raises S3MountError."""
 
 
 class SnapshotsDirectory:
@@ -48,7 +50,7 @@ class SnapshotsDirectory:
         mounted_ns: int,
     ) -> None:
         self.name = name
-        self.troubles = Troubles()
+        self.missing_versions = MissingVersions()
         self._views = views
         self._views[SNAPSHOTS_INODE >> SLOT_BITS] = self
         self._open_snapshot = open_snapshot
@@ -77,7 +79,7 @@ class SnapshotsDirectory:
                     self._next_slot += 1
                     place = f"{self.name}/{name}: "
                     opened = await self._open_snapshot(
-                        at_ns, slot << SLOT_BITS, place, self.troubles
+                        at_ns, slot << SLOT_BITS, place, self.missing_versions
                     )
                     self._open[name] = (slot, *opened)
                     self._views[slot] = opened[0]
@@ -181,7 +183,7 @@ class SnapshotsDirectory:
 
     def status(self) -> dict[str, Any]:
         """What is told of the snapshots: which were looked at, and what of them cannot be read."""
-        return {"snapshots": sorted(self._open), "missing": self.troubles.status()}
+        return {"snapshots": sorted(self._open), "missing": self.missing_versions.status()}
 
 
 class OpenSnapshotsDirectory:

@@ -8,7 +8,7 @@ from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
 from s3mount.tree.node import Node
 from s3mount.vfs.directories import Directories
-from s3mount.vfs.openfiles import OpenFile, must_be_in_place
+from s3mount.vfs.open_files import OpenFile, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
 

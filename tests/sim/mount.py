@@ -114,7 +114,7 @@ class Mount:
     async def listdir(self, path: str = "") -> list[str]:
         node = await self.node(path)
         names = await self.fs.directories.names(node)
-        self.fs.contents.walks.names_read(node, names)
+        self.fs.contents.readahead.names_read(node, names)
         return names
 
     async def tree(self, path: str = "") -> dict[str, bytes | None]:

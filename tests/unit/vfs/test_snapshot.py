@@ -81,7 +81,7 @@ async def test_file_after_file_comes_ahead(tmp_path: Path) -> None:
         assert trio.current_time() - began_s < 40 * 0.02
         assert len(store.log) == 180
         assert all(request.version_id is not None for request in store.log)
-        assert files.strides._held_bytes == 0
+        assert files.readahead._held_bytes == 0
 
 
 @simulated
@@ -94,7 +94,7 @@ async def test_nothing_is_guessed_where_nobody_walks(tmp_path: Path) -> None:
         random.Random(3).shuffle(order)
         for number in order[:100]:
             assert await read(files, entries[number].key) == bodies[number]
-        assert files.strides.asked <= 15
+        assert files.readahead.asked <= 15
 
 
 @simulated
@@ -118,7 +118,7 @@ async def test_a_walk_over_missing_versions_goes_on(tmp_path: Path) -> None:
                 missing += 1
             else:
                 assert await read(files, entry.key) == body
-        told = files.troubles.status()
+        told = files.missing_versions.status()
         assert told["files"] == missing
         assert told["list"][0]["why"] == "gone (404 NoSuchVersion)"
 
@@ -151,6 +151,6 @@ async def test_an_outage_is_not_taken_for_a_missing_version(tmp_path: Path) -> N
     async with opened(store, entries, tmp_path) as files:
         with pytest.raises(NetworkError):
             await read(files, "0/00")
-        assert files.troubles.status()["files"] == 0
+        assert files.missing_versions.status()["files"] == 0
         store.fail = lambda request: None
         assert await read(files, "0/00") == bodies[0]

@@ -1,6 +1,6 @@
-"""Reading ahead across files: who opens file after file gets the next ones before it asks for them.
+"""Read-ahead across files: the next files of a walk in readdir order are prefetched.
 
-A walk is recognised by opens in the order of a ``Course``. The window, how many files ahead are asked
+A walk is recognised by opens in the order of a ``WalkOrder``. The window, how many files ahead are asked
 for, is a multiple of the files opened in order, so it grows by itself while that goes on, shrinks with
 every file that is left out, and is nothing for opens in any other order.
 """
@@ -15,9 +15,9 @@ from s3mount.config import MIB
 from s3mount.errors import S3MountError
 from s3mount.refs import ObjectInfo
 from s3mount.tree.node import Node
-from s3mount.vfs.course import Course, Orders
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState
+from s3mount.vfs.walk_order import ReaddirOrders, WalkOrder
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +48,18 @@ class Walk:
     whether they were asked for; ``todo`` those of them that were not, in order (some are gone by now).
     """
 
-    __slots__ = ("asked", "course", "ended", "last", "passed", "pid", "run", "todo", "upcoming")
+    __slots__ = ("asked", "ended", "last", "order", "passed", "pid", "run", "todo", "upcoming")
 
-    def __init__(self, node: Node, course: Course, pid: int, run: int) -> None:
+    def __init__(self, node: Node, order: WalkOrder, pid: int, run: int) -> None:
         self.last = node
         self.pid = pid
         self.run = run
         self.passed: OrderedDict[int, None] = OrderedDict()
-        self.restart(course)
+        self.restart(order)
 
-    def restart(self, course: Course) -> None:
+    def restart(self, order: WalkOrder) -> None:
         """Go on from another place."""
-        self.course = course
+        self.order = order
         self.ended = False
         self.upcoming: dict[int, Node] = {}
         self.todo: deque[Node] = deque()
@@ -71,13 +71,13 @@ class Walk:
         return min(GROWTH * self.run, WINDOW_FILES_MAX)
 
 
-class Walks:
+class FileReadahead:
     """All walks of one mount, and what was asked for ahead of them."""
 
     def __init__(self, state: MountState, directories: Directories) -> None:
         self._state = state
         self._directories = directories
-        self._orders = Orders()
+        self._orders = ReaddirOrders()
         self._walks: list[Walk] = []
         self._prefetched: dict[int, tuple[Node, PrefetchedContent]] = {}
         self._glanced: OrderedDict[int, None] = OrderedDict()
@@ -97,7 +97,7 @@ class Walks:
         """A program reads a folder and is told these names."""
         self._orders.note_read(directory, names)
         for walk in self._walks:
-            if walk.course.unlisted is directory:
+            if walk.order.unlisted is directory:
                 self._pump(walk)
 
     def opened(self, node: Node, pid: int) -> None:
@@ -155,10 +155,10 @@ class Walks:
                 if walk.run and self._turned(walk, node):
                     return walk
                 walk.run //= 2
-        course = Course(self._orders, node)
+        order = WalkOrder(self._orders, node)
         assert node.parent is not None
         is_begun = self._orders.was_read(node.parent) and self._is_first(node)
-        walk = Walk(node, course, pid, int(is_begun))
+        walk = Walk(node, order, pid, int(is_begun))
         self._walks.insert(0, walk)
         if len(self._walks) > WALKS_MAX:
             self._end(self._walks.pop())
@@ -166,12 +166,12 @@ class Walks:
 
     def _turned(self, walk: Walk, node: Node) -> bool:
         """Would it be the next one if subfolders came in the other order? Then they do."""
-        files_first = not walk.course.files_first
-        other = Course(self._orders, walk.last, files_first=files_first)
+        files_first = not walk.order.files_first
+        other = WalkOrder(self._orders, walk.last, files_first=files_first)
         if not any(other.next_file() is node for _ in range(SLACK_FILES)):
             return False
         self._end(walk)
-        walk.restart(Course(self._orders, node, files_first=files_first))
+        walk.restart(WalkOrder(self._orders, node, files_first=files_first))
         walk.last = node
         return True
 
@@ -209,12 +209,12 @@ class Walks:
 
     def _fill(self, walk: Walk, count: int) -> None:
         while len(walk.upcoming) < count and not walk.ended:
-            node = walk.course.next_file()
+            node = walk.order.next_file()
             if node is not None:
                 if node.inode not in walk.upcoming:
                     walk.upcoming[node.inode] = node
                     walk.todo.append(node)
-            elif walk.course.unlisted is None:
+            elif walk.order.unlisted is None:
                 walk.ended = True
             else:
                 if walk.run >= SLACK_FILES:
@@ -225,7 +225,7 @@ class Walks:
         background = self._state.background
         if background is None:
             return
-        for directory in walk.course.folders_ahead(LISTS_AHEAD_MAX):
+        for directory in walk.order.folders_ahead(LISTS_AHEAD_MAX):
             if len(self._listing) >= LISTS_AHEAD_MAX:
                 return
             if directory.inode not in self._listing:

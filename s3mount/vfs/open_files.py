@@ -1,4 +1,4 @@
-"""Files that somebody has open, and the handles by which they have them."""
+"""Open files, and the handles by which programs have them."""
 
 from __future__ import annotations
 

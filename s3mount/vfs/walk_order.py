@@ -1,4 +1,4 @@
-"""In which order a walk comes to files: a folder's names in order, subfolders where they stand among them.
+"""The order in which a walk comes to files: a folder's names in order, subfolders where they stand among them.
 
 `tar`, `grep -r`, `cat *` and most others open files as readdir names them. Decisions only, no I/O.
 """
@@ -34,7 +34,7 @@ class _Order:
         self.was_read = was_read
 
 
-class Orders:
+class ReaddirOrders:
     """The order of names in the folders that were looked at lately."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class _Level(NamedTuple):
     folders: bool
 
 
-class Course:
+class WalkOrder:
     """The files behind ``start``, one after another, across folders.
 
     Subfolders come where their names stand, as for tar and grep, or with ``files_first`` after the files
@@ -90,7 +90,7 @@ class Course:
 
     __slots__ = ("_orders", "_stack", "files_first", "unlisted")
 
-    def __init__(self, orders: Orders, start: Node, *, files_first: bool = False) -> None:
+    def __init__(self, orders: ReaddirOrders, start: Node, *, files_first: bool = False) -> None:
         self._orders = orders
         self._stack: list[_Level] = []
         self.files_first = files_first

@@ -1,4 +1,4 @@
-"""Versions that S3 does not hand out any more: named once in the log, and in the status."""
+"""Missing versions, which S3 does not hand out any more: named once in the log, and in the status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BELIEVED_S = 10.0
 """A version that was refused is not asked for again for so long, as permissions may come back."""
 
 
-class Troubles:
+class MissingVersions:
     """The files of a mount whose version is missing or forbidden."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Walks of a tree: few requests, no more than is used, and as exact as single listings."""
+"""FileReadahead of a tree: few requests, no more than is used, and as exact as single listings."""
 
 from __future__ import annotations
 
@@ -301,9 +301,14 @@ async def test_a_fault_in_what_is_listed_ahead_costs_the_guess_alone(
     await put_tree(world, 30, 5)
     async with world.mounted() as mount:
         expected = await walk(mount)
-        for place in ("TreeWalk._take_in", "TreeWalk.take", "TreeWalks._trace", "TreeWalk._pump"):
+        for place in (
+            "TreeWalk._take_in",
+            "TreeWalk.take",
+            "ListReadahead._trace",
+            "TreeWalk._pump",
+        ):
             with monkeypatch.context() as patch:
-                patch.setattr(f"s3mount.vfs.treewalks.{place}", _broken)
+                patch.setattr(f"s3mount.vfs.list_readahead.{place}", _broken)
                 await trio.sleep(2)
                 assert await walk(mount) == expected, place
             assert unexpected, place

@@ -1,4 +1,4 @@
-"""Listings ahead of somebody who goes through a tree: whole subtrees in flat pages, many at once.
+"""Read-ahead of listings: the tree that a program walks is listed in flat pages, many at once.
 
 A program that walks a tree (``find``, ``ls -R``, ``du``, ``git status``) asks for one directory after the
 other, in the order of their names; asked for one by one, each costs a round trip. Once two neighbours
@@ -91,7 +91,7 @@ class Stream:
 class TreeWalk:
     """One walk below the directory ``base``, whose subdirectories are ``names`` (each with its ``/``, in order)."""
 
-    def __init__(self, owner: TreeWalks, base: Key, names: list[str], first: int) -> None:
+    def __init__(self, owner: ListReadahead, base: Key, names: list[str], first: int) -> None:
         self._owner = owner
         self._base = base
         self._names = names
@@ -339,7 +339,7 @@ class TreeWalk:
         self._ready_keys += keys
 
 
-class TreeWalks:
+class ListReadahead:
     """Recognises walks and keeps what they list ahead."""
 
     def __init__(self, state: MountState, finished: FinishedKeys) -> None:

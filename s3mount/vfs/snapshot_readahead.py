@@ -1,4 +1,4 @@
-"""Reading ahead across the files of a past: who opens file after file gets the next ones before it asks.
+"""Read-ahead across the files of a snapshot: the next files in the catalog's order are prefetched.
 
 The order of a walk is the catalog's: the files of a folder by name, then those of the folders behind it.
 How many files ahead are asked for is a multiple of those opened in that order, and nothing in any other.
@@ -40,7 +40,7 @@ class _Walk:
         self.upcoming: OrderedDict[int, PrefetchedContent | None] = OrderedDict()
 
 
-class Strides:
+class SnapshotReadahead:
     """All walks through one past. ``is_listed`` tells whether the catalog knows all of a directory;
     ``reader_of`` is the open cache of a bucket, if it is open."""
 
