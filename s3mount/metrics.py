@@ -35,7 +35,7 @@ S3_METRICS = (
     Metric("late_max_s", "gauge", "s", "the most that a try ended behind its deadline"),
     Metric("request_max_s", "gauge", "s", "the longest try, from its first byte or connect on"),
     Metric("checksum_errors", "counter", "1", "bodies whose digest was wrong, in either direction"),
-    Metric("connections_opened", "counter", "1", "connections opened by the data plane"),
+    Metric("connections_opened", "counter", "1", "connections opened by the HTTP client"),
     Metric("tls_sessions_resumed", "gauge", "1", "of these, TLS sessions taken over from others"),
     Metric("connections_stale", "counter", "1", "kept connections that the store had closed"),
     Metric(

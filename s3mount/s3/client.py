@@ -1,4 +1,4 @@
-"""The real store: S3 over the data plane, at the address and with the credentials that boto3 finds."""
+"""The real store: S3 by the HTTP client, at the address and with the credentials that boto3 finds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from s3mount.refs import (
     VersionPage,
 )
 from s3mount.s3 import lifecycle
-from s3mount.s3.binding import bind
+from s3mount.s3.boto_session import bind
 from s3mount.s3.credentials import STALE_CODES, CredentialSource, files_of_settings
 from s3mount.s3.dating import DateTrial
 from s3mount.s3.deleting import delete_many
@@ -51,8 +51,8 @@ from s3mount.s3.digests import DigestReader
 from s3mount.s3.documents import NOT_XML, parse_versioning
 from s3mount.s3.express import Express
 from s3mount.s3.headers import check_key
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.multipart import Multipart
-from s3mount.s3.plane import Plane
 from s3mount.s3.probing import Prober
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
@@ -93,7 +93,7 @@ class S3Store:
     async def __aenter__(self) -> S3Store:
         self._files = files_of_settings()
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
-        self._plane = Plane(
+        self._http = HttpClient(
             self.config,
             bound.address,
             self._source(bound.credentials),
@@ -102,19 +102,19 @@ class S3Store:
             on_outage=lambda reason: self.on_outage(reason),
             account=self._source(bound.account),
         )
-        if self._plane.is_express:
+        if self._http.is_express:
             # AWS S3 User Guide, "Features not supported by directory buckets".
             self.traits.lists_versions = self.traits.has_tags = self.traits.has_acls = False
-        self._reader = Reader(self._plane, self.traits)
-        self._describer = Describer(self._plane, self._reader, self.traits)
-        self._digests = DigestReader(self._plane, self._reader)
-        self._versions = VersionLister(self._plane, self._reader, self.traits)
+        self._reader = Reader(self._http, self.traits)
+        self._describer = Describer(self._http, self._reader, self.traits)
+        self._digests = DigestReader(self._http, self._reader)
+        self._versions = VersionLister(self._http, self._reader, self.traits)
         self._writer = Writer(
-            self._plane, self._reader, self.traits, self.config.bucket, bound.sign_payload
+            self._http, self._reader, self.traits, self.config.bucket, bound.sign_payload
         )
-        self._express = Express(self._plane, self._writer)
+        self._express = Express(self._http, self._writer)
         self._multipart = Multipart(
-            self._plane, self._reader, self._writer, self.traits, bound.sign_payload
+            self._http, self._reader, self._writer, self.traits, bound.sign_payload
         )
         return self
 
@@ -157,7 +157,7 @@ class S3Store:
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
         source = self._source(bound.credentials)
         await source.renew()
-        self._plane.rebind(bound.address, source, self._source(bound.account))
+        self._http.rebind(bound.address, source, self._source(bound.account))
         if self._bound_to == before:
             return False
         _log.info("other credentials, or another region, were found than before")
@@ -170,8 +170,8 @@ class S3Store:
     @property
     def _bound_to(self) -> tuple[object, ...]:
         """What tells one binding from another."""
-        address = self._plane.address
-        return address.base_url, address.region, self._plane.credentials.current
+        address = self._http.address
+        return address.base_url, address.region, self._http.credentials.current
 
     async def __aexit__(
         self,
@@ -179,13 +179,13 @@ class S3Store:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._plane.close()
+        self._http.close()
         await trio.lowlevel.checkpoint()
 
     @property
     def outage(self) -> str:
         """See ``Store.outage``."""
-        return self._plane.outage.reason
+        return self._http.outage.reason
 
     @property
     def lists_in_order(self) -> bool:
@@ -330,7 +330,7 @@ class S3Store:
             else:
                 plain.append(key)
         if plain:
-            results.update(zip(plain, await delete_many(self._plane, plain), strict=True))
+            results.update(zip(plain, await delete_many(self._http, plain), strict=True))
         return [results[key] for key in keys]
 
     async def _delete_one(self, key: Key) -> StoreError | None:
@@ -406,16 +406,16 @@ class S3Store:
     async def check_bucket(self, prefix: str = "") -> BucketInfo:
         """See ``Store.check_bucket``: one key is listed, as an answer to HEAD would not say why not."""
         date_ns = await self._reader.check_list(prefix)
-        versioning = "off" if self._plane.is_express else "unknown"
-        if self.config.sign_requests and not self._plane.is_express:
+        versioning = "off" if self._http.is_express else "unknown"
+        if self.config.sign_requests and not self._http.is_express:
             call = Call("check_bucket", "GET", "", query=canonical_query([("versioning", "")]))
             try:
-                _, versioning = await self._plane.read(call, parse_versioning)
+                _, versioning = await self._http.read(call, parse_versioning)
             except StoreError as error:
                 _log.info("whether the bucket keeps versions is unknown: %s", error.describe())
         self.traits.versioned |= versioning in ("enabled", "suspended")
         self.traits.keeps_deleted = versioning == "enabled"
-        address = self._plane.address
+        address = self._http.address
         return BucketInfo(self.config.bucket, address.region, address.base_url, versioning, date_ns)
 
     async def may_write(self, temporary_key: Key) -> bool | None:
@@ -423,7 +423,7 @@ class S3Store:
         query = canonical_query([("partNumber", "1"), ("uploadId", NO_UPLOAD)])
         call = Call("probe", "PUT", temporary_key, query=query, body=b"")
         try:
-            await self._plane.call(call, 1)
+            await self._http.call(call, 1)
         except AccessDeniedError as error:
             return False if error.code == "AccessDenied" else None
         except StoreError as error:
@@ -432,12 +432,12 @@ class S3Store:
 
     async def noncurrent_rule(self, prefix: str = "") -> str:
         """See ``Store.noncurrent_rule``."""
-        if not self.config.sign_requests or self._plane.is_express:
+        if not self.config.sign_requests or self._http.is_express:
             await trio.lowlevel.checkpoint()
             return ""
         try:
             call = Call("lifecycle", "GET", "", query=canonical_query([("lifecycle", "")]))
-            _, rules = await self._plane.read(call, lifecycle.parse_rules)
+            _, rules = await self._http.read(call, lifecycle.parse_rules)
             return lifecycle.noncurrent_rule(rules, prefix)
         except StoreError as error:
             if error.code != "NoSuchLifecycleConfiguration":
@@ -458,8 +458,8 @@ class S3Store:
                 await trials.remove_left(killed, is_all=False)
             await trio.lowlevel.checkpoint()
             return known
-        prober = Prober(self._plane, self._writer, self._multipart, self.traits, trials)
-        prober.express = self._express if self._plane.is_express else None
+        prober = Prober(self._http, self._writer, self._multipart, self.traits, trials)
+        prober.express = self._express if self._http.is_express else None
         return await prober.run(killed)
 
     async def try_version_dates(self, temporary_key: Key) -> bool | None:
@@ -473,4 +473,4 @@ class S3Store:
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``; the names are in ``metrics.S3_METRICS``."""
         await trio.lowlevel.checkpoint()
-        return self._statistics.snapshot() | self._plane.gauges()
+        return self._statistics.snapshot() | self._http.gauges()

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 from s3mount.errors import ServerFaultError, StoreError
 from s3mount.refs import Key
 from s3mount.s3.documents import parse_deleted
-from s3mount.s3.mapping import Refusal
-from s3mount.s3.plane import Plane
+from s3mount.s3.error_mapping import Refusal
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.requests import Call
 from s3mount.s3.signing import canonical_query
 
@@ -20,7 +20,7 @@ BYTES_PER_KEY = 200
 """About what a key takes in the answer, for the deadline."""
 
 
-async def delete_many(plane: Plane, keys: Sequence[Key]) -> list[StoreError | None]:
+async def delete_many(http: HttpClient, keys: Sequence[Key]) -> list[StoreError | None]:
     """DeleteObjects of up to 1,000 keys; of each key its error, or ``None`` where S3 says that it is gone.
 
     Raises StoreError. A key of which the answer says nothing gets a ServerFaultError.
@@ -32,7 +32,7 @@ async def delete_many(plane: Plane, keys: Sequence[Key]) -> list[StoreError | No
         "x-amz-checksum-crc32": base64.b64encode(zlib.crc32(document).to_bytes(4, "big")).decode(),
         "x-amz-sdk-checksum-algorithm": "CRC32",
     }
-    if not plane.is_express:
+    if not http.is_express:
         md5 = hashlib.md5(document, usedforsecurity=False).digest()
         headers["content-md5"] = base64.b64encode(md5).decode()
     call = Call(
@@ -45,8 +45,8 @@ async def delete_many(plane: Plane, keys: Sequence[Key]) -> list[StoreError | No
         payload_hash=hashlib.sha256(document).hexdigest(),
         size_bytes=len(keys) * BYTES_PER_KEY,
     )
-    _, found = await plane.read(call, parse_deleted)
-    return [_error(plane, key, found) for key in keys]
+    _, found = await http.read(call, parse_deleted)
+    return [_error(http, key, found) for key in keys]
 
 
 def _document(keys: Sequence[Key]) -> bytes:
@@ -57,7 +57,9 @@ def _document(keys: Sequence[Key]) -> bytes:
     return document
 
 
-def _error(plane: Plane, key: Key, found: dict[Key, tuple[str, str] | None]) -> StoreError | None:
+def _error(
+    http: HttpClient, key: Key, found: dict[Key, tuple[str, str] | None]
+) -> StoreError | None:
     if key not in found:
         return ServerFaultError("the store does not say whether the key was deleted", key=key)
     failure = found[key]
@@ -65,4 +67,4 @@ def _error(plane: Plane, key: Key, found: dict[Key, tuple[str, str] | None]) -> 
         return None
     refusal = Refusal(200, {}, b"")
     refusal.code, refusal.message = failure
-    return refusal.error(key=key, bucket=plane.config.bucket)
+    return refusal.error(key=key, bucket=http.config.bucket)

@@ -25,7 +25,7 @@ from s3mount.errors import (
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo, VersionId
 from s3mount.s3 import genuine
 from s3mount.s3.documents import parse_xml
-from s3mount.s3.plane import Plane
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Answer, Call
 from s3mount.s3.signing import UNSIGNED_PAYLOAD, canonical_query
@@ -46,8 +46,8 @@ _CANNED = {
 class Describer:
     """Looks at objects of one bucket."""
 
-    def __init__(self, plane: Plane, reader: Reader, traits: Traits) -> None:
-        self._plane = plane
+    def __init__(self, http: HttpClient, reader: Reader, traits: Traits) -> None:
+        self._http = http
         self._reader = reader
         self._traits = traits
 
@@ -76,7 +76,7 @@ class Describer:
     async def _are_acls_enabled(self) -> bool:
         traits = self._traits
         if traits.has_acls is None:
-            if self._plane.config.sign_requests:
+            if self._http.config.sign_requests:
                 root = await self._ask("ownershipControls", "", None, is_told=False)
                 rules = (
                     []
@@ -104,7 +104,7 @@ class Describer:
             wanted.append(("versionId", version_id))
         call = Call("describe", "GET", key, query=canonical_query(wanted))
         try:
-            root = _document(call, await self._plane.call(call))
+            root = _document(call, await self._http.call(call))
         except NoSuchKeyError:
             # Some stores say so of an object without tags.
             return ElementTree.Element("Tagging") if what == "tagging" else None
@@ -141,10 +141,10 @@ class Describer:
             headers={"content-md5": md5, "content-type": "application/xml"},
             body=document,
             payload_hash=UNSIGNED_PAYLOAD
-            if not self._plane.config.sign_requests
+            if not self._http.config.sign_requests
             else hashlib.sha256(document).hexdigest(),
         )
-        await self._plane.call(call)
+        await self._http.call(call)
 
 
 def _document(call: Call, answer: Answer) -> ElementTree.Element:

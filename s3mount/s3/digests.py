@@ -11,7 +11,7 @@ from s3mount.errors import NotS3Error, ServerFaultError, StoreError, ThrottledEr
 from s3mount.refs import ETag, Key, ObjectDigests, VersionId
 from s3mount.s3.documents import parse_document
 from s3mount.s3.headers import bare_etag, check_key, has_foreign_etag
-from s3mount.s3.plane import Plane
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.reading import Reader, content_length
 from s3mount.s3.requests import Call
 from s3mount.s3.signing import canonical_query
@@ -30,8 +30,8 @@ _COUNT = re.compile(r"-([1-9][0-9]{0,4})\Z")
 class DigestReader:
     """Asks for it. See ``Store.digests``."""
 
-    def __init__(self, plane: Plane, reader: Reader) -> None:
-        self._plane = plane
+    def __init__(self, http: HttpClient, reader: Reader) -> None:
+        self._http = http
         self._reader = reader
 
     async def read(self, key: Key, version_id: VersionId | None) -> ObjectDigests:
@@ -95,7 +95,7 @@ class DigestReader:
         """How long one part is; ``None`` where the store ignores the question, or refuses it."""
         query = canonical_query([("partNumber", str(number)), *_version(version_id)])
         try:
-            answer = await self._plane.call(Call("head", "HEAD", key, query=query))
+            answer = await self._http.call(Call("head", "HEAD", key, query=query))
         except StoreError as error:
             _raise_if_unheard(error)
             return None
@@ -120,7 +120,7 @@ class DigestReader:
                 "attributes", "GET", key, query=query, headers=headers, on_head=_only_a_document
             )
             try:
-                _, (parts, marker_then) = await self._plane.read(call, parse_parts)
+                _, (parts, marker_then) = await self._http.read(call, parse_parts)
             except StoreError as error:
                 _raise_if_unheard(error)
                 return ()

@@ -16,7 +16,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import Body, Condition, ContentRef, Key, PutResult
 from s3mount.s3.headers import check_key
-from s3mount.s3.plane import Plane
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.requests import Call, body_bytes
 from s3mount.s3.signing import canonical_query, encode_path
 from s3mount.s3.writing import Writer, put_result
@@ -28,8 +28,8 @@ WRONG_OFFSET = "InvalidWriteOffset"
 class Express:
     """The requests that only directory buckets answer."""
 
-    def __init__(self, plane: Plane, writer: Writer) -> None:
-        self._plane = plane
+    def __init__(self, http: HttpClient, writer: Writer) -> None:
+        self._http = http
         self._writer = writer
 
     async def rename(self, source: ContentRef, key: Key, condition: Condition) -> PutResult:
@@ -46,7 +46,7 @@ class Express:
         elif condition.if_match is not None:
             headers["if-match"] = f'"{condition.if_match}"'
         query = canonical_query([("renameObject", "")])
-        answer = await self._plane.call(Call("rename", "PUT", key, query=query, headers=headers))
+        answer = await self._http.call(Call("rename", "PUT", key, query=query, headers=headers))
         return put_result(answer, source.etag)
 
     async def append(self, base: ContentRef, body: Body) -> PutResult:
@@ -59,7 +59,7 @@ class Express:
         call = Call("append", "PUT", base.key, body=body, size_bytes=body_bytes(body))
         try:
             await self._writer.seal(call, headers, use_crc=True)
-            answer = await self._plane.call(call)
+            answer = await self._http.call(call)
         except NoSuchKeyError as error:
             raise PreconditionFailedError(
                 "somebody else deleted the object", key=base.key, status=404

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from s3mount.errors import NotS3Error, ServerFaultError, StoreError, ThrottledError
+from s3mount.s3.error_mapping import retry_after_s
 from s3mount.s3.headers import bare_etag, is_md5_etag
-from s3mount.s3.mapping import retry_after_s
 from s3mount.s3.requests import Answer, Call
 
 REQUEST_ID = "x-amz-request-id"

@@ -1,6 +1,6 @@
 """Multipart uploads' own calls: begin, list, finish and abort.
 
-They run over the data plane rather than boto3: for a key that XML cannot hold, botocore takes
+They run by the HTTP client rather than boto3: for a key that XML cannot hold, botocore takes
 the answer to a successful CreateMultipartUpload or ListMultipartUploads for a failure and repeats it;
 and they profit from the same deadlines.
 """
@@ -23,6 +23,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import Condition, Key, ObjectHeaders, PartInfo, PutResult, UploadInfo
 from s3mount.s3 import checksums
+from s3mount.s3.ambiguous_writes import settle_complete
 from s3mount.s3.documents import (
     parse_complete,
     parse_create,
@@ -31,11 +32,10 @@ from s3mount.s3.documents import (
 )
 from s3mount.s3.genuine import not_s3
 from s3mount.s3.headers import check_headers, check_key, http_date_ns, to_http, whole_number
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.pages import Pages, folder_of
-from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Answer, Call
-from s3mount.s3.settle import settle_complete
 from s3mount.s3.signing import UNSIGNED_PAYLOAD, canonical_query
 from s3mount.s3.traits import Traits
 from s3mount.s3.writing import Writer
@@ -54,13 +54,13 @@ class Multipart:
     """The calls around a store's parts."""
 
     def __init__(
-        self, plane: Plane, reader: Reader, writer: Writer, traits: Traits, sign_payload: bool
+        self, http: HttpClient, reader: Reader, writer: Writer, traits: Traits, sign_payload: bool
     ) -> None:
-        self._plane = plane
+        self._http = http
         self._reader = reader
         self._writer = writer
         self._traits = traits
-        self._pages = Pages(plane)
+        self._pages = Pages(http)
         self._sign_payload = sign_payload
 
     async def create(self, key: Key, headers: ObjectHeaders, *, has_copies: bool = False) -> str:
@@ -91,7 +91,7 @@ class Multipart:
         """CreateMultipartUpload with just these headers; the upload id."""
         query = canonical_query([("uploads", "")])
         call = Call("create_multipart", "POST", key, query=query, headers=headers)
-        _, upload_id = await self._plane.read(call, parse_create)
+        _, upload_id = await self._http.read(call, parse_create)
         return upload_id
 
     async def complete(
@@ -130,7 +130,7 @@ class Multipart:
         call.size_bytes = len(parts) * COMPLETE_BYTES_PER_PART
         call.before_retry = look
         try:
-            answer, told = await self._plane.read(call, parse_complete)
+            answer, told = await self._http.read(call, parse_complete)
         except (NoSuchKeyError, PreconditionFailedError) as error:
             if not call.in_doubt:
                 raise
@@ -187,7 +187,7 @@ class Multipart:
         """CompleteMultipartUpload with just these conditions; the version that it made."""
         document = _parts_document([part])
         call = self._complete_call(key, upload_id, document, headers)
-        answer, _ = await self._plane.read(call, parse_complete)
+        answer, _ = await self._http.read(call, parse_complete)
         return answer.headers.get("x-amz-version-id")
 
     async def _raise_if_gone(self, key: Key, upload_id: str) -> None:
@@ -208,7 +208,7 @@ class Multipart:
         check_key(key)
         call = Call("abort_multipart", "DELETE", key, query=_upload_query(upload_id))
         try:
-            await self._plane.call(call)
+            await self._http.call(call)
         except NoSuchKeyError:
             return
 
@@ -229,7 +229,7 @@ class Multipart:
             def parse(body: bytes, before: int = before) -> tuple[list[PartInfo], str]:
                 return _parts_behind(body, before)
 
-            _, (parts, marker) = await self._plane.read(call, parse)
+            _, (parts, marker) = await self._http.read(call, parse)
             found.extend(parts)
             if not marker:
                 return found
@@ -238,7 +238,7 @@ class Multipart:
         """See ``Store.list_uploads``."""
         if prefix:
             check_key(prefix)
-        asked = folder_of(prefix) if self._plane.is_express else prefix
+        asked = folder_of(prefix) if self._http.is_express else prefix
         found: list[UploadInfo] = []
         markers: Markers = []
         while True:

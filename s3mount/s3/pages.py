@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar, cast
 from s3mount.errors import NotS3Error, ServerFaultError, StoreError
 from s3mount.refs import ListPage, ObjectInfo
 from s3mount.s3.documents import NOT_XML
-from s3mount.s3.plane import Plane
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.requests import Answer, Call
 from s3mount.s3.signing import canonical_query
 
@@ -55,10 +55,10 @@ def folder_of(prefix: str) -> str:
 
 
 class Pages:
-    """Asks for pages of lists over the data plane."""
+    """Asks for pages of lists by the HTTP client."""
 
-    def __init__(self, plane: Plane) -> None:
-        self._plane = plane
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
         self._plain_tries = PLAIN_TRIES
 
     async def ask(
@@ -92,7 +92,7 @@ class Pages:
 
         plain.before_retry = look
         try:
-            answer, page = await self._plane.read(plain, parse)
+            answer, page = await self._http.read(plain, parse)
         except _ReadableError as readable:
             self._plain_tries = 1  # there may be more of them
             return cast(tuple[Answer, _Page], readable.found)
@@ -106,7 +106,7 @@ class Pages:
         self, call: Call, parse: Callable[[bytes], _Page]
     ) -> tuple[Answer, _Page] | None:
         try:
-            return await self._plane.read(call, parse, 1)
+            return await self._http.read(call, parse, 1)
         except StoreError:
             return None  # the plain page, or its failure, counts
 

@@ -41,8 +41,8 @@ from s3mount.s3 import checksums
 from s3mount.s3.checksums import etag_is_md5, md5
 from s3mount.s3.express import Express
 from s3mount.s3.headers import TAGGING, bare_etag, http_date_ns
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.multipart import COMPLETE, Multipart
-from s3mount.s3.plane import Plane
 from s3mount.s3.requests import Answer, Call
 from s3mount.s3.signing import UNSIGNED_PAYLOAD
 from s3mount.s3.traits import Traits
@@ -76,9 +76,9 @@ class Prober:
     """One run of the probe; what it finds goes into ``traits`` as well."""
 
     def __init__(
-        self, plane: Plane, writer: Writer, multipart: Multipart, traits: Traits, trials: Trials
+        self, http: HttpClient, writer: Writer, multipart: Multipart, traits: Traits, trials: Trials
     ) -> None:
-        self._plane = plane
+        self._http = http
         self._writer = writer
         self._multipart = multipart
         self._traits = traits
@@ -191,7 +191,7 @@ class Prober:
     async def _put(self, key: Key, headers: dict[str, str] | None = None) -> PutResult:
         """A bare PUT, with nothing added and nothing believed."""
         call = Call("probe", "PUT", key, headers=headers, body=_BODY, payload_hash=UNSIGNED_PAYLOAD)
-        answer = await self._plane.call(call)
+        answer = await self._http.call(call)
         version_id = answer.headers.get("x-amz-version-id")
         self._trials.wrote(key, version_id)
         etag = bare_etag(answer.headers.get("etag", ""))
@@ -227,7 +227,7 @@ class Prober:
                 "probe", "PUT", key, headers=dict(headers), body=body, payload_hash=UNSIGNED_PAYLOAD
             )
             try:
-                answer = await self._plane.once(call, 0)
+                answer = await self._http.once(call, 0)
             except StoreError as error:
                 if error.status == 0 or error.status >= 500:
                     self._trials.wrote(key, None)
@@ -368,7 +368,7 @@ class Prober:
             self._appends = False
             return
         made = await append(base, _BODY)
-        read = await self._plane.call(Call("get", "GET", key))
+        read = await self._http.call(Call("get", "GET", key))
         is_told = bare_etag(read.headers.get("etag", "")) == made.etag and _MARK in read.headers
         self._appends = is_told and read.body == _BODY + _BODY
 
@@ -429,14 +429,14 @@ class Prober:
         except (AccessDeniedError, RejectedError) as error:
             _log.info("tags could not be tried: %s", error.describe())
             return
-        told = (await self._plane.call(Call("head", "HEAD", key))).headers
+        told = (await self._http.call(Call("head", "HEAD", key))).headers
         self._traits.counts_tags = "x-amz-tagging-count" in told
 
     async def _refuses_body(self, key: Key, headers: dict[str, str]) -> bool:
         """Is a PUT with this digest refused? Raises StoreError where that has nothing to do with it."""
         call = Call("probe", "PUT", key, headers=headers, body=_BODY, payload_hash=UNSIGNED_PAYLOAD)
         try:
-            answer = await self._plane.once(call, 0)
+            answer = await self._http.once(call, 0)
         except StoreError as error:
             is_fault = error.status == 0 or (error.status >= 500 and error.status != 501)
             if is_fault or isinstance(error, (*_NO_WAY, ArchivedError)):
@@ -514,11 +514,11 @@ class Prober:
         body = _BODY if method == "PUT" else None
         call = Call("probe", method, key, body=body, payload_hash=UNSIGNED_PAYLOAD)
         try:
-            return await self._plane.once(call, 0)
+            return await self._http.once(call, 0)
         except StoreError as error:
             if not error.retryable:
                 raise
-        return await self._plane.once(call, 1)
+        return await self._http.once(call, 1)
 
     async def _put_marker(self, marker: Key) -> None:
         call = Call(
@@ -529,7 +529,7 @@ class Prober:
             body=b"",
             payload_hash=UNSIGNED_PAYLOAD,
         )
-        answer = await self._plane.call(call)
+        answer = await self._http.call(call)
         self._trials.wrote(marker, answer.headers.get("x-amz-version-id"))
 
     async def _is_missing(self, key: Key) -> bool:

@@ -1,4 +1,4 @@
-"""HEAD, GET and LIST over the data plane, with everything checked that can be."""
+"""HEAD, GET and LIST by the HTTP client, with everything checked that can be."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from s3mount.s3.headers import (
     object_info,
     whole_number,
 )
+from s3mount.s3.http_client import HttpClient, file_sink
 from s3mount.s3.pages import Following, Pages, folder_of, list_merged, list_names
-from s3mount.s3.plane import Plane, file_sink
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.signing import canonical_query
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
@@ -60,11 +60,11 @@ _CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
 class Reader:
     """The reading half of a store."""
 
-    def __init__(self, plane: Plane, traits: Traits) -> None:
-        self._plane = plane
+    def __init__(self, http: HttpClient, traits: Traits) -> None:
+        self._http = http
         self._traits = traits
-        self._pages = Pages(plane)
-        self._following = Following(is_ordered=not plane.is_express)
+        self._pages = Pages(http)
+        self._following = Following(is_ordered=not http.is_express)
 
     async def head(self, key: Key, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""
@@ -82,7 +82,7 @@ class Reader:
         if (
             version_id is not None
             or error.code not in ("", "AccessDenied")
-            or self._plane.is_express
+            or self._http.is_express
         ):
             return error
         try:
@@ -111,16 +111,16 @@ class Reader:
         query = _version_query(version_id)
         call = Call("head", "HEAD", key, query=query, headers=headers)
         try:
-            answer = await self._plane.call(call)
+            answer = await self._http.call(call)
         except StoreError as error:
             # Has nothing of S3, or no body to tell that a token has expired: GET is told, and may cure it.
             is_untold = isinstance(error, RejectedError) and error.status == 400 and not error.code
             if error.retryable or not (error.is_bare or is_untold):
                 raise
             await self.confirm(key, version_id)
-            answer = await self._plane.call(call)
+            answer = await self._http.call(call)
         else:
-            if not is_marked(answer.headers) and self._plane.marks.are_always_there("GET"):
+            if not is_marked(answer.headers) and self._http.marks.are_always_there("GET"):
                 await self.confirm(key, version_id)
         _must_be_version(answer.headers, version_id, key)
         return answer
@@ -136,7 +136,7 @@ class Reader:
             on_head=lambda head: _check_head(head, key),
         )
         try:
-            await self._plane.call(call)
+            await self._http.call(call)
         except RangeError:
             return  # it is empty
 
@@ -166,7 +166,7 @@ class Reader:
         found: set[str] = set()
         for left in reversed(range(DAMAGED_TRIES)):
             try:
-                answer = await self._plane.call(call)
+                answer = await self._http.call(call)
             except AccessDeniedError as error:
                 raise await self.told_apart(error, key, version_id) from error
             info = self._described(key, answer, byte_range)
@@ -181,7 +181,7 @@ class Reader:
                 self._learn(digest, info)
                 info = msgspec.structs.replace(info, is_proven=True)
                 break
-            self._plane.statistics.checksum_errors += 1
+            self._http.statistics.checksum_errors += 1
             found.add(digest.found)
             if not left:
                 await self._must_mislead(
@@ -276,7 +276,7 @@ class Reader:
         found: set[str] = set()
         for left in reversed(range(DAMAGED_TRIES)):
             try:
-                await self._plane.call(transfer.call)
+                await self._http.call(transfer.call)
             except AccessDeniedError as error:
                 raise await self.told_apart(error, transfer.key, version_id) from error
             info, digest = transfer.info, transfer.digest
@@ -285,7 +285,7 @@ class Reader:
                     self._learn(digest, info)
                     info = msgspec.structs.replace(info, is_proven=True)
                 break
-            self._plane.statistics.checksum_errors += 1
+            self._http.statistics.checksum_errors += 1
             if digest is None or not transfer.complete:
                 if not left:
                     raise ServerFaultError("less came than was asked for", key=transfer.key)
@@ -323,7 +323,7 @@ class Reader:
         if prefix:
             check_key(prefix)
         asked = prefix
-        if self._plane.is_express:
+        if self._http.is_express:
             if start_after:
                 raise RejectedError("a directory bucket lists from its beginning only", key=prefix)
             asked = folder_of(prefix)

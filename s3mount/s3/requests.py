@@ -1,4 +1,4 @@
-"""One request to S3 and its answer, as the data plane passes them around."""
+"""One request to S3 and its answer, as the HTTP client passes them around."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from s3mount.errors import RejectedError, StoreError
 from s3mount.refs import Body, FileSlice, Key
-from s3mount.s3.mapping import Refusal, parse_error
+from s3mount.s3.error_mapping import Refusal, parse_error
 from s3mount.s3.signing import EMPTY_SHA256
 from s3mount.s3.wire import Head, Sink
 

@@ -62,7 +62,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def make_client(session: boto3.Session, config: StoreConfig, region: str | None) -> S3Client:
-    """boto3's client for the control plane, without retries of its own. Raises UsageError."""
+    """boto3's client, by which it resolves addresses, without retries of its own. Raises UsageError."""
     style = "path" if config.path_style else "auto"
     options: dict[str, Any] = {
         "s3": {"addressing_style": style},
@@ -103,7 +103,7 @@ def _ca_file(session: boto3.Session, config: StoreConfig) -> str | None:
 
 
 def _verify(session: boto3.Session, config: StoreConfig) -> bool | str | None:
-    """What boto3 shall trust: the same as the data plane, the machine's own store by default."""
+    """What boto3 shall trust: the same as the HTTP client, the machine's own store by default."""
     if not config.verify_tls:
         return False
     named = _ca_file(session, config)
@@ -114,7 +114,7 @@ def _verify(session: boto3.Session, config: StoreConfig) -> bool | str | None:
 
 
 def tls_context(session: boto3.Session, config: StoreConfig) -> ssl.SSLContext:
-    """The TLS settings of the data plane. Raises UsageError for an unreadable CA file."""
+    """The TLS settings of the HTTP client. Raises UsageError for an unreadable CA file."""
     if not config.verify_tls:
         context = ssl.create_default_context()
         context.check_hostname = False

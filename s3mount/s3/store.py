@@ -1,6 +1,6 @@
 """The store's contract: all that the rooms above ever ask of S3, for one bucket.
 
-Implemented by ``s3.client.S3Store`` (real S3: data plane, control plane, retries),
+Implemented by ``s3.client.S3Store`` (real S3: HTTP client, retries),
 ``s3.memory.MemoryStore`` (in memory, with faults, for tests) and ``engine.client.EngineClient``
 (the same, carried to the engine process). One contract suite runs against each of them.
 

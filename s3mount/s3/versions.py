@@ -17,8 +17,8 @@ from s3mount.errors import RejectedError, ServerFaultError, StoreError, StuckLis
 from s3mount.refs import Key, ListPage, ObjectVersion, VersionId, VersionPage
 from s3mount.s3.documents import parse_document, shown_name, size_of
 from s3mount.s3.headers import DEFAULT_STORAGE_CLASS, bare_etag, check_key, iso_date_ns
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.pages import Pages, is_behind
-from s3mount.s3.plane import Plane
 from s3mount.s3.reading import Reader
 from s3mount.s3.traits import Traits
 
@@ -33,11 +33,11 @@ Successors = dict[tuple[Key, VersionId], VersionId | None]
 
 
 class VersionLister:
-    """Lists versions over the data plane."""
+    """Lists versions by the HTTP client."""
 
-    def __init__(self, plane: Plane, reader: Reader, traits: Traits) -> None:
-        self._plane = plane
-        self._pages = Pages(plane)
+    def __init__(self, http: HttpClient, reader: Reader, traits: Traits) -> None:
+        self._http = http
+        self._pages = Pages(http)
         self._reader = reader
         self._traits = traits
 
@@ -103,7 +103,7 @@ class VersionLister:
         self, prefix: str, delimiter: str | None, key_marker: str | None, max_keys: int
     ) -> VersionPage:
         """The keys there are, each with the one version "null": this store knows no list of versions."""
-        if self._plane.is_express:
+        if self._http.is_express:
             # It lists in no order, and only its own token tells how to go on.
             page = await self._reader.list_page(prefix, delimiter, key_marker, None, max_keys)
             return VersionPage(_as_versions(page), page.prefixes, page.next_token, None)

@@ -1,4 +1,4 @@
-"""PUT, COPY, parts and DELETE over the data plane; conditions that hold, bytes that are verified."""
+"""PUT, COPY, parts and DELETE by the HTTP client; conditions that hold, bytes that are verified."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from s3mount.refs import (
     VersionId,
 )
 from s3mount.s3 import checksums
+from s3mount.s3.ambiguous_writes import settle_copy
 from s3mount.s3.documents import parse_copy
 from s3mount.s3.genuine import ALWAYS_AFTER, is_marked, not_s3
 from s3mount.s3.headers import (
@@ -46,11 +47,10 @@ from s3mount.s3.headers import (
     same_when_stored,
     to_http,
 )
-from s3mount.s3.plane import Plane
+from s3mount.s3.http_client import HttpClient
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Answer, Call, body_bytes
 from s3mount.s3.rights import Rights
-from s3mount.s3.settle import settle_copy
 from s3mount.s3.signing import UNSIGNED_PAYLOAD, canonical_query, encode_path
 from s3mount.s3.traits import Traits
 
@@ -86,9 +86,9 @@ class Writer:
     """
 
     def __init__(
-        self, plane: Plane, reader: Reader, traits: Traits, bucket: str, sign_payload: bool
+        self, http: HttpClient, reader: Reader, traits: Traits, bucket: str, sign_payload: bool
     ) -> None:
-        self._plane = plane
+        self._http = http
         self._reader = reader
         self._traits = traits
         self._bucket = bucket
@@ -96,7 +96,7 @@ class Writer:
         self._tells_versions = 0
         self._digests = trio.CapacityLimiter(DIGEST_THREADS)
         self.checksummed: dict[str, bool] = {}
-        self.rights = Rights(plane.config)
+        self.rights = Rights(http.config)
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, condition: Condition
@@ -285,7 +285,7 @@ class Writer:
         for _ in range(DAMAGED_TRIES):
             md5 = await self.seal(call, plain, use_crc)
             try:
-                answer = await self._plane.call(call)
+                answer = await self._http.call(call)
             except RejectedError as error:
                 if not (use_crc and _about_checksums(error)):
                     raise
@@ -294,7 +294,7 @@ class Writer:
             if await self._verified(call, answer, md5):
                 return answer
             use_crc = has_crc and self._traits.echoes_checksums is not False
-            self._plane.statistics.checksum_errors += 1
+            self._http.statistics.checksum_errors += 1
         raise ChecksumError("the store has other bytes than were sent", key=call.key)
 
     async def seal(self, call: Call, plain: Mapping[str, str], use_crc: bool) -> bytes | None:
@@ -393,7 +393,7 @@ class Writer:
 
         async def send(wanted: dict[str, str]) -> PutResult:
             call.headers = base | wanted
-            answer, (etag, _) = await self._plane.read(call, _copied_object)
+            answer, (etag, _) = await self._http.read(call, _copied_object)
             if not etag:
                 why = ServerFaultError("a CopyObjectResult without an ETag", key=key, status=200)
                 return await settle_copy(self._reader.head, source, key, headers, why)
@@ -512,7 +512,7 @@ class Writer:
             error_in_body=True,
         )
         try:
-            _, (etag, checksum) = await self._plane.read(call, _copied_part)
+            _, (etag, checksum) = await self._http.read(call, _copied_part)
         except AccessDeniedError as error:
             found = await self._reader.told_apart(error, source.key, source.version_id)
             raise found from error
@@ -531,7 +531,7 @@ class Writer:
                     call.headers = {"if-match": f'"{if_match}"'}
                 else:
                     await self.look_before(key, Condition(if_match=if_match))
-            answer = await self._plane.call(call)
+            answer = await self._http.call(call)
             if not is_marked(answer.headers):
                 await self._must_be_gone(call, answer, version_id)
         except NoSuchKeyError:
@@ -560,7 +560,7 @@ class Writer:
     async def delete_bare(self, key: Key, if_match: str = "") -> VersionId | None:
         """DeleteObject with this very header; the version that it made, such as a delete marker's."""
         call = Call("delete", "DELETE", key, headers={"if-match": if_match} if if_match else {})
-        answer = await self._plane.call(call)
+        answer = await self._http.call(call)
         return answer.headers.get("x-amz-version-id")
 
     async def copy_bare(self, source: ContentRef, key: Key, headers: dict[str, str]) -> PutResult:
@@ -568,7 +568,7 @@ class Writer:
         wanted = self._source_headers(source) | headers
         wanted["x-amz-metadata-directive"] = "REPLACE"
         call = Call("copy", "PUT", key, headers=wanted, size_bytes=source.size, error_in_body=True)
-        answer, (etag, _) = await self._plane.read(call, _copied_object)
+        answer, (etag, _) = await self._http.read(call, _copied_object)
         return put_result(answer, etag)
 
     async def copy_part_bare(
@@ -587,7 +587,7 @@ class Writer:
             size_bytes=source.size,
             error_in_body=True,
         )
-        _, (etag, checksum) = await self._plane.read(call, _copied_part, tries_max=2)
+        _, (etag, checksum) = await self._http.read(call, _copied_part, tries_max=2)
         size = source.size if byte_range is None else byte_range.length
         return PartInfo(1, etag, size, checksum)
 

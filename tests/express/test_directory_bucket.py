@@ -15,8 +15,8 @@ from s3mount.errors import (
     RejectedError,
 )
 from s3mount.refs import ByteRange, Condition, ContentRef, FileSlice, ObjectHeaders
-from s3mount.s3 import binding, credentials
-from s3mount.s3.binding import bind
+from s3mount.s3 import boto_session, credentials
+from s3mount.s3.boto_session import bind
 from s3mount.s3.store import Store
 from s3mount.tree.listing import list_directory
 from tests.servers.express import BUCKET, ExpressServer
@@ -63,7 +63,7 @@ def test_a_session_is_renewed_before_it_ends(
     express.run(body)
     assert len(express.sessions) == 1
     # Less than what a request demands is left of each: every one begins another.
-    express.session_s = binding.SESSION_MUST_RENEW_S - 1.0
+    express.session_s = boto_session.SESSION_MUST_RENEW_S - 1.0
     express.run(body)
     assert len(express.sessions) > 3
     assert {each.status for each in express.seen if each.status >= 400} <= {404}

@@ -1,4 +1,4 @@
-"""FileReadahead through a tree and ``s3mount refresh`` on real mounts: what programs see, and by how many LISTs."""
+"""Walks through a tree and ``s3mount refresh`` on real mounts: what programs see, and by how many LISTs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data plane against a server that hangs, resets, truncates, trickles and refuses.
+"""The HTTP client against a server that hangs, resets, truncates, trickles and refuses.
 
 Waits are 20 times as fast, so that deadlines of seconds pass in fractions; sockets are real.
 """

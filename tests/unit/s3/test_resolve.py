@@ -1,4 +1,4 @@
-"""Where boto3 sends requests and how it signs them, and that the data plane does the same."""
+"""Where boto3 sends requests and how it signs them, and that the HTTP client does the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import trio
 from s3mount.config import StoreConfig
 from s3mount.errors import DeadlineError, NetworkError, NoCredentialsError, UsageError
 from s3mount.refs import ObjectHeaders
-from s3mount.s3.binding import bind
+from s3mount.s3.boto_session import bind
 from s3mount.s3.client import S3Store
 from s3mount.s3.resolve import Address, make_client, make_session, resolve
 from s3mount.s3.signing import Anonymous, BotocoreSigner, FastSigV4

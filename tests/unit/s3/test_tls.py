@@ -1,4 +1,4 @@
-"""TLS of the data plane: sessions that are taken over, and certificates that will not do."""
+"""TLS of the HTTP client: sessions that are taken over, and certificates that will not do."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_certificate_that_changes_is_trusted_once_its_authority_is(tmp_path: P
     async def body(server: TlsServer, store: S3Store) -> None:
         await store.put("key", b"content", PLAIN)
         server.exchange_certificate(second.server("moved"))
-        store._plane.close()
+        store._http.close()
         with pytest.raises(CertificateError):
             await store.get("key")
         trusted.write_bytes(first.cert.read_bytes() + second.cert.read_bytes())

@@ -1,4 +1,4 @@
-"""FileReadahead of a tree: few requests, no more than is used, and as exact as single listings."""
+"""Listings ahead of a walk: few requests, no more than is used, and as exact as single listings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Binds a configuration to boto3's session, client, address and credentials."""
+"""boto3's session, client, address and credentials for one configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from botocore.credentials import RefreshableCredentials
 
 from s3mount.config import StoreConfig
 from s3mount.errors import AccessDeniedError, S3MountError, StoreError, WrongRegionError
-from s3mount.s3.mapping import from_boto
+from s3mount.s3.error_mapping import from_boto
 from s3mount.s3.resolve import Address, S3Client, make_client, make_session, resolve
 from s3mount.s3.signing import Anonymous
 

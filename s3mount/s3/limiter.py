@@ -1,4 +1,4 @@
-"""Lets as many requests through at once as a window allows; the others wait in line."""
+"""Limits how many requests are under way at once to what a window allows; the others wait in line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import trio
 from s3mount.flow.window import Window
 
 
-class Gate:
+class Limiter:
     """First come, first served. Every ``enter`` that returned is followed by one ``leave``."""
 
     def __init__(self, window: Window) -> None:

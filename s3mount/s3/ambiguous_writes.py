@@ -1,4 +1,4 @@
-"""Did our own first try win? What a refusal of a repeated write means.
+"""Ambiguous writes: what a refusal of a repeated write means, as our own first try may have won.
 
 A write whose answer was lost (a timeout, a dropped connection, an engine that was killed) is sent
 again. If the first try took effect, a conditional repetition is refused with 412, and the

@@ -1,4 +1,4 @@
-"""From what S3 and boto3 say to our errors: one clear line, and what a person can do about it."""
+"""Maps what S3 and boto3 say to our errors: one clear line, and what a person can do about it."""
 
 from __future__ import annotations
 

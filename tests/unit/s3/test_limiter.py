@@ -4,14 +4,14 @@ import trio
 import trio.testing
 
 from s3mount.flow.window import Window
-from s3mount.s3.gate import Gate
+from s3mount.s3.limiter import Limiter
 
 
 def test_as_many_pass_as_the_window_has_room_for() -> None:
     most = 0
 
     async def main() -> None:
-        gate = Gate(Window(3, start=3))
+        gate = Limiter(Window(3, start=3))
 
         async def pass_through() -> None:
             nonlocal most
@@ -34,7 +34,7 @@ def test_who_waited_longest_goes_first_and_who_gave_up_is_passed_over() -> None:
     order: list[int] = []
 
     async def main() -> None:
-        gate = Gate(Window(1, start=1))
+        gate = Limiter(Window(1, start=1))
 
         async def pass_through(number: int, patience_s: float) -> None:
             with trio.move_on_after(patience_s):
@@ -58,7 +58,7 @@ def test_who_waited_longest_goes_first_and_who_gave_up_is_passed_over() -> None:
 def test_a_narrower_window_holds_back_and_a_wider_one_lets_in() -> None:
     async def main() -> None:
         window = Window(4, start=4)
-        gate = Gate(window)
+        gate = Limiter(window)
         for _ in range(4):
             await gate.enter()
         window.throttled(1.0, 2.0)

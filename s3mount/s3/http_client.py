@@ -1,4 +1,4 @@
-"""The data plane: requests over the lean wire, each within its deadline, repeated where that helps.
+"""The HTTP client of S3: each request within its deadline, repeated where that helps.
 
 A GET or PUT of 4 KiB costs 100 to 120 us of CPU over http and 125 to 140 over https, a third of it
 in the kernel; a GiB 0.3 s into a file and 0.25 s from one, over https 0.9 to 1.0 (two busy cores,
@@ -33,9 +33,9 @@ from s3mount.flow.window import Window
 from s3mount.refs import FileSlice, ObjectHeaders
 from s3mount.s3 import genuine
 from s3mount.s3.credentials import CredentialSource, Renew
-from s3mount.s3.gate import Gate
+from s3mount.s3.error_mapping import Refusal, action_denied
 from s3mount.s3.headers import ACL, ACL_PREFIXES, SSE, http_date_ns, to_http
-from s3mount.s3.mapping import Refusal, action_denied
+from s3mount.s3.limiter import Limiter
 from s3mount.s3.pool import Pool
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.resolve import Address
@@ -167,7 +167,7 @@ class _Watch:
         self._scope.deadline = max(self._scope.deadline, self.began_at_s + allowed_s)
 
 
-class Plane:
+class HttpClient:
     """Sends calls to one bucket. ``rebind`` exchanges address and credentials while it runs.
 
     ``account`` are the credentials of ``Address.account_signer``.
@@ -189,8 +189,8 @@ class Plane:
         self.timeouts = Timeouts(config.connect_timeout_s)
         self._backoff = Backoff()
         reserve = max(1, config.connections_max // 4)
-        self._reading = Gate(Window(config.connections_max))
-        self._writing = Gate(Window(max(1, config.connections_max - reserve)))
+        self._reading = Limiter(Window(config.connections_max))
+        self._writing = Limiter(Window(max(1, config.connections_max - reserve)))
         self._skew_s = 0.0
         self.marks = genuine.Marks()
         self._back = trio.Event()
