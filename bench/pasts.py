@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from bench.process import StepFailed
 from bench.server import Endpoint
-from s3mount.manifest import plain
+from s3mount.manifest import csv_format
 from s3mount.manifest.model import Entry
 
 REMOVAL_TRIES = 3
@@ -71,7 +71,7 @@ class Past:
     def write_manifest(self, path: Path) -> None:
         """Write the versions of ``fill`` as a manifest."""
         with path.open("w", encoding="utf-8", newline="") as file:
-            plain.PlainWriter(file).write(self.entries)
+            csv_format.PlainWriter(file).write(self.entries)
 
     def move_on(self) -> None:
         """Change a tenth of the files and delete a twentieth; ``at`` is a time before that."""

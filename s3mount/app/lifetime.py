@@ -23,6 +23,7 @@ import trio
 from s3mount import __version__, gc_tuning, status
 from s3mount.background import Background
 from s3mount.config import MountConfig, RunConfig
+from s3mount.crashpoints import crashpoint
 from s3mount.daemon import registry, systemd
 from s3mount.daemon.launch import Reporter
 from s3mount.daemon.ownership import Phase, StateLock
@@ -31,7 +32,6 @@ from s3mount.errors import LocalDiskError, MountError, S3MountError
 from s3mount.fuse import session as fuse_session
 from s3mount.fuse.session import Session
 from s3mount.logs import dump_stacks_on_sigusr1
-from s3mount.steps import reach
 from s3mount.turns import Turns, watched
 
 log = logging.getLogger(__name__)
@@ -309,7 +309,7 @@ class Lifetime:
                 # What is at the mount point by now, if ours is gone, is somebody else's.
                 session.close(unmount=not session.is_taken_away)
                 await self._drain_last()
-                reach("drain: ended")
+                crashpoint("drain: ended")
                 await server.end(*parts.filesystem.pending(), tuple(self._cut_off))
                 orderly = True
                 nursery.cancel_scope.cancel()

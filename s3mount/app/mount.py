@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import trio
 
-from s3mount import logs, steps
+from s3mount import crashpoints, logs
 from s3mount.app import settings
 from s3mount.app.lifetime import Lifetime, Parts
 from s3mount.config import MountConfig, RunConfig
@@ -70,7 +70,7 @@ def _run(
 ) -> int:
     if log_path is None:
         logs.to_terminal(run.log_level)
-    steps.arm()
+    crashpoints.arm()
     reporter.step("looking at the mount point")
     others = config.allow_other or "allow_root" in run.kernel_options
     preflight.check(config, nonempty=run.nonempty, wants_others=others)

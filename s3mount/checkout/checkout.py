@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3mount.checkout import picture as pictures
-from s3mount.checkout import target as targets
+from s3mount.checkout import folder_state as pictures
+from s3mount.checkout import target_folder as targets
+from s3mount.checkout.folder_state import FolderState
 from s3mount.checkout.options import Options, Tell
-from s3mount.checkout.picture import Picture
 from s3mount.checkout.summary import Progress, Summary
-from s3mount.checkout.target import Target
+from s3mount.checkout.target_folder import Target
 from s3mount.errors import LocalDiskError, UsageError
 
 if TYPE_CHECKING:
     from s3mount.checkout.digests import DigestIndex
+    from s3mount.checkout.executor import OpenStore
     from s3mount.checkout.fetching import StoredIn
-    from s3mount.checkout.working import OpenStore
     from s3mount.manifest.model import Entry
 
 
@@ -73,7 +73,7 @@ def _key(identity: str | None, options: Options) -> str:
     ).hexdigest()
 
 
-def _look(path: Path, known: Picture, options: Options) -> Summary | None:
+def _look(path: Path, known: FolderState, options: Options) -> Summary | None:
     """The summary where all is still as it was."""
     with Target.open(path, is_rehearsal=options.is_rehearsal) as target:
         leftovers = 0 if options.is_rehearsal else target.sweep()

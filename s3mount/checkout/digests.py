@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from s3mount import db
-from s3mount.checkout.picture import place_of
+from s3mount.checkout.folder_state import place_of
 from s3mount.errors import LocalDiskError
 from s3mount.manifest.model import Entry
 

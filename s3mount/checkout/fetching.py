@@ -12,8 +12,8 @@ import trio
 import xxhash
 
 from s3mount.checkout import comparing
+from s3mount.checkout.atomic_write import AtomicWriter, Guard, Landing
 from s3mount.checkout.paths import permissions
-from s3mount.checkout.placing import Guard, Landing, Placer
 from s3mount.errors import (
     ChecksumError,
     DiskFullError,
@@ -63,7 +63,7 @@ class Fetcher:
 
     def __init__(
         self,
-        placer: Placer,
+        placer: AtomicWriter,
         stored_in: StoredIn,
         on_bytes: Callable[[int], None],
         *,

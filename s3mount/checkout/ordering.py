@@ -36,8 +36,8 @@ class Ordered:
 
     def _spill(self, source: Iterator[Entry]) -> None:
         # What these load in turn takes longer than a small checkout with nothing to do.
-        from s3mount.manifest.sorting import merged
-        from s3mount.manifest.spill import Spill
+        from s3mount.manifest.external_sort import merged
+        from s3mount.manifest.spill_file import Spill
 
         buckets: set[str] = set()
         count = 0

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from s3mount.checkout.digests import DigestIndex, Row
+from s3mount.checkout.folder_state import Notes
 from s3mount.checkout.folders import Folders, ObstacleError
 from s3mount.checkout.paths import (
     ASIDE,
@@ -22,9 +23,8 @@ from s3mount.checkout.paths import (
     permissions,
     refusal,
 )
-from s3mount.checkout.picture import Notes
 from s3mount.checkout.summary import Failures
-from s3mount.checkout.target import Target
+from s3mount.checkout.target_folder import Target
 from s3mount.manifest.model import Entry, is_same_line
 from s3mount.patterns import PathFilter
 

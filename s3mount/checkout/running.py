@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from s3mount import tasks
 from s3mount.checkout.digests import DigestIndex
+from s3mount.checkout.folder_state import FolderState, Notes
 from s3mount.checkout.folders import Folders
 from s3mount.checkout.options import Options, Tell
 from s3mount.checkout.ordering import Ordered
 from s3mount.checkout.paths import Folding
-from s3mount.checkout.picture import Notes, Picture
 from s3mount.checkout.planning import Planner, Step
 from s3mount.checkout.removing import Remover
 from s3mount.checkout.summary import Failures, Progress, Summary
-from s3mount.checkout.target import Target
+from s3mount.checkout.target_folder import Target
 from s3mount.errors import S3MountError
 from s3mount.patterns import PathFilter
 
 if TYPE_CHECKING:
+    from s3mount.checkout.executor import OpenStore
     from s3mount.checkout.fetching import StoredIn
-    from s3mount.checkout.working import OpenStore
 
 AHEAD_MAX = 100_000
 """So many files that need work are planned before the first is fetched, so that progress knows the whole."""
@@ -71,7 +71,7 @@ class Run:
             return Folding(case=False, form=False)
         return self._target.folding()
 
-    def picture(self, key: str) -> Picture | None:
+    def picture(self, key: str) -> FolderState | None:
         """How the folder looks afterwards, where it holds the whole manifest."""
         summary = self._summary
         if not summary.is_complete or summary.is_rehearsal:
@@ -124,10 +124,10 @@ class Run:
     def _work(self, ahead: list[Step], open_store: OpenStore, stored_in: StoredIn) -> None:
         """Do what is to be done; ``stopped`` in the summary tells why the rest was given up."""
 
-        from s3mount.checkout.placing import Placer
-        from s3mount.checkout.working import Work
+        from s3mount.checkout.atomic_write import AtomicWriter
+        from s3mount.checkout.executor import Work
 
-        placer = Placer(self._target)
+        placer = AtomicWriter(self._target)
         try:
             work = Work(
                 ahead=ahead,
@@ -153,9 +153,9 @@ class Run:
             placer.close()
 
     def _rehearse(self, steps: Iterator[Step]) -> None:
-        from s3mount.checkout.rehearsing import Rehearsal
+        from s3mount.checkout.dry_run import DryRun
 
-        rehearsal = Rehearsal(
+        rehearsal = DryRun(
             self._target,
             self._index,
             self._selection,

@@ -20,8 +20,9 @@ from typing import TypeAlias
 
 import trio
 
-from s3mount import gc_tuning, steps
+from s3mount import crashpoints, gc_tuning
 from s3mount.config import StoreConfig
+from s3mount.crashpoints import crashpoint
 from s3mount.engine import messages
 from s3mount.engine.channel import BrokenStreamError, Channel
 from s3mount.engine.dispatch import dispatch
@@ -29,7 +30,6 @@ from s3mount.engine.messages import ErrorRecord, Failed, Reply, Request, ToChild
 from s3mount.engine.signals import leave_signals_to_parent
 from s3mount.errors import S3MountError, ServerFaultError
 from s3mount.s3.store import Store
-from s3mount.steps import reach
 from s3mount.tasks import unwrapped
 from s3mount.turns import Turns
 
@@ -140,9 +140,9 @@ class Server:
             def report(done: int) -> None:
                 self._progress.report(request.id, done)
 
-            reach("engine: request received")
+            crashpoint("engine: request received")
             reply = await dispatch(self._store, request, report)
-            reach("engine: request done")
+            crashpoint("engine: request done")
             return self._with_turns(reply)
         except S3MountError as error:
             return Failed(request.id, record_of(error))
@@ -294,7 +294,7 @@ def main(arguments: Sequence[str], open_store: OpenStore | None = None) -> int:
     sock = socket.socket(fileno=parser.parse_args(arguments).fd)
     sock.set_inheritable(False)
     leave_signals_to_parent()
-    steps.arm()
+    crashpoints.arm()
     _die_with_parent()
     _offer_to_the_oom_killer()
     faulthandler.enable()

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from s3mount.errors import UsageError
 from s3mount.manifest.dating import Gaps
 from s3mount.manifest.model import Entry
-from s3mount.manifest.scan import LISTS_AT_ONCE, Scan
 from s3mount.manifest.times import SECOND_NS, format_time
+from s3mount.manifest.version_scan import LISTS_AT_ONCE, Scan
 from s3mount.manifest.versions import CurrentAt, entry_of
 from s3mount.refs import ObjectVersion
 from s3mount.s3.store import Store

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TextIO, TypeAlias, cast
 
 from s3mount.errors import ManifestError
-from s3mount.manifest import apilist, batch, inventory, parquet, plain, twocolumn
+from s3mount.manifest import apilist, batch, csv_format, inventory, legacy_csv, parquet
 from s3mount.manifest.model import Entry
 from s3mount.manifest.records import read_records
 from s3mount.manifest.scope import Scopes
@@ -63,7 +63,7 @@ def format_of(source: Path, *, bucket: str | None = None) -> Format:
     if records is None:
         return "legacy"
     _must_have_commas(source, records[0])
-    columns = plain.columns_of(records[0])
+    columns = csv_format.columns_of(records[0])
     if columns is not None and (len(columns) > 2 or "bucket" in columns):
         return "csv"
     with _text(source) as file:
@@ -78,7 +78,7 @@ def format_of(source: Path, *, bucket: str | None = None) -> Format:
 def _must_have_commas(source: Path, record: Sequence[str]) -> None:
     """Raises ManifestError for a header whose columns something else parts, as spreadsheets do."""
     for mark, name in (("\t", "tabs"), (";", "semicolons")):
-        if len(record) == 1 and plain.columns_of(record[0].split(mark)) is not None:
+        if len(record) == 1 and csv_format.columns_of(record[0].split(mark)) is not None:
             raise ManifestError(f"{source} parts its columns by {name}: save it with commas")
 
 
@@ -119,11 +119,11 @@ def read_entries(source: Path, *, bucket: str | None = None) -> Iterator[Entry]:
     else:
         with _text(source) as file:
             if kind == "csv":
-                yield from plain.read(file, str(source), bucket)
+                yield from csv_format.read(file, str(source), bucket)
             elif kind == "batch":
                 yield from batch.read(file, str(source))
             else:
-                yield from twocolumn.read(file, str(source), bucket)
+                yield from legacy_csv.read(file, str(source), bucket)
 
 
 def scopes_of(source: Path, *, bucket: str | None = None) -> Scopes:
@@ -133,7 +133,7 @@ def scopes_of(source: Path, *, bucket: str | None = None) -> Scopes:
         return parquet.read_scopes(source, str(source))
     if kind == "csv":
         with _text(source) as file:
-            return plain.read_scopes(file, str(source))
+            return csv_format.read_scopes(file, str(source))
     return Scopes((), 0)
 
 

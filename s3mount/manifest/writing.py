@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import BinaryIO, Literal, TypeAlias, get_args
 
 from s3mount.errors import ManifestError
-from s3mount.manifest import batch, plain, twocolumn
+from s3mount.manifest import batch, csv_format, legacy_csv
 from s3mount.manifest.model import Entry
 from s3mount.manifest.parquet import ParquetWriter
 from s3mount.manifest.scope import Scope
@@ -35,7 +35,7 @@ class ManifestWriter:
         self._bucket: str | None = None
         self._parquet = ParquetWriter(file, scope) if output_format == "parquet" else None
         self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
-        self._plain = plain.PlainWriter(self._text, scope) if output_format == "csv" else None
+        self._plain = csv_format.PlainWriter(self._text, scope) if output_format == "csv" else None
 
     def write(self, entries: list[Entry]) -> None:
         """Write entries. Raises ManifestError where the format cannot hold them, OSError."""
@@ -48,7 +48,7 @@ class ManifestWriter:
         elif self._format == "batch":
             batch.write(self._text, entries)
         else:
-            twocolumn.write(self._text, self._of_one_bucket(entries))
+            legacy_csv.write(self._text, self._of_one_bucket(entries))
 
     def finish(self) -> None:
         """Write what is buffered, and the format's end; the file stays open. Once. Raises OSError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     DamagedBodyError,
     NoSuchKeyError,
@@ -24,7 +25,6 @@ from s3mount.spool.changes import Change
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.send_errors import Stored, TryAgain, damage_of
 from s3mount.spool.spool import Spool
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Appends:
             log.info("%r is sent whole, as S3 adds nothing to it: %s", change.key, error.describe())
             self.are_known &= error.status not in NO_APPENDS
             return None
-        reach("put: answered")
+        crashpoint("put: answered")
         return self._done(change, blob, Stored(result, stop))
 
     async def _is_rewritten(self, change: Change, blob: Blob, base: ContentRef) -> bool:

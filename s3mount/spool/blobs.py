@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef, FileSlice
 from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
 from s3mount.spool.block_checksums import BlockSums
 from s3mount.spool.extents import Extents
 from s3mount.spool.parts import PartsUpload
-from s3mount.steps import reach
 
 UNCHANGED = 1 << 63
 """Behind the end of every file."""
@@ -182,7 +182,7 @@ class Blob:
                 at += done
                 view = view[done:]
             self.sums.commit(offset, sums)
-            reach("blob: written")
+            crashpoint("blob: written")
         finally:
             if view:
                 self.sums.lose(offset, at + len(view))
@@ -233,7 +233,7 @@ class Blob:
             self.sums.cut(size, self._pread)
         os.ftruncate(self.fd, size)
         self.changed_from = min(self.changed_from, size)
-        reach("blob: truncated")
+        crashpoint("blob: truncated")
         if size < self.size:
             self.extents.cut(size)
             self.base_limit = min(self.base_limit, size)
@@ -295,7 +295,7 @@ class BlobFolder:
         blob_id = secrets.token_hex(10)
         blob = Blob(blob_id, self._folder)
         blob.hold(os.open(blob.location, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        reach("blob: created")
+        crashpoint("blob: created")
         return blob
 
     def described(
@@ -324,7 +324,7 @@ class BlobFolder:
         copy.changed_from = blob.changed_from
         copy.filled = None if blob.filled is None else Extents(blob.filled)
         copy.was_synced = blob.was_synced
-        reach("blob: cloned")
+        crashpoint("blob: cloned")
         return copy
 
     def ids(self) -> set[str]:

@@ -26,8 +26,8 @@ from pathlib import Path
 import trio
 
 from s3mount.boot_id import boot_id
+from s3mount.crashpoints import crashpoint
 from s3mount.spool.journal import Journal
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Durability:
 
     def remove_later(self, path: Path) -> None:
         """Nobody needs the blob at ``path`` once the journal's last commit is on the disk. Repeatable."""
-        reach("blob: before removal")
+        crashpoint("blob: before removal")
         self._removable.append(path)
         self._some_removable.set()
 
@@ -159,7 +159,7 @@ def _remove(paths: list[Path]) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s cannot be removed from the spool: %s", path, error)
-        reach("blob: removed")
+        crashpoint("blob: removed")
 
 
 def _sync_paths(paths: set[Path]) -> None:

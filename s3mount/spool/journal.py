@@ -16,11 +16,11 @@ from typing import NamedTuple
 import msgspec
 
 from s3mount import db
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import DiskFullError, LocalDiskError
 from s3mount.refs import Key, PartInfo
 from s3mount.spool.changes import Change
 from s3mount.spool.disk_reserve import Reserve
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Journal:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
-                reach("journal: before commit")
+                crashpoint("journal: before commit")
                 self._database.execute("COMMIT")
             except BaseException:
                 # A full disk may have rolled it back already.
@@ -99,7 +99,7 @@ class Journal:
                     self._database.execute("ROLLBACK")
                 raise
             self.commits += 1
-            reach("journal: committed")
+            crashpoint("journal: committed")
         except sqlite3.Error as error:
             raise db.disk_error(f"cannot write the journal {self._path}", error) from error
 
@@ -225,10 +225,10 @@ class Journal:
 
     def _single(self, statement: str, row: tuple[str | int | bytes, ...]) -> None:
         try:
-            reach("journal: before commit")
+            crashpoint("journal: before commit")
             self._database.execute(statement, row)
             self.commits += 1
-            reach("journal: committed")
+            crashpoint("journal: committed")
         except sqlite3.Error as error:
             raise db.disk_error(f"cannot write the journal {self._path}", error) from error
 
@@ -244,7 +244,7 @@ class Journal:
         """Forget a multipart upload that was completed or aborted. Repeatable."""
         tables = ("part", "upload")
         self._remove([(f"DELETE FROM {t} WHERE upload_id = ?", [(upload_id,)]) for t in tables])
-        reach("upload: forgotten")
+        crashpoint("upload: forgotten")
 
     def uploads(self) -> list[tuple[str, Key]]:
         """Unfinished multipart uploads as (upload id, key), and temporary objects as (key, key)."""
@@ -255,13 +255,13 @@ class Journal:
         statement = "INSERT OR REPLACE INTO part VALUES (?, ?, ?)"
         row = (upload_id, part.number, self._encode(part))
         self._with_reserve(lambda: self._single(statement, row))
-        reach("part: noted")
+        crashpoint("part: noted")
 
     def part_changed(self, upload_id: str, number: int) -> None:
         """Forget a part whose bytes are about to change."""
         statement = "DELETE FROM part WHERE upload_id = ? AND number = ?"
         self._with_reserve(lambda: self._single(statement, (upload_id, number)))
-        reach("part: taken back")
+        crashpoint("part: taken back")
 
     def parts(self, upload_id: str) -> dict[int, PartInfo]:
         """The remembered parts of an upload, by index (number - 1); a row that cannot be read is none."""

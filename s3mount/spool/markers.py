@@ -8,6 +8,7 @@ copied inside S3.
 
 from __future__ import annotations
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     ConflictError,
     NoSuchKeyError,
@@ -22,7 +23,6 @@ from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.send_errors import ForeignWriteError, Stored, TryAgain
 from s3mount.spool.spool import Spool
-from s3mount.steps import reach
 
 
 class Markers:
@@ -62,7 +62,7 @@ class Markers:
         except (PreconditionFailedError, ConflictError) as error:
             await self._after_refusal(change, condition, error)
             raise
-        reach("put: answered")
+        crashpoint("put: answered")
         moved_from = self._spool.changes.get(origin_key)
         if origin is not None and moved_from is not None and moved_from.op == "delete":
             # What it held is under the new key now.

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, RejectedError
 from s3mount.refs import Condition, ContentRef, Key, ObjectInfo, PutResult
 from s3mount.s3.store import Store
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.send_errors import Stored, TryAgain
 from s3mount.spool.spool import Spool
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Moves:
             return None
         try:
             result = await self._store.rename(source, change.key, condition=condition)
-            reach("copy: answered")
+            crashpoint("copy: answered")
         except (NoSuchKeyError, PreconditionFailedError):
             # By an earlier try, whose answer was lost, or not at all.
             there = await self._look(change.key)

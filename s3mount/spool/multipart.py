@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from s3mount.background import Background, attempt
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     DamagedBodyError,
     LocalDiskError,
@@ -34,7 +35,6 @@ from s3mount.spool.send_errors import BaseGoneError, StaleUploadError, TryAgain,
 from s3mount.spool.spool import Spool
 from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.spool.zeros import Zeros
-from s3mount.steps import reach
 from s3mount.transfer.digest import md5_of
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class MultipartSender:
         upload.upload_id = await self._store.create_multipart(
             upload.key, headers, has_copies=upload.has_copies
         )
-        reach("upload: created")
+        crashpoint("upload: created")
         if not self._is_current(change, blob):
             self._spool.journal.upload_begun(upload.upload_id, upload.key)
             self.abandon(upload)
@@ -143,7 +143,7 @@ class MultipartSender:
             self.abandon(upload)
             raise
         self._spool.save(change, makes_room=True)
-        reach("upload: noted")
+        crashpoint("upload: noted")
         blob.upload = upload
 
     def _is_current(self, change: Change, blob: Blob) -> bool:
@@ -170,7 +170,7 @@ class MultipartSender:
             part = await self._store.upload_part(upload.key, upload.upload_id, index + 1, body)
         except (DamagedBodyError, DamagedBlockError) as error:
             raise damage_of(blob, span.start, stop, error) from error
-        reach("part: sent")
+        crashpoint("part: sent")
         if stop == min(span.stop, blob.size):
             self._arrived(blob, upload, index, part)
 
@@ -194,7 +194,7 @@ class MultipartSender:
             blob.base,
             ByteRange(span.start, stop - span.start),
         )
-        reach("part: copied")
+        crashpoint("part: copied")
         self._arrived(blob, upload, index, part)
 
     async def _is_copied(self, blob: Blob, upload: PartsUpload, index: int) -> bool:
@@ -271,7 +271,7 @@ class MultipartSender:
                     await self._spool.durability.journal()
                     is_forced = True
             upload.completing = parts
-            reach("complete: before")
+            crashpoint("complete: before")
             try:
                 result = await self._store.complete_multipart(
                     upload.key, upload.upload_id, parts, condition=condition
@@ -284,7 +284,7 @@ class MultipartSender:
                 if error.code == INVALID_PART:
                     await self._after_invalid_part(change, blob, upload)
                 raise
-            reach("complete: answered")
+            crashpoint("complete: answered")
         except NoSuchKeyError as error:
             if error.code != NO_SUCH_UPLOAD or upload is None:
                 raise
@@ -385,7 +385,7 @@ class MultipartSender:
             return False
         part = await self.zeros.copy(upload, index, zeros, length)
         if part is not None:
-            reach("part: copied")
+            crashpoint("part: copied")
             self._arrived(blob, upload, index, part)
         return part is not None
 

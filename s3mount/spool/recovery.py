@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 
 from s3mount.background import contained
+from s3mount.crashpoints import crashpoint
 from s3mount.refs import Key
 from s3mount.spool import salvage
 from s3mount.spool.changes import Change
 from s3mount.spool.journal import DamagedRow
 from s3mount.spool.orphan_blobs import Orphan, judge
 from s3mount.spool.salvage import Damage, KeptBlob
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def look_after(
                 log.warning("the blob %s is removed: %s", orphan.blob_id, orphan.why)
                 with contained(f"the blob {orphan.blob_id} is left for the next start"):
                     orphan.path.unlink(missing_ok=True)
-                    reach("recovery: blob removed")
+                    crashpoint("recovery: blob removed")
         return
     kept = []
     left = len(orphans) - len(found)

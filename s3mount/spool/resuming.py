@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from s3mount.background import contained
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import NoSuchKeyError, S3MountError
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import PartInfo
@@ -21,7 +22,6 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
-from s3mount.steps import reach
 from s3mount.tasks import in_parallel
 from s3mount.transfer.digest import HASHING_THREADS, crc64nvme_of, is_part
 
@@ -84,7 +84,7 @@ class Resuming:
         for index in missing:
             del upload.sent[index]
         upload.is_confirmed = True
-        reach("recovery: parts confirmed")
+        crashpoint("recovery: parts confirmed")
         await self._adopt(blob, upload, there)
         return not missing
 
@@ -122,4 +122,4 @@ class Resuming:
                 upload.ended(index)
 
         await in_parallel(trio.CapacityLimiter(HASHING_THREADS), there, look)
-        reach("recovery: parts adopted")
+        crashpoint("recovery: parts adopted")

@@ -11,6 +11,7 @@ import logging
 
 import trio
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     AccessDeniedError,
     ArchivedError,
@@ -48,7 +49,6 @@ from s3mount.spool.send_errors import (
     damage_of,
 )
 from s3mount.spool.spool import Spool
-from s3mount.steps import reach
 from s3mount.transfer.digest import etag_if_put
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Sender:
             await self.kept.learn(change)
         await self._spool.durability.journal()
         self._must_be_current(change)
-        reach("send: before")
+        crashpoint("send: before")
         if change.key.endswith("/"):
             with trio.move_on_after(MARKERS_WAIT_S):
                 await self.markers_decided.wait()
@@ -121,7 +121,7 @@ class Sender:
             self._must_be_current(change)
         if change.op == "delete":
             await self._delete(change)
-            reach("delete: answered")
+            crashpoint("delete: answered")
             return None
         stored = await self._send(change)
         await self.kept.restore_tags(change, stored)
@@ -208,7 +208,7 @@ class Sender:
                 headers,
                 condition=self.condition_of(change),
             )
-            reach("copy: answered")
+            crashpoint("copy: answered")
             if not await self._is_copy_of(change, source, result, None):
                 change.expected = result.etag
                 raise TryAgain("its source was replaced while it was copied")
@@ -476,7 +476,7 @@ class Sender:
         headers = self._hooks.headers_of(change)
         try:
             result = await self._store.copy(source, change.key, headers, condition=condition)
-            reach("copy: answered")
+            crashpoint("copy: answered")
             if await self._is_copy_of(change, source, result, blob):
                 return Stored(result, blob.size, is_copied=True)
             change.expected = result.etag
@@ -549,7 +549,7 @@ class Sender:
         headers = self._hooks.headers_of(change)
         size = len(body) if isinstance(body, bytes) else body.length
         result = await self._store.put(change.key, body, headers, condition=condition)
-        reach("put: answered")
+        crashpoint("put: answered")
         return Stored(result, size)
 
     async def _fill(self, change: Change, start: int, stop: int) -> None:

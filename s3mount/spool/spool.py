@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from s3mount.background import contained, reason_of
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import InternalError, LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
@@ -34,7 +35,6 @@ from s3mount.spool.recover_blob import (
 )
 from s3mount.spool.salvage import Damage
 from s3mount.spool.states import Event, State, after
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ class Spool:
             self._take_in(blob)
             self.used_bytes += blob.extents.total
         self.dependencies.add(change)
-        reach("recovery: change taken over")
+        crashpoint("recovery: change taken over")
 
     def close(self) -> None:
         """Close files and database; everything stays as it is. Repeatable."""
@@ -275,7 +275,7 @@ class Spool:
         unused = self._losing_blobs(new, gone)
         self._label(new, unused)
         self._journal(new, gone)
-        reach("spool: recorded")
+        crashpoint("spool: recorded")
         for key in gone:
             self.dependencies.remove(self.changes[key])
         for change in new:
@@ -342,7 +342,7 @@ class Spool:
         self.dependencies.add(change)
         self._label([change], [])
         self._journal([change], makes_room=makes_room)
-        reach("spool: saved")
+        crashpoint("spool: saved")
 
     def _label(self, changes: Iterable[Change], unused: Iterable[Blob]) -> None:
         """Before the journal, so that a kill in between leaves labels that its rows overrule."""
@@ -352,7 +352,7 @@ class Spool:
                 self._labels.write(blob, change)
         for blob in unused:
             self._labels.clear(blob)
-        reach("spool: labelled")
+        crashpoint("spool: labelled")
 
     def _journal(
         self, changes: list[Change], removed: Iterable[Key] = (), *, makes_room: bool = False
@@ -372,7 +372,7 @@ class Spool:
         """S3 has ``change``: forget it. Raises LocalDiskError."""
         self.disown(change.blob_id)
         self.journal.record([], [change.key])
-        reach("change: finished")
+        crashpoint("change: finished")
         self.dependencies.remove(change)
         change.state = State.DONE
         with contained(f"what waits for {change.key!r} is not told"):
@@ -425,7 +425,7 @@ class Spool:
 
     def _unsettle(self, blob_id: str) -> None:
         self.journal.unsettle(blob_id)
-        reach("blob: unsettled")
+        crashpoint("blob: unsettled")
 
     def clone_blob(self, blob: Blob) -> Blob:
         """A copy of ``blob`` to go on writing in. Raises OSError."""
@@ -500,9 +500,9 @@ class Spool:
                 blob.was_synced = True
                 if change is not None and self._holds(change, blob):
                     self.save(change)
-            reach("fsync: blob forced")
+            crashpoint("fsync: blob forced")
         await self.durability.journal()
-        reach("fsync: journal forced")
+        crashpoint("fsync: journal forced")
 
 
 def _empties_s3(change: Change) -> bool:

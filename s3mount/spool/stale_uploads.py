@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     AccessDeniedError,
     ExpiredCredentialsError,
@@ -21,7 +22,6 @@ from s3mount.errors import (
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
 from s3mount.spool.spool import Spool
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class StaleUploads:
         except S3MountError as error:
             log.info("the temporary object %r is left for later: %s", key, error)
             return
-        reach("zeros: removed")
+        crashpoint("zeros: removed")
         self._spool.journal.upload_ended(key)
 
     async def _remove_found(self, key: Key) -> None:
@@ -83,7 +83,7 @@ class StaleUploads:
         except S3MountError as error:
             log.info("multipart upload %s of %r is left for later: %s", upload_id, key, error)
             return
-        reach("abort: answered")
+        crashpoint("abort: answered")
         self._spool.journal.upload_ended(upload_id)
 
     async def abort_all(self) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 import trio
 
 from s3mount.background import Background, contained, reason_of
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     AccessDeniedError,
     CertificateError,
@@ -46,7 +47,6 @@ from s3mount.spool.sender import Sender
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import Event, State, after
 from s3mount.spool.streaming import Streaming
-from s3mount.steps import reach
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Uploader:
                 # The program is told that the disk is full; what is sent all the same makes room.
                 self._queued(change)
                 raise
-            reach("close: journalled")
+            crashpoint("close: journalled")
             self._queued(change)
 
     def hurry(self) -> None:
@@ -385,7 +385,7 @@ class Uploader:
         with contained(f"the list of what was put lacks {key!r}"):
             self.on_stored(key, change, None if stored is None else stored.ref(key))
         if current is not change:
-            reach("change: superseded")
+            crashpoint("change: superseded")
             # Superseded by a deletion, a rename or a new file while it was on its way.
             if current is not None:
                 current.expected = etag
@@ -402,7 +402,7 @@ class Uploader:
             with contained(f"{key!r} is in S3, and what is shown of it may be older"):
                 self._hooks.uploaded(change, result)
             return
-        reach("change: earlier state is in S3")
+        crashpoint("change: earlier state is in S3")
         change.first_seq = seq + 1
         change.former = ()
         if change.state is State.SENDING:
@@ -421,7 +421,7 @@ class Uploader:
 
     def _only_attributes_left(self, change: Change, content: ContentRef) -> None:
         """Do not send the bytes again: what is stored beside them is changed inside S3."""
-        reach("change: content is in S3")
+        crashpoint("change: content is in S3")
         blob_id = change.blob_id
         self._spool.disown(blob_id)
         before = {name: getattr(change, name) for name in change.__struct_fields__}

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     AccessDeniedError,
     ArchivedError,
@@ -43,7 +44,6 @@ from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import NO_SUCH_UPLOAD
 from s3mount.spool.send_errors import damage_of
 from s3mount.spool.stale_uploads import StaleUploads
-from s3mount.steps import reach
 from s3mount.transfer.digest import md5_of
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Zeros:
                 raise
             self._give_up(error.describe())
             return None
-        reach("zeros: put")
+        crashpoint("zeros: put")
         if not blob.is_hole(hole.start, hole.stop):
             # Written to while it was read.
             return None

@@ -14,6 +14,7 @@ import trio
 
 from s3mount.background import contained
 from s3mount.cache.reader import ReadHandle
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
@@ -21,7 +22,6 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
-from s3mount.steps import reach
 from s3mount.tree.node import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
@@ -195,7 +195,7 @@ class Contents:
         """A blob that S3 has becomes the cache's copy of it, by rename where possible."""
         is_sure = blob.complete and not blob.is_unsure
         is_moved = is_sure and self._state.reader.adopt(content, blob.path)
-        reach("cache: adopted")
+        crashpoint("cache: adopted")
         self._state.spool.drop_blob(blob, keep_file=is_moved)
 
     # ------------------------------------------------------------------ reading

@@ -8,12 +8,12 @@ import os
 import stat
 from dataclasses import dataclass, field
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, Key
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.states import State
-from s3mount.steps import reach
 from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
@@ -175,7 +175,7 @@ class Naming:
         blob = self.blob_of(node)
         self.plan_removal(node, batch)
         self._state.spool.record(batch.changes, batch.removed)
-        reach("unlink: recorded")
+        crashpoint("unlink: recorded")
         self.drop_blob(node, blob)
         self._state.nodes.unlink(node)
         self.touch(parent)

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from s3mount.crashpoints import crashpoint
 from s3mount.refs import ContentRef, Key, ObjectInfo
 from s3mount.spool.changes import ABSENT, Change, parent_of
 from s3mount.spool.states import State
-from s3mount.steps import reach
 from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
@@ -80,7 +80,7 @@ class Renaming:
                 if change.key == new_key:
                     change.expected_size = target.content.size
         self._unwind(batch)
-        reach("rename: file recorded")
+        crashpoint("rename: file recorded")
         if target is not None:
             self._naming.drop_blob(target, replaced_blob)
             self._state.nodes.unlink(target)
@@ -186,7 +186,7 @@ class Renaming:
             if change.op == "copy" and not any(each.detach for each in batch.changes):
                 batch.changes[index] = self._state.spool.as_fetched(change)
         self._state.spool.record(batch.changes)
-        reach("rename: exchange recorded")
+        crashpoint("rename: exchange recorded")
         first_parent, first_name = node.parent, node.name
         self._state.nodes.move(node, target.parent, target.name)
         self._state.nodes.move(target, first_parent, first_name)
@@ -214,7 +214,7 @@ class Renaming:
             for change in batch.changes:
                 change.expected = None if change.key == new_prefix else change.expected
         self._unwind(batch)
-        reach("rename: directory recorded")
+        crashpoint("rename: directory recorded")
         if target is not None:
             self._state.nodes.unlink(target)
         self._state.nodes.move(node, new_parent, new_name)

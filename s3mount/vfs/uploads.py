@@ -11,11 +11,11 @@ from typing import NamedTuple
 import msgspec
 
 from s3mount.background import contained
+from s3mount.crashpoints import crashpoint
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.hooks import ConflictOutcome
 from s3mount.spool.states import State
-from s3mount.steps import reach
 from s3mount.tree import attributes as codec
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
@@ -222,7 +222,7 @@ class UploadHooks:
         moved.tried = []
         moved.forget_failures()
         spool.record([moved], [old_key])
-        reach("conflict: recorded")
+        crashpoint("conflict: recorded")
         if node is not None and node.parent is not None:
             parent = node.parent
             self._state.nodes.move(node, parent, new_key.rsplit("/", 1)[-1])

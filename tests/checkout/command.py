@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s3mount.manifest import plain
+from s3mount.manifest import csv_format
 from s3mount.manifest.model import Entry
 from tests.servers import S3Server
 
@@ -57,7 +57,7 @@ class Checkout:
     def write_manifest(self, entries: Iterable[Entry]) -> None:
         """Write the manifest that ``run`` is given."""
         with self.manifest.open("w", encoding="utf-8", newline="") as file:
-            plain.PlainWriter(file).write(list(entries))
+            csv_format.PlainWriter(file).write(list(entries))
 
     def argv(self, *options: str, endpoint_url: str | None = None) -> list[str]:
         """The command."""

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from s3mount import steps
+from s3mount import crashpoints
 from tests.crash.load import Hot, Large, Program, Small, what_s3_has
 from tests.crash.rival import Rival
 from tests.fuse.bucket_contents import S3Contents
@@ -86,13 +86,13 @@ class Campaign:
     def _begin(self, step: str | None) -> bool:
         """Is it mounted, and is there what must be there? False when it died before that was seen."""
         environment = self._mount.environment
-        environment.pop(steps.VARIABLE, None)
+        environment.pop(crashpoints.VARIABLE, None)
         if step is not None:
             # An engine that never gets anywhere makes requests fail, after eight tries.
             # Some steps are passed only once in a life: first they are to be hit at all.
             later = (1, 1, 2, 3, 5, 9) if self.kills[step] else (1,)
             count = self._rng.choice((30, 60, 90) if step.startswith("engine: ") else later)
-            environment[steps.VARIABLE] = f"{step}:{count}"
+            environment[crashpoints.VARIABLE] = f"{step}:{count}"
         try:
             self._mount.mount()
             self._look()
@@ -179,7 +179,7 @@ class Campaign:
 
     def compare(self) -> None:
         """Let everything be sent, and compare with S3; then with what a mount shows that knows only S3."""
-        self._mount.environment.pop(steps.VARIABLE, None)
+        self._mount.environment.pop(crashpoints.VARIABLE, None)
         self._mount.mount()
         self._look()
         self._mount.wait(timeout_s=120)

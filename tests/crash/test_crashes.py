@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from s3mount import steps
+from s3mount import crashpoints
 from tests.crash.campaign import Campaign
 from tests.crash.load import PART_BYTES
 from tests.fuse.bucket_contents import S3Contents
@@ -40,10 +40,10 @@ def test_nothing_acknowledged_is_lost_by_kills(
     mount = mount_factory(bucket, *options, mounted=False)
     campaign = Campaign(mount, contents, seed=KILLS)
     try:
-        campaign.run(KILLS // SERVERS, steps.STEPS, must_hit=KILLS >= WHOLE_RUN_KILLS)
+        campaign.run(KILLS // SERVERS, crashpoints.STEPS, must_hit=KILLS >= WHOLE_RUN_KILLS)
     finally:
         for where, number in sorted(campaign.kills.items()):
             print(f"{number:4} kills at {where}")
-    assert any(where in steps.STEPS for where in campaign.kills)
+    assert any(where in crashpoints.STEPS for where in campaign.kills)
     if KILLS >= WHOLE_RUN_KILLS:
-        assert set(steps.STEPS) <= set(campaign.kills)
+        assert set(crashpoints.STEPS) <= set(campaign.kills)

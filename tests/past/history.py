@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from s3mount.manifest import plain
+from s3mount.manifest import csv_format
 from s3mount.manifest.model import Entry
 from tests.servers import S3Server
 from tests.servers.counting import Decision, Request
@@ -71,7 +71,7 @@ class History:
     def write_manifest(self, path: Path, versions: Iterable[Version]) -> Path:
         """A manifest of these versions as ``manifest create`` writes them."""
         with path.open("w", encoding="utf-8", newline="") as file:
-            plain.PlainWriter(file).write([self.entry(version) for version in versions])
+            csv_format.PlainWriter(file).write([self.entry(version) for version in versions])
         return path
 
     def entry(self, version: Version) -> Entry:

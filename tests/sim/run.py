@@ -25,7 +25,7 @@ from unittest import mock
 import trio
 import trio.testing
 
-from s3mount import steps
+from s3mount import crashpoints
 from s3mount.errors import S3MountError
 from s3mount.names import is_trial_key
 from tests.sim.disk import Disk
@@ -39,7 +39,7 @@ from tests.unexpected import none_expected
 
 LIVES_MAX = 4
 SIMULATED_STEPS = tuple(
-    name for name in steps.STEPS if not name.startswith(("engine: ", "drain: "))
+    name for name in crashpoints.STEPS if not name.startswith(("engine: ", "drain: "))
 )
 OPERATIONS_MAX = 60
 TASK_STEPS_MAX = 400_000
@@ -219,7 +219,7 @@ class Simulation:
         killer = Killer(world, self._rng, 3 * self.seed + self._turn, is_last=is_last)
         trio.lowlevel.add_instrument(killer)
         try:
-            with steps.listening(killer.step):
+            with crashpoints.listening(killer.step):
                 async with world.mounted(on_made=killer.made, is_settled=False) as mount:
                     await self._use(world, mount, programs, rivals)
                     if is_last:

@@ -26,7 +26,7 @@ from s3mount.errors import (
     StoreError,
     UsageError,
 )
-from s3mount.manifest import sorting
+from s3mount.manifest import external_sort
 from s3mount.manifest.model import Entry
 from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectHeaders
 from s3mount.s3 import checksums
@@ -683,7 +683,7 @@ def test_without_a_place_for_the_table_all_works(world: World, tmp_path: Path) -
 
 def test_long_manifests_are_sorted_on_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ordering, "HELD_MAX", 10)
-    monkeypatch.setattr(sorting, "ENTRIES_IN_MEMORY_MAX", 7)
+    monkeypatch.setattr(external_sort, "ENTRIES_IN_MEMORY_MAX", 7)
     wanted = [world.put(f"d{n % 3}/f{n}", b"%d" % n, f"b{n % 2}") for n in range(40)]
     wanted.append(wanted[5])
     random.Random(3).shuffle(wanted)

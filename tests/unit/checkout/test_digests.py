@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3mount import db
-from s3mount.checkout import digests, picture
+from s3mount.checkout import digests, folder_state
 from s3mount.checkout.digests import DigestIndex, Row
 from s3mount.manifest.model import Entry
 
@@ -129,7 +129,7 @@ def test_untouched(tmp_path: Path) -> None:
 
 def test_what_was_remembered_before_anything_had_to_be_proven_is_forgotten(tmp_path: Path) -> None:
     """Damaged bytes of uploads in parts were remembered as right then."""
-    place = picture.place_of(tmp_path, Path("/t"), "sqlite")
+    place = folder_state.place_of(tmp_path, Path("/t"), "sqlite")
     place.parent.mkdir(parents=True)
     before = db.open_database(place, digests.MIGRATIONS[:1])
     before.execute(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from s3mount.checkout.paths import Folding
-from s3mount.checkout.target import Target
+from s3mount.checkout.target_folder import Target
 from tests.unit.checkout.folders import World
 
 IMAGE_MIB = 320

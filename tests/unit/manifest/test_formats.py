@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest import parquet
 from s3mount.manifest.comparing import is_same
+from s3mount.manifest.external_sort import sorted_entries
 from s3mount.manifest.model import Entry
 from s3mount.manifest.reading import digest_of, format_of, in_order, read_entries, scopes_of
-from s3mount.manifest.sorting import sorted_entries
 from s3mount.manifest.writing import (
     OUTPUT_FORMATS,
     ManifestWriter,

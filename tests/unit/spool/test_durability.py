@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from s3mount import steps
+from s3mount import crashpoints
 from s3mount.spool.changes import Change
 from s3mount.spool.spool import Spool
 from tests.sim.world import World, inline, simulated
@@ -48,7 +48,7 @@ async def test_s3_is_changed_only_after_the_journal_is_on_the_disk(tmp_path: Pat
     world = World(tmp_path)
     async with world.mounted() as mount:
         log = Log(mount.spool)
-        with steps.listening(log.step):
+        with crashpoints.listening(log.step):
             # Between the return of the flush and the request nobody else has a turn.
             await mount.write("small", b"x" * 100)
             await mount.sync()
@@ -73,7 +73,7 @@ async def test_a_blob_goes_only_after_the_row_without_it_is_on_the_disk(tmp_path
     spool.record([Change(key="a", op="put", blob_id=blob.id)])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(spool.durability.run)
-        with steps.listening(log.step):
+        with crashpoints.listening(log.step):
             spool.record([], ["a"])
             assert blob.path.exists()
             await trio.sleep(1)

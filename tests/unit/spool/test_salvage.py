@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from s3mount.crashpoints import listening
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef
 from s3mount.spool import salvage
@@ -17,7 +18,6 @@ from s3mount.spool.changes import ABSENT, Change
 from s3mount.spool.labels import read_label
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import State
-from s3mount.steps import listening
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)

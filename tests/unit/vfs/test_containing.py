@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import trio
 
-from s3mount import steps
+from s3mount import crashpoints
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import S3MountError
 from s3mount.spool.blobs import Blob, BlobFolder
@@ -54,7 +54,7 @@ def faults_are_expected(unexpected: list[str]) -> Iterator[None]:
 
 
 KINDS = (RuntimeError, OverflowError, AssertionError, KeyError)
-NAMED = [name for name in steps.STEPS if not name.startswith("engine: ")]
+NAMED = [name for name in crashpoints.STEPS if not name.startswith("engine: ")]
 SENDING = (
     *(
         Blob,
@@ -118,7 +118,7 @@ def at_step(name: str, fault: Fault) -> Iterator[None]:
         if reached == name:
             fault()
 
-    with steps.listening(listener):
+    with crashpoints.listening(listener):
         yield
 
 

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 import trio
 
-from s3mount import steps
+from s3mount import crashpoints
 from s3mount.errors import AccessDeniedError, NoSuchKeyError, RejectedError, StoreError
 from s3mount.refs import ContentRef
 from s3mount.s3.memory import MemoryStore
@@ -274,7 +274,7 @@ def test_after_a_kill_the_rest_is_copied_and_nothing_temporary_stays(
                     hit.append(name)
                     mount.kill()
 
-            with steps.listening(kill):
+            with crashpoints.listening(kill):
                 await trio.sleep(60)
         assert hit
         async with world.mounted() as mount:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount import steps
+from s3mount import crashpoints
 from s3mount.errors import S3MountError
 from s3mount.s3.checksums import BLOCK_BYTES
 from tests.sim.world import PART_BYTES, World, simulated
@@ -256,7 +256,7 @@ async def test_a_kill_between_a_write_and_its_journal_row_sends_what_the_file_sh
         if name == "part: taken back":
             mount.kill()
 
-    with steps.listening(step):
+    with crashpoints.listening(step):
         async with world.mounted() as mount:
             await mount.write("film.mkv", b"x" * 8 * PART)
             await trio.sleep(4)

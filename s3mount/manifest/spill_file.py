@@ -1,4 +1,4 @@
-"""Rows that wait for their turn in a temporary file, so that memory stays bounded."""
+"""A spill file: rows that wait for their turn on the disk, so that memory stays bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a folder looked when it last held a whole manifest: where it still does, nothing else need be read.
+"""The state of a folder when it last held a whole manifest: where it is still so, nothing else need be read.
 
 A file beside the table of digests. It is believed for one manifest (by its bytes) and selection, as long as each
 file has the inode, size and times that it had: any change of bytes, mode or name changes the ctime.
@@ -33,7 +33,7 @@ class FolderPicture(msgspec.Struct, frozen=True, array_like=True):
     inodes: list[int]
 
 
-class Picture(msgspec.Struct, frozen=True):
+class FolderState(msgspec.Struct, frozen=True):
     """A folder that held all that ``key`` stands for: manifest and selection."""
 
     key: str
@@ -104,7 +104,7 @@ class Notes:
         """What was checked out can change without the manifest's changing: no picture can be believed."""
         self._files = None
 
-    def picture(self, key: str, files: int, size_bytes: int, left_out: int) -> Picture | None:
+    def picture(self, key: str, files: int, size_bytes: int, left_out: int) -> FolderState | None:
         """The picture, ``None`` where there is none."""
         if self._files is None or len(self._files) != files:
             return None
@@ -121,7 +121,7 @@ class Notes:
             into.mtimes_ns.append(mtime_ns)
             into.ctimes_ns.append(ctime_ns)
             into.inodes.append(inode)
-        return Picture(key, files, size_bytes, left_out, list(found.values()))
+        return FolderState(key, files, size_bytes, left_out, list(found.values()))
 
 
 def place_of(cache_dir: Path, folder: Path, suffix: str) -> Path:
@@ -130,16 +130,16 @@ def place_of(cache_dir: Path, folder: Path, suffix: str) -> Path:
     return cache_dir / FOLDER / f"{name}.{suffix}"
 
 
-def load(place: Path, key: str) -> Picture | None:
+def load(place: Path, key: str) -> FolderState | None:
     """The picture of what ``key`` stands for, if that is what was last checked out there."""
     try:
-        found = msgspec.msgpack.decode(place.read_bytes(), type=Picture)
+        found = msgspec.msgpack.decode(place.read_bytes(), type=FolderState)
     except (OSError, msgspec.MsgspecError):
         return None
     return found if found.key == key else None
 
 
-def save(place: Path, picture: Picture | None) -> None:
+def save(place: Path, picture: FolderState | None) -> None:
     """Keep a picture in place of an earlier one; without a place for it the next checkout looks closer."""
     with contextlib.suppress(OSError):
         if picture is None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.errors import LocalDiskError, NetworkError, S3MountError
-from s3mount.manifest import scan as scanning
-from s3mount.manifest.scan import Scan
+from s3mount.manifest import version_scan as scanning
+from s3mount.manifest.version_scan import Scan
 from s3mount.manifest.versions import CurrentAt, current_at
 from s3mount.refs import ObjectHeaders, ObjectVersion
 from s3mount.s3.memory import MemoryStore

@@ -1,6 +1,6 @@
-"""Named steps of the durable protocols: the points at which a process may die, to be killed at in tests.
+"""Crash points: named steps of the durable protocols at which tests kill the process.
 
-``reach`` stands between two things that must not be torn apart. It costs a look at a global unless
+``crashpoint`` stands between two things that must not be torn apart. It costs a look at a global unless
 somebody listens: the simulation does, and the environment variable ``S3MOUNT_CRASH_AT=NAME[:COUNT]``
 lets a process kill itself (SIGKILL) when it passes the step for the COUNTth time. Steps that begin
 with ``engine: `` are passed by the engine process, all others by the mount's.
@@ -75,12 +75,12 @@ STEPS = (
     "engine: request received",
     "engine: request done",
 )
-"""Every name that ``reach`` may be called with."""
+"""Every name that ``crashpoint`` may be called with."""
 
 _listener: Listener | None = None
 
 
-def reach(name: str) -> None:
+def crashpoint(name: str) -> None:
     """The step ``name`` is passed."""
     if _listener is not None:
         _listener(name)

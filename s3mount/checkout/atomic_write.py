@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from s3mount.checkout.folders import Folders
 from s3mount.checkout.paths import native, split
-from s3mount.checkout.target import Target
+from s3mount.checkout.target_folder import Target
 from s3mount.errors import DiskFullError, LocalDiskError
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -53,7 +53,7 @@ class Landing:
         self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
-class Placer:
+class AtomicWriter:
     """Puts files into a target. Not for more than one thread at a time. Raises LocalDiskError."""
 
     def __init__(self, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""What a checkout would do, found out without S3 and without changing anything below the folder."""
+"""The dry run of a checkout: what it would do, without S3 and without changing anything below the folder."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 from collections.abc import Callable, Iterator
 
 from s3mount.checkout import comparing
+from s3mount.checkout.atomic_write import open_file
 from s3mount.checkout.digests import DigestIndex, Row, row_of
 from s3mount.checkout.folders import Folders
 from s3mount.checkout.options import Changed
-from s3mount.checkout.placing import open_file
 from s3mount.checkout.planning import Kind, Step
 from s3mount.checkout.removing import Remover
 from s3mount.checkout.summary import Failures, Summary
-from s3mount.checkout.target import Target
+from s3mount.checkout.target_folder import Target
 from s3mount.errors import LocalDiskError
 from s3mount.manifest.model import Entry
 from s3mount.patterns import PathFilter
 
 
-class Rehearsal:
+class DryRun:
     """Counts into a summary and tells each step. Files are read where only that tells; the index remembers it."""
 
     def __init__(

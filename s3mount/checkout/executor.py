@@ -1,4 +1,4 @@
-"""Doing what was planned: many files at once, each one by itself, until all are there or it makes no sense to go on."""
+"""Executes the plan of a checkout: many files at once, until all are there or it makes no sense to go on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 import trio
 
 from s3mount.checkout import comparing
+from s3mount.checkout.atomic_write import AtomicWriter, Guard, open_file
 from s3mount.checkout.digests import DigestIndex, Row, row_of
 from s3mount.checkout.fetching import SMALL_BYTES, Fetcher, StoredIn, digests_of
+from s3mount.checkout.folder_state import Notes
 from s3mount.checkout.options import Changed
 from s3mount.checkout.paths import permissions
-from s3mount.checkout.picture import Notes
-from s3mount.checkout.placing import Guard, Placer, open_file
 from s3mount.checkout.planning import Kind, Step, wants_adjusting
 from s3mount.checkout.removing import Remover
 from s3mount.checkout.summary import Failures, Progress, Summary
@@ -95,7 +95,7 @@ class Work:
         ahead: list[Step],
         is_whole: bool,
         steps: Iterator[Step],
-        placer: Placer,
+        placer: AtomicWriter,
         index: DigestIndex | None,
         remover: Remover,
         open_store: OpenStore,

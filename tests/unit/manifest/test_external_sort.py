@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.errors import ManifestError
-from s3mount.manifest import sorting
+from s3mount.manifest import external_sort
 from s3mount.manifest.comparing import Difference, differences, is_same
+from s3mount.manifest.external_sort import sorted_entries
 from s3mount.manifest.model import Entry
-from s3mount.manifest.sorting import sorted_entries
-from s3mount.manifest.summing import summarise
+from s3mount.manifest.summary import summarise
 
 names = st.text(st.sampled_from("ab/é\ud7ff\ue000\uffff😀"), min_size=1, max_size=3)
 
@@ -21,13 +21,13 @@ names = st.text(st.sampled_from("ab/é\ud7ff\ue000\uffff😀"), min_size=1, max_
 def test_entries_come_sorted_by_utf_8_whatever_fits_into_memory(
     pairs: list[tuple[str, str]], held: int
 ) -> None:
-    before = sorting.ENTRIES_IN_MEMORY_MAX, sorting.CHUNK_ENTRIES
-    sorting.ENTRIES_IN_MEMORY_MAX, sorting.CHUNK_ENTRIES = held, 2
+    before = external_sort.ENTRIES_IN_MEMORY_MAX, external_sort.CHUNK_ENTRIES
+    external_sort.ENTRIES_IN_MEMORY_MAX, external_sort.CHUNK_ENTRIES = held, 2
     try:
         made = [Entry(bucket, key, "v", 1, "e", 2, 3, 4) for bucket, key in pairs]
         found = list(sorted_entries(iter(made), "x"))
     finally:
-        sorting.ENTRIES_IN_MEMORY_MAX, sorting.CHUNK_ENTRIES = before
+        external_sort.ENTRIES_IN_MEMORY_MAX, external_sort.CHUNK_ENTRIES = before
     assert found == sorted(set(made), key=lambda entry: entry.order)
 
 

@@ -1,4 +1,4 @@
-"""All versions below a prefix, listed in parallel, handed on in the order of keys.
+"""Lists all versions below a prefix in parallel, and hands them on in the order of keys.
 
 One list has one cursor: 1,000 versions a round trip. So the keys are parted into ranges that are
 listed at the same time. Nobody knows beforehand where keys lie; whoever has nothing to do finds out,
@@ -15,7 +15,7 @@ from itertools import takewhile
 
 import trio
 
-from s3mount.manifest.spill import Chunk, Spill
+from s3mount.manifest.spill_file import Chunk, Spill
 from s3mount.refs import Key, ObjectVersion
 from s3mount.s3.headers import KEY_BYTES_MAX
 from s3mount.s3.store import Store

@@ -1,4 +1,4 @@
-"""Entries in any order, in order: by bucket, then key in the order of UTF-8; however many there are."""
+"""Sorts entries by bucket and then by key in the order of UTF-8, on the disk where they are many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from s3mount.errors import ManifestError
 from s3mount.manifest.model import Entry, is_same_line
-from s3mount.manifest.spill import Chunk, Spill
+from s3mount.manifest.spill_file import Chunk, Spill
 
 ENTRIES_IN_MEMORY_MAX = 100_000
 """Entries that are sorted at once; about 50 MB."""

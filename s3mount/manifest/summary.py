@@ -1,4 +1,4 @@
-"""What a manifest amounts to."""
+"""The summary of a manifest: how many files and bytes."""
 
 from __future__ import annotations
 

@@ -10,48 +10,48 @@ from pathlib import Path
 
 import pytest
 
-from s3mount import steps
+from s3mount import crashpoints
 from s3mount.errors import UsageError
 
-PACKAGE = Path(steps.__file__).parent
+PACKAGE = Path(crashpoints.__file__).parent
 
 
 def test_the_list_names_exactly_the_steps_of_the_code() -> None:
     named = [
         name
         for path in PACKAGE.rglob("*.py")
-        if path.name != "steps.py"
+        if path.name != "crashpoints.py"
         for name in re.findall(r'\breach\("([^"]*)"\)', path.read_text())
     ]
-    assert set(named) == set(steps.STEPS)
-    assert len(set(steps.STEPS)) == len(steps.STEPS)
+    assert set(named) == set(crashpoints.STEPS)
+    assert len(set(crashpoints.STEPS)) == len(crashpoints.STEPS)
 
 
 def test_a_listener_hears_every_step_while_it_listens() -> None:
     heard: list[str] = []
-    steps.reach("blob: created")
-    with steps.listening(heard.append):
-        steps.reach("blob: written")
-        with steps.listening(lambda name: None):
-            steps.reach("blob: cloned")
-        steps.reach("blob: removed")
-    steps.reach("blob: created")
+    crashpoints.crashpoint("blob: created")
+    with crashpoints.listening(heard.append):
+        crashpoints.crashpoint("blob: written")
+        with crashpoints.listening(lambda name: None):
+            crashpoints.crashpoint("blob: cloned")
+        crashpoints.crashpoint("blob: removed")
+    crashpoints.crashpoint("blob: created")
     assert heard == ["blob: written", "blob: removed"]
 
 
 def passes_until_killed(wanted: str) -> tuple[int, str, str]:
     """Exit status, what a process said that passes two steps four times each, and its stderr."""
     code = (
-        "from s3mount import steps\n"
-        "steps.arm()\n"
+        "from s3mount import crashpoints\n"
+        "crashpoints.arm()\n"
         "for turn in range(4):\n"
         "    for name in ('blob: written', 'part: sent'):\n"
         "        print(turn, name, flush=True)\n"
-        "        steps.reach(name)\n"
+        "        crashpoints.crashpoint(name)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={steps.VARIABLE: wanted, "PYTHONPATH": str(PACKAGE.parent)},
+        env={crashpoints.VARIABLE: wanted, "PYTHONPATH": str(PACKAGE.parent)},
         capture_output=True,
         text=True,
         check=False,
@@ -77,4 +77,4 @@ def test_it_lives_where_nothing_is_asked_or_the_pass_never_comes(wanted: str) ->
 @pytest.mark.parametrize("wanted", ["nonsense", "part: sent:x", ":1"])
 def test_an_unknown_step_is_refused(wanted: str) -> None:
     with pytest.raises(UsageError, match="no step"):
-        steps.arm({steps.VARIABLE: wanted})
+        crashpoints.arm({crashpoints.VARIABLE: wanted})

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from s3mount.checkout import picture as pictures
+from s3mount.checkout import folder_state as pictures
 from s3mount.manifest.model import Entry
 from tests.unit.checkout.folders import World
 
