@@ -11,8 +11,8 @@ import pytest
 from s3mount.app import manifests
 from s3mount.errors import NoSuchBucketError
 from s3mount.s3.client import S3Store
-from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from s3mount.testing.memory_store import MemoryStore
 
 
 @asynccontextmanager

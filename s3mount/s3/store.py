@@ -1,7 +1,7 @@
 """The store's contract: all that the rooms above ever ask of S3, for one bucket.
 
 Implemented by ``s3.client.S3Store`` (real S3: HTTP client, retries),
-``s3.memory.MemoryStore`` (in memory, with faults, for tests) and ``engine.client.EngineClient``
+``testing.memory_store.MemoryStore`` (in memory, with faults, for tests) and ``engine.client.EngineClient``
 (the same, carried to the engine process). One contract suite runs against each of them.
 
 Rules for every method:

@@ -15,8 +15,8 @@ from s3mount.config import StoreConfig
 from s3mount.engine.client import EngineClient
 from s3mount.refs import Capabilities
 from s3mount.s3.client import S3Store
-from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from s3mount.testing.memory_store import MemoryStore
 from tests.conftest import SERVERS
 from tests.servers import S3Server
 

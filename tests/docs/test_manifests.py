@@ -18,7 +18,7 @@ from s3mount.manifest.reading import read_entries
 from s3mount.manifest.scope import Scope
 from s3mount.manifest.writing import ManifestWriter
 from s3mount.refs import ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests import manifest_access
 
 PAGE = (Path(__file__).parents[2] / "docs" / "MANIFESTS.md").read_text(encoding="utf-8")

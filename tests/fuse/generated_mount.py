@@ -23,8 +23,8 @@ from s3mount.config import MountConfig, RunConfig, StoreConfig
 from s3mount.daemon.launch import Reporter
 from s3mount.fuse.operations import Operations
 from s3mount.refs import ListPage, ObjectInfo
-from s3mount.s3.memory import MemoryStore
 from s3mount.spool.spool import Spool
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.live import LiveView
 

@@ -25,8 +25,8 @@ from s3mount.config import GIB, MountConfig, RunConfig, StoreConfig
 from s3mount.daemon.launch import Reporter
 from s3mount.fuse.operations import Operations
 from s3mount.refs import ObjectInfo
-from s3mount.s3.memory import MemoryStore
-from s3mount.s3.memory_bucket import Version
+from s3mount.testing.memory_bucket import Version
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.live import LiveView
 

@@ -37,8 +37,8 @@ from s3mount.refs import Condition, ContentRef, Key, ObjectHeaders, ObjectInfo, 
 from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.client import S3Store
 from s3mount.s3.headers import from_http, to_http
-from s3mount.s3.memory_bucket import Bucket, Upload, Version, replaced
 from s3mount.s3.store import Store
+from s3mount.testing.memory_bucket import Bucket, Upload, Version, replaced
 from tests.servers import S3Server
 
 BUCKET = "fast--use1-az4--x-s3"

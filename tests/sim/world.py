@@ -23,9 +23,9 @@ from s3mount.cache.reader import CacheReader
 from s3mount.config import MountConfig, StoreConfig
 from s3mount.errors import NetworkError, StoreError
 from s3mount.refs import FileSlice, ObjectHeaders
-from s3mount.s3.memory import Faults, MemoryStore
 from s3mount.spool.recover_blob import data_ranges
 from s3mount.spool.spool import Spool
+from s3mount.testing.memory_store import Faults, MemoryStore
 from s3mount.vfs.filesystem import Filesystem
 from tests.sim.disk import Disk
 from tests.sim.mount import Mount

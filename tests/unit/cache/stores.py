@@ -28,8 +28,8 @@ from s3mount.refs import (
     ObjectInfo,
     VersionId,
 )
-from s3mount.s3.memory import MemoryStore
-from s3mount.s3.memory_bodies import write_slice
+from s3mount.testing.memory_bodies import write_slice
+from s3mount.testing.memory_store import MemoryStore
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -17,8 +17,8 @@ from s3mount.checkout.options import Changed, Options
 from s3mount.checkout.summary import Summary
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectHeaders
-from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from s3mount.testing.memory_store import MemoryStore
 
 
 class World:

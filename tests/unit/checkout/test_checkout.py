@@ -30,7 +30,7 @@ from s3mount.manifest import external_sort
 from s3mount.manifest.model import Entry
 from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectHeaders
 from s3mount.s3 import checksums
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests.unit.checkout.folders import World, with_etag, without_etag
 
 LARGE = random.Random(5).randbytes(fetching.SMALL_BYTES * 2 + 17)

@@ -11,7 +11,7 @@ import pytest
 
 from s3mount.checkout.options import Changed
 from s3mount.manifest.model import Entry
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests.unit.checkout.folders import World
 
 MINE = {"longer": b"mine, and longer", "same size": b"min", "touched": b"old"}

@@ -14,7 +14,7 @@ from s3mount.cli.commands import main
 from s3mount.clock import ManualClock
 from s3mount.manifest.times import format_time
 from s3mount.refs import ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests import manifest_access
 
 

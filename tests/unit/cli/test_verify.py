@@ -11,7 +11,7 @@ import trio
 from s3mount.cli.commands import main
 from s3mount.errors import NetworkError
 from s3mount.refs import ObjectHeaders, ObjectInfo
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests import manifest_access
 
 

@@ -11,8 +11,8 @@ import trio
 from s3mount.config import StoreConfig
 from s3mount.engine.child import main
 from s3mount.refs import ANY, Body, Condition, Key, ObjectHeaders, ObjectInfo, PutResult, VersionId
-from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from s3mount.testing.memory_store import MemoryStore
 
 
 class InstantStore(MemoryStore):

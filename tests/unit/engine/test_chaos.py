@@ -15,7 +15,7 @@ from s3mount.engine.client import EngineClient
 from s3mount.engine.supervisor import EngineSupervisor
 from s3mount.errors import EngineError
 from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests.idle_clock import IdleClock
 from tests.unit.engine.parents import CONFIG, LocalChild, holding
 

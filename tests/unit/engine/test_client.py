@@ -31,8 +31,8 @@ from s3mount.refs import (
     FileSlice,
     ObjectHeaders,
 )
-from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from s3mount.testing.memory_store import MemoryStore
 from tests.unit.engine.exercise import exercise
 from tests.unit.engine.parents import CONFIG, LocalChild, holding
 

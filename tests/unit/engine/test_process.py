@@ -21,7 +21,7 @@ from s3mount.engine.process import Child, EngineProcess
 from s3mount.engine.signals import HELD_SIGNALS
 from s3mount.errors import EngineError, NoSuchKeyError
 from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests.unit.engine.parents import CONFIG, RelayedEngine, relay_command
 
 CALLERS = 300

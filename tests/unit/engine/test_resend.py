@@ -13,7 +13,7 @@ from s3mount.engine.client import EngineClient
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, ThrottledError
 from s3mount.refs import Condition, FileSlice, ObjectHeaders, ObjectInfo, PartInfo
 from s3mount.s3.ambiguous_writes import settle_put
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests.unit.engine.parents import CONFIG, LocalChild, holding
 
 H = ObjectHeaders(metadata={"mtime": "1.5", "s3mount-id": "x_1"})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from s3mount.refs import ObjectVersion, VersionPage
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 
 
 class GeneratedStore(MemoryStore):

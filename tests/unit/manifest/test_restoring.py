@@ -16,7 +16,7 @@ from s3mount.manifest.model import Entry
 from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore
 from s3mount.manifest.selecting import Own, Selection
 from s3mount.refs import BucketInfo, ObjectHeaders, VersionPage
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.transfer.patience import FRUITLESS_MAX
 
 keys = st.sampled_from(["a", "b/1", "b/2", "c\n", "é", "z/z"])

@@ -13,8 +13,8 @@ from s3mount.manifest.buckets import open_buckets
 from s3mount.manifest.model import Entry
 from s3mount.manifest.verifying import Problem, Verification, verify
 from s3mount.refs import BucketInfo, ObjectDigests, ObjectHeaders, ObjectInfo
-from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from s3mount.testing.memory_store import MemoryStore
 
 PLAIN = ObjectHeaders()
 

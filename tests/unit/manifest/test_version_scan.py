@@ -13,8 +13,8 @@ from s3mount.manifest import version_scan as scanning
 from s3mount.manifest.version_scan import Scan
 from s3mount.manifest.versions import CurrentAt, current_at
 from s3mount.refs import ObjectHeaders, ObjectVersion
-from s3mount.s3.memory import MemoryStore
 from s3mount.s3.store import Store
+from s3mount.testing.memory_store import MemoryStore
 from tests.unit.manifest.listings import GeneratedStore, version
 
 

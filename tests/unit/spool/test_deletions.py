@@ -17,8 +17,8 @@ from s3mount.errors import (
     ThrottledError,
 )
 from s3mount.refs import Key, ListPage, ObjectHeaders
-from s3mount.s3.memory import MemoryStore
 from s3mount.spool.deletions import KEYS_MAX, Deletions
+from s3mount.testing.memory_store import MemoryStore
 from tests.sim.world import simulated
 
 

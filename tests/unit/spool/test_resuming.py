@@ -12,12 +12,12 @@ from s3mount.errors import NoSuchKeyError
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, PartInfo
 from s3mount.s3.checksums import crc64nvme
-from s3mount.s3.memory import MemoryStore
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Change
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import Resuming
 from s3mount.spool.spool import Spool
+from s3mount.testing.memory_store import MemoryStore
 from tests.sim.world import inline, simulated
 
 PLAN = PartPlan(PART_BYTES_MIN)

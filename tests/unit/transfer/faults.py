@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 
 
 class Meddler:

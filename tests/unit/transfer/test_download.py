@@ -17,7 +17,7 @@ from s3mount.errors import (
     ThrottledError,
 )
 from s3mount.refs import ByteRange, ContentRef, ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.transfer.download import download_file
 from tests.unit.transfer.faults import Meddler
 

@@ -19,7 +19,7 @@ from s3mount.errors import (
 )
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders, PartInfo
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.transfer.digest import etag_if_parts, etag_if_put
 from s3mount.transfer.upload import MultipartUpload, upload_file
 from tests.unit.transfer.faults import Meddler, unfinished

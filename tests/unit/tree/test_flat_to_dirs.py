@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.refs import ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.tree.flat_to_dirs import FlatToDirs
 from s3mount.tree.listing import Listing, list_directory
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.refs import ListPage, ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.tree.key_split import NameShape
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import is_name

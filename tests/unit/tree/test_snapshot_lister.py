@@ -18,7 +18,7 @@ from s3mount.clock import ManualClock
 from s3mount.errors import ServerFaultError
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, ROOT, Catalog, Listed
 from s3mount.refs import Key, ObjectHeaders
-from s3mount.s3.memory import MemoryStore, NoFaults
+from s3mount.testing.memory_store import MemoryStore, NoFaults
 from s3mount.tree import snapshot_lister as module
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.tree.snapshot_lister import SnapshotLister

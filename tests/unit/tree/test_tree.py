@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from s3mount.refs import Attributes, ObjectHeaders, ObjectInfo
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from s3mount.tree.listing import list_directory, list_subtree
 from s3mount.tree.memory import HeadMemory
 from s3mount.tree.names import check_key, is_name, name_of

@@ -16,7 +16,7 @@ import trio
 from s3mount import crashpoints
 from s3mount.errors import AccessDeniedError, NoSuchKeyError, RejectedError, StoreError
 from s3mount.refs import ContentRef
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, World, simulated, small_blocks
 from tests.unit.vfs.scripted import Script

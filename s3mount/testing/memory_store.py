@@ -42,9 +42,9 @@ from s3mount.refs import (
 )
 from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.headers import METADATA_BYTES_MAX, check_headers, check_key
-from s3mount.s3.memory_bodies import read_body, write_slice
-from s3mount.s3.memory_bucket import Bucket, Habits, Upload, replaced
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
+from s3mount.testing.memory_bodies import read_body, write_slice
+from s3mount.testing.memory_bucket import Bucket, Habits, Upload, replaced
 
 PARTS_MAX = 10_000
 _SECOND_NS = 1_000_000_000

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from s3mount.clock import ManualClock
 from s3mount.errors import NetworkError, NoSuchKeyError, PreconditionFailedError
 from s3mount.refs import Condition, ObjectHeaders
-from s3mount.s3.memory import MemoryStore
+from s3mount.testing.memory_store import MemoryStore
 
 PLAIN = ObjectHeaders()
 names = st.text(st.sampled_from("ab/é\uffff😀"), min_size=1, max_size=6)
