@@ -1,5 +1,6 @@
 # make demo    a first look: a server, a bucket, a mount, real files, and the proof that they arrived
 # make test    all tests, on real mounts and real S3 servers
+# make test-fast  units, the contract on the store in memory, 20 seeds of the simulation: a first answer in minutes
 # make test-crash  300 kills on real mounts, 20,000 seeds of the simulation: an hour or two
 # make test-snapshots  10,000 keys of 5 versions, at 20 times through the mount: a quarter of an hour
 # make soak    an hour of everything at once on one mount, disks full and connections cut: MINUTES=5, SEED=1, ARGS="--server localstack"
@@ -19,7 +20,7 @@ EMBEDDED := --server localstack --runs 1 --size-mib 256 --scale 0.1 --step-timeo
 
 OVER_TLS := write,read,small-write,small-read,first-byte
 
-.PHONY: demo test test-crash soak test-snapshots check check-format check-lint check-types check-imports check-lowest bench setup clean format lock \
+.PHONY: demo test test-fast test-crash soak test-snapshots check check-format check-lint check-types check-imports check-lowest bench setup clean format lock \
     system-run system-test system-bench
 .DELETE_ON_ERROR:
 
@@ -28,6 +29,10 @@ demo: .venv/.run .venv-demo/.done
 
 test: .venv/.dev .venv-demo/.done | system-test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-fast: .venv/.dev | system-run
+	S3MOUNT_SIM_SEEDS=20 $(BIN)/python -m pytest -n 2 -q --dist loadgroup \
+	    -k "not localstack and not ceph and not given" tests/unit tests/property tests/contract tests/sim/test_simulation.py $(ARGS)
 
 test-crash: .venv/.dev .venv-demo/.done | system-test
 	S3MOUNT_CRASH_KILLS=300 S3MOUNT_SIM_SEEDS=20000 $(BIN)/python -m pytest -rA tests/crash tests/sim $(ARGS)
