@@ -123,7 +123,8 @@ def test_a_killed_upload_goes_on(mount: Mount, opaque: OpaqueRelay, contents: S3
     """What was confirmed is not sent again; what arrived unheard neither, where its checksum is told."""
 
     def is_part(request: Request) -> bool:
-        return request.method == "PUT" and "partNumber=" in request.query
+        is_trial = "/.s3mount/" in request.path
+        return request.method == "PUT" and "partNumber=" in request.query and not is_trial
 
     seen: list[Request] = []
 
