@@ -27,7 +27,7 @@ def what_to_mount(values: dict[str, Any]) -> tuple[str, str, Past | None]:
         return _manifest(source, values)
     if values["manifest_bucket"] is not None:
         raise click.UsageError("--bucket is for a manifest that names no bucket")
-    if "/" in source and "://" not in source and is_pipe(Path(source)):
+    if source == "-" or ("/" in source and "://" not in source and is_pipe(Path(source))):
         raise click.UsageError(
             f"{source} is a pipe: a mount reads its manifest more than once; write it to a file first"
         )

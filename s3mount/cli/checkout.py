@@ -79,9 +79,12 @@ def checkout(manifest: str, folder: Path, **given: Any) -> int:
     )
     at_ns = None
     if given["at"] is not None:
+        from s3mount.cli.at_option import is_manifest
         from s3mount.cli.param_types import parse_bucket
         from s3mount.manifest.times import parse_time
 
+        if manifest == "-" or is_manifest(manifest, is_forced=False):
+            raise click.UsageError("--at is for a bucket; a manifest says itself what it shows")
         at_ns = parse_time(given["at"], time.time_ns())
         manifest = "s3://{}/{}".format(*parse_bucket(manifest))
     shown = _Shown(quiet=given["quiet"] or given["as_json"])

@@ -106,6 +106,28 @@ def test_now_is_no_time_to_come(bucket: Bucket, capsys: pytest.CaptureFixture[st
     assert "999999Z" not in told
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["mount", "-", "m"], "- is a pipe"),
+        (["checkout", "-", "d", "--at", "-3d"], "--at is for a bucket"),
+        (["checkout", "./m.csv", "d", "--at", "-3d"], "--at is for a bucket"),
+    ],
+)
+def test_a_manifest_is_not_taken_for_a_bucket(
+    given: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.csv").write_text("key,version_id\na,v\n")
+    (tmp_path / "m").mkdir()
+    assert main(given) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_manifest_may_come_through_a_pipe(
     bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
