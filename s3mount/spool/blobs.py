@@ -76,8 +76,7 @@ class Blob:
         self.size = size
         self.base = base
         self.base_limit = base_limit if base else 0
-        self.extents = Extents() if extents is None else extents
-        self.changed_from = next((start for start, _ in self.extents), UNCHANGED)
+        self.took(Extents() if extents is None else extents)
         self.filled: Extents | None = None
         self.sums = BlockSums()
         self.upload: PartsUpload | None = None
@@ -89,6 +88,11 @@ class Blob:
         self.was_synced = False
         self.fault = ""
         self._fd = -1
+
+    def took(self, extents: Extents) -> None:
+        """These of its bytes are here, by an earlier run's telling: any of them may be other than the base's."""
+        self.extents = extents
+        self.changed_from = next((start for start, _ in extents), UNCHANGED)
 
     @property
     def location(self) -> str:

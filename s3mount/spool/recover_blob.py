@@ -32,6 +32,7 @@ def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: 
         return
     if on_disk_bytes > blob.size:
         blob.extents.add(blob.size, on_disk_bytes)
+        blob.changed_from = min(blob.changed_from, blob.size)
     elif on_disk_bytes < blob.size and blob.sums.is_settled:
         # Not by us: it keeps its size, is found to be damaged when it is its turn, and waits for a person.
         log.error("%r is shorter on disk than it was written: %s", change.key, blob.path)
@@ -40,6 +41,7 @@ def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: 
         log.warning("%r was cut to %d bytes and not closed", change.key, on_disk_bytes)
         blob.extents.cut(on_disk_bytes)
         blob.base_limit = min(blob.base_limit, on_disk_bytes)
+        blob.changed_from = min(blob.changed_from, on_disk_bytes)
     change.size = blob.size = on_disk_bytes
 
 
@@ -52,8 +54,8 @@ def recall_filled(blob: Blob, change: Change, *, is_rebooted: bool) -> None:
     if not is_rebooted:
         blob.filled = filled
     elif blob.base is not None:
-        blob.extents = Extents(
-            kept for start, stop in blob.extents for kept in filled.missing(start, stop)
+        blob.took(
+            Extents(kept for start, stop in blob.extents for kept in filled.missing(start, stop))
         )
 
 

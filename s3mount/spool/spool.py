@@ -198,7 +198,7 @@ class Spool:
                 base=change.base,
                 base_limit=change.base_limit,
             )
-            blob.extents = extents_of(change, blob.location)
+            blob.took(extents_of(change, blob.location))
             blob.is_gone = on_disk_bytes is None
             blob.was_synced = change.synced
             if change.filled:

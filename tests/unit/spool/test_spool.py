@@ -53,6 +53,23 @@ def test_a_change_that_replaces_another_keeps_when_it_began_and_what_was_tried(
     spool.close()
 
 
+def test_what_an_earlier_run_wrote_below_the_end_is_no_append(tmp_path: Path) -> None:
+    base = ContentRef("a", "e", 4097)
+    spool = opened(tmp_path)
+    blob = spool.new_blob()
+    blob.base, blob.base_limit = base, base.size
+    for offset in (2771, 4097):
+        spool.grew(blob.write(offset, b"x"))
+    change = put("a", blob_id=blob.id, base=base, base_limit=base.size, expected="e")
+    spool.record([change])
+    spool.save(change)
+    assert blob.changed_from == 2771
+    spool.close()
+    again = opened(tmp_path)
+    assert again.live_blobs[blob.id].changed_from == 2771
+    again.close()
+
+
 def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     blob = spool.new_blob()
