@@ -140,6 +140,7 @@ def test_cost_of_removing_many(behind: Behind, relay: FaultyRelay) -> None:
     batches = [
         request for request in relay.requests("POST") if request.query.rstrip("=") == "delete"
     ]
-    assert 0 < len(batches) == cost["POST"] <= 10
+    # One while nothing hinders rm; on a slow machine it is gathered in several turns.
+    assert 0 < len(batches) == cost["POST"] <= 30
     assert cost["DELETE"] + cost["HEAD"] <= 20
     assert cost["PUT"] + cost["GET"] <= 30
