@@ -21,7 +21,7 @@ def test_the_list_names_exactly_the_steps_of_the_code() -> None:
         name
         for path in PACKAGE.rglob("*.py")
         if path.name != "crashpoints.py"
-        for name in re.findall(r'\breach\("([^"]*)"\)', path.read_text())
+        for name in re.findall(r'\bcrashpoint\("([^"]*)"\)', path.read_text())
     ]
     assert set(named) == set(crashpoints.STEPS)
     assert len(set(crashpoints.STEPS)) == len(crashpoints.STEPS)
