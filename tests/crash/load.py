@@ -35,7 +35,7 @@ class Program:
         self._is_dead: Callable[[], bool] = lambda: False
 
     def operations(self) -> list[Callable[[], None]]:
-        """What it may do next; each as often in the list as it shall be done."""
+        """What it may do next, each as often in the list as it shall be done; each kind of load has its own."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ running

@@ -98,7 +98,7 @@ class Member:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def turn(self) -> None:
-        """One thing to do. Raises OSError."""
+        """One thing to do; each kind of member has its own. Raises OSError."""
         raise NotImplementedError
 
     def start(self) -> None:
