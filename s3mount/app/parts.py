@@ -36,6 +36,7 @@ from s3mount.vfs.view import View
 
 CHECK_TIMEOUT_S = 20.0
 """How long the first look at the bucket may take; a person waits for it."""
+RIGHTS_WAIT_S = 1.0
 
 
 @asynccontextmanager
@@ -103,20 +104,25 @@ async def _look_at_bucket(
 ) -> tuple[BucketInfo, list[str]]:
     """Ask for the bucket, and what is to be said of it when it is mounted.
 
-    Whether it may be written is asked for meanwhile, and not waited for: the status tells it, if that comes later.
+    Whether it may be written is asked for meanwhile, and waited for RIGHTS_WAIT_S longer at most: the status tells
+    it, if that comes later.
     """
     lacks: list[str] = []
+    asked = trio.Event()
 
     async def ask_for_rights() -> None:
         with contextlib.suppress(S3MountError):
             may_write = await store.may_write(trial_key(config.prefix))
             lacks.extend(f"this store {lack}" for lack in describe_lacks({"may_write": may_write}))
+        asked.set()
 
     with first_error():
         async with trio.open_nursery() as nursery:
             if not config.read_only:
                 nursery.start_soon(ask_for_rights)
             bucket = await _check_bucket(store, config, spool)
+            with trio.move_on_after(0 if config.read_only else RIGHTS_WAIT_S):
+                await asked.wait()
             nursery.cancel_scope.cancel()
     return bucket, lacks
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -94,13 +94,16 @@ class HeadMemory:
         if len(self._unwritten) >= UNWRITTEN_MAX:
             self.flush()
 
-    def forget(self, key: Key) -> None:
-        """The object has other headers now, which are not known here. Repeatable."""
-        self._unwritten.pop(key, None)
-        if self._database is None:
+    def forget(self, keys: Sequence[Key]) -> None:
+        """These objects have other headers now, which are not known here. Repeatable."""
+        for key in keys:
+            self._unwritten.pop(key, None)
+        if self._database is None or not keys:
             return
         try:
-            self._database.execute("DELETE FROM head WHERE key = ?", (key,))
+            self._database.execute("BEGIN")
+            self._database.executemany("DELETE FROM head WHERE key = ?", [(key,) for key in keys])
+            self._database.execute("COMMIT")
         except sqlite3.Error as error:
             self._give_up(error)
 

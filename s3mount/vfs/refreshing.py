@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+from s3mount.refs import Key
 from s3mount.slices import Pace
 from s3mount.tree.children import names_in
 from s3mount.tree.node import Node
@@ -14,6 +15,9 @@ from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState
 
 log = logging.getLogger(__name__)
+
+AT_ONCE = 64
+"""So many nodes are forgotten in one transaction of the memory of attributes."""
 
 
 async def _nobody(parent: int, name: str) -> None:
@@ -68,17 +72,23 @@ class Refreshing:
         pace = Pace()
         while waiting:
             await pace.rest()
-            node = waiting.pop()
-            if node.directory is not None:
-                self._outdate(node)
-                waiting.extend(node.directory.children.nodes.values())
-            if self._state.change_of(node) is not None or self._state.is_written(node):
-                continue
-            self._state.memory.forget(self._state.change_key(node))
-            node.headers = None
-            if node.parent is not None:
-                node.attributes_known = False
-            if node.directory is not None:
-                node.directory.marker_etag = ""
-                node.directory.stores_attributes = None
-                node.directory.headed_one_by_one = 0
+            keys: list[Key] = []
+            for _ in range(min(AT_ONCE, len(waiting))):
+                node = waiting.pop()
+                if node.directory is not None:
+                    self._outdate(node)
+                    waiting.extend(node.directory.children.nodes.values())
+                if self._state.change_of(node) is None and not self._state.is_written(node):
+                    keys.append(self._state.change_key(node))
+                    self._forget_attributes(node)
+            self._state.memory.forget(keys)
+
+    @staticmethod
+    def _forget_attributes(node: Node) -> None:
+        node.headers = None
+        if node.parent is not None:
+            node.attributes_known = False
+        if node.directory is not None:
+            node.directory.marker_etag = ""
+            node.directory.stores_attributes = None
+            node.directory.headed_one_by_one = 0

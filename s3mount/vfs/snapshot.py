@@ -20,6 +20,7 @@ from s3mount.cache.reader import ReadHandle
 from s3mount.errors import PreconditionFailedError, S3MountError, StoreError
 from s3mount.names import NAME_BYTES_MAX, is_name
 from s3mount.refs import ObjectInfo
+from s3mount.slices import Pace
 from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
 from s3mount.tree.snapshot import SnapshotNode, SnapshotTree
@@ -457,8 +458,10 @@ class OpenSnapshotDirectory:
             self._after = self._view.name_at(self._inode, place - 1) if place else ""
             self._place = place
             self._rows = []
+        pace = Pace()
         while True:
             if not self._rows:
+                await pace.rest()
                 self._rows = (await self._view.page(self._inode, self._after))[::-1]
                 if not self._rows:
                     return

@@ -172,7 +172,7 @@ class UploadHooks:
         is_ours = change.op == "put" or change.replace_headers
         headers = self._carried_by(change) if is_ours else change.headers
         if headers is None:
-            self._state.memory.forget(ref.key)
+            self._state.memory.forget([ref.key])
             return
         modified_ns = result.date_ns or self._state.now_ns()
         known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)

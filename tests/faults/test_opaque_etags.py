@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from s3mount.spool.salvage import JOURNAL
 from tests.faults.load import MIB, bodies, change, held, make, paid_uploads, shown
 from tests.fuse.bucket_contents import S3Contents, wait_until
 from tests.fuse.mounts import counter, status_of
@@ -119,7 +122,9 @@ def test_what_s3_has_is_known_by_its_bytes_alone(
     assert contents.read("file") == content
 
 
-def test_a_killed_upload_goes_on(mount: Mount, opaque: OpaqueRelay, contents: S3Contents) -> None:
+def test_a_killed_upload_goes_on(
+    mount: Mount, opaque: OpaqueRelay, contents: S3Contents, tmp_path: Path
+) -> None:
     """What was confirmed is not sent again; what arrived unheard neither, where its checksum is told."""
 
     def is_part(request: Request) -> bool:
@@ -140,16 +145,27 @@ def test_a_killed_upload_goes_on(mount: Mount, opaque: OpaqueRelay, contents: S3
     wait_until(lambda: len(parts_in(contents)) == PARTS, "all parts are in S3")
     wait_until(lambda: opaque.met[Fate.SWALLOW_ANSWER] == PARTS - PARTS // 2, "half unheard")
     mount.kill9()
+    heard = parts_noted(mount, tmp_path / "journal")
+    assert 0 < heard <= PARTS // 2
     opaque.decide = lambda request: None
     opaque.forget()
     mount.mount()
     mount.wait()
     again = [request for request in opaque.requests("PUT") if is_part(request)]
     told = "ChecksumCRC64NVME" if opaque.kind is Kind.KMS else ""
-    assert len(again) == (0 if told else PARTS - PARTS // 2)
+    assert len(again) == (0 if told else PARTS - heard)
     assert contents.read("large") == content
     assert os.listdir(mount.path) == ["large"]
     assert not paid_uploads(contents)
+
+
+def parts_noted(mount: Mount, copy: Path) -> int:
+    """How many parts a mount that was killed knew to be in S3. Its journal is read in a ``copy``."""
+    (journal,) = mount.state_dir.rglob(JOURNAL)
+    shutil.copytree(journal.parent, copy, ignore=lambda folder, names: {"blobs"} & {*names})
+    with closing(sqlite3.connect(copy / JOURNAL)) as database:
+        (found,) = database.execute("SELECT count(*) FROM part").fetchone()
+    return int(found)
 
 
 def parts_in(contents: S3Contents) -> set[int]:

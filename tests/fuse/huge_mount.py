@@ -20,6 +20,7 @@ import trio
 from s3mount.app.lifetime import Parts
 from s3mount.app.mount import run_mount
 from s3mount.app.parts import open_spool
+from s3mount.app.snapshot import snapshots_directory
 from s3mount.cache.reader import CacheReader
 from s3mount.config import GIB, MountConfig, RunConfig, StoreConfig
 from s3mount.daemon.launch import Reporter
@@ -27,9 +28,12 @@ from s3mount.fuse.operations import Operations
 from s3mount.refs import ObjectInfo
 from s3mount.testing.memory_bucket import Version
 from s3mount.testing.memory_store import MemoryStore
+from s3mount.vfs.buckets import Access
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.live import LiveView
+from s3mount.vfs.view import View
 
+SNAPSHOTS = ".snapshots"
 TIB = 1024 * GIB
 START_NS = 1_700_000_000_000_000_000
 
@@ -74,6 +78,7 @@ def main() -> int:
         cache_dir=f"{options.state}/cache",
         spool_bytes_max=4 * TIB,
         xattr=True,
+        snapshots=SNAPSHOTS,
     )
 
     @asynccontextmanager
@@ -89,14 +94,12 @@ def main() -> int:
             )
             await nursery.start(reader.run)
             filesystem = Filesystem(config=config, store=store, spool=spool, reader=reader)
-            try:
-                yield Parts(
-                    filesystem,
-                    Operations({0: LiveView(filesystem)}, xattr=config.xattr),
-                    store.statistics,
-                )
-            finally:
-                nursery.cancel_scope.cancel()
+            views: dict[int, View] = {0: LiveView(filesystem)}
+            operations = Operations(views, xattr=config.xattr, snapshots=config.snapshots)
+            access = Access(store, reader)
+            with snapshots_directory(config, filesystem, views, access):
+                yield Parts(filesystem, operations, store.statistics)
+            nursery.cancel_scope.cancel()
 
     run = RunConfig(source="huge", foreground=True, drain_timeout_s=0.0)
     return run_mount(config, run, build)
