@@ -288,23 +288,25 @@ class CacheCatalog:
             revision = max(revision, row[3])
             sums = sums and bool(row[4])
         self._database.execute(
-            "INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+            "INSERT INTO entry VALUES"
+            " (:digest, :file, :size, :shift, :blocks, :crc, :allocated, :used_ns, :boot, :revision, :sums)"
             if row is None
-            else "UPDATE entry SET size = ?3, shift = ?4, blocks = ?5, crc = ?6, allocated = ?7,"
-            " used_ns = ?8, boot = ?9, revision = ?10, sums = ?11 WHERE digest = ?1 AND file = ?2",
-            (
-                update.digest,
-                update.file,
-                update.size,
-                update.shift,
-                None if snapshot is None else blocks.pack(snapshot),
-                update.crc,
-                allocated,
-                update.used_ns,
-                self._boot_id,
-                revision + 1,
-                sums,
-            ),
+            else "UPDATE entry SET size = :size, shift = :shift, blocks = :blocks, crc = :crc,"
+            " allocated = :allocated, used_ns = :used_ns, boot = :boot, revision = :revision, sums = :sums"
+            " WHERE digest = :digest AND file = :file",
+            {
+                "digest": update.digest,
+                "file": update.file,
+                "size": update.size,
+                "shift": update.shift,
+                "blocks": None if snapshot is None else blocks.pack(snapshot),
+                "crc": update.crc,
+                "allocated": allocated,
+                "used_ns": update.used_ns,
+                "boot": self._boot_id,
+                "revision": revision + 1,
+                "sums": sums,
+            },
         )
         return revision + 1, allocated
 
