@@ -15,6 +15,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,10 @@ SMALL_BYTES_MAX = 3000
 LARGE_BYTES = 300_000
 """More than comes in one request (``checkout.fetching.SMALL_BYTES``)."""
 KEYS = ("a", "b/c", "b/d e", "b/ü+%", "large", "parts/usual", "parts/odd", "z/1/2/3")
+
+
+class StoreContradictsItself(UserWarning):
+    """Two lists of the store say different things of one key."""
 
 
 class Version(NamedTuple):
@@ -116,7 +121,44 @@ class History:
     def play(self, steps: int) -> None:
         """So many random steps: puts, uploads in parts, deletes, markers removed, versions destroyed, versioning."""
         for _ in range(steps):
-            self._step(self.chance.random(), self.chance.choice(KEYS))
+            key = self.chance.choice(KEYS)
+            self._step(self.chance.random(), key)
+            self._begin_anew_where_contradicted(key)
+
+    def _begin_anew_where_contradicted(self, key: str) -> None:
+        """Destroy a key's whole history where the store contradicts itself, and say so: no command can tell right.
+
+        LocalStack does, where versioning is or was suspended: it lists keys whose latest version is a marker, hides
+        others whose latest is an object, and calls two versions of a key the latest.
+        """
+        contradiction = self._contradiction(key)
+        if contradiction:
+            told = f"{contradiction}; its history begins anew"
+            warnings.warn(told, StoreContradictsItself, stacklevel=2)
+            for version in self._read_key(key):
+                self.client.delete_object(Bucket=self.bucket, Key=key, VersionId=version.version_id)
+            self.versions.pop(key, None)
+            assert self._contradiction(key) == ""
+
+    def _contradiction(self, key: str) -> str:
+        """What the store says of the key's latest version in two ways, or an empty string."""
+        place = {"Bucket": self.bucket, "Prefix": key}
+        told = self.client.list_object_versions(**place)
+        latest, markers = (
+            [each for each in told.get(kind, []) if each["Key"] == key and each["IsLatest"]]
+            for kind in ("Versions", "DeleteMarkers")
+        )
+        listed = [
+            each
+            for each in self.client.list_objects_v2(**place).get("Contents", [])
+            if each["Key"] == key
+        ]
+        if len(latest) + len(markers) <= 1 and len(latest) == len(listed):
+            return ""
+        return (
+            f"{self.server.name} lists {len(listed)} objects at {key!r}, of which "
+            f"{len(latest)} versions and {len(markers)} delete markers are the latest"
+        )
 
     def _step(self, dice: float, key: str) -> None:
         chance = self.chance
@@ -168,8 +210,9 @@ class History:
         """DeleteObject without a version: a delete marker."""
         told = self.client.delete_object(Bucket=self.bucket, Key=key)
         self._keep(key, told.get("VersionId", "null"), None, "")
-        if not self.keeps:
-            # The marker takes the place of the version without an id; Ceph 16 keeps both.
+        if not self.keeps or "VersionId" not in told:
+            # The marker takes the place of the version without an id; Ceph 16 keeps both. It also adds no marker
+            # to some keys that end with one.
             self.versions[key] = self._read_key(key)
 
     def destroy(self, version: Version) -> None:

@@ -19,7 +19,10 @@ from tests.servers.faulty import Fate
 ROUNDS = int(os.environ.get("S3MOUNT_TEST_PAST_ROUNDS", "2"))
 STEPS = int(os.environ.get("S3MOUNT_TEST_PAST_STEPS", "16"))
 
-pytestmark = [pytest.mark.timeout(120 + 60 * ROUNDS)]
+pytestmark = [
+    pytest.mark.timeout(120 + 60 * ROUNDS),
+    pytest.mark.filterwarnings("always::tests.past.history.StoreContradictsItself"),
+]
 
 
 def test_checkout_verify_and_mount_show_what_the_writer_knows(

@@ -19,7 +19,10 @@ from tests.past.history import History, Version
 ROUNDS = int(os.environ.get("S3MOUNT_TEST_PAST_ROUNDS", "2"))
 STEPS = int(os.environ.get("S3MOUNT_TEST_PAST_STEPS", "25"))
 
-pytestmark = [pytest.mark.timeout(120 + 60 * ROUNDS)]
+pytestmark = [
+    pytest.mark.timeout(120 + 60 * ROUNDS),
+    pytest.mark.filterwarnings("always::tests.past.history.StoreContradictsItself"),
+]
 
 Run = Callable[..., tuple[int, str, str]]
 """Runs ``s3mount manifest``; exit status, what it wrote, and what it said."""
