@@ -116,7 +116,25 @@ class Contents:
             raise
         return number
 
-    async def _bring_small(self, file: OpenFile) -> None:
+    async def open_to_write(self, node: Node, flags: int, pid: int = 0) -> int:
+        """``open`` for writing, with the bytes of a small file if it is to be read too, or appended to.
+
+        So what was replaced is met as by ``open_to_read``, and a change of a part keeps the rest of what it was
+        based on. While S3 cannot be reached it goes on without. Raises OSError (ESTALE), StoreError.
+        """
+        if not flags & (os.O_RDWR | os.O_APPEND):
+            return self.open(node, flags, pid)
+        must_be_in_place(node)
+        # What is open for writing keeps its name, also where somebody replaced it: so it is not that yet.
+        held = self.open(node, os.O_RDONLY, pid, is_read_by_program=False)
+        try:
+            await self._bring_small(self.handle(held).file, is_needed=False)
+            return self.open(node, flags, pid)
+        finally:
+            self.release(held)
+
+    async def _bring_small(self, file: OpenFile, *, is_needed: bool = True) -> None:
+        """Raises OSError (ESTALE), StoreError; no passing one unless ``is_needed``."""
         node, content = file.node, file.node.content
         if file.blob is not None or content is None or self._state.store.outage:
             return
@@ -129,7 +147,7 @@ class Contents:
         except (PreconditionFailedError, NoSuchKeyError):
             await self._directories.ask_anew(node)
         except S3MountError as error:
-            if error.retryable:
+            if error.retryable and is_needed:
                 raise
             log.info("%r was opened, but not read: %s", content.key, error)
 
@@ -303,6 +321,7 @@ class Contents:
         change = self._state.change_of(file.node)
         if blob is None or change is None or file.lock.locked() or not _is_ready(change, blob):
             blob = await self.writing.make_writable(file)
+            self._filler.fill_at_hand(blob)
         before_bytes = blob.extents.total
         try:
             blob.write(offset, data)
@@ -366,12 +385,18 @@ class Contents:
                 file.blob = (
                     file.blob or self.writing.pending_blob(node) or self._state.spool.new_blob()
                 )
+            elif size:
+                await self._bring_small(file, is_needed=False)
             blob = await self.writing.make_writable(file)
+            if size:
+                self._filler.fill_at_hand(blob)
             self._state.spool.grew(-blob.truncate(size))
             if size == 0:
                 blob.detach()
             node.size = size
             file.wrote = True
+            if file.writers == 0:
+                await self._filler.complete_small(blob)
             if file.writers == 0:
                 self.commit(file)
                 self._closed(file)
@@ -411,9 +436,16 @@ class Contents:
         self._fold_attributes(file, change)
         self._state.spool.save(change)
 
-    def flush(self, handle: Handle) -> None:
-        """close() of one descriptor: journal it, and line it up when this is the only writer."""
+    async def _complete(self, file: OpenFile) -> None:
+        change = self._state.change_of(file.node)
+        if file.blob is not None and change is not None and change.state is State.OPEN:
+            await self._filler.complete_small(file.blob)
+
+    async def flush(self, handle: Handle) -> None:
+        """close() of one descriptor: journal it, and line it up when this is the only writer. Raises LocalDiskError."""
         file = handle.file
+        if handle.writes:
+            await self._complete(file)
         change = self._state.change_of(file.node)
         if not handle.writes or change is None or change.state is not State.OPEN:
             return
@@ -428,6 +460,7 @@ class Contents:
 
         With ``--fsync s3`` it returns when S3 has it, or with the error of the try to send it.
         """
+        await self._complete(handle.file)
         self.commit(handle.file)
         change = self._state.change_of(handle.file.node)
         await self._state.spool.force(handle.file.blob, change)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 
 import trio
 
-from s3mount.errors import NoSuchKeyError, PreconditionFailedError
+from s3mount.errors import (
+    LocalDiskError,
+    NoSuchKeyError,
+    PreconditionFailedError,
+    S3MountError,
+)
 from s3mount.refs import ContentRef
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 from s3mount.spool.blobs import Blob
 from s3mount.spool.uploader import Uploader
 from s3mount.vfs.state import MountState
+
+log = logging.getLogger(__name__)
 
 FILL_CHUNK_BYTES = 8 << 20
 VERSION_RETRIES = 20
@@ -24,6 +33,8 @@ class BaseFiller:
     def __init__(self, state: MountState) -> None:
         self._state = state
         self.uploader: Uploader | None = None
+        # Where only one part is sent anyway: of more those that nobody touched are copied inside S3.
+        self._small_bytes_max = min(INLINE_BODY_BYTES_MAX, state.config.part_bytes)
 
     async def fill_blob(
         self, blob: Blob, start: int, stop: int, *, for_upload: bool = False
@@ -40,11 +51,49 @@ class BaseFiller:
                 data = await self._read_base(blob, at, length, for_upload)
                 if not data:
                     return
-                grown_bytes = blob.fill(at, data)
-                if blob.id in self._state.spool.live_blobs:
-                    # Else it was dropped meanwhile, and is accounted for no more.
-                    self._state.spool.grew(grown_bytes)
+                self._take(blob, at, data)
                 at += len(data)
+
+    def _take(self, blob: Blob, at: int, data: bytes) -> None:
+        grown_bytes = blob.fill(at, data)
+        if blob.id in self._state.spool.live_blobs:
+            # Else it was dropped meanwhile, and is accounted for no more.
+            self._state.spool.grew(grown_bytes)
+
+    def _is_small(self, blob: Blob) -> bool:
+        """Is something missing of a base that a single request brings?"""
+        return blob.base_limit <= self._small_bytes_max and not blob.complete
+
+    def fill_at_hand(self, blob: Blob) -> None:
+        """Bring the rest of a small base into ``blob`` if the cache has it. Asks S3 for nothing. Repeatable."""
+        base = blob.base
+        if base is None or not self._is_small(blob):
+            return
+        reader = self._state.reader.open(base)
+        try:
+            data = reader.read_now(0, blob.base_limit)
+            if data is not None:
+                self._take(blob, 0, data)
+        except (OSError, LocalDiskError) as error:
+            log.info("what %r was stays in S3 alone: %s", base.key, error)
+        finally:
+            reader.close()
+
+    async def complete_small(self, blob: Blob) -> None:
+        """Before a change of a part is acknowledged: bring the rest of a small base, as far as it can be had.
+
+        Then it can be sent, and kept beside what somebody else may put in its place, without that base.
+        """
+        base = blob.base
+        if base is None or not self._is_small(blob):
+            return
+        if self._state.store.outage:
+            self.fill_at_hand(blob)
+            return
+        try:
+            await self.fill_blob(blob, 0, blob.base_limit)
+        except (OSError, S3MountError) as error:
+            log.info("what %r was stays in S3 alone: %s", base.key, error)
 
     async def _read_base(self, blob: Blob, offset: int, length: int, for_upload: bool) -> bytes:
         for _ in range(VERSION_RETRIES):

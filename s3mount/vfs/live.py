@@ -148,11 +148,12 @@ class LiveView:
     async def open(self, inode: int, flags: int, pid: int) -> int:
         """See ``View.open``."""
         node = self._node(inode)
-        if (flags & os.O_ACCMODE) == os.O_RDONLY and not flags & os.O_TRUNC:
-            return await self._contents.open_to_read(node, flags, pid)
         if flags & os.O_TRUNC:
             await self._contents.truncate(node, 0)
-        return self._contents.open(node, flags, pid)
+            return self._contents.open(node, flags, pid)
+        if (flags & os.O_ACCMODE) == os.O_RDONLY:
+            return await self._contents.open_to_read(node, flags, pid)
+        return await self._contents.open_to_write(node, flags, pid)
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         """See ``View.read``."""
@@ -165,7 +166,7 @@ class LiveView:
     async def flush(self, handle: int) -> None:
         """See ``View.flush``."""
         opened = self._contents.handle(handle)
-        self._contents.flush(opened)
+        await self._contents.flush(opened)
         await self._contents.wait_closed(opened)
 
     async def fsync(self, handle: int) -> None:

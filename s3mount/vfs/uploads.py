@@ -144,7 +144,7 @@ class UploadHooks:
         if file is not None and file.blob is blob:
             if blob.base is not None:
                 blob.base = content
-        elif blob.base is None:
+        elif blob.complete:
             with contained("a file that was sent is not in the cache"):
                 self._contents.to_cache(blob, content)
         if blob.id in self._state.spool.live_blobs:

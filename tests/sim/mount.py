@@ -204,18 +204,20 @@ class Mount:
     @walked
     async def open(self, path: str, flags: int = os.O_RDONLY) -> int:
         node = await self.node(path)
-        if not flags & (os.O_ACCMODE | os.O_TRUNC):
-            fd = await self.fs.contents.open_to_read(node, flags)
+        contents = self.fs.contents
+        if not flags & os.O_TRUNC:
+            is_read_only = not flags & os.O_ACCMODE
+            bring = contents.open_to_read if is_read_only else contents.open_to_write
+            fd = await bring(node, flags)
             node.lookups += 1
             return fd
         fd = self._hold(node, flags & ~os.O_TRUNC)
-        if flags & os.O_TRUNC:
-            # The kernel opens first and truncates then.
-            try:
-                await self.fs.contents.truncate(node, 0)
-            except BaseException:
-                await self.close(fd)
-                raise
+        # The kernel opens first and truncates then.
+        try:
+            await contents.truncate(node, 0)
+        except BaseException:
+            await self.close(fd)
+            raise
         return fd
 
     def _hold(self, node: Node, flags: int) -> int:
@@ -255,7 +257,7 @@ class Mount:
         handle = self.fs.contents.handle(fd)
         inode = handle.file.node.inode
         try:
-            self.fs.contents.flush(handle)
+            await self.fs.contents.flush(handle)
             await self.fs.contents.wait_closed(handle)
         finally:
             self.fs.contents.release(fd)

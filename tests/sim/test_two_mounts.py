@@ -66,7 +66,7 @@ class Kernel:
             await self.mount.pwrite(fd, text, 0)
             self._pages[node.inode] = text
         finally:
-            contents.flush(contents.handle(fd))
+            await contents.flush(contents.handle(fd))
             await self._pause()
             contents.release(fd)
 
@@ -75,7 +75,7 @@ class Kernel:
             node = await self._lookup(name, is_anew=is_anew)
             await self._pause()
             try:
-                return node, self.mount.fs.contents.open(node, os.O_RDWR)
+                return node, await self.mount.fs.contents.open_to_write(node, os.O_RDWR)
             except OSError as error:
                 if error.errno != errno.ESTALE or is_anew:
                     raise

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 
 from s3mount.errors import NetworkError, S3MountError
+from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 
@@ -232,7 +234,9 @@ async def test_a_change_of_a_version_that_somebody_destroyed_is_kept_and_shown(
     world = World(tmp_path)
     await world.foreign_put("big", b"b" * 4 * PART)
     async with world.mounted() as mount:
-        await mount.change("big", b"ours", 10)
+        fd = await mount.open("big", os.O_WRONLY)
+        await mount.pwrite(fd, b"ours", 10)
+        await mount.close(fd)
         await world.foreign_put("big", b"theirs")
         with pytest.raises(S3MountError, match="gone"):
             await mount.sync()
@@ -469,3 +473,105 @@ def test_a_folder_whose_files_somebody_replaces_before_its_rename_arrives_is_no_
             assert mount.leftovers() == []
 
     run()
+
+
+BASE = bytes(range(256)) * 12
+"""Larger than what the changes below write of it, and sent by one request."""
+
+
+async def append(mount: Mount, path: str) -> bytes:
+    """``echo ours >>path`` by a kernel that has its pages: nothing is read."""
+    fd = await mount.open(path, os.O_WRONLY | os.O_APPEND)
+    await mount.pwrite(fd, b"ours", len(BASE))
+    await mount.close(fd)
+    return BASE + b"ours"
+
+
+async def edit(mount: Mount, path: str) -> bytes:
+    """Change bytes in the middle, as a program that opened it for writing alone."""
+    fd = await mount.open(path, os.O_WRONLY)
+    await mount.pwrite(fd, b"ours", 100)
+    await mount.close(fd)
+    return BASE[:100] + b"ours" + BASE[104:]
+
+
+async def cut(mount: Mount, path: str) -> bytes:
+    """``truncate --size 100``."""
+    await mount.truncate(path, 100)
+    return BASE[:100]
+
+
+async def lengthen(mount: Mount, path: str) -> bytes:
+    """``truncate --size 4000``."""
+    await mount.truncate(path, 4000)
+    return BASE.ljust(4000, b"\0")
+
+
+CHANGES = [append, edit, cut, lengthen]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_small_file_changed_in_part_needs_its_base_no_more(
+    tmp_path: Path, change: Callable[[Mount, str], Awaitable[bytes]]
+) -> None:
+    """Somebody replaces it after the close and before it is sent, then a kill comes: both are there."""
+
+    @simulated
+    async def play() -> None:
+        world = World(tmp_path)
+        await world.foreign_put("a", BASE)
+        async with world.mounted() as mount:
+            ours = await change(mount, "a")
+            await world.foreign_put("a", b"theirs")
+            mount.kill()
+        async with world.mounted() as mount:
+            await mount.sync()
+            assert sorted(world.files().values()) == sorted([b"theirs", ours])
+            assert mount.leftovers() == []
+
+    play()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+def test_a_small_file_replaced_between_open_and_write_is_kept_beside_ours(
+    tmp_path: Path, flags: int
+) -> None:
+    """The bytes of what was opened are here since the open."""
+
+    @simulated
+    async def play() -> None:
+        world = World(tmp_path)
+        await world.foreign_put("a", BASE)
+        async with world.mounted() as mount:
+            fd = await mount.open("a", flags)
+            await world.foreign_put("a", b"theirs")
+            await mount.pwrite(fd, b"ours", len(BASE))
+            await mount.close(fd)
+            await mount.sync()
+            assert sorted(world.files().values()) == sorted([b"theirs", BASE + b"ours"])
+            assert mount.leftovers() == []
+
+    play()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+def test_a_small_file_replaced_before_it_is_opened_to_be_changed_is_looked_up_again(
+    tmp_path: Path, flags: int
+) -> None:
+    """The name is believed still: the open meets it, upon which Linux looks anew."""
+
+    @simulated
+    async def play() -> None:
+        world = World(tmp_path)
+        await world.foreign_put("a", BASE)
+        async with world.mounted(metadata_ttl_s=60.0) as mount:
+            await mount.listdir("")
+            await world.foreign_put("a", b"theirs")
+            fd = await mount.open("a", flags)
+            await mount.pwrite(fd, b" and ours", mount.size(fd))
+            await mount.close(fd)
+            await mount.sync()
+            assert world.files() == {"a": b"theirs and ours"}
+            assert mount.leftovers() == []
+
+    play()

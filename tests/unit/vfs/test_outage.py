@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,6 +149,29 @@ async def test_a_mode_that_is_set_later_counts_more_than_the_stored_one(tmp_path
         await mount.sync()
     metadata = await world.metadata("f")
     assert (int(metadata["mode"]), metadata["theirs"]) == (stat.S_IFREG | 0o600, "yes")
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_change_of_a_part_of_what_is_not_here_is_accepted(tmp_path: Path, is_known: bool) -> None:
+    """The rest of the file comes when S3 is back."""
+
+    @simulated
+    async def play() -> None:
+        world = World(tmp_path, faults=Script())
+        await world.foreign_put("a", b"base")
+        await world.foreign_put("b", b"base")
+        async with world.mounted(metadata_ttl_s=60.0) as mount:
+            await mount.listdir("")
+            with away(world, mount, is_known=is_known):
+                fd = await mount.open("a", os.O_WRONLY | os.O_APPEND)
+                await mount.pwrite(fd, b" and ours", 4)
+                await mount.close(fd)
+                await mount.truncate("b", 2)
+            await mount.sync()
+            assert world.files() == {"a": b"base and ours", "b": b"ba"}
+            assert mount.leftovers() == []
+
+    play()
 
 
 @simulated
