@@ -157,6 +157,8 @@ class _Listed(NamedTuple):
     at_ns: int
     keys: int
     size_bytes: int
+    has_versions: bool
+    """Is there, or was there ever, anything below the prefix, as far as the store still tells?"""
 
 
 async def list_to_file(
@@ -201,7 +203,7 @@ async def list_to_file(
         if at_ns is not None and gaps.are_suspicious and not await are_dates_right(store, prefix):
             raise ManifestError(WRONG_DATES)
         writer.finish()
-    return _Listed(moment.at_ns, writer.count, writer.size_bytes)
+    return _Listed(moment.at_ns, writer.count, writer.size_bytes, bool(scans[0].listed))
 
 
 # ------------------------------------------------------------------------- show, diff
@@ -237,7 +239,7 @@ def diff(
     """Give ``report`` what differs, in the order of keys. Raises S3MountError.
 
     Either side may be a live bucket, ``s3://BUCKET`` or ``s3://BUCKET/PREFIX/``; the first of these as it was
-    at ``at_ns``.
+    at ``at_ns``. A prefix below which neither side has anything, now or ever, is a UsageError.
     """
     after_ns = None if is_live_bucket(before) else at_ns
 
@@ -248,8 +250,10 @@ def diff(
         ):
 
             def compare() -> None:
-                left = sorted_entries(read_entries(old, bucket=access.bucket), before)
-                right = sorted_entries(read_entries(new, bucket=access.bucket), after)
+                _must_be_somewhere(old, new, access.bucket)
+                _must_be_somewhere(new, old, access.bucket)
+                left = sorted_entries(read_entries(old.path, bucket=access.bucket), before)
+                right = sorted_entries(read_entries(new.path, bucket=access.bucket), after)
                 for difference in differences(left, right, by_content=by_content):
                     report(difference)
 
@@ -258,20 +262,40 @@ def diff(
     tasks.run(main)
 
 
+class _Side(NamedTuple):
+    """One side of a comparison as a file. ``absent``: the bucket and prefix below which nothing lies or ever lay."""
+
+    path: Path
+    absent: tuple[str, str] | None = None
+
+
+def _must_be_somewhere(side: _Side, other: _Side, bucket: str | None) -> None:
+    """Raises UsageError for a prefix that neither side knows. What only the other side has was removed, which a
+    bucket without versions does not tell."""
+    if side.absent is None:
+        return
+    entries = read_entries(other.path, bucket=bucket)
+    if not any((e.bucket, e.key[: len(side.absent[1])]) == side.absent for e in entries):
+        raise nothing_below(*side.absent)
+
+
 @asynccontextmanager
-async def _side(access: Access, source: str, at_ns: int | None, show: Show) -> AsyncIterator[Path]:
-    """One side of a comparison as a file; a bucket is listed first, as it was at a time or is now."""
+async def _side(access: Access, source: str, at_ns: int | None, show: Show) -> AsyncIterator[_Side]:
+    """See ``_Side``; a bucket is listed first, as it was at a time or is now."""
     if not is_live_bucket(source):
         async with brought_here(source, access.open_store) as path:
-            yield path
+            yield _Side(path)
         return
     bucket, key = parse_s3(source)
     with tempfile.TemporaryDirectory(prefix="s3mount-") as name:
         path = Path(name) / "live.csv"
         async with access.open_store(bucket) as store:
             prefix = normal_prefix(key)
-            await list_to_file(store, bucket, prefix, at_ns, path, "csv", show, may_be_empty=True)
-        yield path
+            listed = await list_to_file(
+                store, bucket, prefix, at_ns, path, "csv", show, may_be_empty=True
+            )
+        is_absent = bool(prefix) and not listed.has_versions
+        yield _Side(path, (bucket, prefix) if is_absent else None)
 
 
 # ------------------------------------------------------------------------------ verify

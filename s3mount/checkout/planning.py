@@ -146,7 +146,6 @@ class Planner:
             if self._held and self._meets_held(path, entry):
                 continue
             if path == self._twice:
-                self._refuse(path, entry, "the manifest names it twice")
                 continue
             step = self._look_at(path, entry)
             if isinstance(step, str):
@@ -193,8 +192,10 @@ class Planner:
                 return True
             elif path == other:
                 del self._held[place]
-                self._refuse(other, held_entry, "the manifest names it twice")
-                self._refuse(path, entry, "the manifest names it twice")
+                one, two = (each.version_id or each.etag for each in (held_entry, entry))
+                self._refuse(
+                    other, held_entry, f"the manifest names two versions of it: {one} and {two}"
+                )
                 self._twice = path
                 return True
         return False

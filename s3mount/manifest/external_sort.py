@@ -23,39 +23,51 @@ def _order(entry: Entry) -> tuple[str, str]:
 def sorted_entries(entries: Iterable[Entry], name: str) -> Iterator[Entry]:
     """``entries`` sorted, each key once. ``name`` is what an error calls them.
 
-    What is sorted already goes through in few runs. Raises ManifestError when a key is named with two
-    different versions, LocalDiskError when there is no room for what does not fit into memory.
+    What is sorted already goes through in few runs. All faults show before the first entry comes: raises
+    ManifestError when a key is named with two different versions, LocalDiskError when there is no room for what
+    does not fit into memory.
     """
     spill: Spill[Entry] = Spill(Entry)
     try:
-        yield from _once(merged(entries, spill), name)
+        runs = Runs(entries, spill)
+        for _ in _once(runs.merged(), name):
+            pass
+        yield from _once(runs.merged(), name)
     finally:
         spill.close()
 
 
-def merged(entries: Iterable[Entry], spill: Spill[Entry]) -> Iterator[Entry]:
-    """All of ``entries``, which are read at once, sorted; what does not fit into memory goes to ``spill``."""
-    runs: list[list[Chunk]] = []
-    last: tuple[str, str] | None = None
-    held: list[Entry] = []
-    for entry in entries:
-        held.append(entry)
-        if len(held) < ENTRIES_IN_MEMORY_MAX:
-            continue
-        held.sort(key=_order)
-        if last is None or _order(held[0]) < last:
-            runs.append([])
-        last = _order(held[-1])
-        for start in range(0, len(held), CHUNK_ENTRIES):
-            runs[-1].append(spill.put(held[start : start + CHUNK_ENTRIES]))
-        held = []
-    held.sort(key=_order)
-    return heapq.merge(*(_run(spill, chunks) for chunks in runs), held, key=_order)
+class Runs:
+    """All of ``entries``, which are read at once, in sorted runs.
 
+    What does not fit into memory goes to ``spill``. Raises what the entries raise, and LocalDiskError.
+    """
 
-def _run(spill: Spill[Entry], chunks: list[Chunk]) -> Iterator[Entry]:
-    for chunk in chunks:
-        yield from spill.get(chunk)
+    def __init__(self, entries: Iterable[Entry], spill: Spill[Entry]) -> None:
+        self._spill = spill
+        self._runs: list[list[Chunk]] = []
+        self._held: list[Entry] = []
+        last: tuple[str, str] | None = None
+        for entry in entries:
+            self._held.append(entry)
+            if len(self._held) < ENTRIES_IN_MEMORY_MAX:
+                continue
+            self._held.sort(key=_order)
+            if last is None or _order(self._held[0]) < last:
+                self._runs.append([])
+            last = _order(self._held[-1])
+            for start in range(0, len(self._held), CHUNK_ENTRIES):
+                self._runs[-1].append(spill.put(self._held[start : start + CHUNK_ENTRIES]))
+            self._held = []
+        self._held.sort(key=_order)
+
+    def merged(self) -> Iterator[Entry]:
+        """The entries, sorted. Repeatable."""
+        return heapq.merge(*map(self._run, self._runs), self._held, key=_order)
+
+    def _run(self, chunks: list[Chunk]) -> Iterator[Entry]:
+        for chunk in chunks:
+            yield from self._spill.get(chunk)
 
 
 def _once(entries: Iterable[Entry], name: str) -> Iterator[Entry]:

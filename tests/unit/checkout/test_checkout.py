@@ -424,7 +424,10 @@ def test_a_path_that_is_named_twice(world: World) -> None:
         world.put("g", b"4"),
     ]
     summary = world.check_out(wanted)
-    assert [failure.path for failure in summary.failures] == ["f", "f", "f"]
+    one, two = (entry.version_id for entry in wanted[:2])
+    assert [(failure.path, failure.reason) for failure in summary.failures] == [
+        ("f", f"the manifest names two versions of it: {one} and {two}")
+    ]
     assert world.files() == {"g": b"4"}
 
 

@@ -23,6 +23,7 @@ class Bucket:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = ManualClock()
+        self.monkeypatch = monkeypatch
         self.store = MemoryStore("b", versioning="enabled", clock=self.clock)
         manifest_access.use(self.store, monkeypatch)
 
@@ -63,6 +64,9 @@ def test_diff_ends_as_diff_does(
         [made, str(tmp_path / "bad.csv")],
         [made, made, "--at", "-3d"],
         [made, made, "--wrong"],
+        [made, "s3://b/absent/"],
+        ["s3://b/absent/", made],
+        ["s3://b/absent/", "s3://b/absent/", "--at", format_time(bucket.clock.now_ns())],
     ):
         capsys.readouterr()
         assert main(["manifest", "diff", *trouble]) == 2, trouble
@@ -96,6 +100,36 @@ def test_diff_takes_a_bucket_as_it_was(
     ]
     assert main(["manifest", "diff", made, "s3://b/d/", "--at", then]) == 0
     assert main(["manifest", "diff", "s3://b/d/", made, "--at", then]) == 0
+
+
+def test_what_was_removed_is_no_slip_of_the_pen(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bucket, or a folder that the manifest knows, of which nothing is left: all of it is removed."""
+    bucket.put("d/a")
+    made, other = str(tmp_path / "m.csv"), str(tmp_path / "other.csv")
+    assert main(["manifest", "create", "b", "-o", made]) == 0
+    bucket.store = MemoryStore("b", versioning="off", clock=bucket.clock)
+    manifest_access.use(bucket.store, bucket.monkeypatch)
+    capsys.readouterr()
+    for place in ("s3://b", "s3://b/d/"):
+        assert main(["manifest", "diff", made, place]) == 1
+        assert capsys.readouterr().out.startswith("- s3://b/d/a ")
+    Path(other).write_text("bucket,key,version_id\nother,d/a,v\n")
+    assert main(["manifest", "diff", other, "s3://b/d/"]) == 2
+    assert "no key lies below s3://b/d/" in capsys.readouterr().err
+
+
+def test_diff_prints_nothing_before_both_sides_are_known_to_be_sound(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, two = str(tmp_path / "m.csv"), str(tmp_path / "two.csv")
+    Path(made).write_text("bucket,key,version_id\nb,a,1\n")
+    Path(two).write_text("bucket,key,version_id\nb,y,1\nb,z,1\nb,z,2\n")
+    for given in ([made, two], [two, made]):
+        assert main(["manifest", "diff", *given]) == 2
+        told = capsys.readouterr()
+        assert (told.out, "names two versions of 'z'" in told.err) == ("", True)
 
 
 def test_now_is_no_time_to_come(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
