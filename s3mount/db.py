@@ -17,6 +17,8 @@ from s3mount.errors import DiskFullError, LocalDiskError
 
 ROOM_BYTES_MIN = 256 << 10
 """Below this no database is opened that maps a file: 32 KiB are mapped at first, and its log needs room, too."""
+TEMPORARY_MEMORY_KIB = 64 << 10
+"""A database without a name takes so much memory before it goes to a file."""
 
 
 def open_database(
@@ -60,10 +62,7 @@ def open_database(
             raise LocalDiskError(
                 f"{path} was made by a newer release of s3mount (schema {version}); use that release"
             )
-        for number in range(version, len(migrations)):
-            connection.executescript(
-                f"BEGIN;{migrations[number]};PRAGMA user_version={number + 1};COMMIT;"
-            )
+        _migrate(connection, version, migrations)
         if not is_exclusive:
             _fill_map(path)
     except sqlite3.Error as error:
@@ -76,6 +75,27 @@ def open_database(
         connection.close()
         raise
     return connection
+
+
+def open_temporary(migrations: Sequence[str] = ()) -> sqlite3.Connection:
+    """A database without a name, gone when it is closed; for any thread. As ``open_database`` otherwise.
+
+    It lies in memory, and what is more than TEMPORARY_MEMORY_KIB in a file below ``$TMPDIR`` or /var/tmp.
+    """
+    connection = sqlite3.connect(
+        "", isolation_level=None, cached_statements=64, check_same_thread=False
+    )
+    connection.execute(f"PRAGMA cache_size=-{TEMPORARY_MEMORY_KIB}")
+    connection.execute("PRAGMA journal_mode=MEMORY")
+    _migrate(connection, 0, migrations)
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[str]) -> None:
+    for number in range(version, len(migrations)):
+        connection.executescript(
+            f"BEGIN;{migrations[number]};PRAGMA user_version={number + 1};COMMIT;"
+        )
 
 
 def _must_have_room(path: Path) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from s3mount import db
-from s3mount.errors import LocalDiskError
+from s3mount.errors import DiskFullError, LocalDiskError
 from s3mount.refs import ETag, ObjectInfo, VersionId
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ROOT = 1
 """The number of the top, which holds the buckets."""
@@ -98,16 +101,22 @@ class Catalog:
     """An open catalog. Its methods take some microseconds each, and are for the loop.
 
     They raise LocalDiskError when the file cannot be read; what cannot be remembered is left out,
-    with one warning.
+    with one warning. Where the disk is full, what is added goes to a copy without a file, for this process alone.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the catalog at ``path``, or make an empty one. Raises LocalDiskError."""
+    def __init__(self, path: Path, *, is_kept: bool = True) -> None:
+        """Open the catalog at ``path``, or make an empty one; a file only if it is kept. Raises LocalDiskError."""
         self.path = path
+        self._is_kept = is_kept
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(ObjectInfo).decode
-        self._database = db.open_database(path, MIGRATIONS, any_thread=True)
         self._forgetful = False
+        if not is_kept:
+            self._database = db.open_temporary(MIGRATIONS)
+            self._database.execute(INDEX)
+            self._database.execute(LOOSE)
+            return
+        self._database = db.open_database(path, MIGRATIONS, any_thread=True)
         try:
             self._database.execute(INDEX)
             self._database.execute(LOOSE)
@@ -179,7 +188,8 @@ class Catalog:
             for table, is_pinned in (("learned", True), ("loose", False)):
                 chosen: list[tuple[object, ...]] = [row[1:] for row in rows if row[0] is is_pinned]
                 if chosen:
-                    self._write_all(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", chosen)
+                    statement = f"INSERT OR REPLACE INTO {table} VALUES (?, ?)"
+                    self._in_transaction(partial(self._database.executemany, statement, chosen))
         except sqlite3.Error as error:
             # Costs asking S3 again, nothing else.
             self._forgetful = True
@@ -187,7 +197,7 @@ class Catalog:
 
     def note(self, name: str, value: int | str) -> None:
         """Note a fact about the whole. Raises LocalDiskError."""
-        self._change("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        self._insert("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(name, value)])
 
     # ----------------------------------------------------------------- filling
 
@@ -197,20 +207,17 @@ class Catalog:
         A name that is both a file and a directory stays, or becomes, a directory. In one transaction;
         raises LocalDiskError.
         """
-        numbers = []
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                (last,) = self._database.execute("SELECT max(number) FROM entry").fetchone()
-                for entry in entries:
-                    number = self._add(parent, entry, last + 1)
-                    last = max(last, number)
-                    numbers.append(number)
-            finally:
-                self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise db.disk_error(f"cannot write the catalog {self.path}", error) from error
-        return numbers
+
+        def add() -> list[int]:
+            numbers = []
+            (last,) = self._database.execute("SELECT max(number) FROM entry").fetchone()
+            for entry in entries:
+                number = self._add(parent, entry, last + 1)
+                last = max(last, number)
+                numbers.append(number)
+            return numbers
+
+        return self._write(add)
 
     def _add(self, parent: int, entry: Listed, fresh: int) -> int:
         query = "SELECT number, kind FROM entry WHERE parent = ? AND name = ?"
@@ -230,15 +237,11 @@ class Catalog:
 
     def set_listed(self, numbers: Iterable[int]) -> None:
         """All entries of these directories are there now. Raises LocalDiskError."""
-        try:
-            self._write_all("INSERT OR IGNORE INTO listed VALUES (?)", [(n,) for n in numbers])
-        except sqlite3.Error as error:
-            raise db.disk_error(f"cannot write the catalog {self.path}", error) from error
+        self._insert("INSERT OR IGNORE INTO listed VALUES (?)", [(n,) for n in numbers])
 
     def hide(self, keys: Iterable[tuple[str, str]]) -> None:
         """Note keys that have no place in the tree, each with the reason. Raises LocalDiskError."""
-        for key, why in keys:
-            self._change("INSERT INTO unshown VALUES (?, ?)", (key, why))
+        self._insert("INSERT INTO unshown VALUES (?, ?)", list(keys))
 
     # ------------------------------------------------------------------ SQLite
 
@@ -263,15 +266,45 @@ class Catalog:
         except sqlite3.Error as error:
             raise LocalDiskError(f"the catalog {self.path} cannot be read: {error}") from error
 
-    def _change(self, statement: str, values: tuple[object, ...]) -> None:
+    def _insert(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        self._write(lambda: self._database.executemany(statement, rows))
+
+    def _write(self, change: Callable[[], T]) -> T:
+        """Do ``change`` in one transaction, once more without a file if the disk is full. Raises LocalDiskError."""
         try:
-            self._database.execute(statement, values)
+            try:
+                return self._in_transaction(change)
+            except sqlite3.Error as error:
+                failure = db.disk_error(f"cannot write the catalog {self.path}", error)
+                if not self._is_kept or not isinstance(failure, DiskFullError):
+                    raise
+                self._leave_the_file(failure)
+                return self._in_transaction(change)
         except sqlite3.Error as error:
             raise db.disk_error(f"cannot write the catalog {self.path}", error) from error
 
-    def _write_all(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+    def _in_transaction(self, change: Callable[[], T]) -> T:
         self._database.execute("BEGIN IMMEDIATE")
         try:
-            self._database.executemany(statement, rows)
-        finally:
+            done = change()
             self._database.execute("COMMIT")
+        except BaseException:
+            # A full disk may have ended it already.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        return done
+
+    def _leave_the_file(self, why: LocalDiskError) -> None:
+        """Go on in a copy that needs no room on this disk. What S3 told of loose versions is forgotten."""
+        copy = db.open_temporary()
+        try:
+            self._database.backup(copy)
+            copy.execute(LOOSE)
+        except BaseException:
+            copy.close()
+            raise
+        self._database.close()
+        self._database = copy
+        self._is_kept = False
+        log.warning("%s; what is looked at from now on is not kept", why)

@@ -49,16 +49,17 @@ Tell = Callable[[str], None]
 class HeldCatalog:
     """An open catalog that nobody removes meanwhile. Close it when done."""
 
-    def __init__(self, catalog: Catalog, descriptor: int) -> None:
+    def __init__(self, catalog: Catalog, descriptor: int = -1) -> None:
+        """``descriptor`` holds the lock; none for a catalog without a file."""
         self.catalog = catalog
         self.is_temporary = False
         self._descriptor = descriptor
 
     def close(self) -> None:
         """Close the catalog and let go of it; a temporary one is removed. Repeatable."""
+        self.catalog.close()
         if self._descriptor < 0:
             return
-        self.catalog.close()
         os.close(self._descriptor)
         self._descriptor = -1
         if self.is_temporary:
@@ -134,7 +135,7 @@ class Library:
         """The catalog of a bucket (``identity``) at a time, which is filled while it is used. Blocks.
 
         Begun less than ``settled_ns`` after its time it is for this mount alone: what is told so early
-        may not be the last word. Raises LocalDiskError.
+        may not be the last word. Where the folder cannot be used, its disk is full say, it has no file.
         """
         name = f"past-{hashlib.sha256(identity.encode()).hexdigest()[:32]}-{at_ns}-{SCHEMA}"
         is_settled = now_ns - at_ns >= settled_ns
@@ -144,7 +145,11 @@ class Library:
         def make(path: Path) -> None:
             Catalog(path).close()
 
-        held = self._open(name, make, lambda doing: None)
+        try:
+            held = self._open(name, make, lambda doing: None)
+        except LocalDiskError as error:
+            log.warning("%s; what is looked at of this past is not kept", error)
+            return HeldCatalog(Catalog(self._folder / f"{name}.sqlite", is_kept=False))
         held.is_temporary = not is_settled
         return held
 

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from s3mount.manifest.catalog import FILE, IMPLIED, ROOT, Listed
+from s3mount.manifest.library import Library
 from tests.faults.disks import Ballast, small_disk
 from tests.faults.load import held
 from tests.fuse.bucket_contents import S3Contents, wait_until
 from tests.fuse.mounts import pending_of
 from tests.fuse.outcomes import outcome
+from tests.fuse.pasts import Writer, contents
 from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.counting import WRITING
@@ -189,6 +192,60 @@ def test_cache_on_a_full_disk(
     for name, content in wanted.items():
         assert (mount.path / name).read_bytes() == content
     mount.close()
+
+
+def test_a_look_into_the_past_with_the_cache_on_a_full_disk(
+    versioned_bucket: str,
+    disk: Path,
+    mount_factory: Callable[..., Mount],
+    s3_server: S3Server,
+) -> None:
+    """What is listed of the past needs no room on that disk."""
+    writer = Writer(s3_server, versioned_bucket)
+    for number in range(40):
+        writer.put(f"d{number % 4}/{number}", b"x" * number)
+    then = {f"d{number % 4}/{number}": b"x" * number for number in range(40)}
+    moment = writer.moment()
+    writer.delete("d1/1")
+    mount = mount_factory(versioned_bucket, "--snapshots", mounted=False)
+    mount.cache_dir = disk / "cache"
+    mount.mount()
+    past = mount.path / ".snapshots" / moment
+    ballast = Ballast(disk)
+    ballast.take_all()
+    for _ in range(2):
+        assert contents(past) == then
+    assert sorted(os.listdir(past / "d1")) == sorted(str(n) for n in range(1, 40, 4))
+    ballast.give_back()
+    assert contents(past) == then
+    mount.unmount()
+
+
+def test_a_past_whose_disk_is_full_goes_on_without_it(
+    disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was listed before is still there, under its numbers; so is what comes then."""
+    names = [f"file {number:05d}" for number in range(20_000)]
+    ballast = Ballast(disk)
+    library = Library(disk / "catalogs", 1 << 30)
+    with library.of_past("bucket", 1, 10**18, 1) as held:
+        catalog = held.catalog
+        (top,) = catalog.add(ROOT, [Listed("bucket", IMPLIED)])
+        numbers = catalog.add(top, [Listed(name, FILE, "v") for name in names[:100]])
+        ballast.take_all()
+        for start in range(100, len(names), 100):
+            numbers += catalog.add(top, [Listed(name, FILE) for name in names[start : start + 100]])
+        catalog.set_listed([top])
+        catalog.hide([("a//b", "no path")])
+        found = catalog.page(top, "", len(names) + 1)
+        assert [(row.name, row.number) for row in found] == list(zip(names, numbers, strict=True))
+        assert {row.version_id for row in found[:100]} == {"v"}
+        assert (catalog.is_listed(top), catalog.unshown()) == (True, [("a//b", "no path")])
+    assert caplog.text.count("what is looked at from now on is not kept") == 1
+    ballast.give_back()
+    with library.of_past("bucket", 1, 10**18, 1) as held:
+        assert len(held.catalog.page(top, "", len(names))) < len(names)
+        assert held.catalog.add(top, [Listed(names[0], FILE)]) == numbers[:1]
 
 
 @pytest.fixture

@@ -129,6 +129,18 @@ def test_a_time_just_gone_is_listed_anew_by_each_mount(library: Library) -> None
     assert not list(library._folder.glob("past*"))
 
 
+def test_a_past_needs_no_folder(tmp_path: Path) -> None:
+    """One that cannot be used costs asking S3 again, nothing else."""
+    (tmp_path / "a file").write_bytes(b"")
+    library = Library(tmp_path / "a file", 1 << 30)
+    for _ in range(2):
+        with library.of_past("bucket", 1, 10**18, 1) as held:
+            assert held.catalog.page(ROOT, "", 2) == []
+            numbers = held.catalog.add(ROOT, [Listed("f", FILE), Listed("d", IMPLIED)])
+            held.catalog.set_listed(numbers)
+            assert [row.name for row in held.catalog.page(ROOT, "", 2)] == ["d", "f"]
+
+
 def test_the_oldest_go_first_and_those_in_use_stay(tmp_path: Path) -> None:
     library = Library(tmp_path / "catalogs", 1)
     held = [library.of_past(f"{number}", 1, 1000, 10) for number in range(4)]
