@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
+    AccessDeniedError,
     ConflictError,
     NoSuchKeyError,
     PreconditionFailedError,
@@ -39,7 +40,7 @@ class Markers:
         origin_key = _origin(change)
         origin, target = None, None
         if change.expected != ABSENT:
-            target = await self._look(change.key)
+            target = await self._look_at_target(change)
         if origin_key == change.key:
             origin = target
         else:
@@ -118,6 +119,15 @@ class Markers:
         _must_be_empty(there)
         change.expected = there.etag
         raise TryAgain("the folder's object was replaced just now")
+
+    async def _look_at_target(self, change: Change) -> ObjectInfo | None:
+        try:
+            return await self._look(change.key)
+        except AccessDeniedError:
+            if not change.expected:
+                raise
+            # What was last put there, or read there, is all that the condition lets the write replace.
+            return ObjectInfo(change.key, 0, change.expected, 0)
 
     async def _look(self, key: Key) -> ObjectInfo | None:
         try:

@@ -72,14 +72,16 @@ class DirectoryState:
     ``listed_at`` is trio time of the beginning of the last listing, minus infinity before the first;
     ``listing_s`` how long it took. ``stores_attributes`` tells whether objects below carry attributes
     (``None``: not looked yet). ``believed_until`` is set while S3 cannot be asked. ``marker_etag`` is
-    the ETag of its marker object, empty without one, ``marker_bytes`` that object's size. ``unshown``
-    counts keys below that are no path.
+    the ETag of its marker object, empty without one, ``marker_bytes`` that object's size,
+    ``is_marker_closed`` tells that these credentials may not read it. ``unshown`` counts keys below that are no
+    path.
     """
 
     __slots__ = (
         "believed_until",
         "children",
         "headed_one_by_one",
+        "is_marker_closed",
         "listed_at",
         "listing_s",
         "marker_bytes",
@@ -96,5 +98,6 @@ class DirectoryState:
         self.stores_attributes: bool | None = None
         self.marker_etag = ""
         self.marker_bytes = 0
+        self.is_marker_closed = False
         self.headed_one_by_one = 0
         self.unshown = 0

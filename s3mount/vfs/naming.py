@@ -277,6 +277,9 @@ class Naming:
         assert known is not None
         now_ns = self._state.now_ns()
         directory.attributes = changed(directory.attributes, mtime_ns=now_ns, ctime_ns=now_ns)
+        if known.is_marker_closed:
+            # Its times are not worth what another program stored with it.
+            return
         if known.stores_attributes:
             self._touched[directory.inode] = directory
             return
@@ -299,7 +302,10 @@ class Naming:
             change.attributes = directory.attributes
             self._state.spool.record([change])
             return
-        expected = change.expected if change is not None else None
+        known = directory.directory
+        expected = known.marker_etag or None if known is not None else None
+        if change is not None:
+            expected = change.expected
         self._state.spool.record(
             [
                 Change(

@@ -31,6 +31,7 @@ class StoredAttributes:
 
     def __init__(self, state: MountState) -> None:
         self._state = state
+        self._said: set[type[StoreError]] = set()
 
     async def read_marker(self, directory: Node, listing: Listing, finished: set[Key]) -> None:
         """Learn from the directory's marker whether attributes are stored below it."""
@@ -54,7 +55,13 @@ class StoredAttributes:
         is_known = known.stores_attributes is not None and known.marker_etag == marker.etag
         if is_known and marker.etag:
             return
-        headers = await self._headers_of(marker)
+        headers = None
+        try:
+            headers = await self._headers_of(marker)
+            known.is_marker_closed = False
+        except StoreError as error:
+            self._do_without(key, error)
+            known.is_marker_closed = not isinstance(error, NoSuchKeyError)
         is_changed = self._state.change_of(directory) is not None
         known.marker_etag = marker.etag
         known.stores_attributes = is_changed or (headers is not None and codec.are_stored(headers))
@@ -67,31 +74,26 @@ class StoredAttributes:
             directory.attributes_known = True
 
     async def know_marker(self, directory: Node) -> None:
-        """Learn what a directory's marker carries, unless that is known or replaced here. Raises StoreError."""
+        """Learn what a directory's marker carries, unless that is known or replaced here.
+
+        A change would replace it, so what may not be read may not be changed either. Raises StoreError.
+        """
         if directory.headers is not None or self._state.change_of(directory) is not None:
             return
         try:
             head = await self._state.store.head(self._state.change_key(directory))
         except NoSuchKeyError:
             return
-        except StoreError as error:
-            if error.retryable:
-                raise
-            log.warning("attributes of %r cannot be read: %s", error.key, error.describe())
-            return
         if head.headers is not None and self._state.change_of(directory) is None:
             self._apply(directory, head.headers)
 
     async def _headers_of(self, info: ObjectInfo) -> ObjectHeaders | None:
-        """Headers by memory or HEAD; ``None`` when the object is gone or may not be read."""
+        """Headers by memory or HEAD. Raises StoreError, also when the object is gone or may not be read."""
         if info.etag:
             remembered = self._state.memory.recall(info.key, info.etag, info.last_modified_ns)
             if remembered is not None:
                 return remembered
-        try:
-            head = await self._state.store.head(info.key)
-        except NoSuchKeyError:
-            return None
+        head = await self._state.store.head(info.key)
         self._remember([head])
         return head.headers
 
@@ -164,7 +166,7 @@ class StoredAttributes:
 
         async def learn() -> None:
             for node in todo:
-                head = await self.head(node, is_alone=len(unknown) == 1)
+                head = await self._look_at(node, is_alone=len(unknown) == 1)
                 if head is not None:
                     found.append(head)
                 if len(found) >= HEADS_MAX:
@@ -224,22 +226,37 @@ class StoredAttributes:
             if glanced is not None and glanced.headers is not None and node.headers is not None:
                 return glanced
         content = node.content
-        key = content.key if content is not None else self._state.nodes.key_of(node)
         try:
-            head = await self._state.store.head(key)
+            head = await self._state.store.head(self._key_of(node))
         except NoSuchKeyError:
-            node.attributes_known |= node.content == content
-            return None
-        except StoreError as error:
-            if error.retryable:
-                raise
-            # Listed but not to be looked at: what the listing told has to do.
-            log.warning("attributes of %r cannot be read: %s", key, error.describe())
             node.attributes_known |= node.content == content
             return None
         if head.headers is not None and (node.content is None or node.content.etag == head.etag):
             self._apply(node, head.headers)
         return head
+
+    async def _look_at(self, node: Node, *, is_alone: bool) -> ObjectInfo | None:
+        """As ``head``; where an object that is listed may not be looked at, what the listing told has to do."""
+        content = node.content
+        try:
+            return await self.head(node, is_alone=is_alone)
+        except StoreError as error:
+            self._do_without(self._key_of(node), error)
+            node.attributes_known |= node.content == content
+            return None
+
+    def _do_without(self, key: Key, error: StoreError) -> None:
+        """Nothing but the log tells of what is gone or may not be read. Raises ``error`` when it may pass."""
+        if error.retryable:
+            raise error
+        if isinstance(error, NoSuchKeyError):
+            return
+        level = logging.DEBUG if type(error) in self._said else logging.WARNING
+        self._said.add(type(error))
+        log.log(level, "attributes of %r and others cannot be read: %s", key, error.describe())
+
+    def _key_of(self, node: Node) -> Key:
+        return node.content.key if node.content is not None else self._state.nodes.key_of(node)
 
     async def know_headers_or_inherit(self, node: Node) -> None:
         """As ``know_headers``; while S3 cannot be asked, the change of the file is to inherit them.
@@ -256,7 +273,7 @@ class StoredAttributes:
             log.info("what is stored with %r is asked for later: %s", node.name, error)
 
     async def inherit(self, change: Change) -> None:
-        """Fetch what ``change`` inherits, unless that is done. Raises StoreError.
+        """Fetch what ``change`` inherits, unless that is done. Raises StoreError: also where it may not be read.
 
         Where somebody else replaced that object meanwhile, there is nothing to inherit: the upload meets theirs.
         """
@@ -266,11 +283,6 @@ class StoredAttributes:
         try:
             there = await self._state.store.head(inherited.key, version_id=inherited.version_id)
         except NoSuchKeyError:
-            there = None
-        except StoreError as error:
-            if error.retryable:
-                raise
-            log.warning("what is stored with %r is lost: %s", inherited.key, error.describe())
             there = None
         if change.inherits != inherited:
             return
@@ -293,7 +305,10 @@ class StoredAttributes:
                 node.attributes_known = True
 
     async def know_headers(self, node: Node) -> None:
-        """Learn the headers of the object of a file, so that foreign metadata survive a change of it."""
+        """Learn the headers of the object of a file, so that foreign metadata survive a change of it.
+
+        Raises StoreError: what may not be read may not be replaced either.
+        """
         change = self._state.change_of(node)
         if change is not None and change.inherits is not None:
             await self.inherit(change)

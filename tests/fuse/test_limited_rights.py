@@ -122,3 +122,40 @@ def test_keys_that_may_not_write_are_told_before_anything_waits(
         relay.decide = lambda request: None
         mount.command("retry", str(mount.path))
         mount.wait()
+
+
+def test_what_may_not_be_read_is_listed_and_not_replaced(
+    bucket: str, mount_factory: Callable[..., Mount], s3_server: S3Server
+) -> None:
+    """Keys that may list and write, but read no object: what an edit would have to keep cannot be known."""
+    client = s3_server.boto3_client()
+    contents = S3Contents(client, bucket)
+    kept = {"Metadata": {"owner": "someone"}, "ContentType": "text/x-theirs"}
+    for key in ("there", "folder/"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"", **kept)
+
+    def decide(request: Request) -> Answer | None:
+        is_object = bool(request.path.removeprefix(f"/{bucket}").removeprefix("/"))
+        return DENIED if is_object and request.method in ("HEAD", "GET") else None
+
+    with Relay(s3_server.endpoint_url) as relay:
+        relay.decide = decide
+        mount = mount_factory(bucket, endpoint_url=relay.url)
+        assert {each.name for each in mount.path.iterdir()} == {"there", "folder"}
+        with pytest.raises(PermissionError):
+            (mount.path / "there").write_bytes(b"ours")
+        for name in ("there", "folder"):
+            with pytest.raises(PermissionError):
+                (mount.path / name).chmod(0o600)
+        (mount.path / "folder" / "new").write_bytes(b"new")
+        (mount.path / "sub").mkdir()
+        (mount.path / "sub" / "x").write_bytes(b"x")
+        assert sorted(each.name for each in mount.path.iterdir()) == ["folder", "sub", "there"]
+        mount.wait()
+        assert pending_of(mount)["changes"] == 0
+    assert contents.read("folder/new") == b"new"
+    assert contents.read("sub/x") == b"x"
+    for key in ("there", "folder/"):
+        there = client.head_object(Bucket=bucket, Key=key)
+        assert there["Metadata"] == kept["Metadata"]
+        assert there["ContentType"] == kept["ContentType"]
