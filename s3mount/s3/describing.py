@@ -1,8 +1,8 @@
 """All that is stored with an object: what HEAD tells, its tags and its grants.
 
 HEAD tells everything but the tags, of which it tells the number on most stores, and the ACL. So an object
-without tags, in a bucket whose ACLs are disabled, costs the HEAD alone. Where rights are missing, or the
-store knows no tags or ACLs, that is said once, and nothing is asked for any more.
+without tags, in a bucket whose ACLs are disabled, costs the HEAD alone. Where the store knows no tags or
+ACLs, or rights are missing several times in a row, that is said, and nothing is asked for any more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+from collections import Counter
 from urllib.parse import parse_qsl, quote, urlencode
 from xml.etree import ElementTree
 
@@ -34,6 +35,7 @@ from s3mount.s3.traits import Traits
 _log = logging.getLogger(__name__)
 
 _ROOTS = ("Tagging", "AccessControlPolicy", "OwnershipControls")
+REFUSALS_MAX = 3
 _GROUPS = "http://acs.amazonaws.com/groups/global/"
 _CANNED = {
     frozenset({("AllUsers", "READ")}): "public-read",
@@ -50,6 +52,7 @@ class Describer:
         self._http = http
         self._reader = reader
         self._traits = traits
+        self._refusals: Counter[str] = Counter()
 
     async def describe(self, key: Key, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.describe``."""
@@ -68,7 +71,7 @@ class Describer:
             return None
         root = await self._ask("tagging", key, version_id)
         if root is None:
-            self._traits.has_tags = False
+            self._traits.has_tags = self._refusals["tagging"] < REFUSALS_MAX
             return None
         found = [(_text(tag, "Key"), _text(tag, "Value")) for tag in _all(root, "Tag")]
         return tag_text(found) or None
@@ -91,7 +94,7 @@ class Describer:
     async def _acl(self, key: Key, version_id: VersionId | None) -> dict[str, str] | None:
         root = await self._ask("acl", key, version_id)
         if root is None:
-            self._traits.has_acls = False
+            self._traits.has_acls = self._refusals["acl"] < REFUSALS_MAX
             return None
         return granting(root)
 
@@ -111,6 +114,8 @@ class Describer:
         except StoreError as error:
             if error.retryable:
                 raise
+            # A policy may refuse some keys alone; what the store does not know it does for all.
+            self._refusals[what] += 1 if isinstance(error, AccessDeniedError) else REFUSALS_MAX
             if is_told:
                 why = "may not be read" if isinstance(error, AccessDeniedError) else "are not told"
                 level = logging.WARNING if isinstance(error, AccessDeniedError) else logging.INFO
@@ -118,6 +123,7 @@ class Describer:
                     level, "%s of objects %s, so they are not kept: %s", what, why, error.describe()
                 )
             return None
+        self._refusals[what] = 0
         return root
 
     async def put_tags(self, key: Key, tags: str, version_id: VersionId | None) -> None:

@@ -200,3 +200,24 @@ def test_grants_become_the_headers_that_grant_them() -> None:
 
 def test_tags_are_written_in_one_order() -> None:
     assert tag_text([("b", "c d"), ("a", "é/+")]) == "a=%C3%A9%2F%2B&b=c%20d"
+
+
+@in_trio
+async def test_tags_that_one_key_refuses_are_asked_of_others() -> None:
+    """A policy may go by the key; after three refusals in a row nothing is asked for any more."""
+
+    async def behave_so(exchange: Exchange) -> None:
+        if "tagging" in exchange.query and exchange.key.startswith("closed"):
+            await exchange.error(403, "AccessDenied")
+        else:
+            await behave(exchange)
+
+    async with faulty_store() as (server, store):
+        server.usually = behave_so
+        server.tags = {"a": "1"}
+        keys = ["closed", "open", "closed2", "closed3", "closed4"]
+        for key in keys:
+            await store.put(key, b"x", ObjectHeaders())
+        told = [(await store.describe(key)).headers for key in [*keys, "open"]]
+        assert [each and each.tags for each in told] == [None, "a=1", None, None, None, None]
+        assert len([e for e in server.seen if "tagging" in e.query]) == len(keys)
