@@ -13,9 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 from s3mount.refs import Attributes, Key, ObjectInfo
-from s3mount.tree.block import GONE, HELD_MAX, UNPACKED, Block
 from s3mount.tree.dropped import DroppedDirectories, Place
-from s3mount.tree.node import Node
+from s3mount.tree.node import GONE, HELD_MAX, UNPACKED, Block, Node
 
 ROOT_INODE = 1
 NODE_BYTES = 800

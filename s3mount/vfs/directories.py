@@ -17,11 +17,9 @@ from s3mount.errors import NetworkError, NoSuchKeyError, S3MountError
 from s3mount.refs import Key
 from s3mount.slices import in_order
 from s3mount.tasks import first_error
-from s3mount.tree.block import Block
-from s3mount.tree.children import names_in
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
-from s3mount.tree.node import Node
+from s3mount.tree.node import Block, Node, names_in
 from s3mount.vfs.finished import FinishedKeys, Watch
 from s3mount.vfs.list_readahead import ListReadahead
 from s3mount.vfs.merging import Merger

@@ -10,8 +10,7 @@ from collections.abc import AsyncGenerator
 
 from s3mount.background import contained
 from s3mount.slices import Pace
-from s3mount.tree.block import Block
-from s3mount.tree.node import Node
+from s3mount.tree.node import Block, Node
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.naming import Creator
 from s3mount.vfs.view import Entry

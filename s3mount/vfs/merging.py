@@ -10,9 +10,8 @@ from collections.abc import Set as AbstractSet
 from s3mount.refs import Key, ObjectInfo
 from s3mount.slices import in_order, sliced
 from s3mount.spool.changes import Change
-from s3mount.tree.block import GONE, UNPACKED, Block
 from s3mount.tree.listing import Listing
-from s3mount.tree.node import Node
+from s3mount.tree.node import GONE, UNPACKED, Block, Node
 from s3mount.vfs.finished import Watch
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 

@@ -9,8 +9,7 @@ import trio
 
 from s3mount.refs import Key
 from s3mount.slices import Pace
-from s3mount.tree.children import names_in
-from s3mount.tree.node import Node
+from s3mount.tree.node import Node, names_in
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState
 

@@ -13,9 +13,8 @@ from s3mount.slices import sliced
 from s3mount.spool.changes import Change
 from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
-from s3mount.tree.children import names_in
 from s3mount.tree.listing import Listing
-from s3mount.tree.node import Node
+from s3mount.tree.node import Node, names_in
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState, changed
 
 log = logging.getLogger(__name__)

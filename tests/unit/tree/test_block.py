@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from s3mount.refs import Attributes, ObjectInfo
-from s3mount.tree.block import Block
 from s3mount.tree.dropped import DroppedDirectories, Place
-from s3mount.tree.node import Node
+from s3mount.tree.node import Block, Node
 from s3mount.tree.nodes import BLOCK_ENTRIES_MIN, Nodes
 
 FOLDER = Attributes(stat.S_IFDIR | 0o755, 1, 1, 5, 5, 5)
