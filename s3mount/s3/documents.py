@@ -60,16 +60,20 @@ def parse_xml(body: bytes) -> ElementTree.Element:
         raise ServerFaultError(f"the answer is not S3's XML: {error}") from error
 
 
-def parse_document(body: bytes, root_name: str, telltale: str) -> tuple[ElementTree.Element, str]:
+def parse_document(
+    body: bytes, root_name: str, telltale: str, *, other_name: str = ""
+) -> tuple[ElementTree.Element, str]:
     """The root of a document and the namespace that stands before its tags. Raises ServerFaultError.
 
     AWS's own clients do not look at the root's name, and some stores use another. Such a document is
     taken by its ``telltale``, a child that it must have, so that no proxy's page passes for an empty list.
+    Where none must be there, ``other_name`` is the root's that is known besides.
     """
     root = parse_xml(body)
     namespace, brace, name = root.tag.rpartition("}")
     namespace += brace
-    if name != root_name and (name == "Error" or root.find(namespace + telltale) is None):
+    is_named = name in (root_name, other_name)
+    if not is_named and (name == "Error" or root.find(namespace + telltale) is None):
         raise ServerFaultError(f"the answer is <{root.tag}>, not <{root_name}>")
     return root, namespace
 
@@ -194,8 +198,13 @@ def parse_uploads(body: bytes) -> tuple[list[UploadInfo], list[tuple[str, str]]]
 
 
 def parse_versioning(body: bytes) -> str:
-    """``enabled``, ``suspended`` or ``off``, by a VersioningConfiguration."""
-    root, ns = parse_document(body, "VersioningConfiguration", "Status")
+    """``enabled``, ``suspended`` or ``off``, by a VersioningConfiguration, which is empty in the last case.
+
+    moto names it as the protocol's SOAP form did.
+    """
+    root, ns = parse_document(
+        body, "VersioningConfiguration", "Status", other_name="GetBucketVersioningResponse"
+    )
     told = root.findtext(f"{ns}Status") or ""
     return {"Enabled": "enabled", "Suspended": "suspended"}.get(told, "off")
 

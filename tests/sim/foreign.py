@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Awaitable, Callable
@@ -74,7 +75,10 @@ class Rivals:
         if await self._try(mount, lambda: mount.exists(key)):
             try:
                 fd = await self._try(mount, lambda: mount.open(key, os.O_RDWR))
-            except FileNotFoundError:
+            except OSError as error:
+                # It was removed, or replaced twice while it was opened: the program is told.
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
                 return
             try:
                 read = await self._read_whole(mount, fd)

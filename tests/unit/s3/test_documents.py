@@ -16,6 +16,7 @@ from s3mount.s3.documents import (
     parse_list,
     parse_parts,
     parse_uploads,
+    parse_versioning,
     parse_xml,
 )
 
@@ -115,6 +116,23 @@ def test_a_document_may_bear_another_name(space: str) -> None:
     assert parse_create(created.encode()) == "id"
     parts = f"<ListPartsResponse {space}><IsTruncated>false</IsTruncated></ListPartsResponse>"
     assert parse_parts(parts.encode()) == ([], "")
+
+
+@pytest.mark.parametrize("name", ["VersioningConfiguration", "GetBucketVersioningResponse"])
+@pytest.mark.parametrize(
+    ("status", "meant"), [("", "off"), ("Enabled", "enabled"), ("Suspended", "suspended")]
+)
+def test_versioning_that_was_never_on_is_an_empty_document(
+    name: str, status: str, meant: str
+) -> None:
+    told = f"<Status>{status}</Status>" if status else ""
+    assert parse_versioning(f"<{name} {NS}>{told}</{name}>".encode()) == meant
+
+
+@pytest.mark.parametrize("body", [b"<html/>", b"<Error/>", b"<LocationConstraint/>"])
+def test_what_tells_nothing_of_versions_is_the_servers_fault(body: bytes) -> None:
+    with pytest.raises(ServerFaultError):
+        parse_versioning(body)
 
 
 def test_copies() -> None:
