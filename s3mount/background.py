@@ -14,8 +14,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from s3mount.errors import S3MountError
-from s3mount.tasks import leaf_of, unwrapped
+from s3mount.errors import S3MountError, leaf_of, unwrapped
 
 log = logging.getLogger(__name__)
 

@@ -183,3 +183,23 @@ class DeadlineError(StoreError):
     """The request outlived its deadline and was cancelled."""
 
     retryable = True
+
+
+def leaf_of(error: BaseException) -> BaseException:
+    """The error to tell of: in a group the first S3MountError, else the first of all."""
+    leaves: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if isinstance(found, BaseExceptionGroup):
+            waiting.extend(found.exceptions)
+        else:
+            leaves.append(found)
+    return next((leaf for leaf in leaves if isinstance(leaf, S3MountError)), leaves[0])
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The one error that groups are wrapped around; the outermost group of several errors."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

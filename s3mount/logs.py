@@ -16,8 +16,7 @@ import traceback
 from pathlib import Path
 
 from s3mount.config import default_state_dir
-from s3mount.errors import LocalDiskError, S3MountError, StoreError
-from s3mount.tasks import leaf_of
+from s3mount.errors import LocalDiskError, S3MountError, StoreError, leaf_of
 
 log = logging.getLogger(__name__)
 

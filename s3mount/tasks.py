@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import trio
 
-from s3mount.errors import S3MountError
+from s3mount.errors import S3MountError, leaf_of
 
 T = TypeVar("T")
 
@@ -27,26 +27,6 @@ def first_error() -> Iterator[None]:
         if found is None or (rest is not None and rest.split(trio.Cancelled)[1] is not None):
             raise
         raise leaf_of(found) from None
-
-
-def leaf_of(error: BaseException) -> BaseException:
-    """The error to tell of: in a group the first S3MountError, else the first of all."""
-    leaves: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if isinstance(found, BaseExceptionGroup):
-            waiting.extend(found.exceptions)
-        else:
-            leaves.append(found)
-    return next((leaf for leaf in leaves if isinstance(leaf, S3MountError)), leaves[0])
-
-
-def unwrapped(error: BaseException) -> BaseException:
-    """The one error that groups are wrapped around; the outermost group of several errors."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def run(main: Callable[[], Awaitable[T]]) -> T:

@@ -11,7 +11,6 @@ import click
 
 from s3mount.cli.param_types import parse_bucket
 from s3mount.config import Past
-from s3mount.manifest.location import is_pipe
 from s3mount.manifest.times import format_time, parse_time
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", "manifest.json")
@@ -27,7 +26,7 @@ def what_to_mount(values: dict[str, Any]) -> tuple[str, str, Past | None]:
         return _manifest(source, values)
     if values["manifest_bucket"] is not None:
         raise click.UsageError("--bucket is for a manifest that names no bucket")
-    if source == "-" or ("/" in source and "://" not in source and is_pipe(Path(source))):
+    if source == "-" or ("/" in source and "://" not in source and _is_pipe(Path(source))):
         raise click.UsageError(
             f"{source} is a pipe: a mount reads its manifest more than once; write it to a file first"
         )
@@ -78,3 +77,10 @@ def shown_source(values: dict[str, Any]) -> str:
     """What mount(8) and ``s3mount status`` show as the source."""
     source: str = values["bucket"]
     return source if values["at"] is None else f"{source}@{values['at']}"
+
+
+def _is_pipe(path: Path) -> bool:
+    # Here, as it imports trio, which most mounts need in their second process only.
+    from s3mount.manifest.location import is_pipe
+
+    return is_pipe(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from s3mount import mountinfo, status, turns
+from s3mount import mountinfo, status
 from s3mount.config import default_state_dir
 from s3mount.daemon import client, ownership, protocol, registry
 from s3mount.errors import MountError
@@ -117,6 +117,9 @@ def _stuck(record: registry.MountRecord) -> str:
     """Where a process stands that does not answer, as far as it can be told without it."""
     if registry.process_state(record.pid) == "T":
         return f"it is stopped: kill -CONT {record.pid} lets it go on"
+    # Only for a mount that does not answer: it imports trio, which takes longer than all else.
+    from s3mount import turns
+
     return turns.last_told(Path(record.log_path), record.pid) if record.log_path else ""
 
 

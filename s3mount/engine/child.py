@@ -28,9 +28,8 @@ from s3mount.engine.channel import BrokenStreamError, Channel
 from s3mount.engine.dispatch import dispatch
 from s3mount.engine.messages import ErrorRecord, Failed, Reply, Request, ToChild, record_of
 from s3mount.engine.signals import leave_signals_to_parent
-from s3mount.errors import S3MountError, ServerFaultError
+from s3mount.errors import S3MountError, ServerFaultError, unwrapped
 from s3mount.s3.store import Store
-from s3mount.tasks import unwrapped
 from s3mount.turns import Turns
 
 log = logging.getLogger(__name__)
