@@ -10,12 +10,16 @@ import pytest
 from tests.past.history import Commands, History
 from tests.servers import S3Server
 
-SEED = int(os.environ.get("S3MOUNT_TEST_PAST_SEED", "1"))
+
+def seeds() -> list[int]:
+    """Those of S3MOUNT_TEST_PAST_SEED, one or FIRST-LAST."""
+    first, _, last = os.environ.get("S3MOUNT_TEST_PAST_SEED", "1").partition("-")
+    return list(range(int(first), int(last or first) + 1))
 
 
-@pytest.fixture
-def history(s3_server: S3Server, versioned_bucket: str) -> History:
-    return History(s3_server, versioned_bucket, SEED)
+@pytest.fixture(params=seeds())
+def history(s3_server: S3Server, versioned_bucket: str, request: pytest.FixtureRequest) -> History:
+    return History(s3_server, versioned_bucket, request.param)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The past as checkout, verify and mounts show it against what its writer knows, after random histories.
 
-S3MOUNT_TEST_PAST_ROUNDS, _STEPS and _SEED make it longer or another.
+S3MOUNT_TEST_PAST_ROUNDS, _STEPS and _SEED (one, or FIRST-LAST) make it longer or another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDS = int(os.environ.get("S3MOUNT_TEST_PAST_ROUNDS", "2"))
 STEPS = int(os.environ.get("S3MOUNT_TEST_PAST_STEPS", "16"))
 
 pytestmark = [
-    pytest.mark.timeout(120 + 60 * ROUNDS),
+    pytest.mark.timeout(300 + 150 * ROUNDS),
     pytest.mark.filterwarnings("always::tests.past.history.StoreContradictsItself"),
 ]
 
