@@ -85,11 +85,19 @@ class Fetcher:
         version is missing, PreconditionFailedError where the store has something else than the manifest says,
         ChecksumError where bytes changed on the way; and LocalDiskError.
         """
-        if entry.size is None or entry.size <= SMALL_BYTES:
-            entry, fetched = await self._fetch_small(store, entry, path, guard)
-            if fetched is not None:
-                return fetched
-        return await self._fetch_large(store, entry, path, guard)
+        try:
+            if entry.size is None or entry.size <= SMALL_BYTES:
+                entry, fetched = await self._fetch_small(store, entry, path, guard)
+                if fetched is not None:
+                    return fetched
+            return await self._fetch_large(store, entry, path, guard)
+        except PreconditionFailedError as error:
+            if error.status != 412:
+                raise
+            what = f"the key holds something else now: its ETag is no longer {entry.etag}"
+            raise PreconditionFailedError(
+                what, key=entry.key, status=412, request_id=error.request_id
+            ) from error
 
     async def _fetch_small(
         self, store: Store, entry: Entry, path: str, guard: Guard | None

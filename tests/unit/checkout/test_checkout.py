@@ -137,6 +137,16 @@ def test_a_key_without_a_version_is_what_it_is_now(world: World) -> None:
     assert world.files() == {"f": b"two"}
 
 
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_a_key_without_a_version_is_never_another_than_its_etag(world: World, size: int) -> None:
+    entry = world.put("f", b"1" * size)
+    world.put("f", b"2" * size)
+    summary = world.check_out([msgspec.structs.replace(entry, version_id=None)])
+    (failure,) = summary.failures
+    assert failure.reason == f"the key holds something else now: its ETag is no longer {entry.etag}"
+    assert world.files() == {}
+
+
 def test_a_missing_version_fails_alone(world: World) -> None:
     there = world.put("there", b"1")
     gone = msgspec.structs.replace(world.put("gone", b"2"), version_id="v99999999")
