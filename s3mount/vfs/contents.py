@@ -122,7 +122,9 @@ class Contents:
         So what was replaced is met as by ``open_to_read``, and a change of a part keeps the rest of what it was
         based on. While S3 cannot be reached it goes on without. Raises OSError (ESTALE), StoreError.
         """
-        if not flags & (os.O_RDWR | os.O_APPEND):
+        content = node.content
+        is_small = content is not None and content.size <= self._filler.small_bytes_max
+        if not is_small or not flags & (os.O_RDWR | os.O_APPEND):
             return self.open(node, flags, pid)
         must_be_in_place(node)
         # What is open for writing keeps its name, also where somebody replaced it: so it is not that yet.
@@ -385,7 +387,7 @@ class Contents:
                 file.blob = (
                     file.blob or self.writing.pending_blob(node) or self._state.spool.new_blob()
                 )
-            elif size:
+            elif size and node.size <= self._filler.small_bytes_max:
                 await self._bring_small(file, is_needed=False)
             blob = await self.writing.make_writable(file)
             if size:

@@ -55,11 +55,13 @@ PROBE_HEAD_START_S = 1.0
 """Uploads wait this long for what the probe finds: it takes about four round trips."""
 PROBE_END_S = 3.0
 """A waiter waits so long for the probe's end, which takes a second where S3 answers."""
+WAIT_LOOK_S = 0.5
+"""Who waits looks that often though no upload ended: what is pending may be given up, or be parked for too long."""
 WAIT_PERIOD_S = 0.02
 STUCK_S = 1.0
+"""With something refused and nothing on its way for this long, a waiter is told."""
 RENEW_S = 10.0
 """How long a retry waits for other credentials."""
-"""With something refused and nothing on its way for this long, a waiter is told."""
 LOCAL_KINDS = frozenset(
     ("LocalDiskError", "DiskFullError", "DamagedBlobError", "BlobGoneError", "InternalError")
 )
@@ -283,6 +285,8 @@ class Filesystem:
                 last_moved = trio.current_time() if moving else last_moved
                 if parked and trio.current_time() - last_moved > STUCK_S:
                     raise S3MountError(_stuck(parked))
+                with trio.move_on_after(WAIT_LOOK_S):
+                    await self.uploader.wait_for_news()
                 await trio.sleep(WAIT_PERIOD_S if len(left) < 1000 else 0.2)
         finally:
             self.uploader.relax()

@@ -34,7 +34,7 @@ class BaseFiller:
         self._state = state
         self.uploader: Uploader | None = None
         # Where only one part is sent anyway: of more those that nobody touched are copied inside S3.
-        self._small_bytes_max = min(INLINE_BODY_BYTES_MAX, state.config.part_bytes)
+        self.small_bytes_max = min(INLINE_BODY_BYTES_MAX, state.config.part_bytes)
 
     async def fill_blob(
         self, blob: Blob, start: int, stop: int, *, for_upload: bool = False
@@ -62,7 +62,7 @@ class BaseFiller:
 
     def _is_small(self, blob: Blob) -> bool:
         """Is something missing of a base that a single request brings?"""
-        return blob.base_limit <= self._small_bytes_max and not blob.complete
+        return blob.base_limit <= self.small_bytes_max and not blob.complete
 
     def fill_at_hand(self, blob: Blob) -> None:
         """Bring the rest of a small base into ``blob`` if the cache has it. Asks S3 for nothing. Repeatable."""
