@@ -110,6 +110,19 @@ def test_many_connections_shake_hands_in_full_once(tmp_path: Path) -> None:
     run(TlsServer(authority.server("server")), authority.cert, body)
 
 
+@pytest.mark.parametrize("is_root", [True, False])
+def test_an_authority_that_is_named_is_enough(tmp_path: Path, is_root: bool) -> None:
+    """As openssl makes one, without a key usage; also one that another has signed."""
+    authority = Authority(tmp_path, "authority")
+    if not is_root:
+        authority = Authority(tmp_path, "between", authority)
+
+    async def body(server: TlsServer, store: S3Store) -> None:
+        await store.put("key", b"content", PLAIN)
+
+    run(TlsServer(authority.server("server")), authority.cert, body)
+
+
 def test_each_certificate_that_will_not_do_is_told_apart(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
     between = Authority(tmp_path, "between", authority)
