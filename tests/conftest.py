@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck
 
 from tests import mounting
+from tests.databases import all_closed
 from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.chosen import chosen
@@ -47,6 +48,13 @@ def unexpected() -> Iterator[list[str]]:
     """Faults of background tasks in the test's own process; a test that expects some clears the list."""
     with none_expected() as told:
         yield told
+
+
+@pytest.fixture(autouse=True)
+def databases() -> Iterator[None]:
+    """Whatever opens a database in the test's own process closes it."""
+    with all_closed():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,7 @@ def test_a_key_with_two_versions_is_an_error(tmp_path: Path) -> None:
 def test_sizes_add_up_to_what_can_be_kept(tmp_path: Path) -> None:
     catalog = compiled(tmp_path, [entry(key, size=INTEGER_MAX) for key in "ab"])
     assert catalog.meta("bytes") == INTEGER_MAX
+    catalog.close()
 
 
 def test_a_catalog_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def test_paths_are_below_the_mounts_prefix(tmp_path: Path) -> None:
 def test_a_mount_that_was_killed_is_gone_on_with_and_one_that_ended_well_is_not(
     tmp_path: Path,
 ) -> None:
-    put(opened(tmp_path), "killed")  # never closed
+    killed = opened(tmp_path)
+    put(killed, "killed")
     puts = opened(tmp_path)
     put(puts, "drained too late")
     puts.close(is_all_sent=False)
@@ -74,6 +75,7 @@ def test_a_mount_that_was_killed_is_gone_on_with_and_one_that_ended_well_is_not(
     assert names(tmp_path) == []
     puts.close(is_all_sent=True)
     puts.close(is_all_sent=True)
+    killed.close(is_all_sent=False)
 
 
 def test_a_list_that_may_lack_a_key_says_so(tmp_path: Path) -> None:
