@@ -50,14 +50,16 @@ def test_a_thousand_new_files_cost_a_thousand_puts(behind: Behind, relay: Faulty
     cost = kinds(relay.requests())
     lists = [request for request in relay.requests("GET") if "list-type" in request.query]
     of_folder = [r for r in relay.requests("PUT") if r.path.endswith("/folder/")]
-    # On a busy machine the server's answer may be overdue.
-    assert cost["PUT"] - len(of_folder) <= FILES + counter(mount, "retries")
+    # On a busy machine an answer may be overdue: then it is sent again, and looked whether both arrived.
+    again = counter(mount, "retries")
+    assert cost["PUT"] - len(of_folder) <= FILES + again
+    heads_of_files = [r for r in relay.requests("HEAD") if "file" in r.path]
+    assert len(heads_of_files) <= again
     # The folder's times are stored once a second, for as long as files come.
     few = 10 + (time.monotonic() - began) / TOUCH_PERIOD_S
     assert len(of_folder) <= few
     assert cost["POST"] == cost["DELETE"] == 0
-    assert cost["HEAD"] <= few
-    assert not [r for r in relay.requests("HEAD") if "file" in r.path]
+    assert cost["HEAD"] - len(heads_of_files) <= few
     # What is stored with the folder's own object is looked at before its times are put there.
     described = [
         request
