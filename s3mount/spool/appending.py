@@ -21,7 +21,7 @@ from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Put
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.send_errors import Stored, TryAgain, damage_of
 from s3mount.spool.spool import Spool
@@ -47,7 +47,7 @@ class Appends:
         self._hooks = hooks
         self.are_known = False
 
-    def may(self, change: Change, blob: Blob) -> bool:
+    def may(self, change: Put, blob: Blob) -> bool:
         """Is ``change`` nothing but more bytes behind what S3 has under its key?"""
         base = blob.base
         if not self.are_known or base is None or blob.upload is not None or change.headers is None:
@@ -57,7 +57,7 @@ class Appends:
         is_little = before <= OVERLAP_BYTES_MAX and behind <= APPENDED_BYTES_MAX
         return is_in_place and blob.is_longer and is_little
 
-    async def send(self, change: Change, blob: Blob) -> Stored | None:
+    async def send(self, change: Put, blob: Blob) -> Stored | None:
         """Add to S3's object what ``blob`` has more; ``None``: it has to be sent whole. Raises TryAgain, StoreError."""
         base = blob.base
         assert base is not None
@@ -87,7 +87,7 @@ class Appends:
         crashpoint("put: answered")
         return self._done(change, blob, Stored(result, stop))
 
-    async def _is_rewritten(self, change: Change, blob: Blob, base: ContentRef) -> bool:
+    async def _is_rewritten(self, change: Put, blob: Blob, base: ContentRef) -> bool:
         """Are the last bytes of ``base`` written anew as they were? So they are by the kernel, in whole pages."""
         start, seq = blob.changed_from, change.seq
         try:
@@ -119,7 +119,7 @@ class Appends:
             if blob.is_replaced:
                 self._spool.drop_blob(blob)
 
-    def _done(self, change: Change, blob: Blob, stored: Stored) -> Stored:
+    def _done(self, change: Put, blob: Blob, stored: Stored) -> Stored:
         """S3 has more of ``blob`` now: the rest, if there is any, goes behind that."""
         change.upload_attributes, change.upload_streamed = self._hooks.carried_by(change)
         if blob.changed_from >= stored.size:
@@ -142,7 +142,7 @@ class Appends:
                     return data
         return None
 
-    async def settled(self, change: Change, there: ObjectInfo) -> Stored | None:
+    async def settled(self, change: Put, there: ObjectInfo) -> Stored | None:
         """``there``, if an append of which nothing was heard made it just what ``change`` is. Raises StoreError."""
         blob = self._spool.live_blobs.get(change.blob_id)
         added = await self.made(there)

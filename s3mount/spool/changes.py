@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
 from s3mount.errors import S3MountError, StoreError
 from s3mount.refs import Attributes, ContentRef, ETag, Key, ObjectHeaders
-from s3mount.spool.states import State
+from s3mount.spool.states import Event, State, after
 
 ConflictPolicy: TypeAlias = Literal["keep-both", "overwrite", "hold"]
 """What happens when somebody else wrote a key first: theirs keeps the name and ours gets another, ours
@@ -18,25 +18,12 @@ ABSENT = ""
 """``Change.expected`` when S3 is known to hold nothing under the key."""
 
 
-class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The desired state of one key, as long as S3 does not have it. One row of the journal.
+class _Head(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="op"):
+    """What every change has.
 
-    ``put``: the content of blob ``blob_id``; where ``base`` is set, bytes below ``base_limit`` that are
-    not in ``extents`` are those of ``base``; ``sums`` are its blocks' checksums, where they fit;
-    ``synced``: the blob was forced to the disk once, and since then before every row that tells of more,
-    but for the bytes in ``filled``, which are also those of ``base``.
-    ``copy``: exactly ``source``, copied inside S3.
-    ``delete``: nothing. ``former``: keys under which S3 may still have this file as it was before a rename;
-    they are deleted once S3 has it under its new one. ``seq`` is the number of the last change,
-    ``first_seq`` of the first one that S3 lacks. ``expected`` is the ETag that S3 is believed to hold under
-    the key: ``None`` unknown, ``ABSENT`` nothing; ``expected_size`` is that object's, negative when unknown.
-    With ``replace_headers`` unset a copy keeps all stored with its source;
-    ``headers`` are those known of the object that is replaced, so that foreign metadata survive; ``inherits``
-    names that object when they are not known yet, as S3 could not be asked: they are fetched before it is sent.
-    ``content_seq`` is the seq of the last change of the bytes (later ones changed attributes only).
-    ``upload_id`` names an unfinished multipart upload of the blob, begun with ``upload_attributes``
-    (``upload_streamed``: without their times, as the file was still being written). ``detach`` asks for the base to be
-    fetched before anything else, because changes wait for each other in a circle.
+    ``seq`` is the number of the last change, ``first_seq`` of the first one that S3 lacks. ``expected`` is the
+    ETag that S3 is believed to hold under the key: ``None`` unknown, ``ABSENT`` nothing; ``expected_size`` is
+    that object's, negative when unknown.
     ``tried`` tells of writes of this key that were begun and never heard of again: the ctimes that they
     carry (int), or the ETags of what they copy (str). An object with one of them is our own.
     ``attempts`` counts failed tries since S3 last took something of it, ``refusals`` those that S3 refused
@@ -46,31 +33,11 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     """
 
     key: Key
-    op: Literal["put", "copy", "delete"]
     seq: int = 0
     first_seq: int = 0
-    content_seq: int = 0
     state: State = State.QUEUED
-    attributes: Attributes | None = None
-    size: int = 0
-    blob_id: str = ""
-    base: ContentRef | None = None
-    base_limit: int = 0
-    extents: list[tuple[int, int]] = []
-    synced: bool = False
-    filled: tuple[tuple[int, int], ...] = ()
-    sums: bytes = b""
-    source: ContentRef | None = None
-    former: tuple[Key, ...] = ()
-    headers: ObjectHeaders | None = None
-    inherits: ContentRef | None = None
-    replace_headers: bool = True
     expected: ETag | None = None
     expected_size: int = -1
-    upload_id: str = ""
-    upload_attributes: Attributes | None = None
-    upload_streamed: bool = False
-    detach: bool = False
     tried: list[int | ETag] = []
     attempts: int = 0
     refusals: int = 0
@@ -80,13 +47,16 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
     on_conflict: ConflictPolicy | None = None
 
     @property
-    def reads(self) -> Key | None:
-        """The key whose present content in S3 this change still needs, if any."""
-        if self.op == "copy" and self.source is not None:
-            return self.source.key
-        if self.op == "put" and self.base is not None:
-            return self.base.key
-        return None
+    def op(self) -> str:
+        """What is to be done, in one word: ``put``, ``copy`` or ``delete``."""
+        return str(self.__struct_config__.tag)
+
+    def apply(self, event: Event) -> None:
+        """Take the step that ``event`` leads to; nothing else writes ``state``.
+
+        Raises ValueError for a step that must never happen.
+        """
+        self.state = after(self.state, event)
 
     def note_failure(self, error: S3MountError) -> None:
         """A try failed, in a way that people should hear of."""
@@ -108,20 +78,119 @@ class Change(msgspec.Struct, kw_only=True, omit_defaults=True):
         if mark not in self.tried:
             self.tried = [*self.tried[1 - TRIED_MAX :], mark]
 
-    def become_copy_of(self, content: ContentRef) -> None:
-        """S3 has the bytes under this very key; only what is stored beside them is still to be changed."""
-        self.op = "copy"
-        self.source = content
-        self.replace_headers = True
-        self.blob_id = ""
-        self.base = None
-        self.base_limit = 0
-        self.extents = []
-        self.filled = ()
-        self.former = ()
-        self.sums = b""
-        self.upload_id = ""
-        self.detach = False
+
+class _Kept(_Head, kw_only=True, omit_defaults=True):
+    """What a change has after which there is an object.
+
+    ``former``: keys under which S3 may still have this file as it was before a rename; they are deleted once S3
+    has it under its new one. ``headers`` are those known of the object that is replaced, so that foreign metadata
+    survive; ``inherits`` names that object when they are not known yet, as S3 could not be asked: they are
+    fetched before it is sent.
+    """
+
+    attributes: Attributes | None = None
+    former: tuple[Key, ...] = ()
+    headers: ObjectHeaders | None = None
+    inherits: ContentRef | None = None
+
+
+class Put(_Kept, kw_only=True, omit_defaults=True, tag="put"):
+    """The content of blob ``blob_id``, or nothing without one (a folder's marker).
+
+    Where ``base`` is set, bytes below ``base_limit`` that are not in ``extents`` are those of ``base``; ``sums``
+    are its blocks' checksums, where they fit; ``synced``: the blob was forced to the disk once, and since then
+    before every row that tells of more, but for the bytes in ``filled``, which are also those of ``base``.
+    ``content_seq`` is the seq of the last change of the bytes (later ones changed attributes only).
+    ``upload_id`` names an unfinished multipart upload of the blob, begun with ``upload_attributes``
+    (``upload_streamed``: without their times, as the file was still being written). ``detach`` asks for the base
+    to be fetched before anything else, because changes wait for each other in a circle.
+    """
+
+    content_seq: int = 0
+    size: int = 0
+    blob_id: str = ""
+    base: ContentRef | None = None
+    base_limit: int = 0
+    extents: list[tuple[int, int]] = []
+    synced: bool = False
+    filled: tuple[tuple[int, int], ...] = ()
+    sums: bytes = b""
+    upload_id: str = ""
+    upload_attributes: Attributes | None = None
+    upload_streamed: bool = False
+    detach: bool = False
+
+    @property
+    def reads(self) -> Key | None:
+        """The key whose present content in S3 this change still needs, if any."""
+        return None if self.base is None else self.base.key
+
+
+class Copy(_Kept, kw_only=True, omit_defaults=True, tag="copy"):
+    """Exactly ``source``, copied inside S3; without ``replace_headers`` with all that is stored with it."""
+
+    source: ContentRef
+    replace_headers: bool = True
+
+    @property
+    def size(self) -> int:
+        """How many bytes the key gets."""
+        return self.source.size
+
+    @property
+    def reads(self) -> Key | None:
+        """The key whose present content in S3 this change still needs."""
+        return self.source.key
+
+
+class Delete(_Head, kw_only=True, omit_defaults=True, tag="delete"):
+    """Nothing is to be there any more."""
+
+    size: ClassVar[int] = 0
+    reads: ClassVar[Key | None] = None
+    former: ClassVar[tuple[Key, ...]] = ()
+
+
+PutOrCopy: TypeAlias = Put | Copy
+"""After which there is an object."""
+Change: TypeAlias = Put | Copy | Delete
+"""The desired state of one key, as long as S3 does not have it. One row of the journal."""
+
+
+def as_copy(change: PutOrCopy, content: ContentRef) -> Copy:
+    """What is left of ``change`` once S3 has its bytes, ``content``, under the key: what is stored beside them."""
+    kept = {name: getattr(change, name) for name in _Kept.__struct_fields__}
+    state = State.OPEN if change.state is State.OPEN else State.QUEUED
+    return Copy(**{**kept, "former": (), "state": state}, source=content)
+
+
+def renamed(
+    change: PutOrCopy, key: Key, *, expected: ETag | None, state: State = State.QUEUED
+) -> PutOrCopy:
+    """``change`` under another key, of which nothing was sent yet."""
+    moved = msgspec.structs.replace(change, key=key, expected=expected, state=state, tried=[])
+    moved.forget_failures()
+    if isinstance(moved, Put):
+        moved.upload_id = ""
+        moved.extents = list(moved.extents)
+    return moved
+
+
+def as_put(change: Copy, blob_id: str) -> Put:
+    """``change`` as one that sends its source's bytes, which blob ``blob_id`` is to get first."""
+    kept = {name: getattr(change, name) for name in _Kept.__struct_fields__}
+    return Put(
+        **{**kept, "state": State.QUEUED},
+        size=change.size,
+        base=change.source,
+        blob_id=blob_id,
+        detach=True,
+    )
+
+
+def blob_id_of(change: Change | None) -> str:
+    """The id of the blob that ``change`` sends; empty without one."""
+    return change.blob_id if isinstance(change, Put) else ""
 
 
 TRIED_MAX = 16
@@ -130,7 +199,7 @@ SETTLED_NS = 2_000_000_000
 """How far a clock may be off between two looks at it."""
 
 
-def carries(change: Change) -> bool:
+def carries(change: Put) -> bool:
     """Does the object of a multipart upload that was begun with ``upload_attributes`` carry those of now?
 
     An upload that began while the file was written carries no times: then its LastModified stands for

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from s3mount.refs import Key
-from s3mount.spool.changes import Change, parent_of
+from s3mount.spool.changes import Change, Delete, parent_of
 
 
 class Dependencies:
@@ -32,7 +32,7 @@ class Dependencies:
         """``change`` is pending from now on; that of the same key was removed before."""
         self.changes[change.key] = change
         self._below.setdefault(parent_of(change.key), set()).add(change.key)
-        if change.op != "delete":
+        if not isinstance(change, Delete):
             self._count_implied(change.key, 1)
         source = change.reads
         if source is not None:
@@ -57,7 +57,7 @@ class Dependencies:
         self.put_bytes -= self._put_sizes.pop(change.key, 0)
         self.troubled.pop(change.key, None)
         _discard(self._below, parent_of(change.key), change.key)
-        if change.op != "delete":
+        if not isinstance(change, Delete):
             self._count_implied(change.key, -1)
         source = self._reads.pop(change.key, None)
         if source is not None:
@@ -117,7 +117,7 @@ class Dependencies:
         for reader in self.readers_of(change.key):
             if reader != change.key:
                 return reader
-        if change.op != "delete":
+        if not isinstance(change, Delete):
             return None
         moved = next(iter(self._moved.get(change.key, ())), None)
         if moved is not None:
@@ -125,7 +125,7 @@ class Dependencies:
             return moved
         if change.key.endswith("/"):
             for below in self.below(change.key):
-                if below.op == "delete":
+                if isinstance(below, Delete):
                     return below.key
         return None
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from s3mount.background import reason_of
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Copy, Delete, Put
 from s3mount.spool.extents import Extents
 
 PARTIAL = ".partial"
@@ -41,14 +41,13 @@ def export(
             raise LocalDiskError(f"{target} is not empty; choose a new folder")
     except OSError as error:
         raise LocalDiskError(f"{target} cannot be written: {error.strerror}") from error
-    folders: list[tuple[Path, Change]] = []
+    folders: list[tuple[Path, Put]] = []
     for change in sorted(changes, key=lambda change: change.key):
         relative = change.key.removeprefix(prefix)
-        if change.op == "delete":
+        if isinstance(change, Delete):
             yield Exported(change.key, None, "it is to be removed in S3")
-        elif change.op == "copy":
-            source = change.source.key if change.source is not None else ""
-            yield Exported(change.key, None, f"its bytes are in S3, under {source!r}")
+        elif isinstance(change, Copy):
+            yield Exported(change.key, None, f"its bytes are in S3, under {change.source.key!r}")
         elif not _is_path(relative):
             yield Exported(change.key, None, "its key is no path")
         else:
@@ -76,7 +75,7 @@ def _is_path(relative: str) -> bool:
 
 
 def _write(
-    change: Change, blobs: Path, target: Path, relative: str, folders: list[tuple[Path, Change]]
+    change: Put, blobs: Path, target: Path, relative: str, folders: list[tuple[Path, Put]]
 ) -> Exported:
     path = target / relative
     if not path.parent.resolve().is_relative_to(target.resolve()):
@@ -109,7 +108,7 @@ def _write(
     return Exported(change.key, path, why)
 
 
-def _dress(path: Path, change: Change) -> None:
+def _dress(path: Path, change: Put) -> None:
     """Give ``path`` the attributes of ``change``. Raises OSError."""
     attributes = change.attributes
     if attributes is None:

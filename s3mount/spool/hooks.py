@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeAlias
 
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, PutResult
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Copy, Put, PutOrCopy
 
 ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held", "not-deleted", "not-moved"]
 
@@ -13,11 +13,11 @@ ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held", "not-de
 class Hooks(Protocol):
     """What the uploader needs of the rooms above; vfs implements it."""
 
-    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
+    def headers_of(self, change: PutOrCopy, *, with_times: bool = True) -> ObjectHeaders:
         """What to store with the object of ``change``; without times while it is still written."""
         ...
 
-    def carried_by(self, change: Change) -> tuple[Attributes, bool]:
+    def carried_by(self, change: PutOrCopy) -> tuple[Attributes, bool]:
         """The attributes that ``change.headers`` carry, and whether they leave the mtime to LastModified."""
         ...
 
@@ -25,7 +25,7 @@ class Hooks(Protocol):
         """The ctime that ``headers_of`` stored with an object, ``None`` where there is none."""
         ...
 
-    async def fill(self, change: Change, start: int, stop: int) -> None:
+    async def fill(self, change: Put, start: int, stop: int) -> None:
         """Bring the bytes of the base missing in ``[start, stop)`` into the blob.
 
         Raises S3MountError: PreconditionFailedError or NoSuchKeyError when the base is gone.
@@ -40,7 +40,7 @@ class Hooks(Protocol):
         """``change`` is about to destroy what S3 holds under its key. Raises S3MountError."""
         ...
 
-    async def find_in_s3(self, change: Change) -> ContentRef | None:
+    async def find_in_s3(self, change: Put) -> ContentRef | None:
         """A version in S3 that was proven to have exactly the bytes of ``change``'s blob, if one is known.
 
         Raises S3MountError and OSError when the blob cannot be read.
@@ -59,7 +59,7 @@ class Hooks(Protocol):
         """S3 has an earlier state of ``change``, which stays pending; ``None``: nothing."""
         ...
 
-    def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
+    def content_uploaded(self, change: Copy, blob_id: str, content: ContentRef) -> None:
         """S3 has the bytes of ``change``, not its present attributes; the blob is not needed any more."""
         ...
 
@@ -67,7 +67,7 @@ class Hooks(Protocol):
         """``change``, no longer pending, was one of attributes of a version that somebody replaced."""
         ...
 
-    def keep_both(self, change: Change) -> Key:
+    def keep_both(self, change: PutOrCopy) -> Key:
         """Somebody else wrote the key of ``change`` first: move ours to a free key, which is returned.
 
         Raises LocalDiskError.

@@ -9,7 +9,7 @@ import msgspec
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Put, blob_id_of
 from s3mount.spool.orphan_blobs import Orphan
 from s3mount.spool.recover_blob import extents_of
 
@@ -47,7 +47,7 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
         unreadable = []
         for key, body in rows:
             try:
-                change = msgspec.msgpack.decode(body, type=Change)
+                change: Change = msgspec.msgpack.decode(body, type=Change)
                 changes[change.key] = change
             except Exception:  # noqa: BLE001  whatever one row has, the others are told
                 unreadable.append(str(key))
@@ -56,7 +56,7 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
         adopted: list[Key] = []
         if not is_in_use:
             # In use, a file that is just being rewritten has a blob before it has a row.
-            taken = {change.blob_id for change in changes.values()}
+            taken = {blob_id_of(change) for change in changes.values()}
             unclaimed = [path for name, path in blobs.items() if name not in taken]
             found = recovery.judged(unclaimed, changes)
             claims = recovery.claims(found, changes)
@@ -66,7 +66,7 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
         bytes_of = {
             change.key: extents_of(change, str(folder / salvage.BLOBS / change.blob_id)).total
             for change in changes.values()
-            if change.blob_id
+            if isinstance(change, Put) and change.blob_id
         }
     except OSError as error:
         raise LocalDiskError(f"{folder} cannot be read: {error.strerror}") from error
@@ -76,7 +76,7 @@ def inspect(folder: Path, *, is_in_use: bool) -> Inspection:
         bytes_of=bytes_of,
         adopted=adopted,
         orphans=orphans,
-        missing=[c.key for c in ordered if c.blob_id and c.blob_id not in blobs],
+        missing=[c.key for c in ordered if blob_id_of(c) not in blobs.keys() | {""}],
         unreadable=[key for key in unreadable if key not in adopted],
         problem=problem,
         damages=salvage.damages(folder),

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from s3mount.errors import AccessDeniedError, NoSuchKeyError, RejectedError
 from s3mount.refs import Key, ObjectInfo
 from s3mount.s3.store import Store
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy
 from s3mount.spool.send_errors import Stored
 from s3mount.spool.spool import Spool
 
@@ -35,15 +35,14 @@ class Kept:
         What S3 may lose on the way (tags) is journalled, so that it survives a kill as well.
         """
         origin = _origin(change)
-        if origin is None or change.upload_id:
+        if isinstance(change, Delete) or origin is None or _is_in_parts(change):
             return
         try:
             there = await self._store.describe(origin)
         except NoSuchKeyError:
             return
-        wanted = change.base.etag if change.base is not None else change.expected
-        if change.op == "copy" and change.source is not None:
-            wanted = change.source.etag
+        below = change.source if isinstance(change, Copy) else change.base
+        wanted = below.etag if below is not None else change.expected
         if there.headers is None or (there.etag != wanted and origin not in change.former):
             return
         if origin == change.key and self._is_ours(there):
@@ -52,7 +51,7 @@ class Kept:
         if there.headers.tags and self._spool.changes.get(change.key) is change:
             self._spool.save(change)
 
-    async def restore_tags(self, change: Change, stored: Stored) -> None:
+    async def restore_tags(self, change: PutOrCopy, stored: Stored) -> None:
         """Where the store did not take the tags along with the object, set them. Raises S3MountError."""
         tags = change.headers.tags if change.headers is not None else None
         if not tags:
@@ -73,15 +72,19 @@ class Kept:
 
 def _origin(change: Change) -> Key | None:
     """Whose tags, grants and so on ``change`` keeps; ``None`` where there is nothing to keep, or the store does it."""
-    if change.op == "copy":
-        return change.source.key if change.source is not None and change.replace_headers else None
-    if change.op == "delete" or change.headers is None:
+    if isinstance(change, Copy):
+        return change.source.key if change.replace_headers else None
+    if isinstance(change, Delete) or change.headers is None:
         return None
     if change.base is not None:
         return change.base.key
     if change.former:
         return change.former[-1]
     return change.key if change.expected not in (None, ABSENT) else None
+
+
+def _is_in_parts(change: Change) -> bool:
+    return isinstance(change, Put) and bool(change.upload_id)
 
 
 def _tag_set(tags: str | None) -> list[tuple[str, str]]:

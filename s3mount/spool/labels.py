@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Put
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Labels:
         self._encode = msgspec.msgpack.Encoder().encode
         self._is_possible = True
 
-    def write(self, blob: Blob, change: Change) -> None:
+    def write(self, blob: Blob, change: Put) -> None:
         """Let ``blob`` say that it is for ``change``. Best effort: never raises."""
         if not self._is_possible:
             return
@@ -74,6 +74,7 @@ def _of_nobody() -> bytes:
 def read_label(path: Path) -> Change | None:
     """The change that the blob at ``path`` was last for; ``None`` where it tells nothing."""
     try:
-        return msgspec.msgpack.decode(os.getxattr(path, NAME), type=Change)
+        change: Change = msgspec.msgpack.decode(os.getxattr(path, NAME), type=Change)
     except (OSError, msgspec.MsgspecError):
         return None
+    return change

@@ -19,7 +19,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import Condition, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Copy, Delete, PutOrCopy
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.send_errors import ForeignWriteError, Stored, TryAgain
@@ -35,7 +35,7 @@ class Markers:
         self._hooks = hooks
         self._deletions = deletions
 
-    async def send(self, change: Change) -> Stored:
+    async def send(self, change: PutOrCopy) -> Stored:
         """Bring S3 to what ``change`` says, a put or a copy. Raises TryAgain and other S3MountError."""
         origin_key = _origin(change)
         origin, target = None, None
@@ -65,21 +65,21 @@ class Markers:
             raise
         crashpoint("put: answered")
         moved_from = self._spool.changes.get(origin_key)
-        if origin is not None and moved_from is not None and moved_from.op == "delete":
+        if origin is not None and isinstance(moved_from, Delete):
             # What it held is under the new key now.
             moved_from.expected = origin.etag
         return Stored(result, 0 if origin is None else origin.size)
 
-    def _headers(self, change: Change, origin: ObjectInfo | None) -> ObjectHeaders:
+    def _headers(self, change: PutOrCopy, origin: ObjectInfo | None) -> ObjectHeaders:
         if origin is not None and origin.headers is not None:
-            if change.op == "copy" and not change.replace_headers:
+            if isinstance(change, Copy) and not change.replace_headers:
                 return origin.headers
             change.headers = origin.headers
         return self._hooks.headers_of(change)
 
     async def _write(
         self,
-        change: Change,
+        change: PutOrCopy,
         origin: ObjectInfo | None,
         headers: ObjectHeaders,
         condition: Condition,
@@ -92,7 +92,7 @@ class Markers:
         return await self._store.put(change.key, data, headers, condition=condition)
 
     async def _after_refusal(
-        self, change: Change, condition: Condition, error: S3MountError
+        self, change: PutOrCopy, condition: Condition, error: S3MountError
     ) -> None:
         """Another write came first. Raises TryAgain where a look shows it, else ConflictError."""
         there = await self._look(change.key)
@@ -101,7 +101,7 @@ class Markers:
             raise TryAgain("the folder's object was replaced just now")
         raise ConflictError(f"refused, though nothing changed: {error}", key=change.key)
 
-    async def delete(self, change: Change) -> None:
+    async def delete(self, change: Delete) -> None:
         """Delete the marker. Raises ForeignWriteError where it has content, TryAgain and other S3MountError."""
         if not change.expected:
             there = await self._look(change.key)
@@ -120,7 +120,7 @@ class Markers:
         change.expected = there.etag
         raise TryAgain("the folder's object was replaced just now")
 
-    async def _look_at_target(self, change: Change) -> ObjectInfo | None:
+    async def _look_at_target(self, change: PutOrCopy) -> ObjectInfo | None:
         try:
             return await self._look(change.key)
         except AccessDeniedError:
@@ -136,9 +136,9 @@ class Markers:
             return None
 
 
-def _origin(change: Change) -> Key:
+def _origin(change: PutOrCopy) -> Key:
     """The key of the marker that ``change`` replaces or moves."""
-    if change.op == "copy" and change.source is not None:
+    if isinstance(change, Copy):
         return change.source.key
     return change.former[-1] if change.former else change.key
 

@@ -15,7 +15,7 @@ from s3mount.crashpoints import crashpoint
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, RejectedError
 from s3mount.refs import Condition, ContentRef, Key, ObjectInfo, PutResult
 from s3mount.s3.store import Store
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete
 from s3mount.spool.send_errors import Stored, TryAgain
 from s3mount.spool.spool import Spool
 
@@ -34,21 +34,20 @@ class Moves:
         self.are_known = False
         self._gone: set[Key] = set()
 
-    def may(self, change: Change) -> bool:
+    def may(self, change: Copy) -> bool:
         """Is all that ``change`` and the deletion behind it ask for a rename of an object, wanted by nobody else?"""
         source = change.source
-        if not self.are_known or source is None or change.replace_headers:
+        if not self.are_known or change.replace_headers:
             return False
         if source.key == change.key or source.key not in change.former or source.version_id:
             return False
         going = self._spool.changes.get(source.key)
-        is_going = going is not None and going.op == "delete" and going.expected == source.etag
+        is_going = isinstance(going, Delete) and going.expected == source.etag
         return is_going and self._spool.dependencies.readers_of(source.key) == {change.key}
 
-    async def rename(self, change: Change, condition: Condition) -> Stored | None:
+    async def rename(self, change: Copy, condition: Condition) -> Stored | None:
         """Let S3 move the source of ``change``; ``None``: it has to be copied. Raises TryAgain, StoreError."""
         source = change.source
-        assert source is not None
         change.note_try(source.etag)
         self._spool.save(change)
         await self._spool.durability.journal()
@@ -81,14 +80,14 @@ class Moves:
         if going is None or going.expected != source.etag:
             return
         going.expected = ABSENT
-        if going.op == "delete":
+        if isinstance(going, Delete):
             self._gone.add(source.key)
         self._spool.save(going, makes_room=True)
 
     def _point(self, change: Change, source: ContentRef, target: ContentRef) -> bool:
         """Let ``change`` read ``target`` where it reads ``source``."""
-        blob = self._spool.live_blobs.get(change.blob_id)
-        if change.op == "copy" and change.source == source:
+        blob = self._spool.blob_of(change)
+        if isinstance(change, Copy) and change.source == source:
             change.source = target
         elif blob is not None and blob.base == source:
             blob.base = target

@@ -27,7 +27,7 @@ from s3mount.s3.store import Store
 from s3mount.spool import stale_uploads
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Put
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import NO_SUCH_UPLOAD, Resuming
@@ -63,7 +63,7 @@ class MultipartSender:
         self._plan = PartPlan(part_bytes)
         self.slots = trio.CapacityLimiter(parts_max)
         self._background: Background | None = None
-        self.before_stream: Callable[[Change], Awaitable[None]] = _nothing
+        self.before_stream: Callable[[Put], Awaitable[None]] = _nothing
         """Awaited before an upload begins outside of ``send``."""
         self.copies_parts = True
         self._early: list[Callable[[], Awaitable[None]]] = []
@@ -101,7 +101,7 @@ class MultipartSender:
 
     # ------------------------------------------------------------------- parts
 
-    async def begin(self, change: Change, blob: Blob, *, streamed: bool) -> None:
+    async def begin(self, change: Put, blob: Blob, *, streamed: bool) -> None:
         """Begin the upload of ``blob`` unless it has begun; the stream and ``send`` may both come."""
         while (begun := self._beginning.get(blob.id)) is not None:
             await begun.wait()
@@ -113,7 +113,7 @@ class MultipartSender:
         finally:
             self._beginning.pop(blob.id).set()
 
-    async def _begin(self, change: Change, blob: Blob, *, streamed: bool) -> None:
+    async def _begin(self, change: Put, blob: Blob, *, streamed: bool) -> None:
         if streamed:
             await self.before_stream(change)
             if not self._is_current(change, blob):
@@ -146,7 +146,7 @@ class MultipartSender:
         crashpoint("upload: noted")
         blob.upload = upload
 
-    def _is_current(self, change: Change, blob: Blob) -> bool:
+    def _is_current(self, change: Put, blob: Blob) -> bool:
         return self._spool.changes.get(change.key) is change and change.blob_id == blob.id
 
     def _new_upload(self, key: Key) -> PartsUpload:
@@ -219,7 +219,7 @@ class MultipartSender:
                 raise
         return False
 
-    async def _bring(self, change: Change, blob: Blob, upload: PartsUpload, index: int) -> None:
+    async def _bring(self, change: Put, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Make S3 have part ``index``, by copying or by sending."""
         span = self._plan.part_range(index)
         stop = min(span.stop, blob.size)
@@ -241,7 +241,7 @@ class MultipartSender:
 
     # ---------------------------------------------------------------- completing
 
-    async def send(self, change: Change, blob: Blob, condition: Condition) -> tuple[PutResult, int]:
+    async def send(self, change: Put, blob: Blob, condition: Condition) -> tuple[PutResult, int]:
         """Bring all parts of ``blob`` to S3 and complete the upload: the result, and the size in bytes.
 
         May be repeated: what S3 has confirmed is not sent again. Raises TryAgain when the content
@@ -292,7 +292,7 @@ class MultipartSender:
         self._ended(change, blob, upload)
         return result, sum(part.size for part in parts)
 
-    async def _after_invalid_part(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
+    async def _after_invalid_part(self, change: Put, blob: Blob, upload: PartsUpload) -> None:
         """S3 has other parts than were named, as when an older request for one arrived late.
 
         Raises StaleUploadError, so that the next try sends those again; or all, where S3 has the parts
@@ -308,7 +308,7 @@ class MultipartSender:
         raise StaleUploadError("S3 has other parts of the upload than were sent", key=upload.key)
 
     async def _completed_before(
-        self, change: Change, blob: Blob, upload: PartsUpload
+        self, change: Put, blob: Blob, upload: PartsUpload
     ) -> tuple[PutResult, list[PartInfo]]:
         """The upload is gone: completed by a try whose answer was lost, or aborted by somebody.
 
@@ -343,14 +343,14 @@ class MultipartSender:
         except (DamagedBodyError, DamagedBlockError):
             return True
 
-    def _ended(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
+    def _ended(self, change: Put, blob: Blob, upload: PartsUpload) -> None:
         self._spool.journal.upload_ended(upload.upload_id)
         if blob.upload is upload:
             blob.upload = None
         if change.upload_id == upload.upload_id:
             change.upload_id = ""
 
-    def drop_unused(self, change: Change, blob: Blob) -> None:
+    def drop_unused(self, change: Put, blob: Blob) -> None:
         """An upload of which nothing arrived (or was taken back) is not worth going on with for a small file."""
         upload = blob.upload
         if upload is None or blob.size > self._plan.part_bytes or upload.sent or upload.sending:
@@ -364,7 +364,7 @@ class MultipartSender:
         """How many parts of a file of ``size`` bytes are on their way at once."""
         return max(PARTS_MAX_LEAST, self._plan.count(size) // RESENT_SHARE)
 
-    async def _send_missing(self, change: Change, blob: Blob, upload: PartsUpload) -> None:
+    async def _send_missing(self, change: Put, blob: Blob, upload: PartsUpload) -> None:
         holes = self.zeros.holes(blob, upload.unsent(blob.size))
         async with self.zeros.lent(blob, upload, holes) as zeros:
 
@@ -424,10 +424,10 @@ class MultipartSender:
             raise errors[0]
 
 
-async def _nothing(change: Change) -> None:
+async def _nothing(change: Put) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def _is_of(upload: PartsUpload, change: Change) -> bool:
+def _is_of(upload: PartsUpload, change: Put) -> bool:
     """Was it begun for this very change? After a move and back it was for an earlier one of the key."""
     return upload.key == change.key and upload.upload_id == change.upload_id

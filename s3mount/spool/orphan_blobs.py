@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s3mount.refs import Key
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Put
 from s3mount.spool.labels import read_label
 
 
@@ -22,7 +22,7 @@ class Orphan(NamedTuple):
     path: Path
     size: int
     key: Key
-    change: Change | None
+    change: Put | None
     why: str
     is_torn: bool = False
 
@@ -36,13 +36,14 @@ def judge(path: Path, changes: Mapping[Key, Change]) -> Orphan:
     change = read_label(path)
     if change is None:
         return Orphan(path.name, path, size, "", None, NOBODYS)
-    # The bytes may have changed since it was written; only the journal would know.
-    change.sums = b""
     why = ""
     there = changes.get(change.key)
-    if change.blob_id != path.name or change.op != "put":
+    if not isinstance(change, Put) or change.blob_id != path.name:
         why = "its label is another blob's"
-    elif there is not None and there.seq >= change.seq:
+        return Orphan(path.name, path, size, change.key, None, why)
+    # The bytes may have changed since it was written; only the journal would know.
+    change.sums = b""
+    if there is not None and there.seq >= change.seq:
         why = "a later change of the same file is there"
     elif size < change.size:
         why = f"of its {change.size} bytes {size} are there"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from s3mount.refs import Key
-from s3mount.spool.changes import Change, parent_of
+from s3mount.spool.changes import Change, Delete, parent_of
 
 
 def at_or_below(path: Key, key: Key) -> bool:
@@ -38,7 +38,7 @@ def given_up_with(changes: Mapping[Key, Change], selected: Iterable[Key]) -> lis
 
     def add_deletion(key: Key) -> None:
         change = changes.get(key)
-        if key not in seen and change is not None and change.op == "delete":
+        if key not in seen and isinstance(change, Delete):
             seen.add(key)
             wanted.append(key)
 
@@ -47,11 +47,11 @@ def given_up_with(changes: Mapping[Key, Change], selected: Iterable[Key]) -> lis
         change = changes.get(key)
         if change is None:
             continue
-        if change.op != "delete" and change.reads is not None and change.reads != key:
+        if change.reads is not None and change.reads != key:
             add_deletion(change.reads)
         for former in change.former:
             add_deletion(former)
-        if change.op == "delete":
+        if isinstance(change, Delete):
             above = parent_of(key)
             while above:
                 add_deletion(above)

@@ -20,7 +20,7 @@ from s3mount.errors import LocalDiskError, MountError
 from s3mount.manifest.model import Entry
 from s3mount.names import OWN_NAME
 from s3mount.refs import ContentRef, Key
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Delete
 from s3mount.spool.path_filter import at_or_below
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class PutLog:
             if self._count >= self._puts_max:
                 self._gap(f"more than {self._puts_max:,} keys were put")
                 return
-            attributes = change.attributes
+            attributes = None if isinstance(change, Delete) else change.attributes
             row = (
                 *(key, content.version_id or "null", content.size, content.etag),
                 attributes.mode if attributes is not None else None,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from s3mount.refs import Key
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Delete, Put
 from s3mount.spool.states import State
 
 AFTER_FAULT_S = 10.0
@@ -56,9 +56,9 @@ class UploadQueue:
 
     def lane_of(self, change: Change) -> Lane:
         """The line that ``change`` waits in."""
-        if change.op == "delete" and self.gathers_deletions():
+        if isinstance(change, Delete) and self.gathers_deletions():
             return Lane.DELETIONS
-        is_large = change.op == "put" and change.size >= self._large_bytes_min
+        is_large = isinstance(change, Put) and change.size >= self._large_bytes_min
         return Lane.LARGE if is_large else Lane.SMALL
 
     def push(self, change: Change, not_before: float) -> None:
@@ -81,7 +81,7 @@ class UploadQueue:
             if key in self._sending:
                 self._waiting.setdefault(key, set()).add(key)
                 continue
-            is_fetching = change.detach and change.base is not None
+            is_fetching = isinstance(change, Put) and change.detach and change.base is not None
             try:
                 blocker = None if is_fetching else self._reader_of(key) or self._blocker(change)
             except Exception:

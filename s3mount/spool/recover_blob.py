@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Put
 from s3mount.spool.extents import Extents
 from s3mount.spool.journal import Journal
 
@@ -21,7 +21,7 @@ SPARSE_BYTES_MIN = 64 << 10
 """Holes of smaller files are not worth a look."""
 
 
-def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: bool) -> None:
+def follow_disk(change: Put, blob: Blob, on_disk_bytes: int, *, is_rebooted: bool) -> None:
     """Kill -9 came after writes or a truncate that were not journalled yet: the file is as they left it.
 
     A power cut leaves files as it comes: then the row tells the size, and checksums what is damaged.
@@ -45,7 +45,7 @@ def follow_disk(change: Change, blob: Blob, on_disk_bytes: int, *, is_rebooted: 
     change.size = blob.size = on_disk_bytes
 
 
-def recall_filled(blob: Blob, change: Change, *, is_rebooted: bool) -> None:
+def recall_filled(blob: Blob, change: Put, *, is_rebooted: bool) -> None:
     """Bytes of the base that were brought to a synced file, and not forced to the disk with it.
 
     A power cut may have taken them; the base has them still.
@@ -73,7 +73,7 @@ def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
         yield start, stop
 
 
-def extents_of(change: Change, path: str) -> Extents:
+def extents_of(change: Put, path: str) -> Extents:
     """Which bytes of the blob at ``path`` are here: a hole takes no room, and is not there. Raises OSError."""
     if change.base is not None:
         return Extents(change.extents)
@@ -88,7 +88,7 @@ def extents_of(change: Change, path: str) -> Extents:
     return found
 
 
-def settle(journal: Journal, change: Change, unsettled: set[str], *, is_settled: bool) -> None:
+def settle(journal: Journal, change: Put, unsettled: set[str], *, is_settled: bool) -> None:
     """Let the journal say that the checksums of a blob are to be trusted, or that they are not."""
     blob_id = change.blob_id
     if is_settled and blob_id in unsettled:
@@ -99,7 +99,7 @@ def settle(journal: Journal, change: Change, unsettled: set[str], *, is_settled:
         unsettled.add(blob_id)
 
 
-def tell_from_earlier(change: Change) -> None:
+def tell_from_earlier(change: Put) -> None:
     """The blob was written after the row: what S3 may have with the row's ctime is not what it holds."""
     if change.attributes is not None:
         later_ns = told_from_earlier(change.attributes.ctime_ns)

@@ -12,7 +12,7 @@ from s3mount.background import contained
 from s3mount.crashpoints import crashpoint
 from s3mount.refs import Key
 from s3mount.spool import salvage
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Put
 from s3mount.spool.journal import DamagedRow
 from s3mount.spool.orphan_blobs import Orphan, judge
 from s3mount.spool.salvage import Damage, KeptBlob
@@ -25,7 +25,7 @@ def look_after(
     rows: list[DamagedRow],
     changes: Mapping[Key, Change],
     orphans: Collection[Path],
-    adopt: Callable[[Change], None],
+    adopt: Callable[[Put], None],
 ) -> None:
     """Keep the damaged ``rows`` aside, and give each of the ``orphans`` (blobs) to its change, if it has one.
 
@@ -106,12 +106,12 @@ def judged(blobs: Collection[Path], changes: Mapping[Key, Change]) -> list[Orpha
     return found
 
 
-def claims(found: list[Orphan], changes: Mapping[Key, Change]) -> dict[str, Change]:
+def claims(found: list[Orphan], changes: Mapping[Key, Change]) -> dict[str, Put]:
     """The changes that labels of blobs tell of and that are not in ``changes``, by blob id.
 
     Of several blobs of one key it is that of the latest change.
     """
-    latest: dict[Key, Change] = {}
+    latest: dict[Key, Put] = {}
     for orphan in found:
         change = orphan.change
         if change is None:

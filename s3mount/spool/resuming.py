@@ -19,7 +19,7 @@ from s3mount.flow.parts import PartPlan
 from s3mount.refs import PartInfo
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Put
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
 from s3mount.tasks import in_parallel
@@ -44,8 +44,8 @@ class Resuming:
     def take_over(self, new_upload: NewUpload) -> None:
         """Let the blobs that an earlier run left know which of their parts were sent, before anybody writes."""
         for change in self._spool.changes.values():
-            blob = self._spool.live_blobs.get(change.blob_id)
-            if not change.upload_id or blob is None:
+            blob = self._spool.blob_of(change)
+            if not isinstance(change, Put) or not change.upload_id or blob is None:
                 continue
             with contained(f"the upload of {change.key!r} begins again"):
                 blob.upload = self._earlier_upload(change, blob, new_upload)
@@ -54,7 +54,7 @@ class Resuming:
             # What S3 has of it and what a power cut left of it need not be of one state.
             blob.is_unsure = True
 
-    def _earlier_upload(self, change: Change, blob: Blob, new_upload: NewUpload) -> PartsUpload:
+    def _earlier_upload(self, change: Put, blob: Blob, new_upload: NewUpload) -> PartsUpload:
         upload = new_upload(change.key)
         upload.upload_id = change.upload_id
         upload.is_confirmed = False

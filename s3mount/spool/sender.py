@@ -29,7 +29,7 @@ from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.appending import Appends
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.kept import Kept
@@ -97,16 +97,16 @@ class Sender:
 
         Raises ForeignWriteError, NothingLeftError, TryAgain, and other S3MountError or OSError.
         """
-        blob = self._spool.live_blobs.get(change.blob_id)
-        if blob is not None and blob.is_gone:
-            return await self._as_found(
-                change, BlobGoneError(f"its content {blob.path} is gone from the spool")
-            )
-        if blob is not None and blob.fault:
-            raise InternalError(blob.fault)
-        if change.detach:
-            await self._detach(change)
-            return None
+        if isinstance(change, Put):
+            blob = self._spool.blob_of(change)
+            if blob is not None and blob.is_gone:
+                gone = BlobGoneError(f"its content {blob.path} is gone from the spool")
+                return await self._as_found(change, gone)
+            if blob is not None and blob.fault:
+                raise InternalError(blob.fault)
+            if change.detach:
+                await self._detach(change)
+                return None
         await self._hooks.before_replace(change)
         if not change.key.endswith("/"):
             await self.kept.learn(change)
@@ -117,9 +117,9 @@ class Sender:
             with trio.move_on_after(MARKERS_WAIT_S):
                 await self.markers_decided.wait()
             if self.markers is False:
-                return None if change.op == "delete" else Stored(PutResult(""), 0)
+                return None if isinstance(change, Delete) else Stored(PutResult(""), 0)
             self._must_be_current(change)
-        if change.op == "delete":
+        if isinstance(change, Delete):
             await self._delete(change)
             crashpoint("delete: answered")
             return None
@@ -127,10 +127,10 @@ class Sender:
         await self.kept.restore_tags(change, stored)
         return stored
 
-    async def _send(self, change: Change) -> Stored:
+    async def _send(self, change: PutOrCopy) -> Stored:
         if change.key.endswith("/"):
             return await self.marker_sender.send(change)
-        if change.op == "copy":
+        if isinstance(change, Copy):
             return await self._copy(change)
         try:
             return await self._put(change)
@@ -142,7 +142,7 @@ class Sender:
         if self._spool.changes.get(change.key) is not change:
             raise TryAgain("replaced before it was sent")
 
-    async def _delete(self, change: Change) -> None:
+    async def _delete(self, change: Delete) -> None:
         """Delete what was known here, or what a write of our own made since, and nobody else's version."""
         if change.key.endswith("/"):
             await self.marker_sender.delete(change)
@@ -166,7 +166,7 @@ class Sender:
         change.expected = there.etag
         raise TryAgain("S3 has a later state of what was to be deleted")
 
-    async def _know_headers(self, change: Change, source: ContentRef) -> None:
+    async def _know_headers(self, change: Copy, source: ContentRef) -> None:
         """Where the copy gets another ETag only what is stored beside it tells it as ours.
 
         So does that of an object of parts, and any where ETags are no MD5s (SSE-KMS).
@@ -179,8 +179,7 @@ class Sender:
         if original is not None and original.etag == source.etag:
             change.headers = original.headers
 
-    async def _copy(self, change: Change) -> Stored:
-        assert change.source is not None
+    async def _copy(self, change: Copy) -> Stored:
         if self.moves.may(change):
             stored = await self.moves.rename(change, self.condition_of(change))
             if stored is not None:
@@ -237,7 +236,7 @@ class Sender:
             change.expected = there.etag
         raise TryAgain("its source has another version now")
 
-    async def _without_source(self, change: Change, source: ContentRef, written_ns: int) -> Stored:
+    async def _without_source(self, change: Copy, source: ContentRef, written_ns: int) -> Stored:
         """Somebody else replaced what was to be copied. Raises TryAgain, SourceGoneError, StoreError."""
         if await self.moves.follow(change, source):
             raise TryAgain("its source was moved by an earlier try")
@@ -273,9 +272,9 @@ class Sender:
                 return version.ref
         return None
 
-    async def _without_base(self, change: Change, error: S3MountError) -> Stored:
+    async def _without_base(self, change: Put, error: S3MountError) -> Stored:
         """The version below a change is gone: by our own hand, or by somebody else's. Raises S3MountError."""
-        blob = self._spool.live_blobs.get(change.blob_id)
+        blob = self._spool.blob_of(change)
         base = blob.base if blob is not None else None
         if blob is None or base is None:
             raise TryAgain("it needs no base any more")
@@ -333,7 +332,7 @@ class Sender:
         return self._is_ours(there) or await self.appends.made(there) is not None
 
     async def _settle(
-        self, change: Change, written_ns: int, error: PreconditionFailedError | ConflictError
+        self, change: PutOrCopy, written_ns: int, error: PreconditionFailedError | ConflictError
     ) -> Stored:
         """S3 holds something else than expected: what our own earlier try made, or another's.
 
@@ -350,7 +349,7 @@ class Sender:
         if there.etag == change.expected:
             # Refused though it holds: nobody wrote, and another try finds out what the store understands.
             raise ConflictError(f"refused, though nothing changed: {error}", key=change.key)
-        stored = await self.appends.settled(change, there)
+        stored = await self.appends.settled(change, there) if isinstance(change, Put) else None
         if stored is not None:
             return stored
         if not await self._was_ours(there) and not await self._looks_copied(change, there):
@@ -362,8 +361,9 @@ class Sender:
                 request_id=error.request_id,
             )
         change.expected = there.etag
-        if self._ctime_of(there) == written_ns and change.upload_attributes is None:
-            blob = self._spool.live_blobs.get(change.blob_id)
+        began = isinstance(change, Put) and change.upload_attributes is not None
+        if self._ctime_of(there) == written_ns and not began:
+            blob = self._spool.blob_of(change)
             if blob is None or await self._may_hold(there, blob):
                 if blob is not None:
                     blob.is_unsure = True
@@ -378,15 +378,18 @@ class Sender:
             return True
         return await etag_if_put(blob.location, blob.size) == there.etag
 
-    async def _looks_copied(self, change: Change, there: ObjectInfo) -> bool:
+    async def _looks_copied(self, change: PutOrCopy, there: ObjectInfo) -> bool:
         """Is it what an earlier try of this copy made? S3 gives the copy of an object of parts another ETag.
 
         So too when the copy has become a change of what it copied.
         """
-        source = change.source if change.op == "copy" and not change.replace_headers else None
-        base = change.base
-        if change.op == "put" and base is not None and base.key != change.key:
-            source = base if base.etag in change.tried else None
+        source = None
+        if isinstance(change, Put):
+            base = change.base
+            if base is not None and base.key != change.key and base.etag in change.tried:
+                source = base
+        elif not change.replace_headers:
+            source = change.source
         if source is None:
             return False
         try:
@@ -398,7 +401,7 @@ class Sender:
             return is_same and original.headers == there.headers
         return same_when_stored(there.headers, original.headers)
 
-    async def _put(self, change: Change) -> Stored:
+    async def _put(self, change: Put) -> Stored:
         written_ns = _ctime_ns(change)
         try:
             return await self._put_if_expected(change)
@@ -409,7 +412,7 @@ class Sender:
         except DamagedBlobError as error:
             return await self._as_found(change, error)
 
-    async def _look_again(self, change: Change, written_ns: int, error: ConflictError) -> Stored:
+    async def _look_again(self, change: PutOrCopy, written_ns: int, error: ConflictError) -> Stored:
         """409: another write of the key was under way. What it made is looked at before the next try.
 
         Raises ``error``, which leads to that try, where the key still holds what is expected.
@@ -420,10 +423,10 @@ class Sender:
                 return await self._settle(change, written_ns, error)
         raise error
 
-    async def _put_if_expected(self, change: Change) -> Stored:
+    async def _put_if_expected(self, change: Put) -> Stored:
         condition = self.condition_of(change)
         change.upload_attributes = change.upload_attributes if change.upload_id else None
-        blob = self._spool.live_blobs.get(change.blob_id)
+        blob = self._spool.blob_of(change)
         if blob is None:
             return await self._put_body(change, b"", condition)
         self.multipart.drop_unused(change, blob)
@@ -458,7 +461,7 @@ class Sender:
             if blob.is_replaced:
                 self._spool.drop_blob(blob)
 
-    async def _copy_known(self, change: Change, blob: Blob, condition: Condition) -> Stored | None:
+    async def _copy_known(self, change: Put, blob: Blob, condition: Condition) -> Stored | None:
         """Let S3 copy the content of ``change`` from where it has it already; ``None``: it has to be sent.
 
         Raises TryAgain when the content changes meanwhile, and S3MountError.
@@ -498,7 +501,7 @@ class Sender:
         return None
 
     async def _is_copy_of(
-        self, change: Change, source: ContentRef, result: PutResult, blob: Blob | None
+        self, change: PutOrCopy, source: ContentRef, result: PutResult, blob: Blob | None
     ) -> bool:
         """Was it ``source``, whose bytes ``blob`` has too if given, that was copied, and not what replaced it then?
 
@@ -525,7 +528,7 @@ class Sender:
         # Of a copy onto itself, and where ETags tell nothing of the bytes, the condition is all there is.
         return self.is_source_guarded and (source.key == change.key or not self.etag_is_md5)
 
-    async def _as_found(self, change: Change, error: BlobGoneError | DamagedBlobError) -> Stored:
+    async def _as_found(self, change: Put, error: BlobGoneError | DamagedBlobError) -> Stored:
         """The blob cannot be sent. Perhaps it was: a power cut can bring rows back of what S3 has.
 
         Raises ``error`` when it was not.
@@ -538,12 +541,12 @@ class Sender:
             ctimes |= set(map(told_from_earlier, ctimes))
         if there is None or there.size != change.size or self._ctime_of(there) not in ctimes:
             raise error
-        blob = self._spool.live_blobs.get(change.blob_id)
+        blob = self._spool.blob_of(change)
         if blob is not None:
             blob.is_unsure = True
         return _as_stored(there)
 
-    async def _put_body(self, change: Change, body: Body, condition: Condition) -> Stored:
+    async def _put_body(self, change: Put, body: Body, condition: Condition) -> Stored:
         self._must_be_current(change)
         change.note_try(_ctime_ns(change))
         headers = self._hooks.headers_of(change)
@@ -552,7 +555,7 @@ class Sender:
         crashpoint("put: answered")
         return Stored(result, size)
 
-    async def _fill(self, change: Change, start: int, stop: int) -> None:
+    async def _fill(self, change: Put, start: int, stop: int) -> None:
         try:
             await self._hooks.fill(change, start, stop)
         except (PreconditionFailedError, NoSuchKeyError) as error:
@@ -566,9 +569,9 @@ class Sender:
             return Condition(if_absent=True)
         return Condition(if_match=change.expected)
 
-    async def _detach(self, change: Change) -> None:
+    async def _detach(self, change: Put) -> None:
         """Fetch all of the base, so that nothing in S3 has to stay for this change."""
-        blob = self._spool.live_blobs.get(change.blob_id)
+        blob = self._spool.blob_of(change)
         if blob is None:
             raise TryAgain("replaced before its content was fetched")
         base = blob.base
@@ -590,5 +593,5 @@ def _as_stored(there: ObjectInfo) -> Stored:
     return Stored(PutResult(there.etag, there.version_id, there.last_modified_ns), there.size)
 
 
-def _ctime_ns(change: Change) -> int:
+def _ctime_ns(change: PutOrCopy) -> int:
     return change.attributes.ctime_ns if change.attributes is not None else 0

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import msgspec
 import trio
 
 from s3mount.background import contained, reason_of
@@ -19,7 +18,7 @@ from s3mount.errors import InternalError, LocalDiskError
 from s3mount.refs import Key
 from s3mount.spool import recovery, salvage
 from s3mount.spool.blobs import Blob, BlobFolder
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, as_put, blob_id_of
 from s3mount.spool.dependencies import Dependencies
 from s3mount.spool.durability import Durability, Offload, flush_threads, is_rebooted, note_boot
 from s3mount.spool.extents import Extents
@@ -34,7 +33,7 @@ from s3mount.spool.recover_blob import (
     tell_from_earlier,
 )
 from s3mount.spool.salvage import Damage
-from s3mount.spool.states import Event, State, after
+from s3mount.spool.states import Event, State
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +96,14 @@ class Spool:
             raise LocalDiskError(f"cannot look through {folder}: {error}") from error
         for change in changes:
             try:
-                self._recover(change, on_disk.get(change.blob_id), unsettled)
+                self._recover(change, on_disk.get(blob_id_of(change)), unsettled)
             except LocalDiskError:
                 raise
             except Exception as error:
                 log.exception("%r cannot be taken over from the run before", change.key)
                 with contained(f"{change.key!r} is left as it is for the next start"):
                     self._park_as_found(change, reason_of(error))
-        orphans = on_disk.keys() - {change.blob_id for change in changes}
+        orphans = on_disk.keys() - {blob_id_of(change) for change in changes}
         paths = [self.blobs.path_of(blob_id) for blob_id in orphans]
         try:
             if paths or self._is_rebooted:
@@ -128,7 +127,7 @@ class Spool:
         """Keep a change that cannot be taken over, as its row has it, and let nobody use its bytes."""
         self._let_go(change)
         fault = InternalError(f"it could not be taken over at the start ({why})")
-        if change.blob_id:
+        if isinstance(change, Put) and change.blob_id:
             extents = Extents(change.extents if change.base else [(0, change.size)])
             blob = self.blobs.described(
                 change.blob_id,
@@ -141,13 +140,13 @@ class Spool:
             self._take_in(blob)
             self.used_bytes += extents.total
         change.note_failure(fault)
-        change.state = State.PARKED
+        change.apply(Event.DAMAGE)
         self.dependencies.add(change)
 
     def _let_go(self, change: Change) -> None:
         """Forget a change and its blob as if they had not been taken over; the blob's file stays."""
         self.dependencies.remove(change)
-        blob = self.live_blobs.pop(change.blob_id, None)
+        blob = self.live_blobs.pop(blob_id_of(change), None)
         if blob is not None:
             blob.release()
             self.used_bytes -= blob.extents.total
@@ -161,37 +160,36 @@ class Spool:
                 unsummed,
             )
 
-    def _adopt(self, change: Change) -> None:
+    def _adopt(self, change: Put) -> None:
         """Take over a change that only its blob's label tells of, in place of an earlier one of the key."""
         earlier = self.changes.get(change.key)
         if earlier is not None:
             self.dependencies.remove(earlier)
         try:
             self._recover(change, self.blobs.size_of(change.blob_id), set())
-            if change.blob_id:
-                self._describe_blob(change)
+            self._describe_blob(change)
             self._journal([change])
         except BaseException:
             self._let_go(change)
             if earlier is not None:
                 self.dependencies.add(earlier)
             raise
-        blob = self.live_blobs.get(earlier.blob_id) if earlier is not None else None
+        blob = self.blob_of(earlier)
         if blob is not None:
             self.drop_blob(blob)
 
     def _recover(self, change: Change, on_disk_bytes: int | None, unsettled: set[str]) -> None:
         """Take over a change. ``on_disk_bytes`` is the size of its blob's file, ``None`` when that is gone."""
         self._seq = max(self._seq, change.seq)
-        if change.state in (State.SENDING, State.OPEN, State.DONE):
-            change.state = State.QUEUED
-        for sent in (change.attributes, change.upload_attributes):
-            # The run before may have sent it without hearing of it.
-            if sent is not None:
-                change.note_try(sent.ctime_ns)
-        if change.source is not None:
+        change.apply(Event.TAKE_OVER)
+        # The run before may have sent it without hearing of it.
+        if not isinstance(change, Delete) and change.attributes is not None:
+            change.note_try(change.attributes.ctime_ns)
+        if isinstance(change, Put) and change.upload_attributes is not None:
+            change.note_try(change.upload_attributes.ctime_ns)
+        if isinstance(change, Copy):
             change.note_try(change.source.etag)
-        if change.blob_id:
+        if isinstance(change, Put) and change.blob_id:
             blob = self.blobs.described(
                 change.blob_id,
                 size=change.size,
@@ -246,8 +244,12 @@ class Spool:
 
     def _bytes_of(self, change: Change) -> int:
         """What the spool holds of the content of ``change``. Holes are nothing."""
-        blob = self.live_blobs.get(change.blob_id)
+        blob = self.blob_of(change)
         return 0 if blob is None else blob.extents.total
+
+    def blob_of(self, change: Change | None) -> Blob | None:
+        """The blob that ``change`` sends, if it has one."""
+        return self.live_blobs.get(change.blob_id) if isinstance(change, Put) else None
 
     @property
     def last_seq(self) -> int:
@@ -263,10 +265,10 @@ class Spool:
         new = list(changes)
         gone = [key for key in removed if key in self.changes]
         for change in new:
-            if change.blob_id:
-                self._describe_blob(change)
             change.seq = self.next_seq()
-            change.content_seq = change.content_seq or change.seq
+            if isinstance(change, Put):
+                self._describe_blob(change)
+                change.content_seq = change.content_seq or change.seq
             earlier = self.changes.get(change.key)
             if not change.first_seq:
                 change.first_seq = earlier.first_seq if earlier else change.seq
@@ -293,8 +295,8 @@ class Spool:
         if unused or any(_empties_s3(change) for change in new):
             # What was there before may go, here or in S3, once this is carried out.
             for change in new:
-                if change.blob_id:
-                    self.durability.flush_too(self.blobs.path_of(change.blob_id))
+                if blob_id_of(change):
+                    self.durability.flush_too(self.blobs.path_of(blob_id_of(change)))
         for blob in unused:
             with contained(f"the blob {blob.id} stays until the next start"):
                 self.on_unused(blob)
@@ -302,22 +304,21 @@ class Spool:
     def _losing_blobs(self, new: list[Change], gone: list[Key]) -> list[Blob]:
         """The blobs whose change is about to go and that no new change takes over."""
         earlier = [self.changes.get(key) for key in [*gone, *(change.key for change in new)]]
-        going = {change.blob_id for change in earlier if change is not None}
-        going -= {change.blob_id for change in new}
+        going = {blob_id_of(change) for change in earlier}
+        going -= {blob_id_of(change) for change in new}
         return [blob for blob_id in going if (blob := self.live_blobs.get(blob_id)) is not None]
 
-    def touch(self, change: Change, *, content: bool = True) -> None:
+    def touch(self, change: Put, *, content: bool = True) -> None:
         """The open file changes (its ``content``, or only attributes): the change is open again.
 
         In memory only, until it is saved.
         """
-        if change.state is not State.OPEN:
-            change.state = after(change.state, Event.WRITE)
+        change.apply(Event.WRITE)
         change.seq = self.next_seq()
         if content:
             change.content_seq = change.seq
 
-    def add_open(self, change: Change) -> None:
+    def add_open(self, change: Put) -> None:
         """Show a change that is only in memory: an existing file that is just being rewritten.
 
         Where the journal has an earlier change of the key, it gets this one: what the earlier one
@@ -336,7 +337,7 @@ class Spool:
 
         Raises LocalDiskError.
         """
-        if change.blob_id:
+        if isinstance(change, Put):
             self._describe_blob(change)
         self.dependencies.remove(change)
         self.dependencies.add(change)
@@ -344,11 +345,21 @@ class Spool:
         self._journal([change], makes_room=makes_room)
         crashpoint("spool: saved")
 
+    def replace(self, change: Change, other: Change) -> None:
+        """Journal ``other`` in place of ``change``, of the same key, when something of that was sent.
+
+        Raises LocalDiskError, and then nothing has changed in memory either.
+        """
+        self._journal([other], makes_room=True)
+        self.dependencies.remove(change)
+        self.dependencies.add(other)
+        crashpoint("spool: saved")
+
     def _label(self, changes: Iterable[Change], unused: Iterable[Blob]) -> None:
         """Before the journal, so that a kill in between leaves labels that its rows overrule."""
         for change in changes:
-            blob = self.live_blobs.get(change.blob_id)
-            if blob is not None:
+            blob = self.blob_of(change)
+            if blob is not None and isinstance(change, Put):
                 self._labels.write(blob, change)
         for blob in unused:
             self._labels.clear(blob)
@@ -358,23 +369,23 @@ class Spool:
         self, changes: list[Change], removed: Iterable[Key] = (), *, makes_room: bool = False
     ) -> None:
         """Write changes and what is known of their blobs' bytes. Raises LocalDiskError."""
-        blobs = [self.live_blobs[change.blob_id] for change in changes if change.blob_id]
+        puts = [change for change in changes if isinstance(change, Put) and change.blob_id]
+        blobs = [self.live_blobs[change.blob_id] for change in puts]
         sums = [
             (blob.id, number, body) for blob in blobs for number, body in blob.sums.dirty_rows()
         ]
         settled = [blob.id for blob in blobs if blob.sums.is_unsettled]
         self.journal.record(changes, removed, sums=sums, settled=settled, makes_room=makes_room)
-        for change in changes:
-            if change.blob_id:
-                self.live_blobs[change.blob_id].sums.settled(change.size, change.sums)
+        for change in puts:
+            self.live_blobs[change.blob_id].sums.settled(change.size, change.sums)
 
     def finish(self, change: Change) -> None:
         """S3 has ``change``: forget it. Raises LocalDiskError."""
-        self.disown(change.blob_id)
+        self.disown(blob_id_of(change))
         self.journal.record([], [change.key])
         crashpoint("change: finished")
         self.dependencies.remove(change)
-        change.state = State.DONE
+        change.apply(Event.SUCCEED)
         with contained(f"what waits for {change.key!r} is not told"):
             self.on_removed(change.key)
 
@@ -384,9 +395,9 @@ class Spool:
         if blob is not None:
             self._labels.clear(blob)
 
-    def _describe_blob(self, change: Change) -> None:
-        blob = self.live_blobs[change.blob_id]
-        if blob.fault:
+    def _describe_blob(self, change: Put) -> None:
+        blob = self.live_blobs[change.blob_id] if change.blob_id else None
+        if blob is None or blob.fault:
             # Its row knows more of it.
             return
         change.synced = blob.was_synced
@@ -400,16 +411,13 @@ class Spool:
         change.extents = list(blob.extents) if blob.base is not None else [(0, blob.size)]
         change.filled = tuple(blob.filled or ()) if blob.was_synced else ()
 
-    def as_fetched(self, change: Change) -> Change:
+    def as_fetched(self, change: Copy) -> Put:
         """The copy ``change`` as one that fetches its content first, so that its source may change. Raises OSError."""
-        assert change.source is not None
         blob = self.new_blob()
         blob.base, blob.base_limit = change.source, change.source.size
         blob.truncate(change.source.size)
         blob.release()
-        return msgspec.structs.replace(
-            change, op="put", source=None, base=change.source, blob_id=blob.id, detach=True
-        )
+        return as_put(change, blob.id)
 
     # ------------------------------------------------------------------ blobs
 
@@ -472,7 +480,7 @@ class Spool:
     # ------------------------------------------------------------- durability
 
     def _holds(self, change: Change, blob: Blob) -> bool:
-        return self.changes.get(change.key) is change and change.blob_id == blob.id
+        return self.changes.get(change.key) is change and blob_id_of(change) == blob.id
 
     async def _force_blob(self, blob: Blob) -> None:
         filled, blob.filled = blob.filled, None
@@ -506,7 +514,7 @@ class Spool:
 
 
 def _empties_s3(change: Change) -> bool:
-    return change.op == "delete" and change.expected != ABSENT
+    return isinstance(change, Delete) and change.expected != ABSENT
 
 
 def _inherit_tries(change: Change, earlier: Change) -> None:

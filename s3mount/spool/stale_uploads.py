@@ -21,6 +21,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
+from s3mount.spool.changes import Put
 from s3mount.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -102,4 +103,6 @@ class StaleUploads:
     def _wanted(self) -> set[str]:
         blobs = self._spool.live_blobs.values()
         going_on = {blob.upload.upload_id for blob in blobs if blob.upload is not None}
-        return going_on | self._used | {change.upload_id for change in self._spool.changes.values()}
+        changes = self._spool.changes.values()
+        pending = {change.upload_id for change in changes if isinstance(change, Put)}
+        return going_on | self._used | pending

@@ -37,6 +37,10 @@ class Event(StrEnum):
     """S3 has exactly this state."""
     SUCCEED_OLD = "succeed old"
     """S3 has an earlier state of it: it was changed while it was sent."""
+    DAMAGE = "damage"
+    """What an earlier run left of it cannot be used as it is."""
+    TAKE_OVER = "take over"
+    """Another run, which nobody writes in and which sends nothing yet, goes on with it."""
     FAIL = "fail"
     """The try failed in a way that may pass by itself."""
     REFUSE = "refuse"
@@ -55,6 +59,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SENDING, Event.WRITE): State.OPEN,
     (State.SENDING, Event.CLOSE): State.SENDING,
     (State.SENDING, Event.SUCCEED): State.DONE,
+    (State.SENDING, Event.SUCCEED_OLD): State.QUEUED,
     (State.SENDING, Event.FAIL): State.QUEUED,
     (State.SENDING, Event.REFUSE): State.PARKED,
     (State.OPEN, Event.SUCCEED_OLD): State.OPEN,
@@ -66,6 +71,12 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.PARKED, Event.WRITE): State.OPEN,
     (State.PARKED, Event.CLOSE): State.QUEUED,
     (State.PARKED, Event.RETRY): State.QUEUED,
+    (State.PARKED, Event.TAKE_OVER): State.PARKED,
+    **{
+        (state, Event.TAKE_OVER): State.QUEUED
+        for state in (State.OPEN, State.QUEUED, State.SENDING, State.DONE)
+    },
+    **{(state, Event.DAMAGE): State.PARKED for state in State},
 }
 
 

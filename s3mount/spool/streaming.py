@@ -9,7 +9,7 @@ import trio
 from s3mount.errors import S3MountError
 from s3mount.flow.parts import PartPlan
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Put
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
@@ -32,7 +32,7 @@ class Streaming:
         self._plan = plan
         self._streams: dict[str, trio.Event] = {}
 
-    def grown(self, change: Change, blob: Blob) -> None:
+    def grown(self, change: Put, blob: Blob) -> None:
         """The open file of ``change`` grew: send its finished parts, while it is being written.
 
         Call it as often as you like.
@@ -64,7 +64,7 @@ class Streaming:
                 ready.append(index)
         return ready
 
-    async def _stream(self, change: Change, blob: Blob) -> None:
+    async def _stream(self, change: Put, blob: Blob) -> None:
         """Send parts as they are finished, until the change leaves the OPEN state or a part fails."""
         try:
             if not self._is_open(change, blob):
@@ -99,11 +99,11 @@ class Streaming:
         finally:
             self._streams.pop(blob.id, None)
 
-    def _is_open(self, change: Change, blob: Blob) -> bool:
+    def _is_open(self, change: Put, blob: Blob) -> bool:
         is_current = self._spool.changes.get(change.key) is change
         return is_current and change.state == "open" and change.blob_id == blob.id
 
-    def _goes_on(self, change: Change, blob: Blob) -> bool:
+    def _goes_on(self, change: Put, blob: Blob) -> bool:
         upload = blob.upload
         return self._is_open(change, blob) and upload is not None and upload.key == change.key
 

@@ -32,7 +32,18 @@ from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
 from s3mount.spool import deletions
-from s3mount.spool.changes import ABSENT, Change, ConflictPolicy, carries
+from s3mount.spool.changes import (
+    ABSENT,
+    Change,
+    ConflictPolicy,
+    Copy,
+    Delete,
+    Put,
+    PutOrCopy,
+    as_copy,
+    blob_id_of,
+    carries,
+)
 from s3mount.spool.hooks import ConflictOutcome, Hooks
 from s3mount.spool.multipart import MultipartSender
 from s3mount.spool.queue import Lane, UploadQueue
@@ -45,7 +56,7 @@ from s3mount.spool.send_errors import (
 )
 from s3mount.spool.sender import Sender
 from s3mount.spool.spool import Spool
-from s3mount.spool.states import Event, State, after
+from s3mount.spool.states import Event, State
 from s3mount.spool.streaming import Streaming
 
 log = logging.getLogger(__name__)
@@ -152,7 +163,7 @@ class Uploader:
         try:
             return self._find_blocker(change)
         except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
-            change.state = after(change.state, Event.START)
+            change.apply(Event.START)
             self._broken(change, error)
             return change.key
 
@@ -161,7 +172,9 @@ class Uploader:
         blocker = self._spool.dependencies.blocker_of(change)
         if blocker is None or not self._spool.dependencies.waits_in_circle(change):
             return blocker
-        if change.op == "put":
+        if isinstance(change, Delete):
+            return blocker
+        if isinstance(change, Put):
             change.detach = True
             return None
         try:
@@ -183,7 +196,7 @@ class Uploader:
     def closed(self, change: Change) -> None:
         """The last writer closed the file of ``change``: line it up. Raises LocalDiskError."""
         if self._spool.changes.get(change.key) is change and change.state is State.OPEN:
-            change.state = after(change.state, Event.CLOSE)
+            change.apply(Event.CLOSE)
             try:
                 self._spool.save(change)
             except LocalDiskError:
@@ -223,7 +236,7 @@ class Uploader:
     def _line_up(self, change: Change, now: float) -> None:
         """Let ``change`` go now if it can: also a refused one, unless it is a person's to decide."""
         if change.state is State.PARKED and not change.held:
-            change.state = after(change.state, Event.RETRY)
+            change.apply(Event.RETRY)
         if change.state is State.QUEUED:
             self.queue.push(change, now)
 
@@ -307,7 +320,7 @@ class Uploader:
             # Between taking it and now it may have been opened again, or replaced.
             is_still_due = self._spool.changes.get(change.key) is change
             if is_still_due and change.state is State.QUEUED:
-                change.state = after(change.state, Event.START)
+                change.apply(Event.START)
                 change.held = False
                 await self._try(change)
         except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
@@ -315,7 +328,7 @@ class Uploader:
         finally:
             slots.release_on_behalf_of(worker)
             if change.state is State.SENDING:
-                change.state = State.QUEUED
+                change.apply(Event.FAIL)
             with contained("what waited for a change is lined up"):
                 self._push_again(self.queue.finished(change.key))
             self._news.set()
@@ -376,7 +389,7 @@ class Uploader:
             self.counters["deduplicated"] += 1
             self.counters["saved_bytes"] += stored.size
         else:
-            self.counters["uploaded_bytes"] += change.size if change.op == "put" else 0
+            self.counters["uploaded_bytes"] += change.size if isinstance(change, Put) else 0
 
     def _succeeded(self, change: Change, key: str, seq: int, stored: Stored | None) -> None:
         current = self._spool.changes.get(key)
@@ -394,9 +407,11 @@ class Uploader:
         change.forget_failures()
         change.expected = etag
         change.expected_size = -1 if stored is None else stored.size
-        if stored is not None and change.content_seq <= seq and not self._carried(change, seq):
-            self._only_attributes_left(change, stored.ref(key))
-            return
+        if stored is not None and not isinstance(change, Delete):
+            has_content = isinstance(change, Copy) or change.content_seq <= seq
+            if has_content and not self._carried(change, seq):
+                self._only_attributes_left(change, stored.ref(key))
+                return
         if change.seq == seq:
             self._spool.finish(change)
             with contained(f"{key!r} is in S3, and what is shown of it may be older"):
@@ -404,9 +419,9 @@ class Uploader:
             return
         crashpoint("change: earlier state is in S3")
         change.first_seq = seq + 1
-        change.former = ()
-        if change.state is State.SENDING:
-            change.state = State.QUEUED
+        if not isinstance(change, Delete):
+            change.former = ()
+        change.apply(Event.SUCCEED_OLD)
         with contained(f"an earlier state of {key!r} is in S3"):
             self._hooks.uploaded_earlier(change, None if stored is None else stored.ref(key))
         self._spool.save(change, makes_room=True)
@@ -414,31 +429,23 @@ class Uploader:
             self._queued(change)
 
     @staticmethod
-    def _carried(change: Change, seq: int) -> bool:
+    def _carried(change: PutOrCopy, seq: int) -> bool:
         """Does S3 have the attributes of ``change``, whose content it has?"""
-        began = change.upload_attributes is not None
-        return change.seq == seq and (not began or carries(change))
+        if isinstance(change, Put) and change.upload_attributes is not None:
+            return change.seq == seq and carries(change)
+        return change.seq == seq
 
-    def _only_attributes_left(self, change: Change, content: ContentRef) -> None:
+    def _only_attributes_left(self, change: PutOrCopy, content: ContentRef) -> None:
         """Do not send the bytes again: what is stored beside them is changed inside S3."""
         crashpoint("change: content is in S3")
-        blob_id = change.blob_id
+        blob_id = blob_id_of(change)
         self._spool.disown(blob_id)
-        before = {name: getattr(change, name) for name in change.__struct_fields__}
-        change.become_copy_of(content)
-        change.upload_attributes = None
-        if change.state is State.SENDING:
-            change.state = State.QUEUED
-        try:
-            self._spool.save(change, makes_room=True)
-        except BaseException:
-            for name, value in before.items():
-                setattr(change, name, value)
-            raise
-        with contained(f"the content of {change.key!r} is in S3"):
-            self._hooks.content_uploaded(change, blob_id, content)
-        if change.state is State.QUEUED:
-            self._queued(change)
+        left = as_copy(change, content)
+        self._spool.replace(change, left)
+        with contained(f"the content of {left.key!r} is in S3"):
+            self._hooks.content_uploaded(left, blob_id, content)
+        if left.state is State.QUEUED:
+            self._queued(left)
 
     def _failed(self, change: Change, error: S3MountError) -> None:
         if self._spool.changes.get(change.key) is not change:
@@ -459,7 +466,7 @@ class Uploader:
                 delay_s = REFUSED_AGAIN_S * change.refusals
                 if not isinstance(error, MAY_PASS) or change.refusals >= REFUSALS_MAX:
                     event = Event.REFUSE
-        change.state = after(change.state, event)
+        change.apply(event)
         try:
             self._spool.save(change, makes_room=True)
         except Exception as disk_error:  # noqa: BLE001  what is to be told is told all the same
@@ -478,7 +485,7 @@ class Uploader:
         replaces theirs, whatever the mount's policy. Raises LocalDiskError.
         """
         if change.state is State.PARKED:
-            change.state = after(change.state, Event.RETRY)
+            change.apply(Event.RETRY)
         change.refusals = 0
         if change.held or overwrite:
             change.on_conflict = "overwrite" if overwrite else "keep-both"
@@ -507,7 +514,7 @@ class Uploader:
         if change.seq != seq:
             self._failed(change, TryAgain("changed while it was sent"))
             return
-        if change.op == "copy":
+        if isinstance(change, Copy):
             self._fetch(change)
             return
         self.counters["conflicts"] += 1
@@ -520,17 +527,16 @@ class Uploader:
         self._spool.finish(change)
         with contained(f"the move to {change.key!r} is given up"):
             self._hooks.lost(change)
-            self._spool.on_unused(self._spool.live_blobs[change.blob_id])
+            self._spool.on_unused(self._spool.live_blobs[blob_id_of(change)])
         self._tell_of_conflict(change.key, "not-moved")
 
-    def _fetch(self, change: Change) -> None:
+    def _fetch(self, change: Copy) -> None:
         """Let the copy ``change`` become a file of its own that fetches its content first. Raises LocalDiskError."""
         try:
             fetched = self._spool.as_fetched(change)
         except OSError as error:
             self._failed(change, LocalDiskError(f"the spool cannot be used: {error.strerror}"))
             return
-        fetched.state = State.QUEUED
         try:
             self._spool.record([fetched])
         except BaseException:
@@ -551,13 +557,13 @@ class Uploader:
         policy = change.on_conflict or self._on_conflict
         self.counters["conflicts"] += 1
         log.warning("somebody else changed %r first: %s", change.key, error.describe())
-        if policy == "keep-both" and change.op == "delete":
+        if policy == "keep-both" and isinstance(change, Delete):
             # Of ours nothing is left to be kept: theirs stays and is shown again.
             self._spool.finish(change)
             with contained(f"the deletion of {change.key!r} is given up"):
                 self._hooks.lost(change)
             self._tell_of_conflict(change.key, "not-deleted")
-        elif policy == "keep-both":
+        elif policy == "keep-both" and not isinstance(change, Delete):
             kept_as = self._hooks.keep_both(change)
             log.warning("both versions of %r are kept: yours is %r now", change.key, kept_as)
             self._tell_of_conflict(change.key, "kept-both", kept_as)

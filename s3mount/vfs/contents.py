@@ -19,7 +19,7 @@ from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Copy, Put, PutOrCopy, blob_id_of
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.node import Node
@@ -202,7 +202,7 @@ class Contents:
             return
         blob.release()
         change = self._state.change_of(file.node)
-        if change is not None and change.blob_id == blob.id:
+        if blob_id_of(change) == blob.id:
             return
         # S3 has it, or nobody wants it any more.
         content = file.node.content
@@ -298,9 +298,9 @@ class Contents:
         finally:
             self.release(number)
 
-    async def fill(self, change: Change, start: int, stop: int) -> None:
+    async def fill(self, change: Put, start: int, stop: int) -> None:
         """Bring missing bytes of a pending change's base into its blob. Raises S3MountError, OSError."""
-        blob = self._state.spool.live_blobs.get(change.blob_id)
+        blob = self._state.spool.blob_of(change)
         if blob is None or not blob.missing(start, stop):
             return
         try:
@@ -340,7 +340,7 @@ class Contents:
         part_bytes = self._state.config.part_bytes
         file.stream_at = (blob.size // part_bytes + 1) * part_bytes
         change = self._state.change_of(file.node)
-        if change is None or self.uploader is None or looks_temporary(file.node.name):
+        if not isinstance(change, Put) or self.uploader is None or looks_temporary(file.node.name):
             return
         if change.inherits is not None:
             # An upload in parts carries its headers from its beginning on.
@@ -426,7 +426,7 @@ class Contents:
             mtime_ns = node.attributes.mtime_ns if self._state.kernel_keeps_mtime else now_ns
             node.attributes = changed(node.attributes, mtime_ns=mtime_ns, ctime_ns=now_ns)
 
-    def _fold_attributes(self, file: OpenFile, change: Change) -> None:
+    def _fold_attributes(self, file: OpenFile, change: PutOrCopy) -> None:
         self.fold(file.node)
         change.attributes = file.node.attributes
 
@@ -476,7 +476,7 @@ class Contents:
 
     # ------------------------------------------------------- versions that go away
 
-    async def inherit(self, change: Change) -> None:
+    async def inherit(self, change: PutOrCopy) -> None:
         """See ``StoredAttributes.inherit``."""
         await self._directories.attributes.inherit(change)
 
@@ -488,7 +488,7 @@ class Contents:
             content = file.blob.base if file.blob is not None else node.content
             if own or content is None or content.key != change.key:
                 continue
-            if change.op == "copy" and change.source == content:
+            if isinstance(change, Copy) and change.source == content:
                 continue
             if file.blob is not None:
                 await self._filler.fill_blob(file.blob, 0, file.blob.base_limit)
@@ -501,8 +501,10 @@ class Contents:
                     self._state.reader.unpin(content)
 
 
-def _is_ready(change: Change, blob: Blob) -> bool:
+def _is_ready(change: PutOrCopy, blob: Blob) -> bool:
     """May ``blob`` be written at once, as the last change of ``change`` was a write to it as well?"""
+    if not isinstance(change, Put):
+        return False
     is_of_it = change.state is State.OPEN and change.blob_id == blob.id
     return is_of_it and change.content_seq == change.seq and not blob.is_being_sent
 

@@ -67,7 +67,7 @@ class Decisions:
             return keys
         for key in keys:
             log.warning("given up as asked for: %s of %r", spool.changes[key].op, key)
-            blob = spool.live_blobs.get(spool.changes[key].blob_id)
+            blob = spool.blob_of(spool.changes[key])
             if blob is not None and blob.upload is not None:
                 self._uploader.multipart.abandon(blob.upload)
                 blob.upload = None

@@ -19,7 +19,7 @@ from s3mount.dedupe.read_checksums import ReadChecksums, RecentReads
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.checksums import BLOCK_BYTES, BLOCK_SHIFT
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Delete, Put
 from s3mount.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -107,12 +107,12 @@ class Deduplicator:
 
         return matcher.still_matches(blob.size, sum_of, blob.size >> BLOCK_SHIFT)
 
-    async def find(self, change: Change) -> ContentRef | None:
+    async def find(self, change: Put) -> ContentRef | None:
         """A version in S3 with exactly the bytes of ``change``, proven; ``None`` when there is none to be found.
 
         Raises RejectedError and OSError when the spool cannot be read.
         """
-        blob = self._spool.live_blobs.get(change.blob_id)
+        blob = self._spool.blob_of(change)
         sums = None if blob is None or self._index is None else _sums_of(blob)
         if blob is None or sums is None or self._index is None:
             await trio.lowlevel.checkpoint()
@@ -129,7 +129,7 @@ class Deduplicator:
             if ref.key == change.key and ref.etag != change.expected:
                 continue
             pending = self._spool.changes.get(ref.key)
-            if pending is not None and pending.op == "delete":
+            if isinstance(pending, Delete):
                 # The copy would race with the deletion, both by our own hand.
                 continue
             if await self._is_same(blob, ref):

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 
 from s3mount.refs import Key, ObjectInfo
 from s3mount.slices import in_order, sliced
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Copy, Delete, PutOrCopy
 from s3mount.tree.listing import Listing
 from s3mount.tree.node import GONE, UNPACKED, Block, Node
 from s3mount.vfs.finished import Watch
@@ -126,7 +126,7 @@ class Merger:
         change = self._state.spool.changes.get(key)
         if self._state.is_hidden(merge.directory, name) or key in merge.finished:
             return
-        if change is not None and change.op == "delete":
+        if isinstance(change, Delete):
             return
         merge.seen.add(name)
         there = merge.packed_entry(name)
@@ -170,7 +170,7 @@ class Merger:
         key = f"{prefix}{name}"
         changes = self._state.spool.changes
         for change in (changes.get(key), changes.get(f"{key}/")):
-            if change is not None and change.op != "delete":
+            if change is not None and not isinstance(change, Delete):
                 return True
         return self._state.spool.dependencies.implies(f"{key}/")
 
@@ -249,7 +249,7 @@ class Merger:
         for key in [key for key in dependencies.keys_below(prefix) if key[start:] not in nodes]:
             change = dependencies.changes[key]
             name = key[start:].rstrip("/")
-            if change.op == "delete" or not name or self._state.is_hidden(directory, name):
+            if isinstance(change, Delete) or not name or self._state.is_hidden(directory, name):
                 continue
             if name not in directory.directory.children:
                 self._add_pending(directory, name, change)
@@ -259,11 +259,11 @@ class Merger:
             if not is_shown and not self._state.is_hidden(directory, name):
                 self._add_directory(directory, name)
 
-    def _add_pending(self, directory: Node, name: str, change: Change) -> None:
+    def _add_pending(self, directory: Node, name: str, change: PutOrCopy) -> None:
         assert change.attributes is not None
         node = self._state.nodes.add(directory, name, change.attributes)
         node.size = change.size
-        node.content = change.source if change.op == "copy" else None
+        node.content = change.source if isinstance(change, Copy) else None
         node.headers = change.headers
 
     def is_kept(self, node: Node, prefix: Key, name: str, finished: AbstractSet[Key]) -> bool:

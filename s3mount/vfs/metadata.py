@@ -7,8 +7,8 @@ import stat
 
 from s3mount.clock import clamped_ns
 from s3mount.refs import Attributes
-from s3mount.spool.changes import Change
-from s3mount.spool.states import State
+from s3mount.spool.changes import Copy, Put, PutOrCopy
+from s3mount.spool.states import Event
 from s3mount.tree import attributes as codec
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
@@ -70,7 +70,7 @@ class Metadata:
         if change is None:
             await self._directories.know_headers(node)
             change = self._state.change_of(node)
-        elif change.op == "copy" and not change.replace_headers:
+        elif isinstance(change, Copy) and not change.replace_headers:
             await self._know_source_headers(node, change)
             change = self._state.change_of(node)
         must_be_in_place(node)
@@ -81,8 +81,8 @@ class Metadata:
         else:
             self._amend(node, change)
 
-    async def _know_source_headers(self, node: Node, change: Change) -> None:
-        if change.headers is None and change.source is not None:
+    async def _know_source_headers(self, node: Node, change: Copy) -> None:
+        if change.headers is None:
             wanted = node.attributes
             head = await self._state.store.head(change.source.key)
             if head.headers is not None and head.etag == change.source.etag:
@@ -96,30 +96,29 @@ class Metadata:
         self._mark_parent(node)
         self._state.spool.record(
             [
-                Change(
+                Copy(
                     key=self._state.nodes.key_of(node),
-                    op="copy",
                     source=node.content,
                     attributes=node.attributes,
-                    size=node.size,
                     headers=node.headers,
                     expected=self._contents.writing.expected_of(node, None),
                 )
             ]
         )
 
-    def _amend(self, node: Node, change: Change) -> None:
+    def _amend(self, node: Node, change: PutOrCopy) -> None:
         """Something is pending anyway: it takes the new attributes along."""
         change.attributes = node.attributes
-        if change.op == "copy":
+        if isinstance(change, Copy):
             change.replace_headers = True
             change.headers = node.headers
         file = self._contents.open_file(node)
-        if file is not None and file.writers and change.op == "put":
+        if file is not None and file.writers and isinstance(change, Put):
             self._state.spool.touch(change, content=False)
             self._state.spool.save(change)
         else:
-            change.state = State.QUEUED
+            change.apply(Event.WRITE)
+            change.apply(Event.CLOSE)
             self._state.spool.record([change])
 
     def _mark_parent(self, node: Node) -> None:

@@ -12,7 +12,7 @@ from s3mount.crashpoints import crashpoint
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, Key
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, Delete, Put
 from s3mount.spool.states import State
 from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
@@ -151,12 +151,11 @@ class Naming:
             blob.release()
             self._state.spool.drop_blob(blob)
 
-    def _put(self, node: Node, state: State) -> Change:
+    def _put(self, node: Node, state: State) -> Put:
         key = self._state.change_key(node)
         earlier = self._state.spool.changes.get(key)
-        return Change(
+        return Put(
             key=key,
-            op="put",
             state=state,
             attributes=node.attributes,
             size=node.size,
@@ -239,7 +238,7 @@ class Naming:
             return True
         if node.is_directory:
             below = self._state.spool.dependencies.below(key)
-            return change is None or any(each.op == "delete" for each in below)
+            return change is None or any(isinstance(each, Delete) for each in below)
         return change is None and node.content is not None and node.content.key == key
 
     def blob_of(self, node: Node) -> Blob | None:
@@ -247,8 +246,7 @@ class Naming:
         file = self._contents.open_file(node)
         if file is not None and file.blob is not None:
             return file.blob
-        change = self._state.change_of(node)
-        return self._state.spool.live_blobs.get(change.blob_id) if change is not None else None
+        return self._state.spool.blob_of(self._state.change_of(node))
 
     def drop_blob(self, node: Node, blob: Blob | None) -> None:
         """The file is gone from the tree: its blob lives only as long as somebody has it open."""
@@ -298,7 +296,7 @@ class Naming:
         directory.attributes_known = True
         key = self._state.change_key(directory)
         change = self._state.spool.changes.get(key)
-        if change is not None and change.op == "put" and change.state is State.QUEUED:
+        if isinstance(change, Put) and change.state is State.QUEUED:
             change.attributes = directory.attributes
             self._state.spool.record([change])
             return
@@ -308,9 +306,8 @@ class Naming:
             expected = change.expected
         self._state.spool.record(
             [
-                Change(
+                Put(
                     key=key,
-                    op="put",
                     attributes=directory.attributes,
                     headers=directory.headers,
                     expected=expected,
@@ -332,6 +329,6 @@ class Naming:
         self._touched.clear()
 
 
-def deletion(key: Key, expected: str | None) -> Change:
+def deletion(key: Key, expected: str | None) -> Delete:
     """The change that takes ``key`` away, where S3 holds ``expected``."""
-    return Change(key=key, op="delete", expected=expected)
+    return Delete(key=key, expected=expected)

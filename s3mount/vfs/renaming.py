@@ -6,11 +6,9 @@ import errno
 import stat
 from collections.abc import Iterable
 
-import msgspec
-
 from s3mount.crashpoints import crashpoint
 from s3mount.refs import ContentRef, Key, ObjectInfo
-from s3mount.spool.changes import ABSENT, Change, parent_of
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, parent_of, renamed
 from s3mount.spool.states import State
 from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
@@ -98,8 +96,9 @@ class Renaming:
         self, node: Node, old_key: Key, new_key: Key, expected: str | None, batch: Batch
     ) -> None:
         """Plan what a loaded file at ``old_key`` needs to be at ``new_key``."""
-        change = self._state.spool.changes.get(old_key)
+        change = self._state.change_of(node)
         file = self._contents.open_file(node)
+        moved: PutOrCopy
         if change is not None:
             moved = _moved(change, new_key, expected, file)
         elif node.content is not None:
@@ -114,25 +113,19 @@ class Renaming:
         else:
             batch.changes.append(moved)
 
-    def _note_former(self, moved: Change, old_key: Key) -> None:
+    def _note_former(self, moved: PutOrCopy, old_key: Key) -> None:
         """The deletion of ``old_key`` waits until S3 has ``moved``, whatever is written to it till then."""
         going = self._state.spool.changes
         earlier = (
-            key
-            for key in moved.former
-            if key != moved.key and key in going and going[key].op == "delete"
+            key for key in moved.former if key != moved.key and isinstance(going.get(key), Delete)
         )
         moved.former = (*earlier, old_key)
 
-    def _copy_of(
-        self, content: ContentRef, node: Node, new_key: Key, expected: str | None
-    ) -> Change:
-        return Change(
+    def _copy_of(self, content: ContentRef, node: Node, new_key: Key, expected: str | None) -> Copy:
+        return Copy(
             key=new_key,
-            op="copy",
             source=content,
             attributes=node.attributes,
-            size=node.size,
             headers=node.headers,
             replace_headers=False,
             expected=expected,
@@ -143,12 +136,10 @@ class Renaming:
         there = self._state.spool.changes.get(new_key)
         uploader = self._contents.uploader
         return (
-            moved.op == "copy"
-            and moved.source is not None
+            isinstance(moved, Copy)
             and moved.source.key == new_key
             and not moved.replace_headers
-            and there is not None
-            and there.op == "delete"
+            and isinstance(there, Delete)
             and uploader is not None
             and not uploader.queue.is_sending(new_key)
         )
@@ -160,7 +151,7 @@ class Renaming:
             there = spool.changes.get(change.key)
             if change.expected == ABSENT and there is not None:
                 change.expected = there.expected
-            if change.op == "copy" and spool.dependencies.waits_in_circle(change):
+            if isinstance(change, Copy) and spool.dependencies.waits_in_circle(change):
                 batch.changes[index] = self._state.spool.as_fetched(change)
         spool.record(batch.changes, batch.removed)
 
@@ -181,9 +172,12 @@ class Renaming:
         self._plan_move(node, first_key, second_key, self._expected_at(second_key, target), forth)
         self._plan_move(target, second_key, first_key, self._expected_at(first_key, node), back)
         # Both keys get new content, so neither is removed; one of them is fetched, or both would wait.
-        batch = Batch([each for each in forth.changes + back.changes if each.op != "delete"])
+        batch = Batch(
+            [each for each in forth.changes + back.changes if not isinstance(each, Delete)]
+        )
         for index, change in enumerate(batch.changes):
-            if change.op == "copy" and not any(each.detach for each in batch.changes):
+            is_fetched = any(isinstance(each, Put) and each.detach for each in batch.changes)
+            if isinstance(change, Copy) and not is_fetched:
                 batch.changes[index] = self._state.spool.as_fetched(change)
         self._state.spool.record(batch.changes)
         crashpoint("rename: exchange recorded")
@@ -272,26 +266,22 @@ class Renaming:
 
     def _moved_copy(
         self, content: ContentRef, child: Node | None, info: ObjectInfo, new_key: Key
-    ) -> Change:
+    ) -> Copy:
         if child is not None and not child.is_directory:
             return self._copy_of(content, child, new_key, ABSENT)
         kind = stat.S_IFDIR if info.key.endswith("/") else stat.S_IFREG
-        return Change(
+        return Copy(
             key=new_key,
-            op="copy",
             source=content,
             attributes=child.attributes
             if child is not None
             else self._state.file_attributes(info.last_modified_ns, kind),
-            size=info.size,
             replace_headers=False,
             expected=ABSENT,
         )
 
-    def _fresh_marker(self, node: Node, key: Key) -> Change:
-        return Change(
-            key=key, op="put", attributes=node.attributes, headers=node.headers, expected=ABSENT
-        )
+    def _fresh_marker(self, node: Node, key: Key) -> Put:
+        return Put(key=key, attributes=node.attributes, headers=node.headers, expected=ABSENT)
 
     def _plan_pending_move(self, change: Change, new_key: Key, batch: Batch) -> None:
         """Plan the move of a pending change, whether or not its file is loaded."""
@@ -302,7 +292,7 @@ class Renaming:
             or bool(change.tried)
             or (uploader is not None and uploader.queue.is_sending(key))
         )
-        if change.op != "delete":
+        if not isinstance(change, Delete):
             child = self._state.find(key)
             file = self._contents.open_file(child) if child is not None else None
             moved = _moved(change, check_key(new_key), ABSENT, file)
@@ -317,7 +307,7 @@ class Renaming:
 def _keep_hidden(batch: Batch, pending: Iterable[Change]) -> None:
     """A directory that S3 never had shows there by what is still to be deleted below: its deletion is noted too."""
     going = {
-        parent_of(change.key) for change in [*batch.changes, *pending] if change.op == "delete"
+        parent_of(change.key) for change in [*batch.changes, *pending] if isinstance(change, Delete)
     }
     removed = []
     # What lies deeper first.
@@ -330,26 +320,17 @@ def _keep_hidden(batch: Batch, pending: Iterable[Change]) -> None:
     batch.removed = removed
 
 
-def _moved(change: Change, new_key: Key, expected: str | None, file: OpenFile | None) -> Change:
+def _moved(
+    change: PutOrCopy, new_key: Key, expected: str | None, file: OpenFile | None
+) -> PutOrCopy:
     """The pending ``change`` under another key, of which nothing was sent yet.
 
     A file that somebody may still write waits for its last close under its new name too.
     """
-    is_written = file is not None and file.writers and change.op == "put"
-    return msgspec.structs.replace(
-        change,
-        key=new_key,
-        expected=expected,
-        expected_size=-1,
-        upload_id="",
-        tried=[],
-        content_seq=0,
-        attempts=0,
-        refusals=0,
-        error="",
-        error_kind="",
-        held=False,
-        on_conflict=None,
-        extents=list(change.extents),
-        state=State.OPEN if is_written else State.QUEUED,
-    )
+    is_written = file is not None and file.writers and isinstance(change, Put)
+    state = State.OPEN if is_written else State.QUEUED
+    moved = renamed(change, new_key, expected=expected, state=state)
+    moved.expected_size = -1
+    if isinstance(moved, Put):
+        moved.content_seq = 0
+    return moved

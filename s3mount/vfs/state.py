@@ -15,7 +15,7 @@ from s3mount.config import MountConfig
 from s3mount.names import OWN_NAME
 from s3mount.refs import Attributes, Key, ObjectInfo
 from s3mount.s3.store import Store
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Delete, PutOrCopy
 from s3mount.spool.spool import Spool
 from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node
@@ -70,12 +70,12 @@ class MountState:
         ttl_s = self.config.metadata_ttl_s
         return max(ttl_s, LISTING_SHARE * listing_s) if ttl_s else 0.0
 
-    def change_of(self, node: Node) -> Change | None:
+    def change_of(self, node: Node) -> PutOrCopy | None:
         """What is pending for a node, if anything."""
         if not node.linked:
             return None
         change = self.spool.changes.get(self.change_key(node))
-        return None if change is None or change.op == "delete" else change
+        return None if isinstance(change, Delete) else change
 
     def change_key(self, node: Node) -> Key:
         """The key under which a node's own state is stored: its object, or a directory's marker."""

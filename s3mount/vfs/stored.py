@@ -10,7 +10,7 @@ import trio
 from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 from s3mount.slices import sliced
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import PutOrCopy
 from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
 from s3mount.tree.listing import Listing
@@ -271,7 +271,7 @@ class StoredAttributes:
                 raise
             log.info("what is stored with %r is asked for later: %s", node.name, error)
 
-    async def inherit(self, change: Change) -> None:
+    async def inherit(self, change: PutOrCopy) -> None:
         """Fetch what ``change`` inherits, unless that is done. Raises StoreError: also where it may not be read.
 
         Where somebody else replaced that object meanwhile, there is nothing to inherit: the upload meets theirs.

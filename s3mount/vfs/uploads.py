@@ -13,9 +13,8 @@ import msgspec
 from s3mount.background import contained
 from s3mount.crashpoints import crashpoint
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, blob_id_of, renamed
 from s3mount.spool.hooks import ConflictOutcome
-from s3mount.spool.states import State
 from s3mount.tree import attributes as codec
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
@@ -42,7 +41,7 @@ class UploadHooks:
         self._contents = contents
         self.conflicts: deque[Conflict] = deque(maxlen=CONFLICTS_SHOWN_MAX)
 
-    def headers_of(self, change: Change, *, with_times: bool = True) -> ObjectHeaders:
+    def headers_of(self, change: PutOrCopy, *, with_times: bool = True) -> ObjectHeaders:
         """See ``Hooks.headers_of``."""
         assert change.attributes is not None
         guessed, encoding = mimetypes.guess_type(change.key)
@@ -56,7 +55,7 @@ class UploadHooks:
             return headers
         return msgspec.structs.replace(headers, storage_class=storage_class)
 
-    def carried_by(self, change: Change) -> tuple[Attributes, bool]:
+    def carried_by(self, change: PutOrCopy) -> tuple[Attributes, bool]:
         """See ``Hooks.carried_by``."""
         assert change.attributes is not None
         headers = change.headers or ObjectHeaders()
@@ -70,7 +69,7 @@ class UploadHooks:
         """See ``Hooks.written_at_ns``."""
         return codec.written_at_ns(headers)
 
-    async def fill(self, change: Change, start: int, stop: int) -> None:
+    async def fill(self, change: Put, start: int, stop: int) -> None:
         """See ``Hooks.fill``."""
         await self._contents.fill(change, start, stop)
 
@@ -84,10 +83,11 @@ class UploadHooks:
 
     async def before_replace(self, change: Change) -> None:
         """See ``Hooks.before_replace``."""
-        await self._contents.inherit(change)
+        if not isinstance(change, Delete):
+            await self._contents.inherit(change)
         await self._contents.keep_readable(change)
 
-    async def find_in_s3(self, change: Change) -> ContentRef | None:
+    async def find_in_s3(self, change: Put) -> ContentRef | None:
         """See ``Hooks.find_in_s3``."""
         return await self._state.known.find(change)
 
@@ -112,20 +112,20 @@ class UploadHooks:
             self._state.local_folders.discard(change.key)
         elif change.key.endswith("/") and self._state.markers is False:
             self._state.local_folders.add(change.key)
-        else:
+        elif not isinstance(change, Delete):
             self._stored(change, result)
 
     def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
         """See ``Hooks.uploaded_earlier``."""
         self._finished(change.key)
         self._not_known(change.key)
-        blob = self._state.spool.live_blobs.get(change.blob_id)
+        blob = self._state.spool.blob_of(change)
         own_base = blob is not None and blob.base is not None and blob.base.key == change.key
         if blob is not None and own_base and content is not None:
             # What is not here is in the new version at the same place.
             blob.base = content
 
-    def content_uploaded(self, change: Change, blob_id: str, content: ContentRef) -> None:
+    def content_uploaded(self, change: Copy, blob_id: str, content: ContentRef) -> None:
         """See ``Hooks.content_uploaded``."""
         self._finished(change.key)
         node = self._state.find(change.key)
@@ -150,17 +150,16 @@ class UploadHooks:
         if blob.id in self._state.spool.live_blobs:
             self._state.spool.on_unused(blob)
 
-    def _stored(self, change: Change, result: PutResult) -> None:
-        size = change.source.size if change.op == "copy" and change.source else change.size
-        ref = ContentRef(change.key, result.etag, size, result.version_id)
+    def _stored(self, change: PutOrCopy, result: PutResult) -> None:
+        ref = ContentRef(change.key, result.etag, change.size, result.version_id)
         with contained("the cache and the index of contents are not told"):
-            if change.op == "copy" and change.source is not None:
+            if isinstance(change, Copy):
                 self._state.reader.relabel(change.source, ref)
                 self._state.known.copied(change.source, ref)
             else:
-                self._state.known.stored(ref, self._state.spool.live_blobs.get(change.blob_id))
+                self._state.known.stored(ref, self._state.spool.blob_of(change))
         node = self._state.find(change.key)
-        self._place_blob(node, change.blob_id, ref)
+        self._place_blob(node, blob_id_of(change), ref)
         if node is not None and not node.is_directory:
             self._note_stored(node, change, ref, result)
         elif node is not None and node.directory is not None:
@@ -168,8 +167,8 @@ class UploadHooks:
         with contained("the attributes of what was sent are asked for again"):
             self._remember(change, ref, result)
 
-    def _remember(self, change: Change, ref: ContentRef, result: PutResult) -> None:
-        is_ours = change.op == "put" or change.replace_headers
+    def _remember(self, change: PutOrCopy, ref: ContentRef, result: PutResult) -> None:
+        is_ours = isinstance(change, Put) or change.replace_headers
         headers = self._carried_by(change) if is_ours else change.headers
         if headers is None:
             self._state.memory.forget([ref.key])
@@ -178,26 +177,27 @@ class UploadHooks:
         known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)
         self._state.memory.remember([known])
 
-    def _carried_by(self, change: Change) -> ObjectHeaders:
+    def _carried_by(self, change: PutOrCopy) -> ObjectHeaders:
         """What is stored beside the object that ``change`` made: an upload of parts carries what it began with."""
-        begun = change.upload_attributes if change.op == "put" else None
-        if begun is None:
+        if not isinstance(change, Put) or change.upload_attributes is None:
             return self.headers_of(change)
-        sent = msgspec.structs.replace(change, attributes=begun)
+        sent = msgspec.structs.replace(change, attributes=change.upload_attributes)
         return self.headers_of(sent, with_times=not change.upload_streamed)
 
-    def _note_stored(self, node: Node, change: Change, ref: ContentRef, result: PutResult) -> None:
+    def _note_stored(
+        self, node: Node, change: PutOrCopy, ref: ContentRef, result: PutResult
+    ) -> None:
         node.content = ref
         node.last_modified_ns = result.date_ns or self._state.now_ns()
         file = self._contents.open_file(node)
-        if file is not None and file.reader is not None and change.op == "put":
+        if file is not None and file.reader is not None and isinstance(change, Put):
             file.reader.close()
             file.reader = None
-        blob = None if file is None or change.op != "copy" else file.blob
-        if blob is not None and blob.base == change.source:
+        blob = None if file is None else file.blob
+        if blob is not None and isinstance(change, Copy) and blob.base == change.source:
             # What was written through the open file is in S3, and the rest of it has another ETag now.
             blob.base = ref
-        if change.op == "put" or change.replace_headers:
+        if isinstance(change, Put) or change.replace_headers:
             node.headers = self._carried_by(change)
             node.attributes_known = True
 
@@ -211,17 +211,13 @@ class UploadHooks:
         """See ``Hooks.conflicted``."""
         self.conflicts.append(Conflict(self._state.now_ns(), key, outcome, kept_as))
 
-    def keep_both(self, change: Change) -> Key:
+    def keep_both(self, change: PutOrCopy) -> Key:
         """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""
         spool = self._state.spool
         node = self._state.find(change.key)
         old_key = change.key
         new_key = self._conflict_key(old_key)
-        moved = Change(**{name: getattr(change, name) for name in change.__struct_fields__})
-        moved.key, moved.expected, moved.state, moved.upload_id = new_key, ABSENT, State.QUEUED, ""
-        moved.tried = []
-        moved.forget_failures()
-        spool.record([moved], [old_key])
+        spool.record([renamed(change, new_key, expected=ABSENT)], [old_key])
         crashpoint("conflict: recorded")
         if node is not None and node.parent is not None:
             parent = node.parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from s3mount.refs import ContentRef
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Change, Copy, Put, PutOrCopy, blob_id_of
 from s3mount.spool.states import State
 from s3mount.tree.node import Node
 from s3mount.vfs.directories import Directories
@@ -21,10 +21,7 @@ class Writing:
 
     def pending_blob(self, node: Node) -> Blob | None:
         """The blob of what is pending of a file, if there is one."""
-        change = self._state.change_of(node)
-        if change is None or not change.blob_id:
-            return None
-        return self._state.spool.live_blobs.get(change.blob_id)
+        return self._state.spool.blob_of(self._state.change_of(node))
 
     async def make_writable(self, file: OpenFile) -> Blob:
         """A blob that may be written now, and a change that says so. Raises OSError, S3MountError."""
@@ -36,8 +33,7 @@ class Writing:
                 await self._go_on_in_a_copy(file)
             assert file.blob is not None
             change = self._state.change_of(node)
-            if _is_content_of(file.blob, change):
-                assert change is not None
+            if isinstance(change, Put) and change.blob_id == file.blob.id:
                 self._state.spool.touch(change)
             elif node.linked:
                 self._begin_change(file, change)
@@ -49,7 +45,7 @@ class Writing:
         blob = file.blob
         if blob is None or not blob.is_being_sent:
             return False
-        return _is_content_of(blob, self._state.change_of(file.node))
+        return blob_id_of(self._state.change_of(file.node)) == blob.id
 
     async def _go_on_in_a_copy(self, file: OpenFile) -> None:
         """S3 must not get a mixture of two states. Does nothing where the sending ended meanwhile. Raises OSError."""
@@ -61,7 +57,9 @@ class Writing:
                 # Before a row tells of it in place of the one that was synced.
                 await spool.durability.file(copy.fd, copy.path.parent)
             change = self._state.change_of(file.node)
-            if not self._is_being_sent(file) or change is None or copy.base != original.base:
+            if not isinstance(change, Put) or not self._is_being_sent(file):
+                return
+            if copy.base != original.base:
                 return
             original.is_replaced = True
             file.blob, change.blob_id = copy, copy.id
@@ -87,13 +85,12 @@ class Writing:
         file.blob = blob
         file.stream_at = 0
 
-    def _begin_change(self, file: OpenFile, earlier: Change | None) -> None:
+    def _begin_change(self, file: OpenFile, earlier: PutOrCopy | None) -> None:
         node = file.node
         assert file.blob is not None
         self._state.spool.add_open(
-            Change(
+            Put(
                 key=self._state.nodes.key_of(node),
-                op="put",
                 state=State.OPEN,
                 # Should a kill come before the kernel tells the mtime, this one is nearest.
                 attributes=changed(node.attributes, mtime_ns=self._state.now_ns())
@@ -129,19 +126,14 @@ class Writing:
         return ABSENT
 
 
-def _inherited(node: Node, earlier: Change | None) -> ContentRef | None:
+def _inherited(node: Node, earlier: PutOrCopy | None) -> ContentRef | None:
     """The object whose headers a change of ``node`` carries on, where they are not known yet."""
     if node.headers is not None or (earlier is not None and _has_own_attributes(earlier)):
         return None
     return earlier.inherits if earlier is not None and earlier.inherits else node.content
 
 
-def _has_own_attributes(change: Change) -> bool:
+def _has_own_attributes(change: PutOrCopy) -> bool:
     """Are the attributes of a pending change those that the file has, and its headers all that is known?"""
-    keeps_all = change.op == "copy" and not change.replace_headers
+    keeps_all = isinstance(change, Copy) and not change.replace_headers
     return change.inherits is None and not keeps_all
-
-
-def _is_content_of(blob: Blob, change: Change | None) -> bool:
-    """Is ``blob`` what ``change`` sends?"""
-    return change is not None and change.op == "put" and change.blob_id == blob.id

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from s3mount.refs import Attributes
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Put
 from s3mount.spool.spool import Spool
 from tests.faults.conftest import Behind
 from tests.faults.load import held
@@ -70,9 +70,7 @@ def leave_behind(mount: Mount, count: int) -> None:
         blob.release()
         attributes = Attributes(mode=0o100644, uid=0, gid=0, mtime_ns=1, ctime_ns=1, atime_ns=1)
         key = f"folder{number // 1000}/file{number}"
-        changes.append(
-            Change(key=key, op="put", attributes=attributes, blob_id=blob.id, expected=ABSENT)
-        )
+        changes.append(Put(key=key, attributes=attributes, blob_id=blob.id, expected=ABSENT))
     spool.record(changes)
     spool.close()
 

@@ -28,6 +28,7 @@ import trio.testing
 from s3mount import crashpoints
 from s3mount.errors import S3MountError
 from s3mount.names import is_trial_key
+from s3mount.spool.changes import blob_id_of
 from tests.sim.disk import Disk
 from tests.sim.faults import PROFILES, SeededFaults
 from tests.sim.foreign import Rivals
@@ -287,7 +288,7 @@ class Simulation:
                 change for change in mount.spool.changes.values() if change.error_kind in LOSSES
             ]
             for change in gone:
-                if change.blob_id in synced:
+                if blob_id_of(change) in synced:
                     raise Wrong(f"{change.key} was synced: {change.error}")
             if gone:
                 self._discarded |= set(

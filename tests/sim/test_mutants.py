@@ -47,7 +47,7 @@ def row_before_blob() -> Any:
     save = Spool.save
 
     def hasty(self: Spool, change: Change) -> None:
-        blob = self.live_blobs.get(change.blob_id)
+        blob = self.blob_of(change)
         pieces = [] if blob is None else [(a, os.pread(blob.fd, b - a, a)) for a, b in blob.extents]
         for at, data in pieces:
             assert blob is not None

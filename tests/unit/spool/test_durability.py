@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from s3mount import crashpoints
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Put, blob_id_of
 from s3mount.spool.spool import Spool
 from tests.sim.world import World, inline, simulated
 
@@ -70,7 +70,7 @@ async def test_a_blob_goes_only_after_the_row_without_it_is_on_the_disk(tmp_path
     log = Log(spool)
     blob = spool.new_blob()
     blob.write(0, b"x")
-    spool.record([Change(key="a", op="put", blob_id=blob.id)])
+    spool.record([Put(key="a", blob_id=blob.id)])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(spool.durability.run)
         with crashpoints.listening(log.step):
@@ -101,7 +101,7 @@ async def test_a_moved_file_is_on_the_disk_before_its_old_name_goes_from_s3(
         await world.foreign_put("old", b"in S3")
         await mount.write("old", b"new")
         await mount.rename("old", "moved")
-        blob = mount.spool.live_blobs[mount.spool.changes["moved"].blob_id]
+        blob = mount.spool.live_blobs[blob_id_of(mount.spool.changes["moved"])]
         assert os.stat(blob.path).st_ino not in flushed
         await mount.spool.durability.journal()
         assert os.stat(blob.path).st_ino in flushed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3mount.refs import ContentRef
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Copy, Delete, Put
 from s3mount.spool.path_filter import given_up_with, select
 
 
@@ -14,15 +14,15 @@ def keys(changes: list[Change]) -> set[str]:
 
 
 def put(key: str) -> Change:
-    return Change(key=key, op="put")
+    return Put(key=key)
 
 
 def copy(source: str, key: str) -> Change:
-    return Change(key=key, op="copy", source=ContentRef(source, "e", 1))
+    return Copy(key=key, source=ContentRef(source, "e", 1))
 
 
 def delete(key: str) -> Change:
-    return Change(key=key, op="delete")
+    return Delete(key=key)
 
 
 @pytest.mark.parametrize(

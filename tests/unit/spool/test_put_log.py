@@ -9,10 +9,10 @@ import pytest
 from s3mount.errors import MountError
 from s3mount.manifest.model import Entry
 from s3mount.refs import Attributes, ContentRef
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Copy, Put
 from s3mount.spool.put_log import NAME, PutLog, read_puts
 
-CHANGE = Change(key="any", op="put", attributes=Attributes(0o100644, 0, 0, 5, 0, 0))
+CHANGE = Put(key="any", attributes=Attributes(0o100644, 0, 0, 5, 0, 0))
 
 
 def opened(folder: Path, **settings: int) -> PutLog:
@@ -37,7 +37,11 @@ def test_the_last_version_of_each_key_is_listed_in_order(tmp_path: Path) -> None
     put(puts, "z", None)
     puts.stored("gone", CHANGE, None)
     puts.stored("never", CHANGE, None)
-    puts.stored("plain", Change(key="plain", op="copy"), ContentRef("plain", "e", 0, "v3"))
+    puts.stored(
+        "plain",
+        Copy(key="plain", source=ContentRef("a", "e", 0)),
+        ContentRef("plain", "e", 0, "v3"),
+    )
     assert list(read_puts(tmp_path, "b", "")) == [
         Entry("b", "a", "v2", 7, "e", None, 0o100644, 5),
         Entry("b", "a\x00b", "v1", 7, "e", None, 0o100644, 5),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from s3mount.refs import ContentRef
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Copy, Delete, Put
 from s3mount.spool.queue import LOOKS_MAX, Lane, UploadQueue
 from s3mount.spool.states import State
 
@@ -19,7 +19,10 @@ class Board:
         )
 
     def add(self, key: str, seq: int, *, at: float = 0.0, size: int = 0) -> Change:
-        change = self.changes[key] = Change(key=key, op="put", seq=seq, size=size)
+        return self.line_up(Put(key=key, seq=seq, size=size), at=at)
+
+    def line_up(self, change: Change, *, at: float = 0.0) -> Change:
+        self.changes[change.key] = change
         self.queue.push(change, at)
         return change
 
@@ -101,10 +104,9 @@ def test_a_later_try_does_not_come_early() -> None:
 
 def test_what_a_request_reads_stays_until_it_ends_though_its_change_was_replaced() -> None:
     board = Board()
-    copy = board.add("copy", 1)
-    copy.op, copy.source = "copy", ContentRef("source", "etag", 5)
+    board.line_up(Copy(key="copy", seq=1, source=ContentRef("source", "etag", 5)))
     assert board.take() == "copy"
-    board.add("copy", 2).op = "delete"
+    board.line_up(Delete(key="copy", seq=2))
     board.add("source", 3)
     assert board.take() is None
     assert sorted(board.queue.finished("copy")) == ["copy", "source"]

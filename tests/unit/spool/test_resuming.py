@@ -13,7 +13,7 @@ from s3mount.flow.parts import PartPlan
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, PartInfo
 from s3mount.s3.checksums import crc64nvme
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Put
 from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import Resuming
 from s3mount.spool.spool import Spool
@@ -44,7 +44,7 @@ class Cut:
         self.spool = Spool.open(folder, size_bytes_max=1 << 30, offload=inline)
         self.blob = self.spool.new_blob()
         attributes = Attributes(0o100644, 1, 2, 3, 4, 5)
-        self.change = Change(key="large", op="put", attributes=attributes, blob_id=self.blob.id)
+        self.change = Put(key="large", attributes=attributes, blob_id=self.blob.id)
         for index in range(PARTS):
             self.blob.write(index * PLAN.part_bytes, b"%d" % index * 100)
         self.blob.truncate(PARTS * PLAN.part_bytes - 9)

@@ -14,10 +14,10 @@ from s3mount.crashpoints import listening
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef
 from s3mount.spool import salvage
-from s3mount.spool.changes import ABSENT, Change
+from s3mount.spool.changes import ABSENT, Copy, Delete, Put
 from s3mount.spool.labels import read_label
 from s3mount.spool.spool import Spool
-from s3mount.spool.states import State
+from s3mount.spool.states import Event, State
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)
@@ -29,14 +29,12 @@ def opened(folder: Path) -> Spool:
     return Spool.open(folder, size_bytes_max=1 << 20, offload=inline)
 
 
-def put(spool: Spool, key: str, data: bytes) -> Change:
+def put(spool: Spool, key: str, data: bytes) -> Put:
     """A closed file."""
     blob = spool.new_blob()
     spool.grew(blob.write(0, data))
     blob.release()
-    change = Change(
-        key=key, op="put", attributes=ATTRIBUTES, blob_id=blob.id, expected=ABSENT, tried=[7] * 9
-    )
+    change = Put(key=key, attributes=ATTRIBUTES, blob_id=blob.id, expected=ABSENT, tried=[7] * 9)
     spool.record([change])
     return change
 
@@ -48,8 +46,8 @@ def filled(folder: Path) -> dict[str, bytes]:
     for key, data in wanted.items():
         put(spool, key, data)
     source = ContentRef("from", "e", 1)
-    spool.record([Change(key="to", op="copy", source=source, attributes=ATTRIBUTES)])
-    spool.record([Change(key="from", op="delete", expected="e")])
+    spool.record([Copy(key="to", source=source, attributes=ATTRIBUTES)])
+    spool.record([Delete(key="from", expected="e")])
     spool.close()
     return wanted
 
@@ -58,7 +56,7 @@ def content(spool: Spool) -> dict[str, bytes]:
     return {
         key: spool.live_blobs[change.blob_id].read(0, 1 << 20)
         for key, change in spool.changes.items()
-        if change.op == "put"
+        if isinstance(change, Put)
     }
 
 
@@ -331,12 +329,13 @@ def test_what_is_done_or_replaced_leaves_no_label(tmp_path: Path) -> None:
     blobs = [spool.live_blobs[change.blob_id] for change in (done, removed_, replaced)]
     spool.on_unused = lambda blob: None
     assert all(read_label(blob.path) is not None for blob in blobs)
+    done.apply(Event.START)
     spool.finish(done)
     spool.record([], ["removed"])
     newer = put(spool, "replaced", b"y")
     assert [read_label(blob.path) for blob in blobs] == [None] * 3
     label = read_label(spool.live_blobs[newer.blob_id].path)
-    assert label is not None
+    assert isinstance(label, Put)
     assert (label.key, label.seq) == ("replaced", newer.seq)
     spool.close()
 
@@ -344,9 +343,7 @@ def test_what_is_done_or_replaced_leaves_no_label(tmp_path: Path) -> None:
 def test_a_moved_file_has_a_label_of_its_new_name(tmp_path: Path) -> None:
     spool = opened(tmp_path / "state")
     change = put(spool, "old", b"x")
-    spool.record(
-        [Change(key="new", op="put", attributes=ATTRIBUTES, blob_id=change.blob_id)], ["old"]
-    )
+    spool.record([Put(key="new", attributes=ATTRIBUTES, blob_id=change.blob_id)], ["old"])
     label = read_label(spool.live_blobs[change.blob_id].path)
     assert label is not None
     assert label.key == "new"

@@ -9,9 +9,10 @@ import pytest
 
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef, ObjectHeaders
-from s3mount.spool.changes import ABSENT, Change, carries
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, blob_id_of, carries
 from s3mount.spool.inspection import inspect
 from s3mount.spool.spool import Spool
+from s3mount.spool.states import Event
 from tests.sim.world import inline, simulated
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)
@@ -22,12 +23,19 @@ def opened(folder: Path) -> Spool:
     return Spool.open(folder, size_bytes_max=1000, offload=inline)
 
 
-def put(key: str, **fields: object) -> Change:
-    return Change(key=key, op="put", attributes=ATTRIBUTES, **fields)  # type: ignore[arg-type]
+def put(key: str, **fields: object) -> Put:
+    return Put(key=key, attributes=ATTRIBUTES, **fields)  # type: ignore[arg-type]
 
 
-def copy(source: str, key: str) -> Change:
-    return Change(key=key, op="copy", source=ContentRef(source, "e", 1), attributes=ATTRIBUTES)
+def copy(source: str, key: str) -> Copy:
+    return Copy(key=key, source=ContentRef(source, "e", 1), attributes=ATTRIBUTES)
+
+
+def finish(spool: Spool, key: str) -> None:
+    """S3 has what is pending of ``key``."""
+    change = spool.changes[key]
+    change.apply(Event.START)
+    spool.finish(change)
 
 
 def test_a_batch_is_recorded_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -75,7 +83,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
     blob = spool.new_blob()
     spool.grew(blob.write(0, b"x" * 50))
     spool.record([put("a", blob_id=blob.id, expected=ABSENT), copy("s", "b")])
-    spool.record([Change(key="s", op="delete", expected="e")])
+    spool.record([Delete(key="s", expected="e")])
     orphan = spool.new_blob()
     spool.close()
     again = opened(tmp_path)
@@ -92,12 +100,12 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
 
 def test_the_order_of_what_reads_and_what_replaces(tmp_path: Path) -> None:
     spool = opened(tmp_path)
-    spool.record([copy("a", "b"), Change(key="a", op="delete")])
+    spool.record([copy("a", "b"), Delete(key="a")])
     assert spool.dependencies.blocker_of(spool.changes["a"]) == "b"
     assert spool.dependencies.blocker_of(spool.changes["b"]) is None
     assert spool.dependencies.waits_in_circle(copy("b", "a"))
     assert not spool.dependencies.waits_in_circle(copy("x", "a"))
-    spool.finish(spool.changes["b"])
+    finish(spool, "b")
     assert spool.dependencies.blocker_of(spool.changes["a"]) is None
     spool.close()
 
@@ -115,9 +123,9 @@ def test_circles_of_any_length_are_seen(tmp_path: Path, length: int) -> None:
 
 def test_a_folders_marker_waits_for_what_is_deleted_below(tmp_path: Path) -> None:
     spool = opened(tmp_path)
-    spool.record([Change(key="d/", op="delete"), Change(key="d/a", op="delete"), put("d/b")])
+    spool.record([Delete(key="d/"), Delete(key="d/a"), put("d/b")])
     assert spool.dependencies.blocker_of(spool.changes["d/"]) == "d/a"
-    spool.finish(spool.changes["d/a"])
+    finish(spool, "d/a")
     assert spool.dependencies.blocker_of(spool.changes["d/"]) is None
     assert {change.key for change in spool.dependencies.below("d/")} == {"d/b"}
     assert [change.key for change in spool.dependencies.under("d")] == ["d/", "d/b"]
@@ -131,7 +139,7 @@ def test_a_replaced_changes_blob_is_dropped(tmp_path: Path) -> None:
     spool.record([put("a", blob_id=blob.id)])
     spool.record([put("b", blob_id=blob.id)], ["a"])
     assert spool.used_bytes == 50, "it moved along"
-    spool.record([Change(key="b", op="delete")])
+    spool.record([Delete(key="b")])
     assert spool.used_bytes == 0
     spool.close()
     assert spool.blobs.ids() == set()
@@ -148,7 +156,7 @@ def test_a_file_that_was_cut_or_grew_before_the_kill_is_as_long_as_it_is(tmp_pat
         blob.truncate(size)
     spool.close()
     again = opened(tmp_path)
-    grew, cut = (again.live_blobs[again.changes[key].blob_id] for key in ("grew", "cut"))
+    grew, cut = (again.live_blobs[blob_id_of(again.changes[key])] for key in ("grew", "cut"))
     assert (grew.size, grew.missing(0, 150)) == (150, [(0, 100)])
     assert (cut.size, cut.missing(0, 150)) == (30, [(0, 30)])
     again.close()
@@ -191,10 +199,8 @@ async def test_force_flushes_blob_and_journal_together(tmp_path: Path) -> None:
 
 
 def test_what_an_upload_carries_is_compared_with_what_the_file_is_now() -> None:
-    def change(begun: Attributes, now: Attributes, *, streamed: bool) -> Change:
-        return Change(
-            key="a", op="put", attributes=now, upload_attributes=begun, upload_streamed=streamed
-        )
+    def change(begun: Attributes, now: Attributes, *, streamed: bool) -> Put:
+        return Put(key="a", attributes=now, upload_attributes=begun, upload_streamed=streamed)
 
     def attributes(mode: int = 0o100644, mtime_ns: int = 10**18) -> Attributes:
         return Attributes(mode, 1, 2, mtime_ns, 4, 5)
@@ -211,7 +217,7 @@ def test_a_hole_takes_no_room_of_the_spool_before_and_after_a_start(tmp_path: Pa
     blob = spool.new_blob()
     blob.truncate(1 << 40)
     spool.grew(blob.write(1 << 39, b"data" * 1024))
-    spool.record([Change(key="hole", op="put", blob_id=blob.id)])
+    spool.record([Put(key="hole", blob_id=blob.id)])
     assert spool.used_bytes == spool.dependencies.put_bytes == 4096
     spool.close()
     on_disk = inspect(tmp_path, is_in_use=False).size_bytes

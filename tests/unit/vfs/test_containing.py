@@ -22,7 +22,7 @@ from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import S3MountError
 from s3mount.spool.blobs import Blob, BlobFolder
 from s3mount.spool.block_checksums import BlockSums
-from s3mount.spool.changes import Change
+from s3mount.spool.changes import Change, Put
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.dependencies import Dependencies
 from s3mount.spool.durability import Durability
@@ -283,7 +283,9 @@ async def test_a_file_that_cannot_be_taken_over_waits_and_tells_why(tmp_path: Pa
                 assert "OverflowError: thrown by the test" in told["error"]
                 with pytest.raises(OSError, match="could not be taken over"):
                     await mount.read("bad")
-                assert mount.spool.journal.load()[0][0].sums
+                change = mount.spool.journal.load()[0][0]
+                assert isinstance(change, Put)
+                assert change.sums
                 mount.kill()
     async with world.mounted() as mount:
         await mount.sync()

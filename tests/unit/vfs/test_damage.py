@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from s3mount.errors import S3MountError
+from s3mount.spool.changes import blob_id_of
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
@@ -18,7 +19,7 @@ PART = PART_BYTES
 
 def flip(mount: Mount, key: str, at: int) -> None:
     """One bit of a pending file is not as it was written."""
-    blob = mount.spool.live_blobs[mount.spool.changes[key].blob_id]
+    blob = mount.spool.live_blobs[blob_id_of(mount.spool.changes[key])]
     (byte,) = os.pread(blob.fd, 1, at)
     os.pwrite(blob.fd, bytes([byte ^ 4]), at)
 

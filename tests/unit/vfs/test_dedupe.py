@@ -17,6 +17,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import ContentRef
 from s3mount.s3.checksums import BLOCK_BYTES
+from s3mount.spool.changes import blob_id_of
 from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
 
@@ -131,7 +132,7 @@ async def test_equal_checksums_alone_prove_nothing(tmp_path: Path) -> None:
         etag = await world.foreign_put("a", other)
         fd = await mount.create("b")
         await mount.pwrite(fd, content, 0)
-        blob = mount.spool.live_blobs[mount.spool.changes["b"].blob_id]
+        blob = mount.spool.live_blobs[blob_id_of(mount.spool.changes["b"])]
         index = mount.fs.state.known._index
         assert index is not None
         sums = blob.sums.of_whole(50_000)
