@@ -13,6 +13,7 @@ from s3mount.slices import Pace
 from s3mount.tree.node import Block, Node
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.naming import Creator
+from s3mount.vfs.shown import Shown
 from s3mount.vfs.view import Entry
 
 FILE_VALID_S = 60.0
@@ -36,6 +37,7 @@ class LiveView:
         self._nodes = filesystem.state.nodes
         self._directories = filesystem.directories
         self._contents = filesystem.contents
+        self._shown = Shown()
 
     # --------------------------------------------------------------- translation
 
@@ -80,6 +82,8 @@ class LiveView:
     def _looked_up(self, node: Node) -> Entry:
         self._contents.fold(node)
         node.lookups += 1
+        if self.filesystem.state.is_written(node):
+            self._shown.note(node)
         return self.entry(node)
 
     async def _made(self, node: Node) -> Entry:
@@ -175,6 +179,17 @@ class LiveView:
     def release(self, handle: int) -> None:
         """See ``View.release``."""
         self._contents.release(handle)
+
+    async def release_in_time(self, handle: int) -> None:
+        """``release``; it returns when the kernel may drop the inode of a file that was written (``Shown``)."""
+        opened = self._contents.handle(handle)
+        self.release(handle)
+        if opened.writes:
+            await self._shown.outlast(opened.file.node)
+
+    def listed(self, directory: Node) -> None:
+        """An answer tells the sizes of entries of ``directory``."""
+        self._shown.note(directory)
 
     # ------------------------------------------------------------------- changes
 
@@ -288,6 +303,7 @@ class OpenLiveDirectory:
         for number, name in enumerate(itertools.islice(self._names, place, None)):
             if not number % ENTRIES_PER_LOOK:
                 await pace.rest()
+                view.listed(self._node)
             assert self._node.directory is not None
             children = self._node.directory.children
             found = children.listed(name) if name not in children.nodes else None
