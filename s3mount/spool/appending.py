@@ -25,6 +25,7 @@ from s3mount.spool.changes import Put
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.send_errors import Stored, TryAgain, damage_of
 from s3mount.spool.spool import Spool
+from s3mount.spool.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,9 @@ NO_APPENDS = frozenset((405, 501))
 class Appends:
     """Appends of ``spool``'s changes to objects of ``store``. ``are_known``: the store was seen to append."""
 
-    def __init__(self, spool: Spool, store: Store, hooks: Hooks) -> None:
+    def __init__(self, spool: Spool, store: Store, hooks: Hooks, traffic: Traffic) -> None:
         self._spool = spool
+        self._traffic = traffic
         self._store = store
         self._hooks = hooks
         self.are_known = False
@@ -111,7 +113,9 @@ class Appends:
                 # Read at once, so that a write meanwhile cannot mix two states.
                 blob.check(base.size, stop)
                 body = blob.read(base.size, stop - base.size)
-            return await self._store.append(base, body)
+            result = await self._store.append(base, body)
+            self._traffic.sent_bytes += stop - base.size
+            return result
         except (DamagedBodyError, DamagedBlockError) as error:
             raise damage_of(blob, base.size, stop, error) from error
         finally:

@@ -34,6 +34,7 @@ from s3mount.spool.resuming import NO_SUCH_UPLOAD, Resuming
 from s3mount.spool.send_errors import BaseGoneError, StaleUploadError, TryAgain, damage_of
 from s3mount.spool.spool import Spool
 from s3mount.spool.stale_uploads import StaleUploads
+from s3mount.spool.traffic import Traffic
 from s3mount.spool.zeros import Zeros
 from s3mount.transfer.digest import md5_of
 
@@ -69,7 +70,8 @@ class MultipartSender:
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
         self._stale_uploads = StaleUploads(spool, store)
-        self.zeros = Zeros(store, self._plan, self._stale_uploads, self.slots)
+        self.traffic = Traffic()
+        self.zeros = Zeros(store, self._plan, self._stale_uploads, self.slots, self.traffic)
         self._resuming = Resuming(spool, store, self._plan)
         self._resuming.take_over(self._new_upload)
 
@@ -170,6 +172,7 @@ class MultipartSender:
             part = await self._store.upload_part(upload.key, upload.upload_id, index + 1, body)
         except (DamagedBodyError, DamagedBlockError) as error:
             raise damage_of(blob, span.start, stop, error) from error
+        self.traffic.sent_bytes += body.length
         crashpoint("part: sent")
         if stop == min(span.stop, blob.size):
             self._arrived(blob, upload, index, part)
@@ -194,6 +197,7 @@ class MultipartSender:
             blob.base,
             ByteRange(span.start, stop - span.start),
         )
+        self.traffic.copied_bytes += stop - span.start
         crashpoint("part: copied")
         self._arrived(blob, upload, index, part)
 
@@ -385,6 +389,7 @@ class MultipartSender:
             return False
         part = await self.zeros.copy(upload, index, zeros, length)
         if part is not None:
+            self.traffic.copied_bytes += length
             crashpoint("part: copied")
             self._arrived(blob, upload, index, part)
         return part is not None

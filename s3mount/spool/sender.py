@@ -81,7 +81,7 @@ class Sender:
         self.multipart = multipart
         self.deletions = Deletions(store)
         self.moves = Moves(spool, store)
-        self.appends = Appends(spool, store, hooks)
+        self.appends = Appends(spool, store, hooks, multipart.traffic)
         self.kept = Kept(spool, store, self._is_ours)
         multipart.before_stream = self.kept.learn
         self.marker_sender = Markers(spool, store, hooks, self.deletions)
@@ -552,6 +552,7 @@ class Sender:
         headers = self._hooks.headers_of(change)
         size = len(body) if isinstance(body, bytes) else body.length
         result = await self._store.put(change.key, body, headers, condition=condition)
+        self.multipart.traffic.sent_bytes += size
         crashpoint("put: answered")
         return Stored(result, size)
 

@@ -133,7 +133,6 @@ class Uploader:
         self._busy_since = self._last_queued = float("-inf")
         self.counters = {
             "uploads": 0,
-            "uploaded_bytes": 0,
             "deduplicated": 0,
             "saved_bytes": 0,
             "postponed": 0,
@@ -146,6 +145,12 @@ class Uploader:
         """Told of all that S3 has now by our hand, ``None`` for a deletion, before the journal forgets it."""
         spool.on_queued = self._queued
         spool.on_removed = self._removed
+
+    def statistics(self) -> dict[str, int]:
+        """What was done since the start, by name."""
+        traffic = self.multipart.traffic
+        sent = {"uploaded_bytes": traffic.sent_bytes, "copied_bytes": traffic.copied_bytes}
+        return self.counters | sent
 
     # ----------------------------------------------------------------- lining up
 
@@ -356,7 +361,7 @@ class Uploader:
                 reason = f"the spool cannot be used: {error.strerror}"
                 self._failed(change, LocalDiskError(reason))
         else:
-            self._count(change, stored)
+            self._count(stored)
             await self._conclude(key, partial(self._succeeded, change, key, seq, stored))
 
     async def _conclude(self, key: Key, draw: Callable[[], None]) -> None:
@@ -383,13 +388,11 @@ class Uploader:
 
     # ------------------------------------------------------------------ outcomes
 
-    def _count(self, change: Change, stored: Stored | None) -> None:
+    def _count(self, stored: Stored | None) -> None:
         self.counters["uploads"] += 1
         if stored is not None and stored.is_copied:
             self.counters["deduplicated"] += 1
             self.counters["saved_bytes"] += stored.size
-        else:
-            self.counters["uploaded_bytes"] += change.size if isinstance(change, Put) else 0
 
     def _succeeded(self, change: Change, key: str, seq: int, stored: Stored | None) -> None:
         current = self._spool.changes.get(key)

@@ -44,6 +44,7 @@ from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import NO_SUCH_UPLOAD
 from s3mount.spool.send_errors import damage_of
 from s3mount.spool.stale_uploads import StaleUploads
+from s3mount.spool.traffic import Traffic
 from s3mount.transfer.digest import md5_of
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,14 @@ class Zeros:
     """
 
     def __init__(
-        self, store: Store, plan: PartPlan, stale_uploads: StaleUploads, slots: trio.CapacityLimiter
+        self,
+        store: Store,
+        plan: PartPlan,
+        stale_uploads: StaleUploads,
+        slots: trio.CapacityLimiter,
+        traffic: Traffic,
     ) -> None:
+        self._traffic = traffic
         self._store = store
         self._plan = plan
         self._stale_uploads = stale_uploads
@@ -159,6 +166,7 @@ class Zeros:
                 raise
             self._give_up(error.describe())
             return None
+        self._traffic.sent_bytes += hole.length
         crashpoint("zeros: put")
         if not blob.is_hole(hole.start, hole.stop):
             # Written to while it was read.

@@ -354,7 +354,7 @@ class Filesystem:
                 "max_bytes": self.state.spool.size_bytes_max,
                 "disk_free_bytes": _free_bytes(self.config.state_dir),
             },
-            "uploads": dict(self.uploader.counters),
+            "uploads": self.uploader.statistics(),
             "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities,
