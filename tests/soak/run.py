@@ -93,8 +93,8 @@ class Soak:
             mount.state_dir, mount.cache_dir = state / "state", cache / "cache"
             try:
                 self._play(mount, relay, Ballast(state), Ballast(cache))
-            except (AssertionError, MountFailed) as error:
-                self.crew.is_wrong(str(error))
+            except (AssertionError, MountFailed, OSError) as error:
+                self.crew.wrong.append(str(error))
             finally:
                 self._read_log(mount)
                 mount.close()
@@ -297,7 +297,11 @@ def _shown(root: Path) -> Paths:
             found[path] = None
         else:
             is_link = stat.S_ISLNK(told.st_mode)
-            found[path] = os.fsencode(place.readlink()) if is_link else place.read_bytes()
+            try:
+                found[path] = os.fsencode(place.readlink()) if is_link else place.read_bytes()
+            except OSError as error:
+                # Of a read() it does not tell which file.
+                raise OSError(error.errno, error.strerror, path) from error
     return found
 
 
