@@ -86,7 +86,7 @@ class S3Server:
         """Remove a bucket with everything in it: unfinished uploads, versions, objects."""
         client = self.boto3_client()
         try:
-            client.list_object_versions(Bucket=name, MaxKeys=1)
+            client.list_object_versions(Bucket=name)
         except ClientError:
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
                 for entry in page.get("Contents", []):
