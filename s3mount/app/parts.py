@@ -37,6 +37,7 @@ from s3mount.vfs.view import View
 CHECK_TIMEOUT_S = 20.0
 """How long the first look at the bucket may take; a person waits for it."""
 RIGHTS_WAIT_S = 1.0
+"""How much longer than the bucket's the answer is waited for whether these keys may write."""
 
 
 @asynccontextmanager

@@ -80,7 +80,7 @@ def shown_source(values: dict[str, Any]) -> str:
 
 
 def _is_pipe(path: Path) -> bool:
-    # Here, as it imports trio, which most mounts need in their second process only.
+    # Imported here, as it imports trio, which a mount needs in its second process only.
     from s3mount.manifest.location import is_pipe
 
     return is_pipe(path)

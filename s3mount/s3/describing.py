@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 _ROOTS = ("Tagging", "AccessControlPolicy", "OwnershipControls")
 REFUSALS_MAX = 3
+"""After so many refusals in a row tags, or ACLs, are not asked for any more."""
 _GROUPS = "http://acs.amazonaws.com/groups/global/"
 _CANNED = {
     frozenset({("AllUsers", "READ")}): "public-read",
