@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from s3mount.errors import UsageError
+from s3mount.refs import ObjectHeaders
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -28,8 +29,8 @@ DIRECTORY_BUCKET_ENDINGS = ("--x-s3", "--xa-s3")
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bucket is and how to talk to it. Credentials are boto3's business, never held here.
 
-    ``sse``, ``sse_kms_key_id``, ``bucket_key`` and ``acl`` (a canned ACL) are for new objects, and for those that
-    have nothing of the kind.
+    ``new_objects`` is what new objects get beside their bytes. Its encryption and grants are also for those that
+    have nothing of the kind; its storage class is for new ones alone.
     """
 
     bucket: str
@@ -46,16 +47,14 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 5.0
     offline_wait_s: float = 10.0
     """How long from the start of an outage on requests that read wait for its end; then they fail at once."""
-    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
-    sse_kms_key_id: str | None = None
-    bucket_key: bool = False
-    acl: str | None = None
+    new_objects: ObjectHeaders = ObjectHeaders()
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work together."""
-        if self.sse_kms_key_id and self.sse not in ("aws:kms", "aws:kms:dsse"):
+        encryption = self.new_objects.encryption
+        if self.new_objects.kms_key_id and encryption not in ("aws:kms", "aws:kms:dsse"):
             raise UsageError("--sse-kms-key-id needs --sse aws:kms or aws:kms:dsse")
-        if self.bucket_key and self.sse != "aws:kms":
+        if self.new_objects.bucket_key and encryption != "aws:kms":
             raise UsageError("--bucket-key needs --sse aws:kms")
 
     @property
@@ -99,7 +98,6 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     dir_mode: int = 0o755
     metadata_ttl_s: float = 1.0
     attributes: Literal["auto", "always", "never"] = "auto"
-    storage_class: str | None = None
     cache_bytes_max: int = 10 * GIB
     cache_free_bytes_min: int = GIB
     spool_bytes_max: int = 100 * GIB

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,9 +42,26 @@ def recall(folder: Path) -> MountConfig:
     """The settings of the last mount of this state folder, for this very place. Raises LocalDiskError."""
     path = folder / NAME
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=MountConfig)
+        told = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        config = msgspec.convert(_with_new_objects(told), MountConfig)
     except (OSError, msgspec.MsgspecError) as error:
         raise LocalDiskError(
             f"{folder} does not tell which bucket it belongs to ({error}); mount the bucket again instead"
         ) from error
     return msgspec.structs.replace(config, state_dir=str(folder))
+
+
+def _with_new_objects(told: dict[str, Any]) -> dict[str, Any]:
+    """What a mount of before wrote singly, as ``StoreConfig.new_objects``: what is pending is to be sent with it."""
+    store = told.get("store")
+    if not isinstance(store, dict) or "new_objects" in store:
+        return told
+    acl = store.get("acl")
+    new = {
+        "storage_class": told.get("storage_class"),
+        "encryption": store.get("sse"),
+        "kms_key_id": store.get("sse_kms_key_id"),
+        "bucket_key": "true" if store.get("bucket_key") else None,
+        "acl": {"x-amz-acl": acl} if acl else None,
+    }
+    return told | {"store": store | {"new_objects": new}}

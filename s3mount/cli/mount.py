@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from s3mount import mountinfo
 from s3mount.cli.at_option import SNAPSHOTS, shown_source, what_to_mount
 from s3mount.cli.mountoptions import Options
+from s3mount.cli.object_options import new_objects, object_options
 from s3mount.cli.options import (
     absolute,
     expert_option,
@@ -35,7 +36,6 @@ from s3mount.config import (
     MIB,
     MountConfig,
     RunConfig,
-    StoreConfig,
     default_cache_dir,
     default_state_dir,
     state_without_home,
@@ -43,11 +43,6 @@ from s3mount.config import (
 from s3mount.errors import UsageError
 from s3mount.logs import LEVELS
 from s3mount.names import normal_prefix
-
-CANNED_ACLS = (
-    *("private", "public-read", "public-read-write", "authenticated-read"),
-    *("aws-exec-read", "bucket-owner-read", "bucket-owner-full-control"),
-)
 
 
 class _MountCommand(click.Command):
@@ -156,15 +151,7 @@ class _MountCommand(click.Command):
 @option("--suid", is_flag=True, help="Honour set-id bits; only in a bucket you trust.")
 @option("--dev", is_flag=True, help="Honour device nodes; only in a bucket you trust.")
 @option("--xattr", is_flag=True, help="Extended attributes; makes listings slower.")
-@option("--storage-class", help="Of new objects, such as STANDARD_IA.")
-@option(
-    "--sse",
-    type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
-    help="Encryption of new objects.  [default: the bucket's]",
-)
-@option("--sse-kms-key-id", metavar="KEY", help="KMS key for it; means --sse aws:kms.")
-@option("--bucket-key", is_flag=True, help="Use an S3 Bucket Key with it; means --sse aws:kms.")
-@option("--acl", type=click.Choice(CANNED_ACLS), help="Canned ACL of new objects.")
+@object_options
 @option("--nonempty", is_flag=True, help="Mount over a folder that is not empty.")
 @option("--log-file", type=click.Path(), help="[default: 'log' in the state folder]")
 @option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
@@ -241,10 +228,9 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
     bucket, prefix, past = what_to_mount(values)
     if prefix and values["prefix"]:
         raise click.UsageError("give the prefix in the bucket's URL or with --prefix, not both")
-    store = msgspec.structs.replace(
-        store_config(values, bucket), offline_wait_s=values["offline_wait"]
+    store = store_config(
+        values, bucket, offline_wait_s=values["offline_wait"], new_objects=new_objects(values)
     )
-    store = _with_encryption(store, values)
     config = MountConfig(
         store=store,
         mountpoint=_resolved(values["mountpoint"]),
@@ -260,7 +246,6 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         dir_mode=_mode(values, "dir_mode", 0o777),
         metadata_ttl_s=values["metadata_ttl"],
         attributes=values["attributes"],
-        storage_class=values["storage_class"],
         cache_bytes_max=values["cache_size"],
         cache_free_bytes_min=values["cache_free"],
         spool_bytes_max=values["spool_size"],
@@ -296,19 +281,6 @@ def _mode(values: dict[str, Any], name: str, everything: int) -> int:
         return named
     masked: int = 0o022 if values["umask"] is None else values["umask"]
     return everything & ~masked
-
-
-def _with_encryption(store: StoreConfig, values: dict[str, Any]) -> StoreConfig:
-    """``store`` with what new objects are to have. Raises UsageError."""
-    implied = "aws:kms" if values["sse_kms_key_id"] or values["bucket_key"] else None
-    given = {
-        "sse": values["sse"] or implied,
-        "sse_kms_key_id": values["sse_kms_key_id"],
-        "bucket_key": values["bucket_key"],
-        "acl": values["acl"],
-    }
-    # Made anew, so that the values are checked together.
-    return StoreConfig(**(msgspec.structs.asdict(store) | given))
 
 
 def run_config(values: dict[str, Any]) -> RunConfig:

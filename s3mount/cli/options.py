@@ -83,8 +83,8 @@ def store_options(command: F) -> F:
     return command
 
 
-def store_config(values: dict[str, Any], bucket: str = "") -> StoreConfig:
-    """The settings that they make. Raises click.UsageError."""
+def store_config(values: dict[str, Any], bucket: str = "", **more: Any) -> StoreConfig:
+    """The settings that they make, with ``more`` of StoreConfig's. Raises click.UsageError and UsageError."""
     endpoint_url = values["endpoint_url"]
     if endpoint_url is not None and "://" not in endpoint_url:
         raise click.UsageError(
@@ -105,6 +105,7 @@ def store_config(values: dict[str, Any], bucket: str = "") -> StoreConfig:
         request_payer=values["request_payer"],
         ca_bundle=absolute(values["ca_bundle"]),
         verify_tls=not values["no_verify_ssl"],
+        **more,
     )
 
 

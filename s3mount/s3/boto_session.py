@@ -115,10 +115,11 @@ def _express_session(client: S3Client, config: StoreConfig) -> BotocoreCredentia
     What objects are encrypted with is the session's, and may not be another in a request (CreateSession).
     Asking for them raises the S3MountError that tells why there is no session.
     """
+    new = config.new_objects
     encryption: dict[str, object] = {
-        "ServerSideEncryption": config.sse,
-        "SSEKMSKeyId": config.sse_kms_key_id,
-        "BucketKeyEnabled": config.bucket_key or None,
+        "ServerSideEncryption": new.encryption,
+        "SSEKMSKeyId": new.kms_key_id,
+        "BucketKeyEnabled": True if new.bucket_key == "true" else None,
     }
     wanted = {name: value for name, value in encryption.items() if value is not None}
 

@@ -58,6 +58,8 @@ TAGGING_DIRECTIVE = "x-amz-tagging-directive"
 ACL = "x-amz-acl"
 ACL_PREFIXES = (ACL, "x-amz-grant-")
 LOCK_PREFIX = "x-amz-object-lock-"
+_LACKED = ((SSE,), ACL_PREFIXES)
+"""What is sent together or not at all: an object that has something of the kind keeps just that."""
 _MONTHS = {
     name: number
     for number, name in enumerate(
@@ -137,6 +139,19 @@ def beside(headers: ObjectHeaders) -> dict[str, str]:
     if headers.storage_class is not None:
         result["x-amz-storage-class"] = headers.storage_class
     return result | dict(headers.acl or {})
+
+
+def lacking(headers: Mapping[str, str], new_objects: Mapping[str, str]) -> dict[str, str]:
+    """The encryption and grants of ``new_objects`` where ``headers``, of a request that makes an object, name none.
+
+    >>> lacking({"x-amz-grant-read": "id=x"}, {ACL: "private", SSE: "AES256"})
+    {'x-amz-server-side-encryption': 'AES256'}
+    """
+    found: dict[str, str] = {}
+    for prefixes in _LACKED:
+        if not any(name.startswith(prefixes) for name in headers):
+            found |= {n: value for n, value in new_objects.items() if n.startswith(prefixes)}
+    return found
 
 
 def _is_over(until: str) -> bool:

@@ -30,11 +30,11 @@ from s3mount.flow.backoff import Backoff
 from s3mount.flow.outage import TRIAL_CONNECT_S, Outage
 from s3mount.flow.timeouts import Allowance, Timeouts
 from s3mount.flow.window import Window
-from s3mount.refs import FileSlice, ObjectHeaders
+from s3mount.refs import FileSlice
 from s3mount.s3 import genuine
 from s3mount.s3.credentials import CredentialSource, Renew
 from s3mount.s3.error_mapping import Refusal, action_denied
-from s3mount.s3.headers import ACL, ACL_PREFIXES, SSE, http_date_ns, to_http
+from s3mount.s3.headers import beside, http_date_ns, lacking
 from s3mount.s3.limiter import Limiter
 from s3mount.s3.pool import Pool
 from s3mount.s3.requests import Answer, Call, local_failure
@@ -197,13 +197,7 @@ class HttpClient:
         self._on_outage = on_outage
         self.outage = Outage(self._outage_changed)
         self._pool = Pool(address.origin)
-        self._encryption = to_http(
-            ObjectHeaders(
-                encryption=config.sse,
-                kms_key_id=config.sse_kms_key_id,
-                bucket_key="true" if config.bucket_key else None,
-            )
-        )
+        self._beside = beside(config.new_objects)
         self.rebind(address, credentials, account)
 
     def rebind(
@@ -487,7 +481,7 @@ class HttpClient:
         path = f"{address.path}/{encode_path(call.key)}" if call.key else address.path or "/"
         headers = {"host": address.origin.host_header, **call.headers}
         if call.kind in CREATING_KINDS and call.method in ("PUT", "POST"):
-            headers |= self._defaults_beside(headers)
+            headers |= lacking(headers, self._beside)
         if self.config.request_payer:
             headers["x-amz-request-payer"] = "requester"
         signer.sign(
@@ -514,15 +508,6 @@ class HttpClient:
             headers["proxy-authorization"] = proxy.authorization
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return f"{call.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
-
-    def _defaults_beside(self, headers: dict[str, str]) -> dict[str, str]:
-        """The encryption and ACL that are configured, where a request that makes an object names none."""
-        found: dict[str, str] = {}
-        if SSE not in headers:
-            found |= self._encryption
-        if self.config.acl and not any(name.startswith(ACL_PREFIXES) for name in headers):
-            found[ACL] = self.config.acl
-        return found
 
     async def _receive(
         self, connection: Connection, call: Call, head: Head, watch: _Watch

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from s3mount.config import StoreConfig
 from s3mount.errors import AccessDeniedError, RejectedError, StoreError
 from s3mount.refs import Key, ObjectHeaders
 from s3mount.s3.headers import ACL, ACL_PREFIXES, LOCK_PREFIX, SSE, TAGGING, TAGGING_DIRECTIVE
@@ -24,10 +23,10 @@ _PRIVATE = {ACL: "private"}
 
 
 class Rights:
-    """Sends writes with as much as is allowed."""
+    """Sends writes with as much as is allowed. What ``new_objects`` names is never left out."""
 
-    def __init__(self, config: StoreConfig) -> None:
-        self._config = config
+    def __init__(self, new_objects: ObjectHeaders) -> None:
+        self._new = new_objects
         self._said: set[str] = set()
 
     async def as_allowed(
@@ -44,7 +43,7 @@ class Rights:
         ``headers`` are what ``wanted`` was made from; ``takes_tags_along``: a copy that keeps its source's
         tags. Raises what the first attempt raised when none helps.
         """
-        if self._config.acl and headers.acl is not None and not headers.acl:
+        if self._new.acl and headers.acl is not None and not headers.acl:
             # Private to its owner, and to stay so whatever new objects get.
             wanted = wanted | _PRIVATE
         try:
@@ -75,7 +74,7 @@ class Rights:
             less["the ACL"] = partial(_without, prefixes=ACL_PREFIXES)
         if any(name.startswith(LOCK_PREFIX) for name in wanted):
             less["the object lock"] = partial(_without, prefixes=(LOCK_PREFIX,))
-        if wanted.get(SSE) == "AES256" and self._config.sse != "AES256":
+        if wanted.get(SSE) == "AES256" and self._new.encryption != "AES256":
             # What S3 does by itself: a policy may demand another, the store may not want it named.
             less["the encryption"] = partial(_without, prefixes=(SSE,))
         for name, leave_out in less.items():

@@ -96,7 +96,7 @@ class Writer:
         self._tells_versions = 0
         self._digests = trio.CapacityLimiter(DIGEST_THREADS)
         self.checksummed: dict[str, bool] = {}
-        self.rights = Rights(http.config)
+        self.rights = Rights(http.config.new_objects)
 
     async def put(
         self, key: Key, body: Body, headers: ObjectHeaders, condition: Condition

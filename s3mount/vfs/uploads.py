@@ -49,7 +49,7 @@ class UploadHooks:
         headers = codec.encode(
             change.attributes, change.headers, content_type=content_type, with_times=with_times
         )
-        storage_class = self._state.config.storage_class
+        storage_class = self._state.config.store.new_objects.storage_class
         if storage_class is None or change.headers is not None:
             # An object that was there keeps its own; the default class is told as none.
             return headers

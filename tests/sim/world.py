@@ -209,11 +209,17 @@ class World:
         """
         # State made by an earlier life must be readable by this one alone.
         config = MountConfig(
-            store=StoreConfig(bucket="memory"),
             mountpoint="/mnt",
             state_dir=str(self.state),
             cache_dir=str(self.cache),
-            **{"part_bytes": PART_BYTES, "uploads_max": 4, "uid": 7, "gid": 7, **settings},
+            **{
+                "store": StoreConfig(bucket="memory"),
+                "part_bytes": PART_BYTES,
+                "uploads_max": 4,
+                "uid": 7,
+                "gid": 7,
+                **settings,
+            },
         )
         is_there = False
         is_new = not self.state.exists()

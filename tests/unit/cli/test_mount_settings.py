@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from s3mount.cli import mount as command
 from s3mount.config import MountConfig, RunConfig, default_cache_dir, default_state_dir
 from s3mount.errors import UsageError
+from s3mount.refs import ObjectHeaders
 
 
 @pytest.fixture(autouse=True)
@@ -79,19 +80,20 @@ def test_every_option_reaches_its_setting(tmp_path: Path, monkeypatch: pytest.Mo
     assert not store.sign_requests
     assert not store.verify_tls
     assert store.ca_bundle == f"{here}/ca.pem"
-    assert (store.sse, store.sse_kms_key_id, store.bucket_key) == ("aws:kms", "arn:key", True)
-    assert store.acl == "bucket-owner-full-control"
+    assert store.new_objects == ObjectHeaders(
+        storage_class="STANDARD_IA",
+        encryption="aws:kms",
+        kms_key_id="arn:key",
+        bucket_key="true",
+        acl={"x-amz-acl": "bucket-owner-full-control"},
+    )
     assert config.cache_dir == f"{here}/c"
     assert config.state_dir == f"{here}/s/{config.identity}"
     assert (config.cache_bytes_max, config.spool_bytes_max) == (1 << 30, 2 << 30)
     assert (config.part_bytes, config.prefetch_bytes_max) == (16 << 20, 64 << 20)
     assert (config.uploads_max, config.upload_delay_s, config.metadata_ttl_s) == (3, 1.0, 300.0)
     assert (config.attributes, config.uid, config.gid) == ("never", 7, 8)
-    assert (config.file_mode, config.dir_mode, config.storage_class) == (
-        0o600,
-        0o700,
-        "STANDARD_IA",
-    )
+    assert (config.file_mode, config.dir_mode) == (0o600, 0o700)
     assert config.allow_other
     assert config.suid
     assert config.dev

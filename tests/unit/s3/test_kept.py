@@ -72,7 +72,11 @@ def refusing(is_refused: Callable[[Exchange], bool], status: int = 403) -> Behav
 async def test_whatever_makes_an_object_carries_what_the_policy_demands() -> None:
     """PUT, COPY, multipart uploads and the probe; what an object has itself goes before."""
     async with faulty_store(
-        sse="aws:kms", sse_kms_key_id="arn:mine", acl="bucket-owner-full-control"
+        new_objects=ObjectHeaders(
+            encryption="aws:kms",
+            kms_key_id="arn:mine",
+            acl={"x-amz-acl": "bucket-owner-full-control"},
+        )
     ) as (server, store):
         server.usually = refusing(lambda e: SSE not in e.headers or "x-amz-acl" not in e.headers)
         await store.probe("probe")
@@ -145,7 +149,10 @@ async def test_an_encryption_with_a_key_is_never_left_out() -> None:
 
 @in_trio
 async def test_what_is_private_stays_so() -> None:
-    async with faulty_store(acl="public-read") as (server, store):
+    async with faulty_store(new_objects=ObjectHeaders(acl={"x-amz-acl": "public-read"})) as (
+        server,
+        store,
+    ):
         await store.put("new", b"x", ObjectHeaders())
         assert server.seen[-1].headers["x-amz-acl"] == "public-read"
         await store.put("mine", b"x", ObjectHeaders(acl={}))

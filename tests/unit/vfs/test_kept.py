@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 
+from s3mount.config import StoreConfig
 from s3mount.refs import ObjectHeaders
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, Killed, World, simulated
@@ -168,6 +169,7 @@ BESIDE = ObjectHeaders(
     tags="a=1&b=c%20d",
     acl={"x-amz-acl": "public-read"},
 )
+COLD = StoreConfig(bucket="memory", new_objects=ObjectHeaders(storage_class="GLACIER_IR"))
 CHANGES: dict[str, Callable[[Mount], Awaitable[None]]] = {
     "write": lambda mount: mount.write("f", b"other"),
     "write in parts": lambda mount: mount.write("f", b"y" * 5 * PART_BYTES),
@@ -194,7 +196,7 @@ async def test_what_lies_beside_the_metadata_is_kept(
     world = World(tmp_path, loses_tags=loses_tags)
     early = msgspec.structs.replace(BESIDE, tags="early=1") if is_new_since else BESIDE
     await world.s3.put("f", b"x" * 3 * PART_BYTES, early)
-    async with world.mounted(storage_class="GLACIER_IR") as mount:
+    async with world.mounted(store=COLD) as mount:
         assert len(await mount.read("f")) == 3 * PART_BYTES
         await world.s3.put_tags("f", BESIDE.tags or "")
         await CHANGES[act](mount)
@@ -215,7 +217,7 @@ async def test_a_new_file_gets_nothing_of_what_it_is_copied_from_or_replaces(
     world = World(tmp_path)
     data = bytes(range(256)) * 100
     await world.s3.put("f", data, BESIDE)
-    async with world.mounted(storage_class="GLACIER_IR") as mount:
+    async with world.mounted(store=COLD) as mount:
         await mount.write("copy", await mount.read("f"))
         await mount.write("draft", b"new")
         await mount.rename("draft", "f")
