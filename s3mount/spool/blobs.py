@@ -15,7 +15,7 @@ from s3mount.refs import ContentRef, FileSlice
 from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
 from s3mount.spool.block_checksums import BlockSums
 from s3mount.spool.extents import Extents
-from s3mount.spool.parts import PartsUpload
+from s3mount.transfer.parts import PartsUpload
 
 UNCHANGED = 1 << 63
 """Behind the end of every file."""

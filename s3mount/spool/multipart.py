@@ -16,7 +16,6 @@ from s3mount.errors import (
     PreconditionFailedError,
     RangeError,
     RejectedError,
-    S3MountError,
     ServerFaultError,
 )
 from s3mount.flow.parts import PartPlan
@@ -29,23 +28,17 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
 from s3mount.spool.changes import Put
 from s3mount.spool.hooks import Hooks
-from s3mount.spool.parts import PartsUpload
-from s3mount.spool.resuming import NO_SUCH_UPLOAD, Resuming
+from s3mount.spool.resuming import Resuming
 from s3mount.spool.send_errors import BaseGoneError, StaleUploadError, TryAgain, damage_of
 from s3mount.spool.spool import Spool
 from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.spool.traffic import Traffic
 from s3mount.spool.zeros import Zeros
 from s3mount.transfer.digest import md5_of
+from s3mount.transfer.multipart import INVALID_PART, NO_SUCH_UPLOAD, bring_missing
+from s3mount.transfer.parts import PartsUpload
 
 log = logging.getLogger(__name__)
-
-INVALID_PART = "InvalidPart"
-"""S3's code when a part that is to be completed is not there, or is another."""
-PARTS_MAX_LEAST = 8
-RESENT_SHARE = 11
-"""Of one file's parts an eleventh are on their way at once, or ``PARTS_MAX_LEAST`` where that is more: what is cut
-off by a kill has to be sent again, and is less than a tenth of a file of 100 parts."""
 
 
 class MultipartSender:
@@ -72,7 +65,7 @@ class MultipartSender:
         self._stale_uploads = StaleUploads(spool, store)
         self.traffic = Traffic()
         self.zeros = Zeros(store, self._plan, self._stale_uploads, self.slots, self.traffic)
-        self._resuming = Resuming(spool, store, self._plan)
+        self._resuming = Resuming(spool, store)
         self._resuming.take_over(self._new_upload)
 
     async def run(self) -> None:
@@ -364,10 +357,6 @@ class MultipartSender:
         change.upload_id = ""
         change.upload_attributes = None
 
-    def _width(self, size: int) -> int:
-        """How many parts of a file of ``size`` bytes are on their way at once."""
-        return max(PARTS_MAX_LEAST, self._plan.count(size) // RESENT_SHARE)
-
     async def _send_missing(self, change: Put, blob: Blob, upload: PartsUpload) -> None:
         holes = self.zeros.holes(blob, upload.unsent(blob.size))
         async with self.zeros.lent(blob, upload, holes) as zeros:
@@ -376,7 +365,7 @@ class MultipartSender:
                 if zeros is None or not await self._is_copied_hole(blob, upload, index, zeros):
                     await self._bring(change, blob, upload, index)
 
-            await self._bring_missing(blob, upload, bring)
+            await bring_missing(upload, blob.size, bring, self.slots)
 
     async def _is_copied_hole(
         self, blob: Blob, upload: PartsUpload, index: int, zeros: ContentRef
@@ -393,40 +382,6 @@ class MultipartSender:
             crashpoint("part: copied")
             self._arrived(blob, upload, index, part)
         return part is not None
-
-    async def _bring_missing(
-        self, blob: Blob, upload: PartsUpload, bring_one: Callable[[int], Awaitable[None]]
-    ) -> None:
-        """Bring every part that S3 lacks, some at once. Raises what the first to fail raised."""
-        errors: list[Exception] = []
-
-        async def bring(index: int, worker: object) -> None:
-            try:
-                await bring_one(index)
-            except (S3MountError, OSError) as error:
-                errors.append(error)
-                nursery.cancel_scope.cancel()
-            finally:
-                upload.ended(index)
-                self.slots.release_on_behalf_of(worker)
-                own_slots.release_on_behalf_of(worker)
-
-        own_slots = trio.CapacityLimiter(self._width(blob.size))
-        async with trio.open_nursery() as nursery:
-            for index in upload.unsent(blob.size):
-                worker = object()
-                await own_slots.acquire_on_behalf_of(worker)
-                await self.slots.acquire_on_behalf_of(worker)
-                if upload.begin(index):
-                    nursery.start_soon(bring, index, worker)
-                else:
-                    self.slots.release_on_behalf_of(worker)
-                    own_slots.release_on_behalf_of(worker)
-            if not nursery.child_tasks and upload.sending:
-                # Parts that the stream sent before the file was closed are still on their way.
-                await trio.sleep(0.005)
-        if errors:
-            raise errors[0]
 
 
 async def _nothing(change: Put) -> None:

@@ -11,8 +11,8 @@ from s3mount.flow.parts import PartPlan
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Put
 from s3mount.spool.multipart import MultipartSender
-from s3mount.spool.parts import PartsUpload
 from s3mount.spool.spool import Spool
+from s3mount.transfer.parts import PartsUpload
 
 log = logging.getLogger(__name__)
 

@@ -40,12 +40,12 @@ from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError, as_checksum, crc_of_zeros
-from s3mount.spool.parts import PartsUpload
-from s3mount.spool.resuming import NO_SUCH_UPLOAD
 from s3mount.spool.send_errors import damage_of
 from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.spool.traffic import Traffic
 from s3mount.transfer.digest import md5_of
+from s3mount.transfer.multipart import NO_SUCH_UPLOAD
+from s3mount.transfer.parts import PartsUpload
 
 log = logging.getLogger(__name__)
 

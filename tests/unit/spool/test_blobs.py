@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ContentRef, PartInfo
 from s3mount.spool.blobs import Blob, BlobFolder
-from s3mount.spool.parts import PartsUpload
+from s3mount.transfer.parts import PartsUpload
 
 MIB = 1 << 20
 BASE = ContentRef("k", "etag", 1000)

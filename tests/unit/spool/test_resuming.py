@@ -14,10 +14,10 @@ from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, PartInfo
 from s3mount.s3.checksums import crc64nvme
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Put
-from s3mount.spool.parts import PartsUpload
 from s3mount.spool.resuming import Resuming
 from s3mount.spool.spool import Spool
 from s3mount.testing.memory_store import MemoryStore
+from s3mount.transfer.parts import PartsUpload
 from tests.sim.world import inline, simulated
 
 PLAN = PartPlan(PART_BYTES_MIN)
@@ -69,7 +69,7 @@ class Cut:
 
     async def resume(self) -> PartsUpload:
         """What the next run takes as sent."""
-        resuming = Resuming(self.spool, self.store, PLAN)
+        resuming = Resuming(self.spool, self.store)
         resuming.take_over(lambda key: PartsUpload(key, PLAN))
         upload = self.blob.upload
         assert upload is not None

@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from s3mount.config import StoreConfig
-from s3mount.errors import RejectedError
 from s3mount.flow.parts import PartPlan
-from s3mount.refs import ContentRef, FileSlice, ObjectHeaders
+from s3mount.refs import ByteRange, ContentRef, FileSlice, ObjectHeaders, PartInfo
 from s3mount.s3.client import S3Store
 from s3mount.transfer.digest import etag_if_parts, etag_if_put
 from s3mount.transfer.download import download_file
-from s3mount.transfer.upload import MultipartUpload, upload_file
+from s3mount.transfer.multipart import adopt, bring_missing, confirm
+from s3mount.transfer.parts import PartsUpload
+from s3mount.transfer.upload import upload_file
 from tests.servers import S3Server
 
 PART = 5 << 20
@@ -62,66 +63,39 @@ def test_files_go_and_come_with_the_foretold_etag(
     assert (tmp_path / "back").read_bytes() == data
 
 
-def test_a_file_that_shrinks_while_it_is_sent(config: StoreConfig, tmp_path: Path) -> None:
-    """S3 leaves parts out that are not named; Ceph refuses, and the upload begins anew."""
-    path, data = make(tmp_path, 3 * PART)
-    size = PART + 100
-
-    async def main() -> None:
-        async with S3Store(config) as store:
-            upload = MultipartUpload(store, "k", PartPlan(PART))
-            await upload.begin(HEADERS)
-            for index in range(3):
-                await upload.send_part(index, FileSlice(path, index * PART, PART))
-            assert upload.ledger.superfluous(size) == [2]
-            await upload.send_part(1, FileSlice(path, PART, 100))
-            refused = ""
-            try:
-                await upload.complete(size)
-            except RejectedError as error:
-                refused = error.code
-            if refused:
-                assert refused == "InvalidPart"
-                assert await upload.reconcile(size) == []
-                await upload.abort()
-                await upload.begin(HEADERS)
-                assert upload.ledger.missing(size) == [0, 1]
-                await upload.send_part(0, FileSlice(path, 0, PART))
-                await upload.send_part(1, FileSlice(path, PART, 100))
-                await upload.complete(size)
-            info = await store.head("k")
-            source = ContentRef("k", info.etag, info.size, info.version_id)
-            await download_file(
-                store, source, str(tmp_path / "back"), slots=trio.CapacityLimiter(2)
-            )
-
-    trio.run(main)
-    assert (tmp_path / "back").read_bytes() == data[:size]
-
-
 def test_an_upload_is_resumed_with_the_parts_that_still_hold(
     config: StoreConfig, tmp_path: Path
 ) -> None:
     path, data = make(tmp_path, 3 * PART)
+    noted: list[PartInfo] = []
 
-    async def first_run() -> str:
-        async with S3Store(config) as store:
-            upload = MultipartUpload(store, "k", PartPlan(PART))
-            await upload.begin(HEADERS)
-            await upload.send_part(0, FileSlice(path, 0, PART))
-            await upload.send_part(2, b"not what the file holds")
-            return upload.upload_id
+    def body_of(span: ByteRange) -> FileSlice:
+        return FileSlice(path, span.start, span.length)
 
-    async def second_run(upload_id: str) -> None:
+    async def main() -> None:
         async with S3Store(config) as store:
-            upload = MultipartUpload(store, "k", PartPlan(PART))
-            assert sorted(await upload.resume(upload_id)) == [0, 2]
-            assert await upload.verify(path, len(data)) == [1, 2]
-            for index in (1, 2):
-                await upload.send_part(index, FileSlice(path, index * PART, PART))
-            await upload.complete(len(data))
+            upload = PartsUpload("k", PartPlan(PART))
+            upload.upload_id = await store.create_multipart("k", HEADERS)
+            await store.upload_part("k", upload.upload_id, 1, body_of(ByteRange(0, PART)))
+            await store.upload_part("k", upload.upload_id, 3, b"not what the file holds")
+            upload.sent[1] = PartInfo(2, "noted but not there", PART)
+            there, is_all = await confirm(store, upload)
+            assert not is_all
+            await adopt(upload, there, len(data), body_of, noted.append)
+            assert upload.unsent(len(data)) == [1, 2]
+            assert [part.number for part in noted] == [1]
+
+            async def bring(index: int) -> None:
+                body = body_of(upload.span(index, len(data)))
+                part = await store.upload_part("k", upload.upload_id, index + 1, body)
+                upload.arrived(index, part)
+
+            await bring_missing(upload, len(data), bring, trio.CapacityLimiter(2))
+            parts = upload.finished_parts(len(data))
+            assert parts is not None
+            await store.complete_multipart("k", upload.upload_id, parts)
             assert (await store.head("k")).etag == await etag_if_parts(
                 path, len(data), PartPlan(PART)
             )
 
-    trio.run(second_run, trio.run(first_run))
+    trio.run(main)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Mapping
@@ -13,15 +12,14 @@ import trio.testing
 from s3mount.errors import (
     AccessDeniedError,
     ChecksumError,
-    NoSuchKeyError,
     PreconditionFailedError,
     RejectedError,
 )
 from s3mount.flow.parts import PartPlan
-from s3mount.refs import ByteRange, Condition, FileSlice, ObjectHeaders, PartInfo
+from s3mount.refs import Condition, ObjectHeaders
 from s3mount.testing.memory_store import MemoryStore
 from s3mount.transfer.digest import etag_if_parts, etag_if_put
-from s3mount.transfer.upload import MultipartUpload, upload_file
+from s3mount.transfer.upload import upload_file
 from tests.unit.transfer.faults import Meddler, unfinished
 
 PART = 5 << 20
@@ -225,120 +223,3 @@ def test_an_older_send_that_lands_last_is_found_and_sent_again(tmp_path: Path) -
     assert store.contents() == {"k": data}
     assert store.requests["complete_multipart"] == 2
     assert store.requests["upload_part"] == 4
-
-
-class TestStreaming:
-    """A file that is written while its first parts are on their way."""
-
-    def test_parts_are_sent_resent_copied_and_completed(self, tmp_path: Path) -> None:
-        path, data = make(tmp_path, 3 * PART + 100)
-        store = MemoryStore()
-        recorded: list[PartInfo] = []
-
-        async def main() -> None:
-            old = await store.put("old", b"o" * PART, ObjectHeaders())
-            source = (await store.head("old")).ref
-            assert source.etag == old.etag
-            upload = MultipartUpload(store, "k", PartPlan(PART), on_part=recorded.append)
-            assert await upload.begin(HEADERS) == upload.upload_id
-            for index in (2, 0):
-                await upload.send_part(index, FileSlice(path, index * PART, PART))
-            with pytest.raises(ValueError, match="not sent yet"):
-                await upload.complete(3 * PART + 100)
-            assert upload.ledger.missing(3 * PART + 100) == [1, 3]
-            await upload.copy_part(1, source, ByteRange(0, PART))
-            await upload.send_part(3, FileSlice(path, 3 * PART, 100))
-            await upload.send_part(0, data[PART : PART + 1000])
-            assert upload.ledger.missing(3 * PART + 100) == [0]
-            await upload.send_part(0, FileSlice(path, PART, PART))
-            await upload.complete(3 * PART + 100, condition=Condition(if_absent=True))
-
-        trio.run(main)
-        expected = data[PART : 2 * PART] + b"o" * PART + data[2 * PART :]
-        assert store.contents()["k"] == expected
-        assert [p.number for p in recorded] == [3, 1, 2, 4, 1, 1]
-
-    def test_the_last_of_two_sends_of_one_part_wins(self, tmp_path: Path) -> None:
-        """The first is slow; the second waits for it instead of overtaking."""
-        running = 0
-
-        async def slow_first(operation: str, arguments: Mapping[str, object]) -> None:
-            nonlocal running
-            if operation == "upload_part":
-                running += 1
-                assert running == 1
-                await trio.sleep(5 if arguments["body"] == b"first" else 0)
-                running -= 1
-
-        store = MemoryStore(faults=Meddler(before=slow_first))
-
-        async def main() -> None:
-            upload = MultipartUpload(store, "k", PartPlan(PART))
-            await upload.begin(HEADERS)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(upload.send_part, 0, b"first")
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(upload.send_part, 0, b"second")
-            await upload.complete(6)
-
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-        assert store.contents() == {"k": b"second"}
-
-    def test_a_cancelled_send_counts_as_not_sent(self) -> None:
-        store = MemoryStore()
-
-        async def main() -> None:
-            upload = MultipartUpload(store, "k", PartPlan(PART))
-            await upload.begin(HEADERS)
-            await upload.send_part(0, b"old")
-            assert upload.ledger.missing(3) == []
-            with trio.CancelScope() as scope:
-                scope.cancel()
-                await upload.send_part(0, b"new")
-            assert upload.ledger.missing(3) in ([0], [])
-            if upload.ledger.missing(3):
-                await upload.send_part(0, b"new")
-            await upload.complete(3)
-
-        trio.run(main)
-        assert store.contents()["k"] in (b"old", b"new")
-
-    def test_an_upload_goes_on_in_the_next_run_with_what_still_holds(self, tmp_path: Path) -> None:
-        path, data = make(tmp_path, 4 * PART)
-        store = MemoryStore()
-
-        async def first_run() -> str:
-            upload = MultipartUpload(store, "k", PartPlan(PART))
-            await upload.begin(HEADERS)
-            for index in range(3):
-                await upload.send_part(index, FileSlice(path, index * PART, PART))
-            return upload.upload_id
-
-        async def second_run(upload_id: str) -> None:
-            upload = MultipartUpload(store, "k", PartPlan(PART))
-            there = await upload.resume(upload_id)
-            assert {i: (p.number, p.size) for i, p in there.items()} == {
-                i: (i + 1, PART) for i in range(3)
-            }
-            assert there[1].etag == hashlib.md5(data[PART : 2 * PART]).hexdigest()
-            assert await upload.verify(path, len(data)) == [1, 3]
-            for index in (1, 3):
-                await upload.send_part(index, FileSlice(path, index * PART, PART))
-            await upload.complete(len(data))
-
-        upload_id = trio.run(first_run)
-        with open(path, "r+b") as file:
-            file.seek(PART + 5)
-            file.write(b"changed between the runs")
-        trio.run(second_run, upload_id)
-        assert store.contents()["k"] == Path(path).read_bytes()
-
-    def test_an_upload_that_is_gone_cannot_be_resumed(self) -> None:
-        async def main() -> None:
-            upload = MultipartUpload(MemoryStore(), "k", PartPlan(PART))
-            with pytest.raises(NoSuchKeyError):
-                await upload.resume("nothing")
-            assert upload.upload_id == ""
-            await upload.abort()  # nothing to do, no error
-
-        trio.run(main)

@@ -29,7 +29,6 @@ from s3mount.spool.durability import Durability
 from s3mount.spool.journal import Journal
 from s3mount.spool.labels import Labels
 from s3mount.spool.multipart import MultipartSender
-from s3mount.spool.parts import PartsUpload
 from s3mount.spool.put_log import PutLog
 from s3mount.spool.queue import UploadQueue
 from s3mount.spool.resuming import Resuming
@@ -39,6 +38,7 @@ from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.spool.states import State
 from s3mount.spool.streaming import Streaming
 from s3mount.spool.uploader import Uploader
+from s3mount.transfer.parts import PartsUpload
 from s3mount.tree.memory import HeadMemory
 from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.uploads import UploadHooks

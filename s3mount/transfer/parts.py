@@ -1,17 +1,17 @@
-"""Which parts of a growing or changing file S3 already has: the state of one multipart upload."""
+"""Which parts of a file, that may grow or change meanwhile, S3 already has: the state of one multipart upload."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from s3mount.flow.parts import PartPlan
-from s3mount.refs import Key, PartInfo
+from s3mount.refs import ByteRange, Key, PartInfo
 
 
 class PartsUpload:
-    """One multipart upload of one blob, without any I/O.
+    """One multipart upload of one file, without any I/O. Parts are counted from 0; S3's numbers are one more.
 
-    A part is *sent* when S3 confirmed the bytes that the blob holds now. ``wrote`` and ``cut`` take
+    A part is *sent* when S3 confirmed the bytes that the file holds now. ``wrote`` and ``cut`` take
     back what they touch, also of parts that are on their way (those count as unsent when they arrive).
     ``on_forgotten`` names whom to tell of every sent part that is taken back, at once.
     ``is_confirmed``: S3 was asked for the parts that an earlier run sent. ``completing``: the parts
@@ -35,13 +35,13 @@ class PartsUpload:
         self._forgot = forgot
 
     def wrote(self, start: int, stop: int) -> None:
-        """Bytes ``[start, stop)`` of the blob changed."""
+        """Bytes ``[start, stop)`` of the file changed."""
         if stop > start and (self.sent or self.sending):
             for index in range(self.plan.part_of(start), self.plan.part_of(stop - 1) + 1):
                 self._take_back(index)
 
     def cut(self, size: int) -> None:
-        """The blob was cut to ``size``."""
+        """The file was cut to ``size``."""
         touched = self.plan.part_of(size) if size else 0
         for index in [*self.sent, *self.sending]:
             if index >= touched:
@@ -64,7 +64,7 @@ class PartsUpload:
         return True
 
     def arrived(self, index: int, part: PartInfo) -> bool:
-        """S3 confirmed part ``index``; does it hold what the blob holds now?"""
+        """S3 confirmed part ``index``; does it hold what the file holds now?"""
         self.sending.discard(index)
         if index in self._stale:
             self._stale.discard(index)
@@ -77,8 +77,13 @@ class PartsUpload:
         self.sending.discard(index)
         self._stale.discard(index)
 
+    def span(self, index: int, size: int) -> ByteRange:
+        """The bytes of part ``index`` in a file of ``size`` bytes, at its end fewer than planned or none."""
+        planned = self.plan.part_range(index)
+        return ByteRange(planned.start, max(0, min(planned.stop, size) - planned.start))
+
     def unsent(self, size: int) -> list[int]:
-        """Indexes of the parts of a blob of ``size`` bytes that are neither sent nor on their way."""
+        """Indexes of the parts of a file of ``size`` bytes that are neither sent nor on their way."""
         return [
             index
             for index in range(self.plan.count(size))
@@ -86,7 +91,7 @@ class PartsUpload:
         ]
 
     def finished_parts(self, size: int) -> list[PartInfo] | None:
-        """All parts in order once everything of a blob of ``size`` bytes is sent, else ``None``."""
+        """All parts in order once everything of a file of ``size`` bytes is sent, else ``None``."""
         if self.sending:
             return None
         count = self.plan.count(size)
