@@ -17,6 +17,7 @@ from s3mount.checkout.target_folder import Target
 from s3mount.errors import LocalDiskError
 from s3mount.manifest.model import Entry
 from s3mount.patterns import PathFilter
+from s3mount.transfer import proving
 
 
 class DryRun:
@@ -90,7 +91,7 @@ class DryRun:
             assert self._folders is not None
             descriptor = open_file(self._folders, step.path)
             try:
-                digest = comparing.hash_file(descriptor, step.seen.st_size, "").digest
+                digest = proving.hash_file(descriptor, step.seen.st_size, "").digest
             finally:
                 os.close(descriptor)
         return digest != step.edited.digest

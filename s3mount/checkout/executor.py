@@ -15,7 +15,7 @@ import trio
 from s3mount.checkout import comparing
 from s3mount.checkout.atomic_write import AtomicWriter, Guard, open_file
 from s3mount.checkout.digests import DigestIndex, Row, row_of
-from s3mount.checkout.fetching import SMALL_BYTES, Fetcher, StoredIn, digests_of
+from s3mount.checkout.fetching import Fetcher, StoredIn
 from s3mount.checkout.folder_state import Notes
 from s3mount.checkout.options import Changed
 from s3mount.checkout.paths import permissions
@@ -36,6 +36,8 @@ from s3mount.errors import (
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectDigests
 from s3mount.s3.store import Store
+from s3mount.transfer import proving
+from s3mount.transfer.fetching import SMALL_BYTES, digests_of
 from s3mount.transfer.patience import Patience
 
 OpenStore = Callable[[str], AbstractAsyncContextManager[Store]]
@@ -275,7 +277,7 @@ class Work:
             descriptor = open_file(self._placer.folders, step.path)
             try:
                 hashes = await trio.to_thread.run_sync(
-                    comparing.hash_file, descriptor, step.seen.st_size, "", limiter=self._hashing
+                    proving.hash_file, descriptor, step.seen.st_size, "", limiter=self._hashing
                 )
             except OSError as error:
                 raise LocalDiskError(str(error.strerror)) from error
@@ -295,7 +297,9 @@ class Work:
             verdict.is_right is None or (verdict.is_right is False and is_large)
         ):
             # An ETag may be no digest. To ask costs less than the bytes, unless they are few.
-            digests = await digests_of(await self._stores.of(entry.bucket), entry)
+            digests = await digests_of(
+                await self._stores.of(entry.bucket), entry.key, entry.version_id
+            )
             self._patience.heard()
             tells_more = digests is not None and (
                 verdict.is_right is None or not digests.etag_is_digest

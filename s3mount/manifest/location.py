@@ -17,9 +17,10 @@ import trio
 from s3mount.config import MIB
 from s3mount.errors import ManifestError, NoSuchKeyError, UsageError
 from s3mount.manifest import inventory
-from s3mount.refs import ContentRef, Key, ObjectHeaders
+from s3mount.refs import Key, ObjectHeaders
 from s3mount.s3.store import Store
 from s3mount.transfer.download import download_file
+from s3mount.transfer.fetching import Fetching, Wanted
 from s3mount.transfer.upload import upload_file
 
 OpenStore: TypeAlias = Callable[[str], AbstractAsyncContextManager[Store]]
@@ -134,11 +135,9 @@ async def _download(
     store: Store, bucket: str, key: Key, path: Path, slots: trio.CapacityLimiter
 ) -> None:
     try:
-        info = await store.head(key)
+        await download_file(Fetching(lambda n: None, slots=slots), store, Wanted(key), str(path))
     except NoSuchKeyError as error:
         raise ManifestError(f"s3://{bucket}/{key} does not exist") from error
-    source = ContentRef(key, info.etag, info.size, info.version_id)
-    await download_file(store, source, str(path), slots=slots)
 
 
 @asynccontextmanager

@@ -7,11 +7,14 @@ an ETag of parts whose lengths were only guessed proves nothing.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
+import xxhash
 from awscrt import checksums as crt
 
 from s3mount.config import MIB, PART_BYTES_MAX
@@ -21,6 +24,7 @@ from s3mount.s3.headers import is_md5_etag
 
 USUAL_PART_MIB = (8, 5, 16, 10, 15, 64, 32, 128, 100, 50, 20, 25, 256, 512, 1000, 1024, 6, 7, 12)
 """Part sizes of tools: aws and s3mount, rclone and others, s3transfer's doubled 8; the rarer behind."""
+READ_BYTES = MIB
 TRIES_MIN = 6
 TRIES_MAX = 64
 TRIED_BYTES = 2 << 30
@@ -182,6 +186,59 @@ def proven(
         return trial.verdict()
 
     return agreed(map(verdict, trials(etag, len(data), etag_is_digest, digests)))
+
+
+class FileHashes(NamedTuple):
+    """XXH3-128 of a file, and whether it is what ETag and digests say; ``None``: they do not tell."""
+
+    digest: bytes
+    is_right: bool | None
+
+
+def hash_file(
+    descriptor: int,
+    size_bytes: int,
+    etag: ETag,
+    etag_is_digest: bool | None = None,
+    digests: ObjectDigests | None = None,
+) -> FileHashes:
+    """Hash an open file, and hold it against an ETag and what else a store tells, as ``trials``. Blocks.
+
+    Read once where the first trial succeeds, once more for each further one. Raises OSError, with EIO when the
+    file is shorter than ``size_bytes``.
+    """
+    running = xxhash.xxh3_128()
+    ways = trials(etag, size_bytes, etag_is_digest, digests)
+    first = next(ways, None)
+    for piece in _pieces(descriptor, size_bytes):
+        running.update(piece)
+        if first is not None:
+            first.update(piece)
+
+    def verdicts() -> Iterator[bool | None]:
+        if first is not None:
+            yield first.verdict()
+        for trial in ways:
+            yield _tried(trial, descriptor, size_bytes)
+
+    return FileHashes(running.digest(), agreed(verdicts()))
+
+
+def _tried(trial: Trial, descriptor: int, size_bytes: int) -> bool | None:
+    for piece in _pieces(descriptor, size_bytes):
+        trial.update(piece)
+    return trial.verdict()
+
+
+def _pieces(descriptor: int, length: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(READ_BYTES, max(length, 1))))
+    offset = 0
+    while offset < length:
+        n = os.preadv(descriptor, [buffer[: length - offset]], offset)
+        if n == 0:
+            raise OSError(errno.EIO, "it became shorter while it was read")
+        yield buffer[:n]
+        offset += n
 
 
 def part_count(etag: ETag) -> int | None:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trio
 
-from s3mount.checkout import comparing, fetching, ordering
+from s3mount.checkout import ordering
 from s3mount.checkout import summary as summary_module
 from s3mount.checkout.paths import HIDDEN
 from s3mount.errors import (
@@ -31,9 +31,11 @@ from s3mount.manifest.model import Entry
 from s3mount.refs import ByteRange, FileSlice, ObjectDigests, ObjectHeaders
 from s3mount.s3 import checksums
 from s3mount.testing.memory_store import MemoryStore
+from s3mount.transfer import proving
+from s3mount.transfer.fetching import RANGE_BYTES, SMALL_BYTES
 from tests.unit.checkout.folders import World, with_etag, without_etag
 
-LARGE = random.Random(5).randbytes(fetching.SMALL_BYTES * 2 + 17)
+LARGE = random.Random(5).randbytes(SMALL_BYTES * 2 + 17)
 
 
 def test_exactly_these_versions(world: World) -> None:
@@ -198,12 +200,12 @@ def test_more_than_5_gib_comes_in_ranges(world: World, monkeypatch: pytest.Monke
         asked.append((byte_range.start, byte_range.length))
         return await world.store().observer().head(key, version_id=entry.version_id)
 
-    def hash_file(descriptor: int, length: int, *told: Any) -> comparing.FileHashes:
+    def hash_file(descriptor: int, length: int, *told: Any) -> proving.FileHashes:
         assert (length, os.fstat(descriptor).st_size) == (size, size)
-        return comparing.FileHashes(b"d" * 16, True)
+        return proving.FileHashes(b"d" * 16, True)
 
     world.store().fetch = fetch  # type: ignore[method-assign]
-    monkeypatch.setattr(comparing, "hash_file", hash_file)
+    monkeypatch.setattr(proving, "hash_file", hash_file)
     monkeypatch.setattr(os, "fstatvfs", lambda descriptor: Room())
     wanted = msgspec.structs.replace(entry, size=size)
     assert world.check_out([wanted]).failures == []
@@ -211,7 +213,7 @@ def test_more_than_5_gib_comes_in_ranges(world: World, monkeypatch: pytest.Monke
     assert asked[0][0] == 0
     assert all(a + n == b for (a, n), (b, _) in pairwise(asked))
     assert sum(asked[-1]) == size
-    assert max(n for _, n in asked) <= fetching.RANGE_BYTES
+    assert max(n for _, n in asked) <= RANGE_BYTES
     assert (world.folder / "huge").stat().st_size == size
     assert (world.folder / "huge").stat().st_blocks == 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from s3mount.checkout.comparing import hash_file
+from s3mount.transfer.proving import hash_file
 
 MIB = 1 << 20
 

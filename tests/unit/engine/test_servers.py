@@ -24,9 +24,10 @@ from s3mount.errors import (
     S3MountError,
     UsageError,
 )
-from s3mount.refs import Condition, ContentRef, ObjectHeaders
+from s3mount.refs import Condition, ObjectHeaders
 from s3mount.s3.client import S3Store
 from s3mount.transfer.download import download_file
+from s3mount.transfer.fetching import Fetching, Wanted
 from s3mount.transfer.upload import upload_file
 from tests.servers import S3Server
 from tests.unit.engine.exercise import exercise
@@ -82,9 +83,10 @@ def test_files_go_and_come_whole_while_the_engine_is_killed_again_and_again(
             client, str(path), size, key, headers, part_bytes=PART, slots=slots
         )
         work += 50
-        source = ContentRef(key, result.etag, size, result.version_id)
+        wanted = Wanted(key, result.etag, size, result.version_id)
         back = path.with_suffix(".back")
-        await download_file(client, source, str(back), slots=slots, range_bytes=PART)
+        fetching = Fetching(lambda n: None, slots=slots)
+        await download_file(fetching, client, wanted, str(back), range_bytes=PART)
         assert back.read_bytes() == large[key]
         work += 50
 

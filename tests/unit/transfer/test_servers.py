@@ -11,10 +11,11 @@ import trio
 
 from s3mount.config import StoreConfig
 from s3mount.flow.parts import PartPlan
-from s3mount.refs import ByteRange, ContentRef, FileSlice, ObjectHeaders, PartInfo
+from s3mount.refs import ByteRange, FileSlice, ObjectHeaders, PartInfo
 from s3mount.s3.client import S3Store
 from s3mount.transfer.digest import etag_if_parts, etag_if_put
 from s3mount.transfer.download import download_file
+from s3mount.transfer.fetching import Fetching, Wanted
 from s3mount.transfer.multipart import adopt, bring_missing, confirm
 from s3mount.transfer.parts import PartsUpload
 from s3mount.transfer.upload import upload_file
@@ -56,8 +57,9 @@ def test_files_go_and_come_with_the_foretold_etag(
             else:
                 assert result.etag == await etag_if_put(path, size)
             back = str(tmp_path / "back")
-            source = ContentRef("k", result.etag, size, result.version_id)
-            await download_file(store, source, back, slots=slots, range_bytes=PART)
+            wanted = Wanted("k", result.etag, size, result.version_id)
+            fetching = Fetching(lambda n: None, slots=slots)
+            await download_file(fetching, store, wanted, back, range_bytes=PART)
 
     trio.run(main)
     assert (tmp_path / "back").read_bytes() == data
