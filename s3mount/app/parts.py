@@ -64,11 +64,10 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                 store=store,
                 spool=spool,
                 reader=reader,
+                keeps_deleted=bucket.versioning == "enabled",
                 clock=SystemClock(),
                 memory_path=Path(config.cache_dir) / namespace / "attributes.sqlite",
             )
-            keeps_deleted = bucket.versioning == "enabled"
-            filesystem.uploader.sender.deletions.keeps_deleted = keeps_deleted
             views: dict[int, View] = {0: LiveView(filesystem)}
             operations = Operations(views, xattr=config.xattr, snapshots=config.snapshots)
             filesystem.refreshing.forget_entry = forget_entry

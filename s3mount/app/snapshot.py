@@ -245,7 +245,7 @@ def snapshots_directory(
     async def open_at(
         at_ns: int, base: int, place: str, missing: MissingVersions
     ) -> tuple[SnapshotView, Callable[[], None]]:
-        lack = lack_of_past(filesystem.capabilities)
+        lack = lack_of_past(filesystem.capabilities.told())
         if lack:
             log.warning("%s cannot be shown: this store %s", place.rstrip(": "), lack)
             raise OSError(errno.EOPNOTSUPP, f"this store {lack}")

@@ -21,6 +21,7 @@ from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Put
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.send_errors import Stored, TryAgain, damage_of
@@ -40,19 +41,24 @@ NO_APPENDS = frozenset((405, 501))
 
 
 class Appends:
-    """Appends of ``spool``'s changes to objects of ``store``. ``are_known``: the store was seen to append."""
+    """Appends of ``spool``'s changes to objects of ``store``, where that was seen to append."""
 
-    def __init__(self, spool: Spool, store: Store, hooks: Hooks, traffic: Traffic) -> None:
+    def __init__(
+        self, spool: Spool, store: Store, hooks: Hooks, known: KnownCapabilities, traffic: Traffic
+    ) -> None:
         self._spool = spool
         self._traffic = traffic
         self._store = store
         self._hooks = hooks
-        self.are_known = False
+        self._known = known
+        self._is_refused = False
 
     def may(self, change: Put, blob: Blob) -> bool:
         """Is ``change`` nothing but more bytes behind what S3 has under its key?"""
         base = blob.base
-        if not self.are_known or base is None or blob.upload is not None or change.headers is None:
+        if self._known.seen.appends is not True or self._is_refused:
+            return False
+        if base is None or blob.upload is not None or change.headers is None:
             return False
         is_in_place = base.key == change.key and base.etag == change.expected
         before, behind = base.size - blob.changed_from, blob.size - base.size
@@ -84,7 +90,7 @@ class Appends:
             if not isinstance(error, RejectedError):
                 raise
             log.info("%r is sent whole, as S3 adds nothing to it: %s", change.key, error.describe())
-            self.are_known &= error.status not in NO_APPENDS
+            self._is_refused |= error.status in NO_APPENDS
             return None
         crashpoint("put: answered")
         return self._done(change, blob, Stored(result, stop))

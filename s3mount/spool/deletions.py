@@ -20,6 +20,7 @@ from s3mount.background import Background
 from s3mount.errors import RejectedError, S3MountError
 from s3mount.refs import ETag, Key
 from s3mount.s3.store import Store
+from s3mount.spool.capabilities import KnownCapabilities
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +52,12 @@ class Deletion:
 class Deletions:
     """The deletions of one spool. ``run`` is their background.
 
-    ``keeps_deleted``: the bucket keeps versions. ``honours_condition``: whether the store refuses to
-    delete another version than was named; ``None``: unknown, then nothing is gathered.
+    While it is not known whether the store refuses to delete another version than was named, nothing is gathered.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, known: KnownCapabilities) -> None:
         self._store = store
-        self.keeps_deleted = False
-        self.honours_condition: bool | None = None
+        self._known = known
         self._takes_batches = True
         self._waiting: list[Deletion] = []
         self._some_waiting = trio.Event()
@@ -68,13 +67,13 @@ class Deletions:
     @property
     def are_gathered(self) -> bool:
         """Do many deletions go by one request?"""
-        is_useful = self.keeps_deleted or self.honours_condition is False
+        is_useful = self._known.keeps_deleted or self._known.seen.delete_condition is False
         return is_useful and self._takes_batches and self._is_running
 
     async def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         """Delete ``key``, as ``Store.delete`` does. Raises what that raises."""
         if self.are_gathered:
-            deletion = Deletion(key, None if self.keeps_deleted else if_match)
+            deletion = Deletion(key, None if self._known.keeps_deleted else if_match)
             self._waiting.append(deletion)
             self._some_waiting.set()
             try:

@@ -15,6 +15,7 @@ from s3mount.crashpoints import crashpoint
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, RejectedError
 from s3mount.refs import Condition, ContentRef, Key, ObjectInfo, PutResult
 from s3mount.s3.store import Store
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete
 from s3mount.spool.send_errors import Stored, TryAgain
 from s3mount.spool.spool import Spool
@@ -26,18 +27,23 @@ NO_RENAMES = frozenset((405, 501))
 
 
 class Moves:
-    """Renames of ``spool``'s changes in ``store``. ``are_known``: the store was seen to rename."""
+    """Renames of ``spool``'s changes in ``store``, where that was seen to rename."""
 
-    def __init__(self, spool: Spool, store: Store) -> None:
+    def __init__(self, spool: Spool, store: Store, known: KnownCapabilities) -> None:
         self._spool = spool
         self._store = store
-        self.are_known = False
+        self._known = known
+        self._is_refused = False
         self._gone: set[Key] = set()
+
+    @property
+    def _are_known(self) -> bool:
+        return self._known.seen.renames is True and not self._is_refused
 
     def may(self, change: Copy) -> bool:
         """Is all that ``change`` and the deletion behind it ask for a rename of an object, wanted by nobody else?"""
         source = change.source
-        if not self.are_known or change.replace_headers:
+        if not self._are_known or change.replace_headers:
             return False
         if source.key == change.key or source.key not in change.former or source.version_id:
             return False
@@ -66,7 +72,7 @@ class Moves:
             result = PutResult(there.etag, there.version_id, there.last_modified_ns)
         except RejectedError as error:
             log.info("%r is copied, as S3 does not rename it: %s", change.key, error.describe())
-            self.are_known &= error.status not in NO_RENAMES
+            self._is_refused |= error.status in NO_RENAMES
             return None
         stored = Stored(result, source.size)
         self._moved(source, stored.ref(change.key))
@@ -114,7 +120,7 @@ class Moves:
         return await self._find(content, self._spool.dependencies.moved_from(content.key))
 
     async def _find(self, content: ContentRef, keys: Iterable[Key]) -> ContentRef | None:
-        if not self.are_known:
+        if not self._are_known:
             return None
         for key in keys:
             if key == content.key:

@@ -26,6 +26,7 @@ from s3mount.s3.store import Store
 from s3mount.spool import stale_uploads
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Put
 from s3mount.spool.hooks import Hooks
 from s3mount.spool.resuming import Resuming
@@ -44,12 +45,19 @@ log = logging.getLogger(__name__)
 class MultipartSender:
     """All multipart uploads of one spool. At most ``parts_max`` parts are on their way at once.
 
-    Each takes one of ``slots``. ``copies_parts``: the store copies parts of what it has; else they are fetched
-    and sent.
+    Each takes one of ``slots``. Where the store does not copy parts of what it has, they are fetched and sent.
     """
 
     def __init__(
-        self, spool: Spool, store: Store, hooks: Hooks, *, part_bytes: int, parts_max: int
+        self,
+        spool: Spool,
+        store: Store,
+        hooks: Hooks,
+        known: KnownCapabilities,
+        *,
+        part_bytes: int,
+        parts_max: int,
+        prefix: str,
     ) -> None:
         self._spool = spool
         self._store = store
@@ -59,12 +67,14 @@ class MultipartSender:
         self._background: Background | None = None
         self.before_stream: Callable[[Put], Awaitable[None]] = _nothing
         """Awaited before an upload begins outside of ``send``."""
-        self.copies_parts = True
+        self._known = known
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
         self._stale_uploads = StaleUploads(spool, store)
         self.traffic = Traffic()
-        self.zeros = Zeros(store, self._plan, self._stale_uploads, self.slots, self.traffic)
+        self.zeros = Zeros(
+            store, self._plan, self._stale_uploads, self.slots, self.traffic, known, prefix
+        )
         self._resuming = Resuming(spool, store)
         self._resuming.take_over(self._new_upload)
 
@@ -198,7 +208,7 @@ class MultipartSender:
         """Copy a part; not when the base is gone: the cache may have its bytes. Raises S3MountError."""
         base = blob.base
         assert base is not None
-        if not self.copies_parts:
+        if self._known.seen.part_copies is False:
             return False
         try:
             await self._copy_part(blob, upload, index)

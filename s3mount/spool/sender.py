@@ -29,6 +29,7 @@ from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.appending import Appends
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy
 from s3mount.spool.deletions import Deletions
 from s3mount.spool.hooks import Hooks
@@ -60,9 +61,7 @@ MARKERS_WAIT_S = 10.0
 class Sender:
     """Sends single changes of ``spool`` to ``store``; bodies of more than ``part_bytes`` by ``multipart``.
 
-    ``is_source_guarded``: the store is known to refuse a copy whose source is another version by now.
-    ``etag_is_md5``: it is known to give the same bytes the same ETag again. ``markers``: whether it can hold
-    the markers of folders; they wait a while for ``markers_decided``, and none is sent where it is ``False``.
+    The markers of folders wait a while for what ``known`` tells of them, and none is sent where the store holds none.
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class Sender:
         spool: Spool,
         store: Store,
         hooks: Hooks,
+        known: KnownCapabilities,
         multipart: MultipartSender,
         *,
         part_bytes: int,
@@ -79,17 +79,13 @@ class Sender:
         self._hooks = hooks
         self._part_bytes = part_bytes
         self.multipart = multipart
-        self.deletions = Deletions(store)
-        self.moves = Moves(spool, store)
-        self.appends = Appends(spool, store, hooks, multipart.traffic)
+        self._known = known
+        self.deletions = Deletions(store, known)
+        self.moves = Moves(spool, store, known)
+        self.appends = Appends(spool, store, hooks, known, multipart.traffic)
         self.kept = Kept(spool, store, self._is_ours)
         multipart.before_stream = self.kept.learn
         self.marker_sender = Markers(spool, store, hooks, self.deletions)
-        self.is_source_guarded = False
-        self.etag_is_md5 = False
-        self.markers: bool | None = None
-        self.markers_decided = trio.Event()
-        self.markers_decided.set()
         self._replaced: set[Key] = set()
 
     async def perform(self, change: Change) -> Stored | None:
@@ -115,8 +111,8 @@ class Sender:
         crashpoint("send: before")
         if change.key.endswith("/"):
             with trio.move_on_after(MARKERS_WAIT_S):
-                await self.markers_decided.wait()
-            if self.markers is False:
+                await self._known.decided.wait()
+            if not self._known.holds_markers:
                 return None if isinstance(change, Delete) else Stored(PutResult(""), 0)
             self._must_be_current(change)
         if isinstance(change, Delete):
@@ -171,7 +167,7 @@ class Sender:
 
         So does that of an object of parts, and any where ETags are no MD5s (SSE-KMS).
         """
-        keeps_etag = self.etag_is_md5 and is_md5_etag(source.etag)
+        keeps_etag = self._known.etag_is_md5 and is_md5_etag(source.etag)
         if change.headers is not None or keeps_etag:
             return
         original = await self._head(source.key)
@@ -259,7 +255,7 @@ class Sender:
 
     async def _earlier_version(self, content: ContentRef) -> ContentRef | None:
         """``content`` with its version's id, where the bucket kept it. Raises StoreError."""
-        if not self.deletions.keeps_deleted or content.version_id is not None:
+        if not self._known.keeps_deleted or content.version_id is not None:
             return None
         try:
             page = await self._store.list_versions_page(content.key)
@@ -374,7 +370,7 @@ class Sender:
         """May it have the bytes of ``blob``? A copy of ours may have read its source after that was replaced."""
         if there.size != blob.size:
             return False
-        if not (self.etag_is_md5 and is_md5_etag(there.etag)) or blob.base is not None:
+        if not (self._known.etag_is_md5 and is_md5_etag(there.etag)) or blob.base is not None:
             return True
         return await etag_if_put(blob.location, blob.size) == there.etag
 
@@ -511,7 +507,7 @@ class Sender:
         if result.etag == source.etag or source.version_id is not None:
             return True
         # It may have been replaced after it was copied: that it was before, only an MD5 proves.
-        is_told = self.etag_is_md5 and is_md5_etag(source.etag)
+        is_told = self._known.etag_is_md5 and is_md5_etag(source.etag)
         if blob is None and (source.key == change.key or not is_told):
             return True
         if source.key != change.key:
@@ -523,10 +519,11 @@ class Sender:
         if is_md5_etag(result.etag):
             if await etag_if_put(blob.location, blob.size) == result.etag:
                 return True
-            if self.etag_is_md5:
+            if self._known.etag_is_md5:
                 return False
         # Of a copy onto itself, and where ETags tell nothing of the bytes, the condition is all there is.
-        return self.is_source_guarded and (source.key == change.key or not self.etag_is_md5)
+        is_guarded = self._known.seen.copy_source_condition is True
+        return is_guarded and (source.key == change.key or not self._known.etag_is_md5)
 
     async def _as_found(self, change: Put, error: BlobGoneError | DamagedBlobError) -> Stored:
         """The blob cannot be sent. Perhaps it was: a power cut can bring rows back of what S3 has.

@@ -32,6 +32,7 @@ from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
 from s3mount.spool import deletions
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import (
     ABSENT,
     Change,
@@ -94,7 +95,7 @@ that is just being made): a change is parked only after ``REFUSALS_MAX`` of them
 
 
 class Uploader:
-    """Sends what is queued in ``spool`` to ``store``.
+    """Sends what is queued in ``spool`` to ``store``. What is sent for a while only gets keys below ``prefix``.
 
     While programs keep writing many small files, their processor time comes first: few uploads are
     on their way until the writers pause, or until this has lasted ``YIELD_S``.
@@ -105,7 +106,9 @@ class Uploader:
         spool: Spool,
         store: Store,
         hooks: Hooks,
+        known: KnownCapabilities,
         *,
+        prefix: str,
         part_bytes: int,
         uploads_max: int,
         delay_s: float,
@@ -118,10 +121,16 @@ class Uploader:
         self._small_slots = trio.CapacityLimiter(SMALL_REQUESTS_MAX)
         self._large_slots = trio.CapacityLimiter(uploads_max)
         self.multipart = MultipartSender(
-            spool, store, hooks, part_bytes=part_bytes, parts_max=uploads_max
+            spool,
+            store,
+            hooks,
+            known,
+            part_bytes=part_bytes,
+            parts_max=uploads_max,
+            prefix=prefix,
         )
         self.streaming = Streaming(spool, self.multipart, PartPlan(part_bytes))
-        self.sender = Sender(spool, store, hooks, self.multipart, part_bytes=part_bytes)
+        self.sender = Sender(spool, store, hooks, known, self.multipart, part_bytes=part_bytes)
         self.queue = UploadQueue(spool.changes.get, self._blocker_of, part_bytes)
         self.queue.gathers_deletions = lambda: self.sender.deletions.are_gathered
         self._deletion_slots = trio.CapacityLimiter(DELETIONS_AT_ONCE)

@@ -28,7 +28,6 @@ from s3mount.flow.parts import PartPlan
 from s3mount.names import trial_key
 from s3mount.refs import (
     ByteRange,
-    Capabilities,
     Condition,
     ContentRef,
     FileSlice,
@@ -40,6 +39,7 @@ from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError, as_checksum, crc_of_zeros
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.send_errors import damage_of
 from s3mount.spool.stale_uploads import StaleUploads
 from s3mount.spool.traffic import Traffic
@@ -56,9 +56,10 @@ REMOVE_S = 10.0
 
 
 class Zeros:
-    """The objects of zeros of one mount.
+    """The objects of zeros of one mount, under temporary keys below ``prefix``.
 
-    None is made before ``allow``. Each takes one of ``slots`` while it is sent.
+    None is made before the store was seen to copy parts: then it was also seen that what is put can be removed.
+    Each takes one of ``slots`` while it is sent.
     """
 
     def __init__(
@@ -68,36 +69,33 @@ class Zeros:
         stale_uploads: StaleUploads,
         slots: trio.CapacityLimiter,
         traffic: Traffic,
+        known: KnownCapabilities,
+        prefix: str,
     ) -> None:
         self._traffic = traffic
         self._store = store
         self._plan = plan
         self._stale_uploads = stale_uploads
         self._slots = slots
-        self._prefix: str | None = None
-        self._lacks_checksums = False
-        self._etag_is_md5 = False
+        self._known = known
+        self._prefix = prefix
+        self._is_given_up = False
         self._making = trio.Lock()
         self._users: dict[ContentRef, int] = {}
         self._md5s: dict[int, str] = {}
 
-    def allow(self, found: Capabilities, prefix: str) -> None:
-        """This is what the store honours; objects of zeros get temporary keys below ``prefix``.
-
-        Only where it was seen to copy parts: then it was also seen that what is put can be removed.
-        """
-        self._prefix = prefix if found.part_copies else None
-        self._lacks_checksums = found.copied_checksums is False
-        self._etag_is_md5 = found.etag_is_md5 is True
+    @property
+    def _are_made(self) -> bool:
+        return bool(self._known.seen.part_copies) and not self._is_given_up
 
     def _give_up(self, why: str) -> None:
-        self._prefix = None
+        self._is_given_up = True
         log.warning("from now on holes of files are sent, as S3 does not copy zeros: %s", why)
 
     def holes(self, blob: Blob, indexes: Iterable[int]) -> dict[int, ByteRange]:
         """Which of these parts are nothing but hole, by index; none where that is not worth the trouble."""
         least = WORTH_PARTS * self._plan.part_bytes
-        if self._prefix is None or blob.size - blob.extents.total < least:
+        if not self._are_made or blob.size - blob.extents.total < least:
             return {}
         found = {}
         for index in indexes:
@@ -117,7 +115,7 @@ class Zeros:
         ``None``: there are no holes, or they have to be sent. Raises S3MountError and OSError.
         """
         # Copied parts without checksums cannot be in an upload that has them.
-        fits = upload.has_copies or not self._lacks_checksums
+        fits = upload.has_copies or self._known.seen.copied_checksums is not False
         if not holes or not fits:
             yield None
             return
@@ -136,7 +134,7 @@ class Zeros:
 
     async def _make(self, blob: Blob, hole: ByteRange) -> ContentRef | None:
         """Put the zeros of ``hole`` as an object of their own; ``None``: they have to be sent."""
-        if self._prefix is None:
+        if not self._are_made:
             return None
         key = trial_key(self._prefix)
         self._stale_uploads.note_object(key)
@@ -185,7 +183,7 @@ class Zeros:
         self, upload: PartsUpload, index: int, source: ContentRef, length: int
     ) -> PartInfo | None:
         """Let S3 make a part of ``length`` zeros from ``source``; ``None``: it has to be sent. Raises StoreError."""
-        if self._prefix is None:
+        if not self._are_made:
             return None
         piece = ByteRange(0, length)
         try:
@@ -211,7 +209,7 @@ class Zeros:
         """Does nothing that S3 tells of a part say that it is anything else?"""
         if part.checksum is not None:
             return part.checksum == as_checksum(crc_of_zeros(part.size))
-        if not self._etag_is_md5 or not is_md5_etag(part.etag):
+        if not self._known.etag_is_md5 or not is_md5_etag(part.etag):
             return True
         if part.size not in self._md5s:
             zeros = FileSlice("/dev/zero", 0, part.size)

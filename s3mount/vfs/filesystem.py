@@ -25,6 +25,7 @@ from s3mount.refs import Capabilities
 from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Change
 from s3mount.spool.path_filter import select
 from s3mount.spool.put_log import PutLog
@@ -71,7 +72,10 @@ SHOWN_MAX = 50
 
 
 class Filesystem:
-    """One mounted bucket (or prefix). Its parts: ``directories``, ``contents``, ``naming``, ``metadata``."""
+    """One mounted bucket (or prefix). Its parts: ``directories``, ``contents``, ``naming``, ``metadata``.
+
+    ``keeps_deleted``: the bucket keeps versions. What else the store honours is tried in the background.
+    """
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class Filesystem:
         store: Store,
         spool: Spool,
         reader: CacheReader,
+        keeps_deleted: bool = False,
         clock: WallClock | None = None,
         memory_path: Path | None = None,
     ) -> None:
@@ -87,6 +92,7 @@ class Filesystem:
         mounted_ns = clock.now_ns()
         memory_path = memory_path or Path(config.cache_dir) / "attributes.sqlite"
         index = ContentIndex(memory_path.with_name("contents.sqlite")) if config.dedupe else None
+        self.capabilities = KnownCapabilities(keeps_deleted=keeps_deleted)
         state = MountState(
             config=config,
             store=store,
@@ -97,10 +103,11 @@ class Filesystem:
             nodes=None,  # type: ignore[arg-type]
             known=Deduplicator(spool, reader, index, part_bytes=config.part_bytes),
             mounted_ns=mounted_ns,
+            capabilities=self.capabilities,
         )
         if config.read_only:
             # Nothing can be tried.
-            state.marker_metadata = True
+            self.capabilities.decided.set()
         state.nodes = Nodes(
             config.prefix, state.file_attributes(mounted_ns, stat.S_IFDIR), state.file_attributes
         )
@@ -120,6 +127,8 @@ class Filesystem:
             spool,
             store,
             self.hooks,
+            self.capabilities,
+            prefix=config.prefix,
             part_bytes=config.part_bytes,
             uploads_max=config.uploads_max,
             delay_s=config.upload_delay_s,
@@ -130,8 +139,6 @@ class Filesystem:
         self.contents.connect(self.uploader)
         self.decisions = Decisions(state, self.naming, self.uploader)
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
-        self.capabilities: dict[str, Any] = {}
-        self._probed: trio.Event | None = None
         self.snapshots: SnapshotsDirectory | None = None
 
     # --------------------------------------------------------------- background
@@ -144,12 +151,10 @@ class Filesystem:
                 try:
                     task_status.started()
                     if not self.config.read_only:
-                        probed = trio.Event()
-                        self.uploader.sender.markers_decided = self._probed = probed
                         self.puts.open()
                         self.state.store.on_outage = self._outage_changed
-                        background.start(self._probe, probed)
-                        background.keep(self._upload, probed)
+                        background.start(self._probe)
+                        background.keep(self._upload)
                         background.keep(self._store_touched_directories)
                     await trio.sleep_forever()
                 finally:
@@ -164,52 +169,36 @@ class Filesystem:
         if not reason:
             self.uploader.store_is_back()
 
-    async def _upload(self, probed: trio.Event) -> None:
+    async def _upload(self) -> None:
         """Upload for ever; while the store's habits are unknown it looks before each conditional write."""
         with trio.move_on_after(PROBE_HEAD_START_S):
-            await probed.wait()
+            await self.capabilities.decided.wait()
         await self.uploader.run()
 
-    async def _probe(self, probed: trio.Event) -> None:
+    async def _probe(self) -> None:
         """Learn what conditions the store honours."""
         try:
-            found = await self._capabilities()
-            self._heed(found)
+            found = await self._find_capabilities()
+            self.capabilities.learn(found)
+            for line in describe_lacks(self.capabilities.told()):
+                log.warning("this store %s", line)
         except S3MountError as error:
-            self.capabilities = {"reason": str(error)}
+            self.capabilities.learn(Capabilities(reason=str(error)))
             log.warning("what the store honours is unknown: %s", error)
             return
         except Exception as error:
-            self.capabilities = {"reason": f"internal error: {reason_of(error)}"}
+            self.capabilities.learn(Capabilities(reason=f"internal error: {reason_of(error)}"))
             log.exception("internal error: what the store honours is unknown")
             return
         finally:
-            if self.state.marker_metadata is None:
-                self.state.marker_metadata = True
-            probed.set()
+            self.capabilities.decided.set()
         await self._try_version_dates(found)
-
-    def _heed(self, found: Capabilities) -> None:
-        """Work as the store needs it, and say what it lacks."""
-        sender = self.uploader.sender
-        sender.is_source_guarded = found.copy_source_condition is True
-        sender.etag_is_md5 = found.etag_is_md5 is True
-        sender.moves.are_known = found.renames is True
-        sender.appends.are_known = found.appends is True
-        sender.deletions.honours_condition = found.delete_condition
-        sender.multipart.copies_parts = found.part_copies is not False
-        sender.multipart.zeros.allow(found, self.config.prefix)
-        sender.markers = self.state.markers = found.markers
-        self.state.marker_metadata = found.marker_metadata is not False
-        self.capabilities = {name: getattr(found, name) for name in found.__struct_fields__}
-        for line in describe_lacks(self.capabilities):
-            log.warning("this store %s", line)
 
     async def _try_version_dates(self, found: Capabilities) -> None:
         """Learn whether the past of a bucket that keeps versions can be told, unless that is known."""
         is_known = found.version_dates is not None or found.lists_versions is not True
         was_all_tried = found.complete_condition is not None
-        if is_known or not was_all_tried or not self.uploader.sender.deletions.keeps_deleted:
+        if is_known or not was_all_tried or not self.capabilities.keeps_deleted:
             return
         try:
             with RunningTrial(Path(self.config.state_dir), trial_key(self.config.prefix)) as trial:
@@ -218,12 +207,12 @@ class Filesystem:
             log.info("how this store dates versions is unknown: %s", error)
             return
         found = msgspec.structs.replace(found, version_dates=are_right)
-        self.capabilities["version_dates"] = are_right
+        self.capabilities.learn(found)
         if are_right is False:
-            log.warning("this store %s", lack_of_past(self.capabilities))
+            log.warning("this store %s", lack_of_past(self.capabilities.told()))
         self.state.memory.remember_capabilities(found, self.state.now_ns())
 
-    async def _capabilities(self) -> Capabilities:
+    async def _find_capabilities(self) -> Capabilities:
         """What the store honours, as it was seen by an earlier mount or by trying now. Raises StoreError."""
         remembered = self.state.memory.recall_capabilities(self.state.now_ns())
         with RunningTrial(Path(self.config.state_dir), trial_key(self.config.prefix)) as trial:
@@ -275,10 +264,9 @@ class Filesystem:
                 if not left:
                     if no_room is not None:
                         raise no_room
-                    if self._probed is not None:
-                        # A mount that ends in its first moments leaves nothing that was only tried.
-                        with trio.move_on_after(PROBE_END_S):
-                            await self._probed.wait()
+                    # A mount that ends in its first moments leaves nothing that was only tried.
+                    with trio.move_on_after(PROBE_END_S):
+                        await self.capabilities.decided.wait()
                     return
                 parked = [change for change in left if change.state is State.PARKED]
                 moving = any(change.state is State.SENDING for change in left)
@@ -357,7 +345,7 @@ class Filesystem:
             "uploads": self.uploader.statistics(),
             "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
-            "store_honours": self.capabilities,
+            "store_honours": self.capabilities.told(),
             "outage": self.state.store.outage,
             "cache": self.state.reader.statistics() | self.contents.readahead.statistics(),
             "inodes": len(self.state.nodes),

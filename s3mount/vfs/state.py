@@ -15,6 +15,7 @@ from s3mount.config import MountConfig
 from s3mount.names import OWN_NAME
 from s3mount.refs import Attributes, Key, ObjectInfo
 from s3mount.s3.store import Store
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Delete, PutOrCopy
 from s3mount.spool.spool import Spool
 from s3mount.tree.memory import HeadMemory
@@ -43,23 +44,22 @@ class MountState:
     nodes: Nodes
     known: Deduplicator
     mounted_ns: int
+    capabilities: KnownCapabilities
     kernel_keeps_mtime: bool = False
     """Does the kernel tell the mtime of files that are written, as with its writeback cache?"""
     background: Background | None = None
     is_written: Callable[[Node], bool] = lambda node: False
     glance: Callable[[Node, bool], Awaitable[ObjectInfo | None]] | None = None
     on_finished: list[Callable[[Key], None]] = field(default_factory=list)
-    markers: bool | None = None
-    """Can the store hold the markers of folders? ``None``: not known yet."""
-    marker_metadata: bool | None = None
-    """Does it keep what is stored with them? ``None``: not known yet; what could not be tried counts as kept."""
     local_folders: set[Key] = field(default_factory=set)
     """Folders that were made here and that the store cannot hold without a file below."""
 
     @property
     def are_markers_telling(self) -> bool:
         """Can a folder's marker tell that attributes are stored below it?"""
-        return self.markers is not False and self.marker_metadata is not False
+        return (
+            self.capabilities.holds_markers and self.capabilities.seen.marker_metadata is not False
+        )
 
     def now_ns(self) -> int:
         """Wall time."""

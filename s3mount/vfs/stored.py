@@ -114,7 +114,7 @@ class StoredAttributes:
         parent = node.parent.directory
         if parent is None:
             return False
-        if self._state.marker_metadata is None and parent.marker_etag:
+        if not self._state.capabilities.decided.is_set() and parent.marker_etag:
             # A marker that tells nothing may have lost what was stored with it.
             return True
         # Not told yet counts as stored: a guess would show a link as a file.
@@ -137,7 +137,8 @@ class StoredAttributes:
         known = directory.directory
         assert known is not None
         policy = self._state.config.attributes
-        may_be_lost = self._state.marker_metadata is None and bool(known.marker_etag)
+        is_unknown = not self._state.capabilities.decided.is_set()
+        may_be_lost = is_unknown and bool(known.marker_etag)
         is_told_not = (
             known.stores_attributes is False and self._state.are_markers_telling and not may_be_lost
         )

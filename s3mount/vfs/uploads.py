@@ -110,7 +110,7 @@ class UploadHooks:
         if result is None:
             self._not_known(change.key)
             self._state.local_folders.discard(change.key)
-        elif change.key.endswith("/") and self._state.markers is False:
+        elif change.key.endswith("/") and not self._state.capabilities.holds_markers:
             self._state.local_folders.add(change.key)
         elif not isinstance(change, Delete):
             self._stored(change, result)

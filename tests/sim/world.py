@@ -248,11 +248,10 @@ class World:
                     store=store,
                     spool=spool,
                     reader=reader,
+                    keeps_deleted=self.bucket._bucket.versioning == "enabled",
                     clock=self.clock,
                     memory_path=self.cache / "attributes.sqlite",
                 )
-                keeps_deleted = self.bucket._bucket.versioning == "enabled"
-                fs.uploader.sender.deletions.keeps_deleted = keeps_deleted
                 mount = Mount(self, fs, store, nursery.cancel_scope)
                 on_made(mount)
                 await nursery.start(fs.run)

@@ -16,7 +16,8 @@ from s3mount.errors import (
     StoreError,
     ThrottledError,
 )
-from s3mount.refs import Key, ListPage, ObjectHeaders
+from s3mount.refs import Capabilities, Key, ListPage, ObjectHeaders
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.deletions import KEYS_MAX, Deletions
 from s3mount.testing.memory_store import MemoryStore
 from tests.sim.world import simulated
@@ -40,10 +41,13 @@ class Store(MemoryStore):
 
 
 @asynccontextmanager
-async def gathering(store: MemoryStore) -> AsyncIterator[Deletions]:
+async def gathering(
+    store: MemoryStore, *, honours: bool | None = False, keeps_deleted: bool = False
+) -> AsyncIterator[Deletions]:
     """Deletions in a store that does not honour If-Match."""
-    deletions = Deletions(store)
-    deletions.honours_condition = False
+    known = KnownCapabilities(keeps_deleted=keeps_deleted)
+    known.learn(Capabilities(delete_condition=honours))
+    deletions = Deletions(store, known)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deletions.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -95,8 +99,7 @@ async def test_many_keys_cost_few_requests() -> None:
 async def test_no_look_is_due_where_nothing_is_destroyed() -> None:
     store = Store(versioning="enabled")
     etags = await filled(store, 300)
-    async with gathering(store) as deletions:
-        deletions.keeps_deleted = True
+    async with gathering(store, keeps_deleted=True) as deletions:
         assert await delete_all(deletions, etags) == {}
     assert store.contents() == {}
     assert store.requests == {"delete_many": 1}
@@ -119,10 +122,10 @@ async def test_what_somebody_else_wrote_or_deleted_is_found() -> None:
 async def test_each_goes_by_its_own_condition_where_that_is_honoured() -> None:
     store = Store()
     etags = await filled(store, 50)
-    async with gathering(store) as deletions:
-        for honours in (True, None):
-            deletions.honours_condition = honours
-            assert not deletions.are_gathered
+    async with gathering(store, honours=None) as deletions:
+        assert not deletions.are_gathered
+    async with gathering(store, honours=True) as deletions:
+        assert not deletions.are_gathered
         assert await delete_all(deletions, etags) == {}
     assert store.requests == {"delete": 50}
 

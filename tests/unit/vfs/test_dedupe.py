@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -194,7 +195,8 @@ async def test_a_store_that_heeds_no_condition_on_the_source_is_looked_at_again(
             return await copy(ContentRef("a", etag, 50_000), *args, **kwargs)  # type: ignore[arg-type]
 
         mount.store.copy = heedless  # type: ignore[method-assign,assignment]
-        mount.fs.uploader.sender.is_source_guarded = False
+        seen = msgspec.structs.replace(mount.fs.capabilities.seen, copy_source_condition=None)
+        mount.fs.capabilities.learn(seen)
         await mount.write("b", content)
         await mount.sync()
         assert world.files() == {"a": other, "b": content}
