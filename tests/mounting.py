@@ -102,7 +102,7 @@ class Mount:
 
     ``options`` are further command line options; they, ``environment`` and ``endpoint_url`` (of a
     relay in front of the server, say) may be changed between mounts. State and cache are kept over
-    ``remount`` unless asked otherwise.
+    ``remount`` unless asked otherwise. ``module`` is run to mount it.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class Mount:
         self.bucket = bucket
         self.options = list(options)
         self.endpoint_url = endpoint_url or server.endpoint_url
+        self.module = "s3mount"
         self.path = folder / "mnt"
         self.log_path = folder / "mount.log"
         self._folder = folder
@@ -282,7 +283,8 @@ class Mount:
         _running.discard(self)
 
     def _s3mount(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "s3mount", *arguments]
+        module = self.module if arguments[0] == "mount" else "s3mount"
+        return [sys.executable, "-m", module, *arguments]
 
     def _fresh_dir(self, name: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))

@@ -304,11 +304,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
-        view = self._view(fh)
-        if view is self._live:
-            await self._live.release_in_time(fh)
-        else:
-            view.release(fh)
+        self._view(fh).release(fh)
 
     @answered
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:

@@ -279,6 +279,7 @@ class Node:
         "name",
         "parent",
         "size",
+        "told",
     )
 
     def __init__(self, inode: int, parent: Node | None, name: str, attributes: Attributes) -> None:
@@ -292,6 +293,7 @@ class Node:
         self.headers: ObjectHeaders | None = None
         self.size = 0
         self.lookups = 0
+        self.told: tuple[int, int] | None = None
         self.linked = True
         self.is_replaced = False
         self.directory: DirectoryState | None = None
@@ -302,6 +304,30 @@ class Node:
     def is_directory(self) -> bool:
         """Is it a directory?"""
         return self.directory is not None
+
+    def tell(self, lookups: int = 1) -> None:
+        """An answer tells the kernel what the file is like now, and gives it references."""
+        told = self._kept_by_kernel
+        if not self.lookups:
+            self.told = told
+        elif self.told != told:
+            self.told = None
+        self.lookups += lookups
+
+    def forget(self, count: int) -> bool:
+        """The kernel dropped ``count`` references: all that it had taken in.
+
+        May an answer that it has not taken in yet tell something else of a file than it is like now?
+        """
+        left = self.lookups - count
+        self.lookups = max(0, left)
+        # More than were counted: of an entry of a block not all are.
+        return left != 0 and self.directory is None and self.told != self._kept_by_kernel
+
+    @property
+    def _kept_by_kernel(self) -> tuple[int, int]:
+        """What the kernel takes from the answer that makes an inode, and keeps by itself from then on."""
+        return self.size, self.attributes.mtime_ns
 
     def is_inside(self, other: Node) -> bool:
         """Is it ``other`` or somewhere below it?"""

@@ -204,7 +204,7 @@ class Nodes:
         )
         node = Node(block.base + index, parent, name, self._attributes(info))
         _describe(node, info)
-        node.lookups = block.held[index]
+        node.tell(block.held[index])
         block.flags[index] |= UNPACKED
         block.left -= 1
         self._packed -= 1
@@ -402,7 +402,10 @@ class Nodes:
         parent.directory.children.nodes[name] = node
 
     def forget(self, inode: int, count: int) -> Node | None:
-        """The kernel dropped ``count`` of its references; the node when it has none left."""
+        """The kernel dropped ``count`` of its references: all that it had taken in.
+
+        Returns a file in its place of which answers on their way may tell what is not so any more.
+        """
         node = self._by_inode.get(inode)
         if node is None:
             found = self.peek(inode)
@@ -410,11 +413,22 @@ class Nodes:
                 found[0].forget(found[1], count)
             self.dropped_directories.forget(inode, count)
             return None
-        node.lookups = max(0, node.lookups - count)
-        if node.lookups:
-            return None
-        self.drop_if_unused(node)
-        return node
+        is_told_otherwise = node.forget(count)
+        if not node.lookups:
+            self.drop_if_unused(node)
+        return node if is_told_otherwise and node.linked else None
+
+    def renumber(self, node: Node) -> None:
+        """Give a file in its place another number; nothing is found by the one it had."""
+        assert node.parent is not None
+        assert node.parent.directory is not None
+        del self._by_inode[node.inode]
+        self._take_out(node)
+        node.inode = self._next
+        node.lookups = 0
+        self._next += 1
+        self._by_inode[node.inode] = node
+        node.parent.directory.children.nodes[node.name] = node
 
     def drop_if_unused(self, node: Node) -> None:
         """Free a node that has no place in the tree and that the kernel does not know."""

@@ -13,7 +13,6 @@ from s3mount.slices import Pace
 from s3mount.tree.node import Block, Node
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.naming import Creator
-from s3mount.vfs.shown import Shown
 from s3mount.vfs.view import Entry
 
 FILE_VALID_S = 60.0
@@ -37,7 +36,6 @@ class LiveView:
         self._nodes = filesystem.state.nodes
         self._directories = filesystem.directories
         self._contents = filesystem.contents
-        self._shown = Shown()
 
     # --------------------------------------------------------------- translation
 
@@ -81,9 +79,7 @@ class LiveView:
 
     def _looked_up(self, node: Node) -> Entry:
         self._contents.fold(node)
-        node.lookups += 1
-        if self.filesystem.state.is_written(node):
-            self._shown.note(node)
+        node.tell()
         return self.entry(node)
 
     async def _made(self, node: Node) -> Entry:
@@ -113,8 +109,17 @@ class LiveView:
         return max(0.0, self._directories.fresh_for_s(self._node(parent_inode)))
 
     def forget(self, inode: int, count: int) -> None:
-        """See ``View.forget``."""
-        self._nodes.forget(inode, count)
+        """See ``View.forget``.
+
+        Under the writeback cache Linux trusts its own size of a file, but for an inode that it has just made: that
+        gets the size in the answer which made it. When it drops an inode while such answers are still on their way,
+        each would bring back the file as it was when they were given, and the next append would overwrite what was
+        written since. Then they name a number that is not the file's any more: who opens it by that is told ESTALE,
+        upon which Linux looks the name up again.
+        """
+        told_otherwise = self._nodes.forget(inode, count)
+        if told_otherwise is not None and self._contents.open_file(told_otherwise) is None:
+            self._nodes.renumber(told_otherwise)
 
     async def getattr(self, inode: int) -> Entry:
         """See ``View.getattr``."""
@@ -151,6 +156,13 @@ class LiveView:
     async def open(self, inode: int, flags: int, pid: int) -> int:
         """See ``View.open``."""
         node = self._node(inode)
+        number = await self._open(node, flags, pid)
+        if node.inode != inode:
+            self._contents.release(number)
+            raise OSError(errno.ESTALE, "the inode was forgotten meanwhile")
+        return number
+
+    async def _open(self, node: Node, flags: int, pid: int) -> int:
         if flags & os.O_TRUNC:
             await self._contents.truncate(node, 0)
             return self._contents.open(node, flags, pid)
@@ -180,17 +192,6 @@ class LiveView:
         """See ``View.release``."""
         self._contents.release(handle)
 
-    async def release_in_time(self, handle: int) -> None:
-        """``release``; it returns when the kernel may drop the inode of a file that was written (``Shown``)."""
-        opened = self._contents.handle(handle)
-        self.release(handle)
-        if opened.writes:
-            await self._shown.outlast(opened.file.node)
-
-    def listed(self, directory: Node) -> None:
-        """An answer tells the sizes of entries of ``directory``."""
-        self._shown.note(directory)
-
     # ------------------------------------------------------------------- changes
 
     async def setattr(self, inode: int, size: int | None, wanted: dict[str, int]) -> Entry:
@@ -215,7 +216,7 @@ class LiveView:
         """Make a file and open it: the handle's number, and what it is."""
         node = await self.filesystem.naming.create(self._node(parent_inode), name, mode, creator)
         number = self._contents.open(node, flags, pid)
-        node.lookups += 1
+        node.tell()
         return number, self.entry(node)
 
     async def mknod(
@@ -303,7 +304,6 @@ class OpenLiveDirectory:
         for number, name in enumerate(itertools.islice(self._names, place, None)):
             if not number % ENTRIES_PER_LOOK:
                 await pace.rest()
-                view.listed(self._node)
             assert self._node.directory is not None
             children = self._node.directory.children
             found = children.listed(name) if name not in children.nodes else None
@@ -314,6 +314,6 @@ class OpenLiveDirectory:
             elif child is not None:
                 view.filesystem.contents.fold(child)
                 yield name, view.entry(child, valid_s)
-                child.lookups += 1
+                child.tell()
             else:
                 yield name, None

@@ -31,8 +31,8 @@ class QuickMount(Mount):
         environment = {RUN_DIR_VARIABLE: str(self._run_dir)}
         super().__init__(server, bucket, folder, options=options, environment=environment)
 
-    def wait(self, timeout_s: float = 60.0) -> None:
-        """Return when everything is in S3. Raises MountError or Refused."""
+    def connect(self) -> ControlClient:
+        """A connection to the mount's process."""
         record = MountRecord(
             mountpoint=str(self.path),
             source=self.bucket,
@@ -42,8 +42,12 @@ class QuickMount(Mount):
             log_path=str(self.log_path),
             version="",
         )
+        return ControlClient(self._run_dir, record)
+
+    def wait(self, timeout_s: float = 60.0) -> None:
+        """Return when everything is in S3. Raises MountError or Refused."""
         end = time.monotonic() + timeout_s
-        with ControlClient(self._run_dir, record) as control:
+        with self.connect() as control:
             control.send(protocol.Wait())
             for answer in control.answers(timeout_s):
                 if isinstance(answer, protocol.Done):
