@@ -55,6 +55,72 @@ class ManifestError(S3MountError):
     """A manifest cannot be read or written; the message names the file, and the line where there is one."""
 
 
+class ObjectExistsError(S3MountError):
+    """There is an object where one is to be put, and it may not be replaced."""
+
+    exit_code = 3
+
+
+class UploadExistsError(S3MountError):
+    """The key has an unfinished upload, and nothing says whether to go on with it or to drop it."""
+
+    exit_code = 4
+
+
+class SourceError(S3MountError):
+    """What is to be read does not exist, cannot be read, or is of a kind that the command does not know."""
+
+    exit_code = 5
+
+
+class DestinationError(S3MountError):
+    """Nothing can be written there: no such folder, a name that cannot be, a kind that takes nothing."""
+
+    exit_code = 6
+
+
+class LocationError(S3MountError):
+    """An s3:// URL that names no bucket or key."""
+
+    exit_code = 7
+
+
+class PartSizeError(S3MountError):
+    """Parts of this size cannot be: outside of what S3 takes, too many, or other than those already sent."""
+
+    exit_code = 8
+
+
+class AlgorithmError(S3MountError):
+    """There is no such digest."""
+
+    exit_code = 9
+
+
+class EncryptionKeyError(S3MountError):
+    """A key for SSE-C that is none: unreadable, or not of 32 bytes."""
+
+    exit_code = 10
+
+
+class FileExistsHereError(S3MountError):
+    """There is a file where one is to be written, and it may not be replaced."""
+
+    exit_code = 11
+
+
+class DownloadExistsError(S3MountError):
+    """There is an unfinished download, and nothing says whether to go on with it or to discard it."""
+
+    exit_code = 12
+
+
+class SeveralUploadsError(S3MountError):
+    """The key has several unfinished uploads: which one to go on with is not known."""
+
+    exit_code = 13
+
+
 class StoreError(S3MountError):
     """S3 refused or failed. ``key`` and ``request_id`` help to find it in the provider's logs.
 
@@ -196,6 +262,14 @@ def leaf_of(error: BaseException) -> BaseException:
         else:
             leaves.append(found)
     return next((leaf for leaf in leaves if isinstance(leaf, S3MountError)), leaves[0])
+
+
+def reason(error: S3MountError) -> str:
+    """Why one of many files or objects failed, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, StoreError) and error.request_id:
+        return f"{text} (request {error.request_id})"
+    return text
 
 
 def unwrapped(error: BaseException) -> BaseException:

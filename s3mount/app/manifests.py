@@ -42,6 +42,7 @@ from s3mount.manifest.verifying import Problem, Verification
 from s3mount.manifest.version_scan import Scan
 from s3mount.manifest.writing import ManifestWriter, OutputFormat, WholeFile
 from s3mount.names import normal_prefix
+from s3mount.refs import ObjectVersion
 from s3mount.s3.store import Store
 
 TICK_S = 0.2
@@ -177,7 +178,7 @@ async def list_to_file(
     Raises UsageError where nothing lies or lay below the prefix, and ManifestError where the past cannot be told.
     """
     moment = await moment_to_list(store, prefix, at_ns, time.time_ns())
-    scans: list[Scan] = []
+    scans: list[Scan[ObjectVersion]] = []
     gaps = Gaps()
     rate = _Rate("versions")
     with WholeFile(path) as file:
@@ -395,7 +396,7 @@ async def _plans(
     plans = []
     for bucket, group in groupby(sorted_entries(read(), source), lambda entry: entry.bucket):
         selection = selections[bucket]
-        scans: list[Scan] = []
+        scans: list[Scan[ObjectVersion]] = []
         rate = _Rate("versions")
         work = partial(
             plan_restore,
@@ -406,7 +407,9 @@ async def _plans(
             on_scan=scans.append,
         )
 
-        def text(rate: _Rate = rate, scans: list[Scan] = scans, bucket: str = bucket) -> str:
+        def text(
+            rate: _Rate = rate, scans: list[Scan[ObjectVersion]] = scans, bucket: str = bucket
+        ) -> str:
             return f"listing {bucket}: {rate(scans[0].listed if scans else 0)}"
 
         plans.append(await _shown(work, show, text))

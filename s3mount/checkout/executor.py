@@ -32,6 +32,7 @@ from s3mount.errors import (
     S3MountError,
     StoreError,
     WrongRegionError,
+    reason,
 )
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectDigests
@@ -370,11 +371,3 @@ class Work:
             self._note_unproven(path)
         if self._index is not None:
             self._index.put(row_of(path, entry, found, digest, is_proven=is_proven))
-
-
-def reason(error: S3MountError) -> str:
-    """Why a file failed, in one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, StoreError) and error.request_id:
-        return f"{text} (request {error.request_id})"
-    return text

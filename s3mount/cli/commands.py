@@ -1,6 +1,7 @@
 """Which command is meant, and how it ends: one line on stderr and an exit status.
 
-0: done. 1: it failed, or something is not in S3 yet. 2: the command line is wrong.
+0: done. 1: it failed, or something is not in S3 yet. 2: the command line is wrong. 130: interrupted. Commands over
+many objects have more (docs/TRANSFER.md).
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import click
 from s3mount import __version__, logs
 from s3mount.cli import mount_helper, output
 from s3mount.cli.options import ENVIRONMENT_PREFIX
+
+EXIT_INTERRUPTED = 130
+"""As of a program that SIGINT ended."""
 
 COMMANDS: Mapping[str, str] = {
     "mount": "s3mount.cli.mount:mount",
@@ -92,7 +96,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="s3mount BUCKET MOUNTPOINT is short for s3mount mount BUCKET MOUNTPOINT. Options of mount "
     "have variables: --part-size is S3MOUNT_PART_SIZE. Exit status: 0 done, 1 failed or not all in "
-    "S3, 2 wrong usage.",
+    "S3, 2 wrong usage, 130 interrupted.",
 )
 @click.version_option(__version__, message="s3mount %(version)s")
 def group() -> None:
@@ -126,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         output.complain("interrupted")
-        return 1
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -387,14 +387,11 @@ def _show_plans(plans: list[Plan], *, with_steps: bool) -> None:
 
 @contextlib.contextmanager
 def _trouble_is(status: int) -> Iterator[None]:
-    """Whatever goes wrong ends the command with this exit status, and one line."""
+    """Whatever goes wrong ends the command with this exit status, and one line; but for an interruption."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit):
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("s3mount: interrupted", err=True)
-        raise click.exceptions.Exit(status) from None
     except BrokenPipeError:
         # The reader of our output has gone; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

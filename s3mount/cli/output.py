@@ -58,6 +58,26 @@ def prepare() -> None:
     )
 
 
+class ReaderGoneError(OutputError):
+    """Nobody reads standard output any more. Ends a trio loop, out of which BrokenPipeError would come in a group."""
+
+
+def write_line(line: str) -> None:
+    """A line on standard output, for ``flush`` to send. Raises OutputError, ReaderGoneError."""
+    try:
+        sys.stdout.write(f"{line}\n")
+    except BrokenPipeError:
+        raise ReaderGoneError("nobody reads the output") from None
+
+
+def flush() -> None:
+    """Send what was written so far. Raises OutputError, ReaderGoneError."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError("nobody reads the output") from None
+
+
 def complain(message: str) -> None:
     """Print one line on standard error, if that can be written."""
     try:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from s3mount.errors import UsageError
 from s3mount.manifest.dating import Gaps
+from s3mount.manifest.key_pages import VersionPages
 from s3mount.manifest.model import Entry
 from s3mount.manifest.times import SECOND_NS, format_time
 from s3mount.manifest.version_scan import LISTS_AT_ONCE, Scan
@@ -55,7 +56,7 @@ async def list_entries(
     at_ns: int,
     take: Callable[[list[Entry]], None],
     *,
-    on_scan: Callable[[Scan], None] | None = None,
+    on_scan: Callable[[Scan[ObjectVersion]], None] | None = None,
     lists_at_once: int = LISTS_AT_ONCE,
     gaps: Gaps | None = None,
 ) -> None:
@@ -65,7 +66,7 @@ async def list_entries(
     as ``Scan.run``.
     """
     keep = partial(CurrentAt, at_ns, gaps)
-    scan = Scan(store, prefix, keep=keep, lists_at_once=lists_at_once)
+    scan = Scan(VersionPages(store, prefix), keep=keep, lists_at_once=lists_at_once)
     if on_scan is not None:
         on_scan(scan)
 

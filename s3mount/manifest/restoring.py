@@ -17,6 +17,7 @@ from s3mount.errors import (
     StoreError,
     UsageError,
 )
+from s3mount.manifest.key_pages import VersionPages
 from s3mount.manifest.model import Entry, is_same_etag
 from s3mount.manifest.selecting import Own, Selection
 from s3mount.manifest.spill_file import Chunk, Spill
@@ -114,7 +115,7 @@ async def plan_restore(
     entries: Iterator[Entry],
     *,
     own: Own | None = None,
-    on_scan: Callable[[Scan], None] | None = None,
+    on_scan: Callable[[Scan[ObjectVersion]], None] | None = None,
 ) -> Plan:
     """What it takes to bring what is selected back to ``entries``, which are sorted and below its prefix.
 
@@ -129,7 +130,7 @@ async def plan_restore(
         )
     plan = Plan(selection)
     matcher = _Matcher(plan, selection, entries, own or Own())
-    scan = Scan(store, selection.prefix)
+    scan = Scan(VersionPages(store, selection.prefix))
     if on_scan is not None:
         on_scan(scan)
     try:

@@ -1,10 +1,11 @@
-"""Lists all versions below a prefix in parallel, and hands them on in the order of keys.
+"""Lists all versions, or all objects, below a prefix in parallel, and hands them on in the order of keys.
 
-One list has one cursor: 1,000 versions a round trip. So the keys are parted into ranges that are
+One list has one cursor: 1,000 rows a round trip. So the keys are parted into ranges that are
 listed at the same time. Nobody knows beforehand where keys lie; whoever has nothing to do finds out,
 by asking what the first key is behind some marker, and takes over the upper part of a range that
 somebody else lists. A range begins behind its marker and ends with its stop, so it holds all
-versions of its keys.
+versions of its keys. Who takes the rows slower than they come holds up the first range; what the others
+list goes to the disk.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import takewhile
+from typing import Generic, TypeAlias
 
 import trio
 
+from s3mount.manifest.key_pages import KeyPage, KeyPages, R
 from s3mount.manifest.spill_file import Chunk, Spill
-from s3mount.refs import Key, ObjectVersion
+from s3mount.refs import Key
 from s3mount.s3.headers import KEY_BYTES_MAX
-from s3mount.s3.store import Store
 from s3mount.tasks import in_parallel
 
 LISTS_AT_ONCE = 16
@@ -27,15 +29,17 @@ PROBES_AT_ONCE = 7
 """Questions at once where to part a range: of 60 characters, 2 round trips instead of 6."""
 ROWS_IN_MEMORY_MAX = 50_000
 """Rows that may wait in memory for their turn; about 25 MB."""
+FIRST_ROWS_MAX = 10_000
+"""Rows of the first range that wait for who takes them before it is listed on."""
 PAGES_UNTIL_NEXT_TRY = 4
 """When a range could not be parted, so many pages pass before that is tried again."""
 
-Keep = Callable[[Sequence[ObjectVersion]], list[ObjectVersion]]
-"""Chooses from the versions of one range; called with each of its pages in turn."""
-Take = Callable[[list[ObjectVersion]], None]
+Keep: TypeAlias = Callable[[Sequence[R]], list[R]]
+"""Chooses from the rows of one range; called with each of its pages in turn."""
+Take: TypeAlias = Callable[[list[R]], Awaitable[None] | None]
 
 
-class _Range:
+class _Range(Generic[R]):
     """Keys behind ``after`` up to and with ``stop``. ``at``: the last key that was seen of it."""
 
     __slots__ = (
@@ -51,39 +55,42 @@ class _Range:
         "stop",
     )
 
-    def __init__(self, after: Key | None, stop: Key | None, keep: Keep) -> None:
+    def __init__(self, after: Key | None, stop: Key | None, keep: Keep[R]) -> None:
         self.after = after
         self.stop = stop
-        self.keep = keep
+        self.keep: Keep[R] = keep
         self.at = after or ""
         self.pages = 0
         self.next_try = 0
         self.probed = 0
         self.done = False
-        self.rows: list[ObjectVersion] = []
+        self.rows: list[R] = []
         self.chunks: list[Chunk] = []
 
 
-class Scan:
-    """One listing. ``listed`` versions so far, by ``ranges_running`` lists at the same time."""
+class Scan(Generic[R]):
+    """One listing. ``listed`` rows so far, by ``ranges_running`` lists at the same time.
+
+    ``after``: it begins behind that key.
+    """
 
     def __init__(
         self,
-        store: Store,
-        prefix: str,
+        pages: KeyPages[R],
         *,
-        keep: Callable[[], Keep] = lambda: list,
+        keep: Callable[[], Keep[R]] = lambda: list,
         lists_at_once: int = LISTS_AT_ONCE,
+        after: Key | None = None,
     ) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._keep = keep
-        self._lists_at_once = lists_at_once
-        self._ranges: list[_Range] = [_Range(None, None, keep())]
-        self._running: set[_Range] = set()
-        self._parting: set[_Range] = set()
+        self._pages: KeyPages[R] = pages
+        self._prefix = pages.prefix
+        self._keep: Callable[[], Keep[R]] = keep
+        self._lists_at_once = lists_at_once if pages.may_be_parted else 1
+        self._ranges: list[_Range[R]] = [_Range(after, None, keep())]
+        self._running: set[_Range[R]] = set()
+        self._parting: set[_Range[R]] = set()
         self._changed = trio.lowlevel.ParkingLot()
-        self._spill: Spill[ObjectVersion] = Spill(ObjectVersion)
+        self._spill: Spill[R] = Spill(pages.kind)
         self._waiting_rows = 0
         self._failure: Exception | None = None
         self.listed = 0
@@ -91,12 +98,19 @@ class Scan:
         self.probes = 0
 
     @property
+    def rows_waiting(self) -> int:
+        """Rows in memory that were listed and not handed on yet."""
+        return self._waiting_rows
+
+    @property
     def ranges_running(self) -> int:
         """How many lists are under way."""
         return len(self._running)
 
-    async def run(self, take: Take) -> None:
+    async def run(self, take: Take[R]) -> None:
         """List everything; ``take`` gets what ``keep`` chose, in the order of keys, and may raise.
+
+        It may be asynchronous: nothing is handed on meanwhile.
 
         Once per scan. Raises the store's errors, and LocalDiskError where too much waits for its turn
         and no file can hold it. What was taken until then is not all.
@@ -128,27 +142,25 @@ class Scan:
         await self._list_range(self._ranges[0])
         await self._help()
 
-    async def _list_range(self, part: _Range) -> None:
+    async def _list_range(self, part: _Range[R]) -> None:
         self._running.add(part)
-        key_marker, version_marker = part.after, None
+        cursor = None
         while not part.done:
-            page = await self._store.list_versions_page(
-                self._prefix, key_marker=key_marker, version_marker=version_marker
-            )
-            key_marker, version_marker = page.next_key_marker, page.next_version_marker
-            self._take_page(part, page.versions, key_marker)
+            page = await self._pages.page(part.after, cursor)
+            cursor = page.cursor
+            self._take_page(part, page)
+            while part is self._ranges[0] and len(part.rows) >= FIRST_ROWS_MAX:
+                await self._changed.park()
         self._running.discard(part)
         self._tell()
 
-    def _take_page(
-        self, part: _Range, versions: tuple[ObjectVersion, ...], next_key: Key | None
-    ) -> None:
+    def _take_page(self, part: _Range[R], page: KeyPage[R]) -> None:
         self.pages += 1
         part.pages += 1
-        stop = part.stop
-        own: Sequence[ObjectVersion] = versions
-        if stop is not None and versions and versions[-1].key > stop:
-            own = list(takewhile(lambda version: version.key <= stop, versions))
+        stop, next_key = part.stop, page.reached
+        own: Sequence[R] = page.rows
+        if stop is not None and own and own[-1].key > stop:
+            own = list(takewhile(lambda row: row.key <= stop, own))
             part.done = True
         if next_key is None or (stop is not None and next_key > stop):
             part.done = True
@@ -162,7 +174,7 @@ class Scan:
             self._spill_range(part)
         self._tell()
 
-    def _spill_range(self, part: _Range) -> None:
+    def _spill_range(self, part: _Range[R]) -> None:
         if part.rows:
             part.chunks.append(self._spill.put(part.rows))
             self._waiting_rows -= len(part.rows)
@@ -189,7 +201,7 @@ class Scan:
                 await self._list_range(upper)
             self._tell()
 
-    def _range_to_part(self) -> _Range | None:
+    def _range_to_part(self) -> _Range[R] | None:
         """The range that was parted least; ``None`` when no attempt is worth it now.
 
         No more are parted at once than pages have come, so that a small bucket costs few requests.
@@ -206,7 +218,7 @@ class Scan:
         ]
         return min(candidates, key=lambda part: part.probed, default=None)
 
-    async def _part(self, part: _Range) -> _Range | None:
+    async def _part(self, part: _Range[R]) -> _Range[R] | None:
         """Cut off the upper part of a range where its keys differ first; ``None``: that cannot be.
 
         Keys behind ``at`` share some of its characters. Whether any key lies behind those that share
@@ -255,7 +267,7 @@ class Scan:
         behind = [(each, key) for each, key in zip(cuts, answers, strict=True) if key is not None]
         return behind[len(behind) // 2] if behind else None
 
-    def _cuts(self, part: _Range) -> list[Key]:
+    def _cuts(self, part: _Range[R]) -> list[Key]:
         """Markers behind all keys that share so and so many characters with the range's last key."""
         at, stop = part.at, part.stop
         cuts = []
@@ -282,33 +294,38 @@ class Scan:
 
     async def _first_behind(self, marker: Key, stop: Key | None) -> Key | None:
         """The first key behind ``marker``, if it is not behind ``stop``."""
-        key_marker: Key | None = marker
-        version_marker = None
-        while key_marker is not None:
+        cursor = None
+        while True:
             self.probes += 1
-            page = await self._store.list_versions_page(
-                self._prefix, key_marker=key_marker, version_marker=version_marker, max_keys=1
-            )
-            if page.versions:
-                key = page.versions[0].key
+            page = await self._pages.page(marker, cursor, max_keys=1)
+            if page.rows:
+                key = page.rows[0].key
                 return key if stop is None or key <= stop else None
             # Some stores count the marker's own versions, which are not behind it.
-            key_marker, version_marker = page.next_key_marker, page.next_version_marker
-        return None
+            cursor = page.cursor
+            if cursor is None:
+                return None
 
     # ------------------------------------------------------------------ handing over
 
-    async def _hand_over(self, take: Take) -> None:
+    async def _hand_over(self, take: Take[R]) -> None:
         """Give rows to ``take`` in the order of their ranges, until all ranges are done."""
+
+        async def give(rows: list[R]) -> None:
+            taking = take(rows)
+            if taking is not None:
+                await taking
+
         while self._ranges:
             first = self._ranges[0]
             while first.chunks:
-                take(self._spill.get(first.chunks.pop(0)))
+                await give(self._spill.get(first.chunks.pop(0)))
                 await trio.lowlevel.checkpoint()
             rows, first.rows = first.rows, []
             self._waiting_rows -= len(rows)
             if rows:
-                take(rows)
+                self._tell()
+                await give(rows)
             if first.done and not first.rows and not first.chunks:
                 self._ranges.pop(0)
                 await trio.lowlevel.checkpoint()

@@ -9,11 +9,20 @@ import click
 import pytest
 
 from s3mount import errors
-from s3mount.cli.commands import COMMANDS, OTHER_VARIABLES, TEST_PREFIXES, group, known_variables
+from s3mount.bulk.report import EXIT_PERMISSION
+from s3mount.cli.commands import (
+    COMMANDS,
+    EXIT_INTERRUPTED,
+    OTHER_VARIABLES,
+    TEST_PREFIXES,
+    group,
+    known_variables,
+)
 from s3mount.cli.mount import mount
 from s3mount.cli.options import ExpertOption
 
 PAGE = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+TRANSFER = (Path(__file__).parents[2] / "docs" / "TRANSFER.md").read_text(encoding="utf-8")
 
 
 def documented_options() -> set[str]:
@@ -52,9 +61,12 @@ def test_every_command_is_listed(name: str) -> None:
 def test_exit_statuses_are_those_of_the_errors() -> None:
     section = PAGE.partition("### Exit status")[2].partition("\n##")[0]
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    assert listed == {0, 1, 2, EXIT_INTERRUPTED}
+    section = TRANSFER.partition("## Exit status")[2].partition("\n##")[0]
+    listed = {int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     raised = {
         kind.exit_code
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.S3MountError)
     }
-    assert listed == {0} | raised
+    assert listed == {0, EXIT_PERMISSION, EXIT_INTERRUPTED} | raised

@@ -424,5 +424,5 @@ def test_an_interrupted_command_says_so_in_one_line_and_leaves_nothing(
         wait_until(lambda: bool(relay.requests("GET")), "the command asks", timeout_s=60)
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=60)
-    assert (process.returncode, told.strip()) == (1, b"s3mount: interrupted")
+    assert (process.returncode, told.strip()) == (130, b"s3mount: interrupted")
     assert list(tmp_path.iterdir()) == []

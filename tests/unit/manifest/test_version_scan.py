@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from s3mount.errors import LocalDiskError, NetworkError, S3MountError
 from s3mount.manifest import version_scan as scanning
+from s3mount.manifest.key_pages import VersionPages
 from s3mount.manifest.version_scan import Scan
 from s3mount.manifest.versions import CurrentAt, current_at
 from s3mount.refs import ObjectHeaders, ObjectVersion
@@ -18,9 +19,11 @@ from s3mount.testing.memory_store import MemoryStore
 from tests.unit.manifest.listings import GeneratedStore, version
 
 
-def scanned(store: Store, prefix: str = "", **settings: int) -> tuple[list[ObjectVersion], Scan]:
+def scanned(
+    store: Store, prefix: str = "", **settings: int
+) -> tuple[list[ObjectVersion], Scan[ObjectVersion]]:
     found: list[ObjectVersion] = []
-    scan = Scan(store, prefix, **settings)  # type: ignore[arg-type]
+    scan = Scan(VersionPages(store, prefix), **settings)  # type: ignore[arg-type]
 
     async def main() -> None:
         await scan.run(found.extend)
@@ -79,7 +82,7 @@ def test_time_goes_down_with_lists_at_once() -> None:
         store = GeneratedStore(keys, lambda key: [version(key)], delay_s=1, page_max=100)
 
         async def main(store: Store = store, lists: int = lists) -> float:
-            await Scan(store, "", lists_at_once=lists).run(lambda rows: None)
+            await Scan(VersionPages(store, ""), lists_at_once=lists).run(lambda rows: None)
             return trio.current_time()
 
         clock = trio.testing.MockClock(autojump_threshold=0)
@@ -162,7 +165,7 @@ def test_what_takes_the_rows_may_end_it() -> None:
 
     async def main() -> None:
         with pytest.raises(S3MountError, match="full"):
-            await Scan(store, "").run(refuse)
+            await Scan(VersionPages(store, "")).run(refuse)
 
     trio.run(main)
 
@@ -208,7 +211,7 @@ def test_the_latest_count_where_no_time_is_given() -> None:
             await store.put(key, b"x", ObjectHeaders())
         await store.delete("c")
         found: list[ObjectVersion] = []
-        await Scan(store, "", keep=lambda: CurrentAt(None)).run(found.extend)
+        await Scan(VersionPages(store, ""), keep=lambda: CurrentAt(None)).run(found.extend)
         assert [(each.key, each.is_latest) for each in found] == [("a", True), ("b", True)]
 
     trio.run(main)
