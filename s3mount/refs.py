@@ -97,6 +97,10 @@ class ObjectHeaders(msgspec.Struct, frozen=True):
     tags: str | None = None
     acl: Mapping[str, str] | None = None
 
+    def __hash__(self) -> int:
+        """Of a part of it: mappings have none."""
+        return hash((frozenset(self.metadata.items()), self.content_type, self.storage_class))
+
 
 class Attributes(msgspec.Struct, frozen=True):
     """What POSIX keeps about a file beside its bytes and its size.

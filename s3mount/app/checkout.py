@@ -18,8 +18,8 @@ from s3mount.checkout.summary import Progress, Summary
 from s3mount.config import StoreConfig
 
 if TYPE_CHECKING:
-    from s3mount.checkout.executor import OpenStore
     from s3mount.checkout.fetching import Stored
+    from s3mount.manifest.location import OpenStore
     from s3mount.manifest.model import Entry
     from s3mount.refs import ObjectHeaders
     from s3mount.s3.store import Store

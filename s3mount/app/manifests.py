@@ -378,7 +378,7 @@ async def _plans(
     source: str,
     path: Path,
     prefix: str | None,
-    buckets: Buckets,
+    buckets: Buckets[str, Store],
     show: Show,
     *,
     deletes: bool,
@@ -400,7 +400,7 @@ async def _plans(
         rate = _Rate("versions")
         work = partial(
             plan_restore,
-            await buckets.store(bucket),
+            await buckets.of(bucket),
             selection,
             _only_below(group, selection.prefix),
             own=own if bucket == home else Own(size=own.size, md5=own.md5),
@@ -426,7 +426,7 @@ def _only_below(entries: Iterator[Entry], prefix: str) -> Iterator[Entry]:
 
 async def _carry_out_all(
     plans: list[Plan],
-    buckets: Buckets,
+    buckets: Buckets[str, Store],
     agree: Callable[[list[Plan]], bool],
     report: Callable[[Step, str], None],
     show: Show,
@@ -447,7 +447,7 @@ async def _carry_out_all(
         return f"restoring: {rate(done)} of {total:,}"
 
     for plan in plans:
-        store = await buckets.store(plan.bucket)
+        store = await buckets.of(plan.bucket)
         await _shown(partial(carry_out, plan, store, progress, report), show, text)
         if progress.stopped:
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,7 +13,7 @@ import trio
 
 from s3mount.app.lifetime import Parts
 from s3mount.app.notes import Notes
-from s3mount.app.snapshot import snapshots_directory
+from s3mount.app.snapshot import namespace_of, snapshots_directory
 from s3mount.background import Background
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock
@@ -48,7 +47,7 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
         reporter.step(f"asking S3 for the bucket {config.store.bucket}")
         bucket, told = await _look_at_bucket(store, config, spool)
         reporter.step("opening the cache")
-        namespace = _namespace(config, bucket)
+        namespace = namespace_of(bucket.endpoint_url or config.store.endpoint_url, bucket.name)
         reader = CacheReader(
             store,
             Path(config.cache_dir),
@@ -151,9 +150,3 @@ def _where(bucket: BucketInfo) -> dict[str, str]:
         "region": bucket.region,
         "versioning": bucket.versioning,
     }
-
-
-def _namespace(config: MountConfig, bucket: BucketInfo) -> str:
-    """What the cache calls this bucket: mounts of other prefixes of it share what they read."""
-    what = "\0".join((bucket.endpoint_url or config.store.endpoint_url or "", bucket.name))
-    return hashlib.sha256(what.encode()).hexdigest()[:16]

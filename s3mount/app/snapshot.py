@@ -25,11 +25,13 @@ from s3mount.engine.client import EngineClient
 from s3mount.engine.pool import EnginePool, PooledStore
 from s3mount.errors import MountError, StoreError
 from s3mount.fuse.operations import Operations
+from s3mount.manifest.buckets import Buckets
 from s3mount.manifest.building import nothing_below
 from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
 from s3mount.manifest.location import brought_here
 from s3mount.s3.lacks import lack_of_past
+from s3mount.tasks import first_error
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.tree.snapshot_lister import SnapshotLister
 from s3mount.vfs.buckets import Access, OneBucket
@@ -60,29 +62,27 @@ class CachedBuckets:
     def __init__(self, config: MountConfig, pool: EnginePool, nursery: trio.Nursery) -> None:
         self._config = config
         self._pool = pool
-        self._nursery = nursery
-        self._open: dict[str, Access] = {}
-        self._opening = trio.Lock()
+        self._buckets = Buckets(self._open, nursery, buckets_max=None)
+
+    @asynccontextmanager
+    async def _open(self, bucket: str) -> AsyncIterator[Access]:
+        store = self._pool.bucket(bucket)
+        reader = CacheReader(
+            store,
+            Path(self._config.cache_dir),
+            namespace=namespace_of(self._config.store.endpoint_url, bucket, "versions"),
+            size_bytes_max=self._config.cache_bytes_max,
+            prefetch_bytes_max=self._config.prefetch_bytes_max,
+        )
+        with first_error():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(reader.run)
+                yield Access(store, reader)
+                nursery.cancel_scope.cancel()
 
     async def access(self, bucket: str) -> Access:
         """See ``vfs.buckets.Buckets``."""
-        found = self._open.get(bucket)
-        if found is not None:
-            await trio.lowlevel.checkpoint()
-            return found
-        async with self._opening:
-            if bucket not in self._open:
-                store = self._pool.bucket(bucket)
-                reader = CacheReader(
-                    store,
-                    Path(self._config.cache_dir),
-                    namespace=_namespace(self._config, bucket),
-                    size_bytes_max=self._config.cache_bytes_max,
-                    prefetch_bytes_max=self._config.prefetch_bytes_max,
-                )
-                await self._nursery.start(reader.run)
-                self._open[bucket] = Access(store, reader)
-        return self._open[bucket]
+        return await self._buckets.of(bucket)
 
     async def renew_credentials(self) -> None:
         """See ``EnginePool.renew_credentials``."""
@@ -90,13 +90,13 @@ class CachedBuckets:
 
     def open_reader(self, bucket: str) -> CacheReader | None:
         """See ``vfs.buckets.Buckets``."""
-        found = self._open.get(bucket)
+        found = self._buckets.opened.get(bucket)
         return None if found is None else found.reader
 
     def statistics(self) -> dict[str, float]:
         """The counters of all caches together."""
         total: dict[str, float] = {}
-        for access in self._open.values():
+        for access in self._buckets.opened.values():
             for name, value in access.reader.statistics().items():
                 total[name] = total.get(name, 0.0) + value
         return total
@@ -371,7 +371,7 @@ async def _in_thread(job: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(job)
 
 
-def _namespace(config: MountConfig, bucket: str) -> str:
-    """What the cache calls a bucket's versions."""
-    what = "\0".join((config.store.endpoint_url or "", bucket, "versions"))
+def namespace_of(endpoint_url: str | None, bucket: str, *kind: str) -> str:
+    """What the cache calls a bucket, or a ``kind`` of what is in it: all mounts of it share what they read."""
+    what = "\0".join((endpoint_url or "", bucket, *kind))
     return hashlib.sha256(what.encode()).hexdigest()[:16]

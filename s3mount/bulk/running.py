@@ -28,7 +28,7 @@ from s3mount.errors import (
     StoreError,
     WrongRegionError,
 )
-from s3mount.manifest.buckets import Stores, open_buckets
+from s3mount.manifest.buckets import Buckets, open_buckets
 from s3mount.s3.store import Store
 from s3mount.tasks import first_error
 from s3mount.transfer.patience import Patience
@@ -54,13 +54,13 @@ T = TypeVar("T")
 class Session:
     """What the commands of one process share: the stores, warm, and how many requests are under way."""
 
-    def __init__(self, stores: Stores[StoreConfig]) -> None:
+    def __init__(self, stores: Buckets[StoreConfig, EngineClient]) -> None:
         self._stores = stores
         self.slots = trio.CapacityLimiter(REQUESTS_AT_ONCE)
 
     async def store(self, config: StoreConfig, bucket: str) -> Store:
         """The store of ``bucket``, asked as ``config`` says. Raises UsageError for too many buckets."""
-        return await self._stores.store(msgspec.structs.replace(config, bucket=bucket))
+        return await self._stores.of(msgspec.structs.replace(config, bucket=bucket))
 
 
 @asynccontextmanager

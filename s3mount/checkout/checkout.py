@@ -22,8 +22,8 @@ from s3mount.errors import LocalDiskError, UsageError
 
 if TYPE_CHECKING:
     from s3mount.checkout.digests import DigestIndex
-    from s3mount.checkout.executor import OpenStore
     from s3mount.checkout.fetching import StoredIn
+    from s3mount.manifest.location import OpenStore
     from s3mount.manifest.model import Entry
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator
 
 import msgspec
 import trio
@@ -34,6 +32,8 @@ from s3mount.errors import (
     WrongRegionError,
     reason,
 )
+from s3mount.manifest.buckets import Buckets, open_buckets
+from s3mount.manifest.location import OpenStore
 from s3mount.manifest.model import Entry
 from s3mount.refs import ObjectDigests
 from s3mount.s3.store import Store
@@ -41,52 +41,11 @@ from s3mount.transfer import proving
 from s3mount.transfer.fetching import SMALL_BYTES, digests_of
 from s3mount.transfer.patience import Patience
 
-OpenStore = Callable[[str], AbstractAsyncContextManager[Store]]
-"""Makes the store of a bucket."""
-
 WORKERS_MAX = 128
 """Files under way at once; the store's own window lets fewer requests through where that is better."""
 BATCH_STEPS = 1000
 FLUSH_EVERY_S = 1.0
 SHOW_EVERY_S = 0.2
-
-
-class Stores:
-    """The stores of a manifest's buckets, each opened when it is first needed. A bucket that fails, fails for good."""
-
-    def __init__(self, open_store: OpenStore) -> None:
-        self._open = open_store
-        self._found: dict[str, Store | S3MountError] = {}
-        self._lock = trio.Lock()
-        self._stack = contextlib.AsyncExitStack()
-
-    @classmethod
-    @asynccontextmanager
-    async def opened(cls, open_store: OpenStore) -> AsyncIterator[Stores]:
-        """All are closed at the end."""
-        stores = cls(open_store)
-        async with stores._stack:
-            yield stores
-
-    async def of(self, bucket: str) -> Store:
-        """The store of ``bucket``. Raises S3MountError."""
-        if bucket not in self._found:
-            async with self._lock:
-                if bucket not in self._found:
-                    try:
-                        self._found[bucket] = await self._stack.enter_async_context(
-                            self._open(bucket)
-                        )
-                    except S3MountError as error:
-                        self._found[bucket] = error
-        found = self._found[bucket]
-        if isinstance(found, S3MountError):
-            raise found
-        return found
-
-    def fail(self, bucket: str, error: S3MountError) -> None:
-        """From now on whoever asks for ``bucket`` gets this error: it is true of all that is in it."""
-        self._found[bucket] = error
 
 
 class Work:
@@ -131,7 +90,7 @@ class Work:
         self._notes = notes
         self._patience = Patience()
         self._failure: S3MountError | None = None
-        self._stores: Stores
+        self._stores: Buckets[str, Store]
 
     def _plan(self, batch: list[Step]) -> None:
         """Take more steps in; none means that all are planned."""
@@ -158,7 +117,10 @@ class Work:
                     nursery.cancel_scope.cancel()
                 # On a full disk there is still room for what is under way.
 
-        async with Stores.opened(self._open_store) as self._stores, trio.open_nursery() as nursery:
+        async with (
+            open_buckets(self._open_store, buckets_max=None) as self._stores,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(self._flush_now_and_then)
             nursery.start_soon(self._show)
             async with trio.open_nursery() as workers:

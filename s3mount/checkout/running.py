@@ -22,8 +22,8 @@ from s3mount.errors import S3MountError
 from s3mount.patterns import PathFilter
 
 if TYPE_CHECKING:
-    from s3mount.checkout.executor import OpenStore
     from s3mount.checkout.fetching import StoredIn
+    from s3mount.manifest.location import OpenStore
 
 AHEAD_MAX = 100_000
 """So many files that need work are planned before the first is fetched, so that progress knows the whole."""

@@ -69,7 +69,7 @@ class Verification(msgspec.Struct):
 
 async def verify(
     entries: Iterable[Entry],
-    buckets: Buckets,
+    buckets: Buckets[str, Store],
     report: Callable[[Problem], None],
     verification: Verification,
     *,
@@ -84,18 +84,14 @@ async def verify(
     slots = trio.CapacityLimiter(OBJECTS_AT_ONCE if content else HEADS_AT_ONCE)
     patience = Patience()
 
-    lost: dict[str, str] = {}
-
     async def check(entry: Entry) -> None:
         found: Problem | None
         try:
-            if entry.bucket in lost:
-                raise NoSuchBucketError(lost[entry.bucket])
-            store = await buckets.store(entry.bucket)
+            store = await buckets.of(entry.bucket)
             found = await _look(store, entry, verification, patience, content=content)
         except (NoSuchBucketError, WrongRegionError, UsageError) as error:
             # True of all that is in this bucket, and of no other.
-            lost[entry.bucket] = str(error)
+            buckets.fail(entry.bucket, error)
             found = Problem(entry, f"cannot be read: {error}", is_unread=True)
         if found is not None:
             verification.problems += not found.is_unproven
