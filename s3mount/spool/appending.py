@@ -77,8 +77,7 @@ class Appends:
         change.note_try(f"{MARK}{base.size} {stop} {crc}")
         self._spool.save(change)
         await self._spool.durability.journal()
-        if self._spool.changes.get(change.key) is not change:
-            raise TryAgain("replaced before it was sent")
+        self._spool.must_be_current(change)
         if blob.base != base or change.seq != seq or blob.size != stop:
             raise TryAgain("changed before it was sent")
         # What is written from here on is not on its way.

@@ -50,8 +50,7 @@ class Markers:
                     f"the folder's object there has {target.size} bytes that another program stored",
                     key=change.key,
                 )
-        if self._spool.changes.get(change.key) is not change:
-            raise TryAgain("replaced before it was sent")
+        self._spool.must_be_current(change)
         headers = self._headers(change, origin)
         if change.attributes is not None:
             change.note_try(change.attributes.ctime_ns)

@@ -17,7 +17,7 @@ from s3mount.refs import Condition, ContentRef, Key, ObjectInfo, PutResult
 from s3mount.s3.store import Store
 from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete
-from s3mount.spool.send_errors import Stored, TryAgain
+from s3mount.spool.send_errors import Stored
 from s3mount.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ class Moves:
         change.note_try(source.etag)
         self._spool.save(change)
         await self._spool.durability.journal()
-        if self._spool.changes.get(change.key) is not change:
-            raise TryAgain("replaced before it was sent")
+        self._spool.must_be_current(change)
         if not self.may(change):
             return None
         try:

@@ -107,14 +107,14 @@ class Sender:
         if not change.key.endswith("/"):
             await self.kept.learn(change)
         await self._spool.durability.journal()
-        self._must_be_current(change)
+        self._spool.must_be_current(change)
         crashpoint("send: before")
         if change.key.endswith("/"):
             with trio.move_on_after(MARKERS_WAIT_S):
                 await self._known.decided.wait()
             if not self._known.holds_markers:
                 return None if isinstance(change, Delete) else Stored(PutResult(""), 0)
-            self._must_be_current(change)
+            self._spool.must_be_current(change)
         if isinstance(change, Delete):
             await self._delete(change)
             crashpoint("delete: answered")
@@ -132,11 +132,6 @@ class Sender:
             return await self._put(change)
         except BaseGoneError as error:
             return await self._without_base(change, error)
-
-    def _must_be_current(self, change: Change) -> None:
-        """What is sent for a change that was replaced would be nobody's: its successor knows none of its tries."""
-        if self._spool.changes.get(change.key) is not change:
-            raise TryAgain("replaced before it was sent")
 
     async def _delete(self, change: Delete) -> None:
         """Delete what was known here, or what a write of our own made since, and nobody else's version."""
@@ -171,7 +166,7 @@ class Sender:
         if change.headers is not None or keeps_etag:
             return
         original = await self._head(source.key)
-        self._must_be_current(change)
+        self._spool.must_be_current(change)
         if original is not None and original.etag == source.etag:
             change.headers = original.headers
 
@@ -180,6 +175,7 @@ class Sender:
             stored = await self.moves.rename(change, self.condition_of(change))
             if stored is not None:
                 return stored
+            self._spool.must_be_current(change)
         source = change.source
         headers = None
         if change.replace_headers:
@@ -194,7 +190,7 @@ class Sender:
                 change.note_try(stored_ns)
                 self._spool.save(change)
                 await self._spool.durability.journal()
-                self._must_be_current(change)
+                self._spool.must_be_current(change)
         written_ns = _ctime_ns(change)
         try:
             result = await self._store.copy(
@@ -237,7 +233,7 @@ class Sender:
         if await self.moves.follow(change, source):
             raise TryAgain("its source was moved by an earlier try")
         target = await self._head(change.key)
-        self._must_be_current(change)
+        self._spool.must_be_current(change)
         if target is not None and target.etag == source.etag and self._is_ours(target):
             # It was copied before, by a try whose answer was lost.
             if not change.replace_headers or self._ctime_of(target) == written_ns:
@@ -470,7 +466,7 @@ class Sender:
             raise TryAgain("changed while it was compared")
         if source is None:
             return None
-        self._must_be_current(change)
+        self._spool.must_be_current(change)
         change.note_try(_ctime_ns(change))
         headers = self._hooks.headers_of(change)
         try:
@@ -544,7 +540,7 @@ class Sender:
         return _as_stored(there)
 
     async def _put_body(self, change: Put, body: Body, condition: Condition) -> Stored:
-        self._must_be_current(change)
+        self._spool.must_be_current(change)
         change.note_try(_ctime_ns(change))
         headers = self._hooks.headers_of(change)
         size = len(body) if isinstance(body, bytes) else body.length

@@ -33,6 +33,7 @@ from s3mount.spool.recover_blob import (
     tell_from_earlier,
 )
 from s3mount.spool.salvage import Damage
+from s3mount.spool.send_errors import TryAgain
 from s3mount.spool.states import Event, State
 
 log = logging.getLogger(__name__)
@@ -335,8 +336,9 @@ class Spool:
     def save(self, change: Change, *, makes_room: bool = False) -> None:
         """Journal ``change`` as it is, without a new seq; ``makes_room``: it tells what was sent.
 
-        Raises LocalDiskError.
+        Raises TryAgain where another change has taken its place, which must stay, and LocalDiskError.
         """
+        self.must_be_current(change)
         if isinstance(change, Put):
             self._describe_blob(change)
         self.dependencies.remove(change)
@@ -344,6 +346,14 @@ class Spool:
         self._label([change], [])
         self._journal([change], makes_room=makes_room)
         crashpoint("spool: saved")
+
+    def must_be_current(self, change: Change) -> None:
+        """Raise TryAgain where another change has taken the place of ``change``, or it is done.
+
+        What was sent for it from now on would be nobody's: its successor knows none of its tries.
+        """
+        if self.changes.get(change.key) is not change:
+            raise TryAgain("replaced before it was sent")
 
     def replace(self, change: Change, other: Change) -> None:
         """Journal ``other`` in place of ``change``, of the same key, when something of that was sent.

@@ -11,6 +11,7 @@ from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef, ObjectHeaders
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, blob_id_of, carries
 from s3mount.spool.inspection import inspect
+from s3mount.spool.send_errors import TryAgain
 from s3mount.spool.spool import Spool
 from s3mount.spool.states import Event
 from tests.sim.world import inline, simulated
@@ -59,6 +60,23 @@ def test_a_change_that_replaces_another_keeps_when_it_began_and_what_was_tried(
     assert second.first_seq == first.seq < second.seq
     assert second.tried == [11]
     spool.close()
+
+
+def test_a_change_that_was_replaced_does_not_come_back(tmp_path: Path) -> None:
+    """Whoever sends it, and waited meanwhile, notes another try of it."""
+    spool = opened(tmp_path)
+    first = copy("source", "a")
+    spool.record([first])
+    spool.record([Delete(key="a")])
+    first.note_try("e")
+    with pytest.raises(TryAgain):
+        spool.save(first)
+    assert isinstance(spool.changes["a"], Delete)
+    spool.close()
+    again = opened(tmp_path)
+    assert isinstance(again.changes["a"], Delete)
+    finish(again, "a")
+    again.close()
 
 
 def test_what_an_earlier_run_wrote_below_the_end_is_no_append(tmp_path: Path) -> None:

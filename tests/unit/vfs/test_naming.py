@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trio
 
+from s3mount.testing.memory_store import NoFaults
 from s3mount.vfs.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
@@ -66,6 +68,40 @@ async def test_a_chain_of_renames_is_one_copy(tmp_path: Path) -> None:
         await mount.sync()
         assert world.files() == {"c": b"x"}
         assert world.requests["copy"] == 1
+
+
+class FirstRenameLate(NoFaults):
+    """S3 takes the first RenameObject in only when ``rest`` has gone by."""
+
+    def __init__(self) -> None:
+        self.waits = trio.Event()
+        self.rest = trio.Event()
+
+    async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
+        await trio.lowlevel.checkpoint()
+        if operation == "rename" and not self.waits.is_set():
+            self.waits.set()
+            await self.rest.wait()
+
+
+@simulated
+async def test_a_file_moved_on_while_s3_renames_it_has_no_name_of_between(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.bucket.habits.renames = True
+    world.faults = late = FirstRenameLate()
+    async with world.mounted(metadata_ttl_s=1.0) as mount:
+        await mount.write("a", b"x" * 3 * PART)
+        await mount.sync()
+        await mount.rename("a", "b")
+        await late.waits.wait()
+        await mount.rename("b", "c")
+        await trio.sleep(3)
+        late.rest.set()
+        for _ in range(40):
+            await trio.sleep(0.1)
+            assert await mount.listdir() == ["c"]
+        await mount.sync()
+        assert world.files() == {"c": b"x" * 3 * PART}
 
 
 @simulated
