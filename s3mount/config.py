@@ -6,9 +6,10 @@ import hashlib
 import os
 import pwd
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from s3mount.errors import UsageError
 from s3mount.refs import ObjectHeaders
@@ -24,6 +25,38 @@ PART_BYTES_MAX = 5 * GIB
 
 DIRECTORY_BUCKET_ENDINGS = ("--x-s3", "--xa-s3")
 """AWS S3 User Guide, "Directory bucket naming rules"; no other bucket may end so."""
+
+
+START_S_PER_BYTE = 1e-6
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Factor = Annotated[float, Meta(ge=1, le=100)]
+
+
+class TimeoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What deadlines are made of (``flow.timeouts`` has the formula), with the values that are good for most.
+
+    ``base_s`` and ``fraction``: a body may take ``base_s`` and ``fraction`` times what is expected. ``backoff``: each
+    retry may take so many times longer than the try before. ``tries``: so often a request is sent in all.
+    ``average_weight``: so much of the running average is its old value, when a transfer of a MiB or more has ended.
+    ``s_per_byte``: seconds per byte before any transfer has told, by kind of request; ``other`` for all that are not
+    named, which is 1 MB/s where it is not. ``answer_start_s``: the wait for an answer before any has come; afterwards
+    it is never shorter than ``answer_min_s`` or longer than ``answer_max_s``. ``connect_s``: for a connection.
+    """
+
+    base_s: Seconds = 0.5
+    fraction: Factor = 1.5
+    backoff: Factor = 1.5
+    tries: Annotated[int, Meta(ge=1)] = 8
+    average_weight: Annotated[float, Meta(ge=0, lt=1)] = 0.7
+    s_per_byte: dict[str, Annotated[float, Meta(gt=0, le=1)]] = msgspec.field(default_factory=dict)
+    answer_start_s: Seconds = 5.0
+    answer_min_s: Seconds = 3.0
+    answer_max_s: Seconds = 60.0
+    connect_s: Seconds = 5.0
+
+    def start_s_per_byte(self, kind: str) -> float:
+        """Seconds per byte of a request of this kind before any transfer has told."""
+        return self.s_per_byte.get(kind, self.s_per_byte.get("other", START_S_PER_BYTE))
 
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +75,14 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     request_payer: bool = False
     ca_bundle: str | None = None
     verify_tls: bool = True
-    tries_max: int = 8
+    timeouts: TimeoutSettings = TimeoutSettings()
     connections_max: int = 128
-    connect_timeout_s: float = 5.0
     offline_wait_s: float = 10.0
     """How long from the start of an outage on requests that read wait for its end; then they fail at once."""
+    estimates_dir: str = ""
+    """Where what is learnt of each endpoint's speed is kept for the next run; empty: nowhere."""
+    perf_log: str = ""
+    """A file that gets a line for each request: JSON, or CSV where its name ends in ``.csv``; empty: none."""
     new_objects: ObjectHeaders = ObjectHeaders()
 
     def __post_init__(self) -> None:

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from s3mount.config import StoreConfig
+from s3mount.cli.param_types import timeouts
+from s3mount.config import StoreConfig, default_state_dir
 from s3mount.logs import without_secrets
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,6 +74,20 @@ _OPTIONS = (
         help="Certificates to trust instead of the system's.",
     ),
     option("--no-verify-ssl", is_flag=True, help="Trust any server certificate."),
+    option(
+        "--perf-log",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Record each request: JSON lines, or CSV in a .csv file.",
+    ),
+    expert_option(
+        "--timeouts",
+        type=timeouts,
+        default="",
+        metavar="FIELD=N,...",
+        help="Deadlines of requests: base_s, fraction, backoff, tries, average_weight, s_per_byte.KIND, "
+        "answer_start_s, answer_min_s, answer_max_s, connect_s.",
+    ),
 )
 
 
@@ -105,6 +120,9 @@ def store_config(values: dict[str, Any], bucket: str = "", **more: Any) -> Store
         request_payer=values["request_payer"],
         ca_bundle=absolute(values["ca_bundle"]),
         verify_tls=not values["no_verify_ssl"],
+        timeouts=values["timeouts"],
+        estimates_dir=str(default_state_dir() / "estimates"),
+        perf_log=absolute(values["perf_log"]) or "",
         **more,
     )
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 
 import click
+import msgspec
 
+from s3mount.config import TimeoutSettings
 from s3mount.names import OWN_NAME, is_name, normal_prefix
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?b?)|b)?\s*", re.IGNORECASE)
@@ -31,6 +33,33 @@ def size(value: str | int) -> int:
     base = 1000 if (rest or "").lower() == "b" else 1024
     power = _LETTERS.index(letter.lower()) + 1 if letter else 0
     return int(float(number) * base**power)
+
+
+def timeouts(value: str | TimeoutSettings) -> TimeoutSettings:
+    """``base_s=1,fraction=2,s_per_byte.put=2e-6``: deadlines by their fields, the rest as they are.
+
+    Raises click.BadParameter for a field that is none, or a value that cannot be meant.
+    """
+    if isinstance(value, TimeoutSettings):
+        return value
+    given: dict[str, object] = {}
+    rates: dict[str, str] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        name, is_set, number = part.partition("=")
+        if not is_set:
+            raise click.BadParameter(f"{part!r} must be FIELD=NUMBER")
+        kind = name.removeprefix("s_per_byte.")
+        if kind != name:
+            rates[kind] = number
+        else:
+            given[name] = number
+    if rates:
+        given["s_per_byte"] = rates
+    try:
+        return msgspec.convert(given, TimeoutSettings, strict=False)
+    except msgspec.ValidationError as error:
+        fields = ", ".join(TimeoutSettings.__struct_fields__)
+        raise click.BadParameter(f"{error} (fields: {fields}; s_per_byte.KIND)") from None
 
 
 def size_from(least: int, *, or_zero: bool = True) -> Callable[[str | int], int]:

@@ -1,6 +1,6 @@
 """How long a request may take: adaptive, tight enough that a hung connection costs seconds.
 
-The time for a body follows s3-algo (github.com/novelda/s3-algo)::
+The time for a body follows s3-algo (github.com/openanalytics/s3-algo)::
 
     (0.5 s + 1.5 * size * running average of seconds per byte) * 1.5 ** retry
 
@@ -15,17 +15,10 @@ from __future__ import annotations
 
 import msgspec
 
-BASE_S = 0.5
-SIZE_FACTOR = 1.5
-RETRY_FACTOR = 1.5
-KEEP_OLD = 0.7
-START_S_PER_BYTE = 1e-6
+from s3mount.config import TimeoutSettings
+
 WEIGHT_FULL_BYTES = 1 << 20
 """Transfers from this size on count fully; of smaller ones the time is mostly latency."""
-
-ANSWER_START_S = 5.0
-ANSWER_MIN_S = 3.0
-ANSWER_MAX_S = 60.0
 RETRY_EXPONENT_MAX = 8
 
 CRAWL_BYTES_PER_S = 64 * 1024
@@ -56,66 +49,74 @@ class Allowance(msgspec.Struct, frozen=True):
         return min(max(self.total_s, elapsed_s + self.answer_s), self.limit_s)
 
 
-class _Latency:
+class Latency(msgspec.Struct):
     """Mean and mean deviation of the time to an answer, as RFC 6298 smooths them."""
 
-    __slots__ = ("deviation_s", "mean_s")
-
-    def __init__(self) -> None:
-        self.mean_s = 0.0
-        self.deviation_s = 0.0
+    mean_s: float = 0.0
+    deviation_s: float = 0.0
 
     def learn(self, sample_s: float) -> None:
+        """An answer took so long."""
         if not self.mean_s:
             self.mean_s, self.deviation_s = sample_s, sample_s / 2
             return
         self.deviation_s += (abs(sample_s - self.mean_s) - self.deviation_s) / 4
         self.mean_s += (sample_s - self.mean_s) / 8
 
-    def allowance_s(self) -> float:
-        if not self.mean_s:
-            return ANSWER_START_S
-        expected_s = max(self.mean_s + 4 * self.deviation_s, 3 * self.mean_s)
-        return min(max(expected_s, ANSWER_MIN_S), ANSWER_MAX_S)
+    def expected_s(self) -> float:
+        """So long the next answer takes at most, most likely."""
+        return max(self.mean_s + 4 * self.deviation_s, 3 * self.mean_s)
+
+
+class Estimates(msgspec.Struct):
+    """What requests have told of one endpoint, by kind: to be kept from one run to the next."""
+
+    latency: dict[str, Latency] = msgspec.field(default_factory=dict)
+    s_per_byte: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Timeouts:
-    """The estimates of one store, fed by requests that succeeded.
+    """The deadlines of one store, by ``estimates`` that requests which succeeded feed.
 
     ``kind`` names what is estimated apart: operations differ in latency, directions in speed.
     """
 
-    def __init__(self, connect_s: float = 5.0) -> None:
-        self._connect_s = connect_s
-        self._latency: dict[str, _Latency] = {}
-        self._s_per_byte: dict[str, float] = {}
+    def __init__(
+        self, settings: TimeoutSettings | None = None, estimates: Estimates | None = None
+    ) -> None:
+        self.settings = settings or TimeoutSettings()
+        self.estimates = estimates or Estimates()
 
     def allowance(self, kind: str, size_bytes: int, retry: int) -> Allowance:
         """What try number ``retry`` (0 is the first) of a request with such a body may take."""
-        grown = RETRY_FACTOR ** min(retry, RETRY_EXPONENT_MAX)
-        latency = self._latency.get(kind)
-        answer_s = (latency.allowance_s() if latency else ANSWER_START_S) * grown
-        answer_s = min(answer_s, ANSWER_MAX_S)
-        body_s = (BASE_S + SIZE_FACTOR * size_bytes * self.s_per_byte(kind)) * grown
-        total_s = answer_s + body_s
+        settings = self.settings
+        grown = settings.backoff ** min(retry, RETRY_EXPONENT_MAX)
+        answer_s = min(self._answer_s(kind) * grown, settings.answer_max_s)
+        expected_s = size_bytes * self.s_per_byte(kind)
+        total_s = answer_s + (settings.base_s + settings.fraction * expected_s) * grown
         limit_s = max(total_s, size_bytes / CRAWL_BYTES_PER_S)
-        return Allowance(self._connect_s * grown, answer_s, total_s, limit_s)
+        return Allowance(settings.connect_s * grown, answer_s, total_s, limit_s)
+
+    def _answer_s(self, kind: str) -> float:
+        settings, latency = self.settings, self.estimates.latency.get(kind)
+        if latency is None or not latency.mean_s:
+            return settings.answer_start_s
+        return max(latency.expected_s(), settings.answer_min_s)
 
     def s_per_byte(self, kind: str) -> float:
         """The running average of seconds per byte."""
-        return self._s_per_byte.get(kind, START_S_PER_BYTE)
+        known = self.estimates.s_per_byte.get(kind)
+        return self.settings.start_s_per_byte(kind) if known is None else known
 
     def answered(self, kind: str, latency_s: float) -> None:
         """A request's answer began ``latency_s`` after it had been sent."""
-        latency = self._latency.get(kind)
-        if latency is None:
-            latency = self._latency[kind] = _Latency()
-        latency.learn(max(latency_s, 1e-6))
+        self.estimates.latency.setdefault(kind, Latency()).learn(max(latency_s, 1e-6))
 
     def transferred(self, kind: str, size_bytes: int, seconds: float) -> None:
         """``size_bytes`` were moved in ``seconds``, the wait for the answer not counted."""
         if size_bytes <= 0 or seconds < 0:
             return
-        weight = (1 - KEEP_OLD) * min(1.0, size_bytes / WEIGHT_FULL_BYTES)
+        settings = self.settings
+        weight = (1 - settings.average_weight) * min(1.0, size_bytes / WEIGHT_FULL_BYTES)
         old = self.s_per_byte(kind)
-        self._s_per_byte[kind] = old + weight * (seconds / size_bytes - old)
+        self.estimates.s_per_byte[kind] = old + weight * (seconds / size_bytes - old)

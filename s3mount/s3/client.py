@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import trio
@@ -41,7 +42,7 @@ from s3mount.refs import (
     VersionId,
     VersionPage,
 )
-from s3mount.s3 import lifecycle
+from s3mount.s3 import estimates, lifecycle
 from s3mount.s3.boto_session import bind
 from s3mount.s3.credentials import STALE_CODES, CredentialSource, files_of_settings
 from s3mount.s3.dating import DateTrial
@@ -53,6 +54,7 @@ from s3mount.s3.express import Express
 from s3mount.s3.headers import check_key
 from s3mount.s3.http_client import HttpClient
 from s3mount.s3.multipart import Multipart
+from s3mount.s3.perf_log import PerfLog
 from s3mount.s3.probing import Prober
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
@@ -89,10 +91,14 @@ class S3Store:
         self._renewing = trio.Lock()
         self._renewed_at_s = float("-inf")
         self._files: tuple[object, ...] = ()
+        self._estimates_file: Path | None = None
+        self._perf_log: PerfLog | None = None
 
     async def __aenter__(self) -> S3Store:
         self._files = files_of_settings()
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
+        self._estimates_file = estimates.file_of(self.config, bound.address.base_url)
+        self._perf_log = PerfLog(self.config.perf_log) if self.config.perf_log else None
         self._http = HttpClient(
             self.config,
             bound.address,
@@ -101,6 +107,8 @@ class S3Store:
             self._renew,
             on_outage=lambda reason: self.on_outage(reason),
             account=self._source(bound.account),
+            estimates=estimates.load(self._estimates_file),
+            recorder=self._perf_log,
         )
         if self._http.is_express:
             # AWS S3 User Guide, "Features not supported by directory buckets".
@@ -180,6 +188,9 @@ class S3Store:
         traceback: TracebackType | None,
     ) -> None:
         self._http.close()
+        estimates.save(self._estimates_file, self._http.timeouts.estimates)
+        if self._perf_log is not None:
+            self._perf_log.close()
         await trio.lowlevel.checkpoint()
 
     @property

@@ -28,7 +28,7 @@ from s3mount.errors import (
 )
 from s3mount.flow.backoff import Backoff
 from s3mount.flow.outage import TRIAL_CONNECT_S, Outage
-from s3mount.flow.timeouts import Allowance, Timeouts
+from s3mount.flow.timeouts import Allowance, Estimates, Timeouts
 from s3mount.flow.window import Window
 from s3mount.refs import FileSlice
 from s3mount.s3 import genuine
@@ -36,6 +36,7 @@ from s3mount.s3.credentials import CredentialSource, Renew
 from s3mount.s3.error_mapping import Refusal, action_denied
 from s3mount.s3.headers import beside, http_date_ns, lacking
 from s3mount.s3.limiter import Limiter
+from s3mount.s3.perf_log import Recorder, RequestRecord
 from s3mount.s3.pool import Pool
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.resolve import Address
@@ -170,7 +171,8 @@ class _Watch:
 class HttpClient:
     """Sends calls to one bucket. ``rebind`` exchanges address and credentials while it runs.
 
-    ``account`` are the credentials of ``Address.account_signer``.
+    ``account`` are the credentials of ``Address.account_signer``, ``estimates`` what an earlier run learnt of the
+    endpoint; ``recorder`` is told of each request.
     """
 
     def __init__(
@@ -182,11 +184,15 @@ class HttpClient:
         renew: Renew,
         on_outage: Callable[[str], None] = lambda reason: None,
         account: CredentialSource | None = None,
+        estimates: Estimates | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.config = config
         self._renew = renew
+        self._recorder = recorder
+        self._recorded = 0
         self.statistics = statistics
-        self.timeouts = Timeouts(config.connect_timeout_s)
+        self.timeouts = Timeouts(config.timeouts, estimates)
         self._backoff = Backoff()
         reserve = max(1, config.connections_max // 4)
         self._reading = Limiter(Window(config.connections_max))
@@ -258,8 +264,41 @@ class HttpClient:
 
         Raises StoreError. ``call.in_doubt`` tells afterwards whether a failed try may have taken effect.
         """
+        if self._recorder is None:
+            return await self._tries(call, tries_max)
+        began_s, expected = trio.current_time(), self.timeouts.s_per_byte(call.kind)
+        status = 0
+        try:
+            answer = await self._tries(call, tries_max)
+            status = answer.status
+            return answer
+        except StoreError as error:
+            status = error.status
+            raise
+        finally:
+            self._recorded += 1
+            self._recorder(self._record(call, status, began_s, expected))
+
+    def _record(self, call: Call, status: int, began_s: float, s_per_byte: float) -> RequestRecord:
+        now_s = trio.current_time()
+        is_done = 200 <= status < 300
+        success_s = now_s - call.tried_at_s if is_done else 0.0
+        return RequestRecord(
+            seq=self._recorded,
+            kind=call.kind,
+            key=call.key,
+            attempts=call.tries,
+            bytes=call.moved,
+            success_ms=round(1e3 * success_s, 3),
+            total_ms=round(1e3 * (now_s - began_s), 3),
+            MBps=round(1e-6 * call.moved / success_s, 5) if success_s else 0.0,
+            MBps_est=round(1e-6 / s_per_byte, 5),
+            status=status,
+        )
+
+    async def _tries(self, call: Call, tries_max: int | None) -> Answer:
         retry = 0
-        tries_max = tries_max or self.config.tries_max
+        tries_max = tries_max or self.config.timeouts.tries
         while True:
             await self._until_reachable(call)
             try:
@@ -375,6 +414,8 @@ class HttpClient:
         if call.before_try is not None:
             call.before_try()
         self.statistics.count(call.kind)
+        call.tries += 1
+        call.tried_at_s = began_s
         call.answer_began = False
         allowance = self.timeouts.allowance(call.kind, call.size_bytes, retry)
         scope = trio.CancelScope(deadline=began_s + allowance.total_s)
@@ -462,6 +503,7 @@ class HttpClient:
         if answer.status >= 300 or answer.refusal is not None:
             self._refuse(call, answer)
         genuine.check_body(call, answer)
+        call.moved = max(watch.moved, call.size_bytes if call.error_in_body else 0)
         self.marks.learn(call.method, answer.headers)
         if watch.sent_at_s:
             self._learn(call, watch, ended_s)

@@ -24,6 +24,8 @@ class Call:
     With ``error_in_body`` a 200 answer may still be an error (COPY). ``check_body`` parses the document of a
     successful answer and raises ServerFaultError when it is none; without it the answer has no document.
     ``sent_to`` is the host that the last try went to, ``failure`` why it failed, ``answer_began`` if anything came.
+    ``tries`` counts them, ``tried_at_s`` is when the last one began, ``moved`` how many bytes it sent and received,
+    or the store copied for it.
     """
 
     __slots__ = (
@@ -40,11 +42,14 @@ class Call:
         "key",
         "kind",
         "method",
+        "moved",
         "on_head",
         "payload_hash",
         "query",
         "sent_to",
         "size_bytes",
+        "tried_at_s",
+        "tries",
     )
 
     def __init__(
@@ -79,6 +84,9 @@ class Call:
         self.in_doubt = False
         self.failure: StoreError | None = None
         self.sent_to = ""
+        self.tries = 0
+        self.tried_at_s = 0.0
+        self.moved = 0
         self._fd = -1
 
     @property

@@ -67,7 +67,7 @@ def make_client(session: boto3.Session, config: StoreConfig, region: str | None)
     options: dict[str, Any] = {
         "s3": {"addressing_style": style},
         "retries": {"total_max_attempts": 1},
-        "connect_timeout": config.connect_timeout_s,
+        "connect_timeout": config.timeouts.connect_s,
         "read_timeout": CONTROL_READ_TIMEOUT_S,
         "max_pool_connections": CONTROL_CONNECTIONS,
         # Some stores refuse the checksums that boto3 would add by itself (Ceph 16: 411).

@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from s3mount import metrics
-from s3mount.config import StoreConfig
+from s3mount.config import StoreConfig, TimeoutSettings
 from s3mount.errors import AccessDeniedError, NetworkError, NoSuchBucketError, StoreError
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.client import S3Store
@@ -166,7 +166,7 @@ def test_a_store_that_is_not_there_is_a_network_error(monkeypatch: pytest.Monkey
             endpoint_url="http://127.0.0.1:1",
             region="us-east-1",
             path_style=True,
-            tries_max=2,
+            timeouts=TimeoutSettings(tries=2),
         )
     )
     assert isinstance(error, NetworkError)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trio
 
-from s3mount.config import StoreConfig
+from s3mount.config import StoreConfig, TimeoutSettings
 from s3mount.engine.client import EngineClient
 from s3mount.engine.process import EngineProcess, default_command
 from s3mount.errors import (
@@ -141,7 +141,10 @@ CANNOT_WORK: list[tuple[Callable[[str], StoreConfig], dict[str, str], type[S3Mou
     (lambda url: StoreConfig(bucket="b", endpoint_url="no url at all"), {}, UsageError),
     (
         lambda url: StoreConfig(
-            bucket="b", endpoint_url="http://127.0.0.1:9", path_style=True, tries_max=2
+            bucket="b",
+            endpoint_url="http://127.0.0.1:9",
+            path_style=True,
+            timeouts=TimeoutSettings(tries=2),
         ),
         {},
         NetworkError,

@@ -4,22 +4,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount.flow.timeouts import ANSWER_MAX_S, ANSWER_MIN_S, ANSWER_START_S, Timeouts
+from s3mount.config import TimeoutSettings
+from s3mount.flow.timeouts import Timeouts
 
 MIB = 1 << 20
+USUAL = TimeoutSettings()
 
 
 def test_the_first_allowance_follows_the_formula_at_one_megabyte_per_second() -> None:
     allowance = Timeouts().allowance("put", 8 * 10**6, 0)
-    assert allowance.answer_s == ANSWER_START_S
-    assert allowance.total_s == pytest.approx(ANSWER_START_S + 0.5 + 1.5 * 8)
+    assert allowance.answer_s == USUAL.answer_start_s
+    assert allowance.total_s == pytest.approx(USUAL.answer_start_s + 0.5 + 1.5 * 8)
 
 
 @pytest.mark.parametrize("retry", range(6))
 def test_each_retry_may_take_half_as_long_again(retry: int) -> None:
     timeouts = Timeouts()
     first, later = timeouts.allowance("put", MIB, 0), timeouts.allowance("put", MIB, retry)
-    assert later.answer_s == pytest.approx(min(first.answer_s * 1.5**retry, ANSWER_MAX_S))
+    assert later.answer_s == pytest.approx(min(first.answer_s * 1.5**retry, USUAL.answer_max_s))
     assert later.connect_s == pytest.approx(first.connect_s * 1.5**retry)
     body_s = first.total_s - first.answer_s
     assert later.total_s - later.answer_s == pytest.approx(body_s * 1.5**retry)
@@ -48,7 +50,7 @@ def test_a_fast_store_is_given_up_soon_and_a_slow_one_is_waited_for() -> None:
     for _ in range(50):
         fast.answered("get", 0.02)
         slow.answered("get", 2.0)
-    assert fast.allowance("get", 0, 0).answer_s == ANSWER_MIN_S
+    assert fast.allowance("get", 0, 0).answer_s == USUAL.answer_min_s
     assert slow.allowance("get", 0, 0).answer_s >= 6
     # An answer that takes twice as long as all before is in time, and makes room for longer ones.
     slow.answered("get", 4.0)
@@ -59,7 +61,7 @@ def test_no_latency_makes_a_hung_request_wait_for_ever() -> None:
     timeouts = Timeouts()
     for _ in range(50):
         timeouts.answered("get", 500.0)
-    assert timeouts.allowance("get", 0, 30).answer_s == ANSWER_MAX_S
+    assert timeouts.allowance("get", 0, 30).answer_s == USUAL.answer_max_s
 
 
 def test_what_moves_is_left_alone_and_what_stopped_is_not() -> None:

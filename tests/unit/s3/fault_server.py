@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 import trio
 
-from s3mount.config import StoreConfig
+from s3mount.config import StoreConfig, TimeoutSettings
 from s3mount.s3.checksums import crc64nvme
 from s3mount.s3.client import S3Store
 from tests.servers.lies import Lie
@@ -437,7 +437,7 @@ async def faulty_store(
             endpoint_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}",
             region="us-east-1",
             path_style=True,
-            tries_max=tries_max,
+            timeouts=TimeoutSettings(tries=tries_max),
             connections_max=connections_max,
             offline_wait_s=offline_wait_s,
             **settings,

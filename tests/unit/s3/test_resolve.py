@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from s3mount.config import StoreConfig
+from s3mount.config import StoreConfig, TimeoutSettings
 from s3mount.errors import DeadlineError, NetworkError, NoCredentialsError, UsageError
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.boto_session import bind
@@ -192,7 +192,7 @@ def test_https_goes_through_a_tunnel(
                 region="r",
                 path_style=True,
                 ca_bundle=str(certificate[0]),
-                tries_max=1,
+                timeouts=TimeoutSettings(tries=1),
             )
             async with S3Store(config) as store:
                 await store.put("key", b"x" * 100_000, PLAIN)
@@ -305,7 +305,7 @@ def test_a_name_that_does_not_exist_is_a_network_error() -> None:
             endpoint_url="http://no-such-host.invalid",
             region="r",
             path_style=True,
-            tries_max=1,
+            timeouts=TimeoutSettings(tries=1),
         )
         async with S3Store(config) as store:
             with pytest.raises(NetworkError, match=r"no-such-host\.invalid"):
@@ -333,8 +333,7 @@ def test_a_connection_that_is_never_accepted_is_given_up() -> None:
                 endpoint_url=f"http://127.0.0.1:{port}",
                 region="r",
                 path_style=True,
-                tries_max=1,
-                connect_timeout_s=0.5,
+                timeouts=TimeoutSettings(tries=1, connect_s=0.5),
             )
             async with S3Store(config) as store:
                 began = trio.current_time()
