@@ -23,7 +23,7 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
 from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Put
-from s3mount.spool.hooks import Hooks
+from s3mount.spool.provider import ContentProvider
 from s3mount.spool.send_errors import Stored, TryAgain, damage_of
 from s3mount.spool.spool import Spool
 from s3mount.spool.traffic import Traffic
@@ -44,12 +44,17 @@ class Appends:
     """Appends of ``spool``'s changes to objects of ``store``, where that was seen to append."""
 
     def __init__(
-        self, spool: Spool, store: Store, hooks: Hooks, known: KnownCapabilities, traffic: Traffic
+        self,
+        spool: Spool,
+        store: Store,
+        provider: ContentProvider,
+        known: KnownCapabilities,
+        traffic: Traffic,
     ) -> None:
         self._spool = spool
         self._traffic = traffic
         self._store = store
-        self._hooks = hooks
+        self._provider = provider
         self._known = known
         self._is_refused = False
 
@@ -98,7 +103,7 @@ class Appends:
         """Are the last bytes of ``base`` written anew as they were? So they are by the kernel, in whole pages."""
         start, seq = blob.changed_from, change.seq
         try:
-            before = await self._hooks.read_base(base, start, base.size)
+            before = await self._provider.read_base(base, start, base.size)
         except (PreconditionFailedError, NoSuchKeyError):
             return False
         if change.seq != seq or blob.base != base or blob.changed_from != start:
@@ -130,7 +135,7 @@ class Appends:
 
     def _done(self, change: Put, blob: Blob, stored: Stored) -> Stored:
         """S3 has more of ``blob`` now: the rest, if there is any, goes behind that."""
-        change.upload_attributes, change.upload_streamed = self._hooks.carried_by(change)
+        change.upload_attributes, change.upload_streamed = self._provider.carried_by(change)
         if blob.changed_from >= stored.size:
             blob.base = stored.ref(change.key)
             blob.base_limit = stored.size

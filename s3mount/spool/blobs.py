@@ -38,6 +38,7 @@ class Blob:
     when S3 has what it stands for, but not by this run's sending: a power cut may have taken bytes of it.
     Below ``changed_from`` nothing was written since the base was taken: what is here below is the base's.
     With a ``fault`` it is not known what the file must hold: it is neither read nor written, until it is emptied.
+    ``open_files`` counts who reads and writes it for programs.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Blob:
         "is_gone",
         "is_replaced",
         "is_unsure",
+        "open_files",
         "size",
         "sums",
         "upload",
@@ -84,6 +86,7 @@ class Blob:
         self.is_replaced = False
         self.is_gone = False
         self.is_dropped = False
+        self.open_files = 0
         self.is_unsure = False
         self.was_synced = False
         self.fault = ""

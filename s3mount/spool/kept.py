@@ -7,13 +7,13 @@ of them may be wrong. A new object has nothing to keep: it costs no look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 from s3mount.errors import AccessDeniedError, NoSuchKeyError, RejectedError
-from s3mount.refs import Key, ObjectInfo
+from s3mount.refs import Key
 from s3mount.s3.store import Store
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy
+from s3mount.spool.own_tries import OwnTries
 from s3mount.spool.send_errors import Stored
 from s3mount.spool.spool import Spool
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 class Kept:
-    """Looks after what changes of ``spool`` must keep. ``is_ours``: was it an unheard try of ours that made it?"""
+    """Looks after what changes of ``spool`` must keep."""
 
-    def __init__(self, spool: Spool, store: Store, is_ours: Callable[[ObjectInfo], bool]) -> None:
+    def __init__(self, spool: Spool, store: Store, own: OwnTries) -> None:
         self._spool = spool
         self._store = store
-        self._is_ours = is_ours
+        self._own = own
         self._is_said = False
 
     async def learn(self, change: Change) -> None:
@@ -45,7 +45,7 @@ class Kept:
         wanted = below.etag if below is not None else change.expected
         if there.headers is None or (there.etag != wanted and origin not in change.former):
             return
-        if origin == change.key and self._is_ours(there):
+        if origin == change.key and self._own.made(there):
             return
         change.headers = there.headers
         if there.headers.tags and self._spool.changes.get(change.key) is change:

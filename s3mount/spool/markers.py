@@ -21,7 +21,7 @@ from s3mount.refs import Condition, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.changes import ABSENT, Copy, Delete, PutOrCopy
 from s3mount.spool.deletions import Deletions
-from s3mount.spool.hooks import Hooks
+from s3mount.spool.provider import ContentProvider
 from s3mount.spool.send_errors import ForeignWriteError, Stored, TryAgain
 from s3mount.spool.spool import Spool
 
@@ -29,10 +29,12 @@ from s3mount.spool.spool import Spool
 class Markers:
     """Sends changes of keys that end in "/"."""
 
-    def __init__(self, spool: Spool, store: Store, hooks: Hooks, deletions: Deletions) -> None:
+    def __init__(
+        self, spool: Spool, store: Store, provider: ContentProvider, deletions: Deletions
+    ) -> None:
         self._spool = spool
         self._store = store
-        self._hooks = hooks
+        self._provider = provider
         self._deletions = deletions
 
     async def send(self, change: PutOrCopy) -> Stored:
@@ -74,7 +76,7 @@ class Markers:
             if isinstance(change, Copy) and not change.replace_headers:
                 return origin.headers
             change.headers = origin.headers
-        return self._hooks.headers_of(change)
+        return self._provider.headers_of(change)
 
     async def _write(
         self,

@@ -28,7 +28,8 @@ from s3mount.spool.blobs import Blob
 from s3mount.spool.block_checksums import DamagedBlockError
 from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Put
-from s3mount.spool.hooks import Hooks
+from s3mount.spool.kept import Kept
+from s3mount.spool.provider import ContentProvider
 from s3mount.spool.resuming import Resuming
 from s3mount.spool.send_errors import BaseGoneError, StaleUploadError, TryAgain, damage_of
 from s3mount.spool.spool import Spool
@@ -52,8 +53,9 @@ class MultipartSender:
         self,
         spool: Spool,
         store: Store,
-        hooks: Hooks,
+        provider: ContentProvider,
         known: KnownCapabilities,
+        kept: Kept,
         *,
         part_bytes: int,
         parts_max: int,
@@ -61,12 +63,11 @@ class MultipartSender:
     ) -> None:
         self._spool = spool
         self._store = store
-        self._hooks = hooks
+        self._provider = provider
         self._plan = PartPlan(part_bytes)
         self.slots = trio.CapacityLimiter(parts_max)
         self._background: Background | None = None
-        self.before_stream: Callable[[Put], Awaitable[None]] = _nothing
-        """Awaited before an upload begins outside of ``send``."""
+        self._kept = kept
         self._known = known
         self._early: list[Callable[[], Awaitable[None]]] = []
         self._beginning: dict[str, trio.Event] = {}
@@ -120,12 +121,12 @@ class MultipartSender:
 
     async def _begin(self, change: Put, blob: Blob, *, streamed: bool) -> None:
         if streamed:
-            await self.before_stream(change)
+            await self._kept.learn(change)
             if not self._is_current(change, blob):
                 raise TryAgain("the file changed its place before its upload began")
         upload = self._new_upload(change.key)
         begun = change.attributes
-        headers = self._hooks.headers_of(change, with_times=not streamed)
+        headers = self._provider.headers_of(change, with_times=not streamed)
         holes = self.zeros.holes(blob, range(self._plan.count(blob.size)))
         upload.has_copies = blob.base is not None or bool(holes)
         upload.upload_id = await self._store.create_multipart(
@@ -239,7 +240,7 @@ class MultipartSender:
             if untouched and await self._is_copied(blob, upload, index):
                 return
             if blob.missing(span.start, stop):
-                await self._hooks.fill(change, span.start, stop)
+                await self._provider.fill(change, span.start, stop)
         except (PreconditionFailedError, NoSuchKeyError) as error:
             if error.code == NO_SUCH_UPLOAD:
                 raise
@@ -328,7 +329,7 @@ class MultipartSender:
         except NoSuchKeyError:
             there = None
         if there is not None and there.headers is not None and begun and parts is not None:
-            is_of_this_upload = self._hooks.written_at_ns(there.headers) == begun.ctime_ns
+            is_of_this_upload = self._provider.written_at_ns(there.headers) == begun.ctime_ns
             has_these_parts = there.etag == multipart_etag(parts) or (
                 parts == upload.completing
                 and there.size == blob.size
@@ -392,10 +393,6 @@ class MultipartSender:
             crashpoint("part: copied")
             self._arrived(blob, upload, index, part)
         return part is not None
-
-
-async def _nothing(change: Put) -> None:
-    await trio.lowlevel.checkpoint()
 
 
 def _is_of(upload: PartsUpload, change: Put) -> bool:

@@ -43,6 +43,7 @@ class UploadQueue:
         find: Callable[[Key], Change | None],
         blocker: Callable[[Change], Key | None],
         large_bytes_min: int,
+        gathers_deletions: Callable[[], bool],
     ) -> None:
         self._find = find
         self._blocker = blocker
@@ -50,13 +51,13 @@ class UploadQueue:
         self._heaps: tuple[list[tuple[float, int, Key]], ...] = tuple([] for _ in Lane)
         self._sending: set[Key] = set()
         self._deleting: set[Key] = set()
-        self.gathers_deletions: Callable[[], bool] = lambda: False
+        self._gathers_deletions = gathers_deletions
         self._waiting: dict[Key, set[Key]] = {}
         self._reading: dict[Key, Key] = {}
 
     def lane_of(self, change: Change) -> Lane:
         """The line that ``change`` waits in."""
-        if isinstance(change, Delete) and self.gathers_deletions():
+        if isinstance(change, Delete) and self._gathers_deletions():
             return Lane.DELETIONS
         is_large = isinstance(change, Put) and change.size >= self._large_bytes_min
         return Lane.LARGE if is_large else Lane.SMALL

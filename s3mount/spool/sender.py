@@ -32,11 +32,13 @@ from s3mount.spool.block_checksums import DamagedBlockError
 from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy
 from s3mount.spool.deletions import Deletions
-from s3mount.spool.hooks import Hooks
+from s3mount.spool.events import NotInS3, Report
 from s3mount.spool.kept import Kept
 from s3mount.spool.markers import Markers
 from s3mount.spool.moves import Moves
 from s3mount.spool.multipart import MultipartSender
+from s3mount.spool.own_tries import OwnTries
+from s3mount.spool.provider import ContentProvider
 from s3mount.spool.recover_blob import told_from_earlier
 from s3mount.spool.send_errors import (
     BaseGoneError,
@@ -68,24 +70,28 @@ class Sender:
         self,
         spool: Spool,
         store: Store,
-        hooks: Hooks,
+        provider: ContentProvider,
+        report: Report,
         known: KnownCapabilities,
+        own: OwnTries,
+        kept: Kept,
         multipart: MultipartSender,
         *,
         part_bytes: int,
     ) -> None:
         self._spool = spool
         self._store = store
-        self._hooks = hooks
+        self._provider = provider
+        self._report = report
         self._part_bytes = part_bytes
         self.multipart = multipart
         self._known = known
         self.deletions = Deletions(store, known)
         self.moves = Moves(spool, store, known)
-        self.appends = Appends(spool, store, hooks, known, multipart.traffic)
-        self.kept = Kept(spool, store, self._is_ours)
-        multipart.before_stream = self.kept.learn
-        self.marker_sender = Markers(spool, store, hooks, self.deletions)
+        self.appends = Appends(spool, store, provider, known, multipart.traffic)
+        self._own = own
+        self._kept = kept
+        self.marker_sender = Markers(spool, store, provider, self.deletions)
         self._replaced: set[Key] = set()
 
     async def perform(self, change: Change) -> Stored | None:
@@ -103,9 +109,9 @@ class Sender:
             if change.detach:
                 await self._detach(change)
                 return None
-        await self._hooks.before_replace(change)
+        await self._provider.before_replace(change)
         if not change.key.endswith("/"):
-            await self.kept.learn(change)
+            await self._kept.learn(change)
         await self._spool.durability.journal()
         self._spool.must_be_current(change)
         crashpoint("send: before")
@@ -120,7 +126,7 @@ class Sender:
             crashpoint("delete: answered")
             return None
         stored = await self._send(change)
-        await self.kept.restore_tags(change, stored)
+        await self._kept.restore_tags(change, stored)
         return stored
 
     async def _send(self, change: PutOrCopy) -> Stored:
@@ -179,12 +185,12 @@ class Sender:
         source = change.source
         headers = None
         if change.replace_headers:
-            headers = self._hooks.headers_of(change)
+            headers = self._provider.headers_of(change)
             change.note_try(_ctime_ns(change))
         else:
             change.note_try(source.etag)
             await self._know_headers(change, source)
-            stored_ns = self._hooks.written_at_ns(change.headers) if change.headers else None
+            stored_ns = self._provider.written_at_ns(change.headers) if change.headers else None
             if stored_ns is not None and stored_ns not in change.tried:
                 # The copy gets another ETag: after a kill nothing else tells it as ours.
                 change.note_try(stored_ns)
@@ -215,12 +221,16 @@ class Sender:
             if isinstance(error, PreconditionFailedError) and may_be_refused:
                 # Not the source is what was not expected, but what the key holds.
                 return await self._settle(change, written_ns, error)
-            if there is None or not self._is_ours(there):
+            if there is None or not self._own.made(there):
                 if source.key == change.key:
                     raise NothingLeftError("somebody else replaced it", key=change.key) from error
                 return await self._without_source(change, source, written_ns)
         # Our own earlier copy, whose answer was lost, made it the same bytes under another ETag.
-        if headers is not None and source.key == change.key and self._ctime_of(there) == written_ns:
+        if (
+            headers is not None
+            and source.key == change.key
+            and self._own.ctime_of(there) == written_ns
+        ):
             return _as_stored(there)
         if change.source == source:
             change.source = there.ref
@@ -234,9 +244,9 @@ class Sender:
             raise TryAgain("its source was moved by an earlier try")
         target = await self._head(change.key)
         self._spool.must_be_current(change)
-        if target is not None and target.etag == source.etag and self._is_ours(target):
+        if target is not None and target.etag == source.etag and self._own.made(target):
             # It was copied before, by a try whose answer was lost.
-            if not change.replace_headers or self._ctime_of(target) == written_ns:
+            if not change.replace_headers or self._own.ctime_of(target) == written_ns:
                 return _as_stored(target)
             change.source, change.expected = target.ref, target.etag
             raise TryAgain("it was copied before, with other attributes")
@@ -309,19 +319,9 @@ class Sender:
         except NoSuchKeyError:
             return None
 
-    def _ctime_of(self, there: ObjectInfo) -> int | None:
-        return None if there.headers is None else self._hooks.written_at_ns(there.headers)
-
-    def _is_ours(self, there: ObjectInfo) -> bool:
-        """Is it what a write of ours made, of which nothing was heard?"""
-        change = self._spool.changes.get(there.key)
-        if change is None:
-            return False
-        return self._ctime_of(there) in change.tried or there.etag in change.tried
-
     async def _was_ours(self, there: ObjectInfo) -> bool:
-        """The same, also of an append, which leaves what is stored beside the object as it was."""
-        return self._is_ours(there) or await self.appends.made(there) is not None
+        """Did a write of ours, of which nothing was heard, make it? Also an append."""
+        return self._own.made(there) or await self.appends.made(there) is not None
 
     async def _settle(
         self, change: PutOrCopy, written_ns: int, error: PreconditionFailedError | ConflictError
@@ -354,7 +354,7 @@ class Sender:
             )
         change.expected = there.etag
         began = isinstance(change, Put) and change.upload_attributes is not None
-        if self._ctime_of(there) == written_ns and not began:
+        if self._own.ctime_of(there) == written_ns and not began:
             blob = self._spool.blob_of(change)
             if blob is None or await self._may_hold(there, blob):
                 if blob is not None:
@@ -461,14 +461,14 @@ class Sender:
         if blob.upload is not None:
             return None
         content_seq = change.content_seq
-        source = await self._hooks.find_in_s3(change)
+        source = await self._provider.find_in_s3(change)
         if change.content_seq != content_seq or change.blob_id != blob.id:
             raise TryAgain("changed while it was compared")
         if source is None:
             return None
         self._spool.must_be_current(change)
         change.note_try(_ctime_ns(change))
-        headers = self._hooks.headers_of(change)
+        headers = self._provider.headers_of(change)
         try:
             result = await self._store.copy(source, change.key, headers, condition=condition)
             crashpoint("copy: answered")
@@ -485,7 +485,7 @@ class Sender:
             log.info(
                 "%r is sent, as S3 does not copy it from %r: %s", change.key, source.key, error
             )
-        self._hooks.not_in_s3(source.key)
+        self._report(NotInS3(source.key))
         if change.content_seq != content_seq:
             raise TryAgain("changed while it was copied")
         if change.expected is not None and condition != self.condition_of(change):
@@ -532,7 +532,7 @@ class Sender:
         if isinstance(error, BlobGoneError):
             # Sent by a run that found more in the blob than its row told of.
             ctimes |= set(map(told_from_earlier, ctimes))
-        if there is None or there.size != change.size or self._ctime_of(there) not in ctimes:
+        if there is None or there.size != change.size or self._own.ctime_of(there) not in ctimes:
             raise error
         blob = self._spool.blob_of(change)
         if blob is not None:
@@ -542,7 +542,7 @@ class Sender:
     async def _put_body(self, change: Put, body: Body, condition: Condition) -> Stored:
         self._spool.must_be_current(change)
         change.note_try(_ctime_ns(change))
-        headers = self._hooks.headers_of(change)
+        headers = self._provider.headers_of(change)
         size = len(body) if isinstance(body, bytes) else body.length
         result = await self._store.put(change.key, body, headers, condition=condition)
         self.multipart.traffic.sent_bytes += size
@@ -551,7 +551,7 @@ class Sender:
 
     async def _fill(self, change: Put, start: int, stop: int) -> None:
         try:
-            await self._hooks.fill(change, start, stop)
+            await self._provider.fill(change, start, stop)
         except (PreconditionFailedError, NoSuchKeyError) as error:
             raise BaseGoneError(f"the version that it changes is gone: {error}") from error
 

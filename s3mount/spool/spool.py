@@ -43,8 +43,7 @@ class Spool:
     """All that is written and not yet in S3, for one mount.
 
     ``used_bytes`` counts the bytes in blobs, ``size_bytes_max`` is its limit. ``on_queued`` is called
-    for every change that became ready to be sent, ``on_removed`` for every key whose change ended,
-    ``on_unused`` for every blob that lost its change to another (by default it is dropped).
+    for every change that became ready to be sent, ``on_removed`` for every key whose change ended.
     ``damages`` are the reports of all that was ever found damaged here and still lies in the folder.
     ``offload`` runs disk flushes, by default in threads.
     """
@@ -63,7 +62,6 @@ class Spool:
         self._labels = Labels()
         self.on_queued: Callable[[Change], None] = lambda change: None
         self.on_removed: Callable[[Key], None] = lambda key: None
-        self.on_unused: Callable[[Blob], None] = self.drop_blob
         self._seq = 0
         self._is_rebooted = False
         self._room = trio.Event()
@@ -300,7 +298,7 @@ class Spool:
                     self.durability.flush_too(self.blobs.path_of(blob_id_of(change)))
         for blob in unused:
             with contained(f"the blob {blob.id} stays until the next start"):
-                self.on_unused(blob)
+                self.drop_unless_open(blob)
 
     def _losing_blobs(self, new: list[Change], gone: list[Key]) -> list[Blob]:
         """The blobs whose change is about to go and that no new change takes over."""
@@ -452,6 +450,11 @@ class Spool:
         self.durability.flush_too(copy.path)
         self.grew(copy.extents.total)
         return copy
+
+    def drop_unless_open(self, blob: Blob) -> None:
+        """No change needs the blob any more; who has it open may still read it."""
+        if not blob.open_files:
+            self.drop_blob(blob)
 
     def drop_blob(self, blob: Blob, *, keep_file: bool = False) -> None:
         """The spool needs ``blob`` no more: its room is free again, its file gone soon unless moved away.

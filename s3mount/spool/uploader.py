@@ -45,8 +45,20 @@ from s3mount.spool.changes import (
     blob_id_of,
     carries,
 )
-from s3mount.spool.hooks import ConflictOutcome, Hooks
+from s3mount.spool.events import (
+    Answered,
+    Conflicted,
+    ConflictOutcome,
+    ContentUploaded,
+    GivenUp,
+    Report,
+    Uploaded,
+    UploadedEarlier,
+)
+from s3mount.spool.kept import Kept
 from s3mount.spool.multipart import MultipartSender
+from s3mount.spool.own_tries import OwnTries
+from s3mount.spool.provider import ContentProvider
 from s3mount.spool.queue import Lane, UploadQueue
 from s3mount.spool.send_errors import (
     ForeignWriteError,
@@ -95,7 +107,9 @@ that is just being made): a change is parked only after ``REFUSALS_MAX`` of them
 
 
 class Uploader:
-    """Sends what is queued in ``spool`` to ``store``. What is sent for a while only gets keys below ``prefix``.
+    """Sends what is queued in ``spool`` to ``store``, and tells ``report`` what became of it.
+
+    What is sent for a while only gets keys below ``prefix``.
 
     While programs keep writing many small files, their processor time comes first: few uploads are
     on their way until the writers pause, or until this has lasted ``YIELD_S``.
@@ -105,7 +119,8 @@ class Uploader:
         self,
         spool: Spool,
         store: Store,
-        hooks: Hooks,
+        provider: ContentProvider,
+        report: Report,
         known: KnownCapabilities,
         *,
         prefix: str,
@@ -116,23 +131,33 @@ class Uploader:
     ) -> None:
         self._spool = spool
         self._on_conflict = on_conflict
-        self._hooks = hooks
+        self._provider = provider
+        self._report = report
         self._delay_s = delay_s
         self._small_slots = trio.CapacityLimiter(SMALL_REQUESTS_MAX)
         self._large_slots = trio.CapacityLimiter(uploads_max)
+        own = OwnTries(spool, provider)
+        kept = Kept(spool, store, own)
         self.multipart = MultipartSender(
             spool,
             store,
-            hooks,
+            provider,
             known,
+            kept,
             part_bytes=part_bytes,
             parts_max=uploads_max,
             prefix=prefix,
         )
         self.streaming = Streaming(spool, self.multipart, PartPlan(part_bytes))
-        self.sender = Sender(spool, store, hooks, known, self.multipart, part_bytes=part_bytes)
-        self.queue = UploadQueue(spool.changes.get, self._blocker_of, part_bytes)
-        self.queue.gathers_deletions = lambda: self.sender.deletions.are_gathered
+        self.sender = Sender(
+            spool, store, provider, report, known, own, kept, self.multipart, part_bytes=part_bytes
+        )
+        self.queue = UploadQueue(
+            spool.changes.get,
+            self._blocker_of,
+            part_bytes,
+            lambda: self.sender.deletions.are_gathered,
+        )
         self._deletion_slots = trio.CapacityLimiter(DELETIONS_AT_ONCE)
         self._wake = trio.Event()
         self._some_due = trio.Event()
@@ -150,8 +175,6 @@ class Uploader:
             "overwritten": 0,
         }
         self._news = trio.Event()
-        self.on_stored: Callable[[Key, Change, ContentRef | None], None] = lambda *_: None
-        """Told of all that S3 has now by our hand, ``None`` for a deletion, before the journal forgets it."""
         spool.on_queued = self._queued
         spool.on_removed = self._removed
 
@@ -408,7 +431,7 @@ class Uploader:
         result = None if stored is None else stored.result
         etag = ABSENT if result is None else result.etag
         with contained(f"the list of what was put lacks {key!r}"):
-            self.on_stored(key, change, None if stored is None else stored.ref(key))
+            self._report(Answered(key, change, None if stored is None else stored.ref(key)))
         if current is not change:
             crashpoint("change: superseded")
             # Superseded by a deletion, a rename or a new file while it was on its way.
@@ -427,7 +450,7 @@ class Uploader:
         if change.seq == seq:
             self._spool.finish(change)
             with contained(f"{key!r} is in S3, and what is shown of it may be older"):
-                self._hooks.uploaded(change, result)
+                self._report(Uploaded(change, result))
             return
         crashpoint("change: earlier state is in S3")
         change.first_seq = seq + 1
@@ -435,7 +458,8 @@ class Uploader:
             change.former = ()
         change.apply(Event.SUCCEED_OLD)
         with contained(f"an earlier state of {key!r} is in S3"):
-            self._hooks.uploaded_earlier(change, None if stored is None else stored.ref(key))
+            content = None if stored is None else stored.ref(key)
+            self._report(UploadedEarlier(change, content))
         self._spool.save(change, makes_room=True)
         if change.state is State.QUEUED:
             self._queued(change)
@@ -455,7 +479,7 @@ class Uploader:
         left = as_copy(change, content)
         self._spool.replace(change, left)
         with contained(f"the content of {left.key!r} is in S3"):
-            self._hooks.content_uploaded(left, blob_id, content)
+            self._report(ContentUploaded(left, blob_id, content))
         if left.state is State.QUEUED:
             self._queued(left)
 
@@ -517,7 +541,7 @@ class Uploader:
         log.warning("new attributes of %r come too late: %s", change.key, error)
         self._spool.finish(change)
         with contained(f"new attributes of {change.key!r} are lost"):
-            self._hooks.lost(change)
+            self._report(GivenUp(change))
 
     def _source_gone(self, change: Change, seq: int, error: SourceGoneError) -> None:
         """What was to be moved is gone from S3: the cache may have it, else theirs stays as it is."""
@@ -538,8 +562,8 @@ class Uploader:
             return
         self._spool.finish(change)
         with contained(f"the move to {change.key!r} is given up"):
-            self._hooks.lost(change)
-            self._spool.on_unused(self._spool.live_blobs[blob_id_of(change)])
+            self._report(GivenUp(change))
+            self._spool.drop_unless_open(self._spool.live_blobs[blob_id_of(change)])
         self._tell_of_conflict(change.key, "not-moved")
 
     def _fetch(self, change: Copy) -> None:
@@ -557,7 +581,7 @@ class Uploader:
 
     def _tell_of_conflict(self, key: Key, outcome: ConflictOutcome, kept_as: Key = "") -> None:
         with contained(f"the conflict of {key!r} is told"):
-            self._hooks.conflicted(key, outcome, kept_as)
+            self._report(Conflicted(key, outcome, kept_as))
 
     def _conflict(self, change: Change, seq: int, error: ForeignWriteError) -> None:
         if self._spool.changes.get(change.key) is not change:
@@ -573,10 +597,10 @@ class Uploader:
             # Of ours nothing is left to be kept: theirs stays and is shown again.
             self._spool.finish(change)
             with contained(f"the deletion of {change.key!r} is given up"):
-                self._hooks.lost(change)
+                self._report(GivenUp(change))
             self._tell_of_conflict(change.key, "not-deleted")
         elif policy == "keep-both" and not isinstance(change, Delete):
-            kept_as = self._hooks.keep_both(change)
+            kept_as = self._provider.keep_both(change)
             log.warning("both versions of %r are kept: yours is %r now", change.key, kept_as)
             self._tell_of_conflict(change.key, "kept-both", kept_as)
         elif policy == "overwrite" and change.expected is not None:

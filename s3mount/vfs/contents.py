@@ -51,7 +51,6 @@ class Contents:
         self.barrier: UploadBarrier | None = None
         self.readahead = FileReadahead(state, directories)
         self.writing = Writing(state, directories)
-        state.spool.on_unused = self._blob_unused
         state.is_written = self._is_written
 
     def connect(self, uploader: Uploader) -> None:
@@ -62,11 +61,6 @@ class Contents:
         """Has somebody opened the file for writing?"""
         file = self._files.get(node.inode)
         return file is not None and file.writers > 0
-
-    def _blob_unused(self, blob: Blob) -> None:
-        """No change needs the blob any more; who has it open may still read it."""
-        if not any(file.blob is blob for file in self._files.values()):
-            self._state.spool.drop_blob(blob)
 
     # ------------------------------------------------------------------ handles
 
@@ -200,6 +194,7 @@ class Contents:
         blob = file.blob
         if blob is None:
             return
+        file.blob = None
         blob.release()
         change = self._state.change_of(file.node)
         if blob_id_of(change) == blob.id:
@@ -306,7 +301,7 @@ class Contents:
         try:
             await self._filler.fill_blob(blob, start, stop, for_upload=True)
         finally:
-            if not any(file.blob is blob for file in self._files.values()):
+            if not blob.open_files:
                 blob.release()
 
     # ------------------------------------------------------------------ writing

@@ -46,7 +46,8 @@ from s3mount.vfs.renaming import Renaming
 from s3mount.vfs.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 from s3mount.vfs.trials import RunningTrial
-from s3mount.vfs.uploads import UploadHooks
+from s3mount.vfs.upload_provider import UploadProvider
+from s3mount.vfs.uploads import UploadOutcomes
 
 log = logging.getLogger(__name__)
 
@@ -122,11 +123,14 @@ class Filesystem:
         self.naming = Naming(state, self.directories, self.contents)
         self.renaming = Renaming(state, self.directories, self.contents, self.naming)
         self.metadata = Metadata(state, self.directories, self.contents, self.naming)
-        self.hooks = UploadHooks(state, self.contents)
+        self.puts = PutLog(Path(config.state_dir))
+        provider = UploadProvider(state, self.contents)
+        self.outcomes = UploadOutcomes(state, self.contents, provider, self.puts)
         self.uploader = Uploader(
             spool,
             store,
-            self.hooks,
+            provider,
+            self.outcomes.take,
             self.capabilities,
             prefix=config.prefix,
             part_bytes=config.part_bytes,
@@ -134,8 +138,6 @@ class Filesystem:
             delay_s=config.upload_delay_s,
             on_conflict=config.on_conflict,
         )
-        self.puts = PutLog(Path(config.state_dir))
-        self.uploader.on_stored = self.puts.stored
         self.contents.connect(self.uploader)
         self.decisions = Decisions(state, self.naming, self.uploader)
         self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
@@ -343,7 +345,7 @@ class Filesystem:
                 "disk_free_bytes": _free_bytes(self.config.state_dir),
             },
             "uploads": self.uploader.statistics(),
-            "conflicts": [conflict._asdict() for conflict in self.hooks.conflicts],
+            "conflicts": [conflict._asdict() for conflict in self.outcomes.conflicts],
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities.told(),
             "outage": self.state.store.outage,

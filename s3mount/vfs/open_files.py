@@ -25,7 +25,7 @@ class OpenFile:
     """
 
     __slots__ = (
-        "blob",
+        "_blob",
         "handles",
         "lock",
         "matcher",
@@ -41,7 +41,7 @@ class OpenFile:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.blob: Blob | None = None
+        self._blob: Blob | None = None
         self.reader: ReadHandle | None = None
         self.pinned: ContentRef | None = None
         self.handles = 0
@@ -52,6 +52,19 @@ class OpenFile:
         self.track: tuple[ContentRef, ReadChecksums | None] | None = None
         self.matcher: tuple[str, DedupeMatcher | None] | None = None
         self.lock = trio.Lock()
+
+    @property
+    def blob(self) -> Blob | None:
+        """Where it is written; the blob counts who shows it."""
+        return self._blob
+
+    @blob.setter
+    def blob(self, blob: Blob | None) -> None:
+        if blob is not None:
+            blob.open_files += 1
+        if self._blob is not None:
+            self._blob.open_files -= 1
+        self._blob = blob
 
 
 @dataclass(slots=True)

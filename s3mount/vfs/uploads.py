@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import mimetypes
-import socket
-import time
 from collections import deque
 from typing import NamedTuple
 
 import msgspec
 
 from s3mount.background import contained
-from s3mount.crashpoints import crashpoint
-from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
-from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, blob_id_of, renamed
-from s3mount.spool.hooks import ConflictOutcome
-from s3mount.tree import attributes as codec
+from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.spool.changes import Change, Copy, Delete, Put, PutOrCopy, blob_id_of
+from s3mount.spool.events import (
+    Answered,
+    Conflicted,
+    ConflictOutcome,
+    ContentUploaded,
+    GivenUp,
+    NotInS3,
+    Uploaded,
+    UploadedEarlier,
+    UploadEvent,
+)
+from s3mount.spool.provider import ContentProvider
+from s3mount.spool.put_log import PutLog
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.state import MountState
@@ -33,67 +40,35 @@ class Conflict(NamedTuple):
     kept_as: Key
 
 
-class UploadHooks:
-    """``spool.hooks.Hooks`` for one mount. ``conflicts`` are the last ones, oldest first."""
+class UploadOutcomes:
+    """Draws the consequences of what the uploader reports. ``conflicts`` are the last ones, oldest first."""
 
-    def __init__(self, state: MountState, contents: Contents) -> None:
+    def __init__(
+        self, state: MountState, contents: Contents, provider: ContentProvider, puts: PutLog
+    ) -> None:
         self._state = state
         self._contents = contents
+        self._provider = provider
+        self._puts = puts
         self.conflicts: deque[Conflict] = deque(maxlen=CONFLICTS_SHOWN_MAX)
 
-    def headers_of(self, change: PutOrCopy, *, with_times: bool = True) -> ObjectHeaders:
-        """See ``Hooks.headers_of``."""
-        assert change.attributes is not None
-        guessed, encoding = mimetypes.guess_type(change.key)
-        content_type = guessed if guessed and encoding is None else "application/octet-stream"
-        headers = codec.encode(
-            change.attributes, change.headers, content_type=content_type, with_times=with_times
-        )
-        storage_class = self._state.config.store.new_objects.storage_class
-        if storage_class is None or change.headers is not None:
-            # An object that was there keeps its own; the default class is told as none.
-            return headers
-        return msgspec.structs.replace(headers, storage_class=storage_class)
-
-    def carried_by(self, change: PutOrCopy) -> tuple[Attributes, bool]:
-        """See ``Hooks.carried_by``."""
-        assert change.attributes is not None
-        headers = change.headers or ObjectHeaders()
-        now = change.attributes
-        # An mtime that was set, not written, is before the ctime: LastModified does not stand for it.
-        default = msgspec.structs.replace(now, mtime_ns=now.ctime_ns)
-        told = codec.decode(headers, default)
-        return told, not codec.has_times(headers)
-
-    def written_at_ns(self, headers: ObjectHeaders) -> int | None:
-        """See ``Hooks.written_at_ns``."""
-        return codec.written_at_ns(headers)
-
-    async def fill(self, change: Put, start: int, stop: int) -> None:
-        """See ``Hooks.fill``."""
-        await self._contents.fill(change, start, stop)
-
-    async def read_base(self, base: ContentRef, start: int, stop: int) -> bytes:
-        """See ``Hooks.read_base``."""
-        reader = self._state.reader.open(base)
-        try:
-            return await reader.read(start, stop - start)
-        finally:
-            reader.close()
-
-    async def before_replace(self, change: Change) -> None:
-        """See ``Hooks.before_replace``."""
-        if not isinstance(change, Delete):
-            await self._contents.inherit(change)
-        await self._contents.keep_readable(change)
-
-    async def find_in_s3(self, change: Put) -> ContentRef | None:
-        """See ``Hooks.find_in_s3``."""
-        return await self._state.known.find(change)
-
-    def not_in_s3(self, key: Key) -> None:
-        """See ``Hooks.not_in_s3``."""
-        self._state.known.gone(key)
+    def take(self, event: UploadEvent) -> None:
+        """See ``spool.events.Report``."""
+        match event:
+            case Answered(key, change, content):
+                self._puts.stored(key, change, content)
+            case Uploaded(change, result):
+                self._uploaded(change, result)
+            case UploadedEarlier(change, content):
+                self._uploaded_earlier(change, content)
+            case ContentUploaded(copy, blob_id, content):
+                self._content_uploaded(copy, blob_id, content)
+            case GivenUp(change):
+                self._given_up(change)
+            case Conflicted(key, outcome, kept_as):
+                self.conflicts.append(Conflict(self._state.now_ns(), key, outcome, kept_as))
+            case NotInS3(key):
+                self._state.known.gone(key)
 
     def _finished(self, key: Key) -> None:
         for finished in self._state.on_finished:
@@ -104,8 +79,7 @@ class UploadHooks:
         with contained("the index of contents is not told"):
             self._state.known.gone(key)
 
-    def uploaded(self, change: Change, result: PutResult | None) -> None:
-        """See ``Hooks.uploaded``."""
+    def _uploaded(self, change: Change, result: PutResult | None) -> None:
         self._finished(change.key)
         if result is None:
             self._not_known(change.key)
@@ -115,8 +89,7 @@ class UploadHooks:
         elif not isinstance(change, Delete):
             self._stored(change, result)
 
-    def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
-        """See ``Hooks.uploaded_earlier``."""
+    def _uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
         self._finished(change.key)
         self._not_known(change.key)
         blob = self._state.spool.blob_of(change)
@@ -125,8 +98,7 @@ class UploadHooks:
             # What is not here is in the new version at the same place.
             blob.base = content
 
-    def content_uploaded(self, change: Copy, blob_id: str, content: ContentRef) -> None:
-        """See ``Hooks.content_uploaded``."""
+    def _content_uploaded(self, change: Copy, blob_id: str, content: ContentRef) -> None:
         self._finished(change.key)
         node = self._state.find(change.key)
         with contained("the index of contents is not told"):
@@ -148,7 +120,7 @@ class UploadHooks:
             with contained("a file that was sent is not in the cache"):
                 self._contents.to_cache(blob, content)
         if blob.id in self._state.spool.live_blobs:
-            self._state.spool.on_unused(blob)
+            self._state.spool.drop_unless_open(blob)
 
     def _stored(self, change: PutOrCopy, result: PutResult) -> None:
         ref = ContentRef(change.key, result.etag, change.size, result.version_id)
@@ -180,9 +152,9 @@ class UploadHooks:
     def _carried_by(self, change: PutOrCopy) -> ObjectHeaders:
         """What is stored beside the object that ``change`` made: an upload of parts carries what it began with."""
         if not isinstance(change, Put) or change.upload_attributes is None:
-            return self.headers_of(change)
+            return self._provider.headers_of(change)
         sent = msgspec.structs.replace(change, attributes=change.upload_attributes)
-        return self.headers_of(sent, with_times=not change.upload_streamed)
+        return self._provider.headers_of(sent, with_times=not change.upload_streamed)
 
     def _note_stored(
         self, node: Node, change: PutOrCopy, ref: ContentRef, result: PutResult
@@ -201,37 +173,7 @@ class UploadHooks:
             node.headers = self._carried_by(change)
             node.attributes_known = True
 
-    def lost(self, change: Change) -> None:
-        """See ``Hooks.lost``."""
+    def _given_up(self, change: Change) -> None:
         node = self._state.find(change.key)
         if node is not None and node.parent is not None and node.parent.directory is not None:
             node.parent.directory.listed_at = float("-inf")
-
-    def conflicted(self, key: Key, outcome: ConflictOutcome, kept_as: Key = "") -> None:
-        """See ``Hooks.conflicted``."""
-        self.conflicts.append(Conflict(self._state.now_ns(), key, outcome, kept_as))
-
-    def keep_both(self, change: PutOrCopy) -> Key:
-        """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""
-        spool = self._state.spool
-        node = self._state.find(change.key)
-        old_key = change.key
-        new_key = self._conflict_key(old_key)
-        spool.record([renamed(change, new_key, expected=ABSENT)], [old_key])
-        crashpoint("conflict: recorded")
-        if node is not None and node.parent is not None:
-            parent = node.parent
-            self._state.nodes.move(node, parent, new_key.rsplit("/", 1)[-1])
-            if parent.directory is not None:
-                parent.directory.listed_at = float("-inf")
-        return new_key
-
-    def _conflict_key(self, key: str) -> str:
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._state.now_ns() / 1e9))
-        host = socket.gethostname().split(".")[0] or "host"
-        candidate = f"{key}.conflict-{host}-{stamp}"
-        number = 1
-        while candidate in self._state.spool.changes:
-            number += 1
-            candidate = f"{key}.conflict-{host}-{stamp}-{number}"
-        return candidate

@@ -15,7 +15,10 @@ class Board:
         self.changes: dict[str, Change] = {}
         self.blockers: dict[str, str] = {}
         self.queue = UploadQueue(
-            self.changes.get, lambda change: self.blockers.get(change.key), large_bytes_min=100
+            self.changes.get,
+            lambda change: self.blockers.get(change.key),
+            large_bytes_min=100,
+            gathers_deletions=lambda: False,
         )
 
     def add(self, key: str, seq: int, *, at: float = 0.0, size: int = 0) -> Change:

@@ -412,7 +412,7 @@ def test_a_file_that_somebody_replaces_before_its_rename_arrives_is_no_lasting_t
             assert files.get("a") == theirs
             is_kept = is_read or versioning == "enabled"
             assert files["d/b"] == (b"ours" * PART if is_kept else b"b")
-            told = [conflict.outcome for conflict in mount.fs.hooks.conflicts]
+            told = [conflict.outcome for conflict in mount.fs.outcomes.conflicts]
             assert told.count("not-moved") == (not is_kept)
             wanted = {"d": None, "d/b": files["d/b"]} | ({"a": theirs} if theirs else {})
             await trio.sleep(2)
@@ -465,7 +465,7 @@ def test_a_folder_whose_files_somebody_replaces_before_its_rename_arrives_is_no_
             if is_kept:
                 wanted |= {f"moved/{name}": b"ours" * PART for name in gone}
             assert {key: body for key, body in files.items() if body is not None} == wanted
-            told = [conflict.outcome for conflict in mount.fs.hooks.conflicts]
+            told = [conflict.outcome for conflict in mount.fs.outcomes.conflicts]
             assert told.count("not-moved") == len(gone) * (not is_kept)
             await trio.sleep(2)
             shown = await mount.tree()

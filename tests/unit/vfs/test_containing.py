@@ -29,6 +29,7 @@ from s3mount.spool.durability import Durability
 from s3mount.spool.journal import Journal
 from s3mount.spool.labels import Labels
 from s3mount.spool.multipart import MultipartSender
+from s3mount.spool.own_tries import OwnTries
 from s3mount.spool.put_log import PutLog
 from s3mount.spool.queue import UploadQueue
 from s3mount.spool.resuming import Resuming
@@ -41,7 +42,8 @@ from s3mount.spool.uploader import Uploader
 from s3mount.transfer.parts import PartsUpload
 from s3mount.tree.memory import HeadMemory
 from s3mount.vfs.dedupe import Deduplicator
-from s3mount.vfs.uploads import UploadHooks
+from s3mount.vfs.upload_provider import UploadProvider
+from s3mount.vfs.uploads import UploadOutcomes
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, LifeStore, World, inline, simulated
 
@@ -68,7 +70,7 @@ SENDING = (
         LifeStore,
     ),
     *(StaleUploads, MultipartSender, PartsUpload, PutLog, Dependencies, Sender, Spool, Streaming),
-    *(UploadHooks, UploadQueue, Uploader),
+    *(OwnTries, UploadProvider, UploadOutcomes, UploadQueue, Uploader),
 )
 STARTING = (Blob, BlobFolder, BlockSums, Labels, PartsUpload, Dependencies, Resuming)
 BIG = bytes(range(251)) * (5 * PART_BYTES // 251)

@@ -1,17 +1,15 @@
-"""What the rooms above do for the spool's uploader, and are told by it."""
+"""What the uploader asks of the rooms above: what to store beside an object, and bytes that are not in its blob."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
-from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, PutResult
-from s3mount.spool.changes import Change, Copy, Put, PutOrCopy
-
-ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held", "not-deleted", "not-moved"]
+from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders
+from s3mount.spool.changes import Change, Put, PutOrCopy
 
 
-class Hooks(Protocol):
-    """What the uploader needs of the rooms above; vfs implements it."""
+class ContentProvider(Protocol):
+    """Answers the uploader; vfs implements it."""
 
     def headers_of(self, change: PutOrCopy, *, with_times: bool = True) -> ObjectHeaders:
         """What to store with the object of ``change``; without times while it is still written."""
@@ -47,33 +45,9 @@ class Hooks(Protocol):
         """
         ...
 
-    def not_in_s3(self, key: Key) -> None:
-        """What ``find_in_s3`` said of ``key`` does not hold (any more)."""
-        ...
-
-    def uploaded(self, change: Change, result: PutResult | None) -> None:
-        """S3 has exactly ``change``, which is no longer pending; ``None`` for a deletion."""
-        ...
-
-    def uploaded_earlier(self, change: Change, content: ContentRef | None) -> None:
-        """S3 has an earlier state of ``change``, which stays pending; ``None``: nothing."""
-        ...
-
-    def content_uploaded(self, change: Copy, blob_id: str, content: ContentRef) -> None:
-        """S3 has the bytes of ``change``, not its present attributes; the blob is not needed any more."""
-        ...
-
-    def lost(self, change: Change) -> None:
-        """``change``, no longer pending, was one of attributes of a version that somebody replaced."""
-        ...
-
     def keep_both(self, change: PutOrCopy) -> Key:
         """Somebody else wrote the key of ``change`` first: move ours to a free key, which is returned.
 
         Raises LocalDiskError.
         """
-        ...
-
-    def conflicted(self, key: Key, outcome: ConflictOutcome, kept_as: Key = "") -> None:
-        """Tell people of a conflict: ``kept_as`` is the key that ours has now, where that is another."""
         ...
