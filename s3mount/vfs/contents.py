@@ -14,19 +14,18 @@ import trio
 
 from s3mount.background import contained
 from s3mount.cache.reader import ReadHandle
-from s3mount.crashpoints import crashpoint
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change, Copy, Put, PutOrCopy, blob_id_of
+from s3mount.spool.changes import Put, PutOrCopy, blob_id_of
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.node import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.file_readahead import FileReadahead
-from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BaseFiller
+from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BlobFiller
 from s3mount.vfs.open_files import Handle, OpenFile, is_for_writing, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 from s3mount.vfs.writing import Writing
@@ -38,29 +37,26 @@ FILE_BYTES_MAX = 5 << 40
 
 
 class Contents:
-    """The bytes of files. ``barrier`` is set once it exists, the uploader by ``connect``."""
+    """The bytes of files."""
 
-    def __init__(self, state: MountState, directories: Directories) -> None:
+    def __init__(
+        self,
+        state: MountState,
+        directories: Directories,
+        filler: BlobFiller,
+        uploader: Uploader,
+        barrier: UploadBarrier,
+    ) -> None:
         self._state = state
         self._directories = directories
-        self._files: dict[int, OpenFile] = {}
+        self._filler = filler
+        self._uploader = uploader
+        self._barrier = barrier
+        self._files = state.files
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
-        self.uploader: Uploader | None = None
-        self._filler = BaseFiller(state)
-        self.barrier: UploadBarrier | None = None
         self.readahead = FileReadahead(state, directories)
         self.writing = Writing(state, directories)
-        state.is_written = self._is_written
-
-    def connect(self, uploader: Uploader) -> None:
-        """From now on there is somebody who sends what is closed."""
-        self.uploader = self._filler.uploader = uploader
-
-    def _is_written(self, node: Node) -> bool:
-        """Has somebody opened the file for writing?"""
-        file = self._files.get(node.inode)
-        return file is not None and file.writers > 0
 
     # ------------------------------------------------------------------ handles
 
@@ -70,14 +66,6 @@ class Contents:
             return self._handles[number]
         except KeyError:
             raise OSError(errno.EBADF, "no such handle") from None
-
-    def open_file(self, node: Node) -> OpenFile | None:
-        """The open file of a node, if it is open."""
-        return self._files.get(node.inode)
-
-    def open_files(self) -> list[OpenFile]:
-        """All open files."""
-        return list(self._files.values())
 
     def open(self, node: Node, flags: int, pid: int = 0, *, is_read_by_program: bool = True) -> int:
         """A new handle for ``node``; its number. Raises OSError (ESTALE) for writing what was replaced."""
@@ -148,16 +136,14 @@ class Contents:
             log.info("%r was opened, but not read: %s", content.key, error)
 
     def _hold(self, node: Node) -> OpenFile:
-        file = self._files.get(node.inode)
-        if file is None:
-            file = self._files[node.inode] = OpenFile(node)
+        file = self._files.hold(node)
         if file.blob is None:
             file.blob = self.writing.pending_blob(node)
         return file
 
     def follow_pending(self) -> None:
         """After a move: open files read from the blob that what they hold is fetched into, if it is."""
-        for file in self.open_files():
+        for file in self._files.all():
             if file.blob is None and file.node.linked:
                 file.blob = self.writing.pending_blob(file.node)
 
@@ -178,14 +164,14 @@ class Contents:
 
     def _closed(self, file: OpenFile) -> None:
         change = self._state.change_of(file.node)
-        if change is not None and change.state is State.OPEN and self.uploader is not None:
+        if change is not None and change.state is State.OPEN:
             self._fold_attributes(file, change)
-            self.uploader.closed(change)
+            self._uploader.closed(change)
 
     def _let_go(self, file: OpenFile) -> None:
         if file.handles or file.lock.locked():
             return
-        self._files.pop(file.node.inode, None)
+        self._files.let_go(file)
         if file.reader is not None:
             file.reader.close()
             file.reader = None
@@ -202,16 +188,9 @@ class Contents:
         # S3 has it, or nobody wants it any more.
         content = file.node.content
         if file.node.linked and content is not None and blob.base is None:
-            self.to_cache(blob, content)
+            self._filler.to_cache(blob, content)
         else:
             self._state.spool.drop_blob(blob)
-
-    def to_cache(self, blob: Blob, content: ContentRef) -> None:
-        """A blob that S3 has becomes the cache's copy of it, by rename where possible."""
-        is_sure = blob.complete and not blob.is_unsure
-        is_moved = is_sure and self._state.reader.adopt(content, blob.path)
-        crashpoint("cache: adopted")
-        self._state.spool.drop_blob(blob, keep_file=is_moved)
 
     # ------------------------------------------------------------------ reading
 
@@ -221,7 +200,7 @@ class Contents:
         blob = file.blob
         if blob is not None:
             if blob.base is not None and blob.missing(offset, min(offset + length, blob.size)):
-                await self._filler.fill_blob(blob, offset, offset + length)
+                await self._filler.fill_blob(blob, offset, offset + length, self._base_gone)
                 blob = file.blob or blob
             return blob.read(offset, length)
         node = file.node
@@ -266,7 +245,7 @@ class Contents:
                 if self._is_replaced_by_us(file, content):
                     await trio.sleep(VERSION_RETRY_S)
                     continue
-                again = await self._filler.found_again(content)
+                again = await self._found_again(content)
                 if file.node.content == content:
                     self._forget_reader(file)
                     file.node.content = again
@@ -277,7 +256,26 @@ class Contents:
         if file.node.content != content:
             self._forget_reader(file)
             return True
-        return self.uploader is not None and self.uploader.queue.is_sending(content.key)
+        return self._uploader.queue.is_sending(content.key)
+
+    async def _found_again(self, content: ContentRef) -> ContentRef:
+        """The same bytes as a write of our own left them, of which nothing was heard.
+
+        Raises PreconditionFailedError when somebody else replaced them, NoSuchKeyError when they are gone.
+        """
+        again = await self._uploader.sender.found_again(content)
+        if again is None:
+            raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
+        return again
+
+    async def _base_gone(self, blob: Blob, base: ContentRef) -> None:
+        """See ``OnGone``: what is below a blob was replaced, perhaps by an upload of our own."""
+        if blob.base != base or self._uploader.queue.is_sending(base.key):
+            await trio.sleep(VERSION_RETRY_S)
+            return
+        again = await self._found_again(base)
+        if blob.base == base:
+            blob.base = again
 
     @staticmethod
     def _forget_reader(file: OpenFile) -> None:
@@ -292,17 +290,6 @@ class Contents:
             return await self.read(self.handle(number), 0, max(node.size, 1))
         finally:
             self.release(number)
-
-    async def fill(self, change: Put, start: int, stop: int) -> None:
-        """Bring missing bytes of a pending change's base into its blob. Raises S3MountError, OSError."""
-        blob = self._state.spool.blob_of(change)
-        if blob is None or not blob.missing(start, stop):
-            return
-        try:
-            await self._filler.fill_blob(blob, start, stop, for_upload=True)
-        finally:
-            if not blob.open_files:
-                blob.release()
 
     # ------------------------------------------------------------------ writing
 
@@ -335,12 +322,12 @@ class Contents:
         part_bytes = self._state.config.part_bytes
         file.stream_at = (blob.size // part_bytes + 1) * part_bytes
         change = self._state.change_of(file.node)
-        if not isinstance(change, Put) or self.uploader is None or looks_temporary(file.node.name):
+        if not isinstance(change, Put) or looks_temporary(file.node.name):
             return
         if change.inherits is not None:
             # An upload in parts carries its headers from its beginning on.
             return
-        streaming = self.uploader.streaming
+        streaming = self._uploader.streaming
         if streaming.is_worth_it(blob) and not self._is_known_so_far(file, blob):
             streaming.grown(change, blob)
 
@@ -357,9 +344,7 @@ class Contents:
     async def _wait_for_room(self, size_bytes: int) -> None:
         """Slow a writer down while the spool is full. Raises OSError (ENOSPC) when nothing moves."""
         spool = self._state.spool
-        if self.uploader is None:
-            raise OSError(errno.ENOSPC, "the spool is full")
-        self.uploader.hurry()
+        self._uploader.hurry()
         try:
             while not spool.has_room(size_bytes):
                 with trio.move_on_after(self._state.config.room_wait_s) as waited:
@@ -367,7 +352,7 @@ class Contents:
                 if waited.cancelled_caught:
                     raise OSError(errno.ENOSPC, "the spool is full and uploads make no room")
         finally:
-            self.uploader.relax()
+            self._uploader.relax()
 
     async def truncate(self, node: Node, size: int) -> None:
         """Set a file's size. Raises OSError, S3MountError."""
@@ -393,7 +378,7 @@ class Contents:
             node.size = size
             file.wrote = True
             if file.writers == 0:
-                await self._filler.complete_small(blob)
+                await self._filler.complete_small(blob, self._base_gone)
             if file.writers == 0:
                 self.commit(file)
                 self._closed(file)
@@ -403,7 +388,7 @@ class Contents:
 
     def was_refused(self, node: Node) -> bool:
         """Did a program try to write to the open file, and nothing came of it?"""
-        file = self._files.get(node.inode)
+        file = self._files.of(node)
         return file is not None and file.refused and file.blob is None
 
     # ------------------------------------------------------------------ closing
@@ -414,7 +399,7 @@ class Contents:
         Where the kernel keeps the mtime of what it writes back, it tells it, before every flush and fsync; it
         tells nothing when the time that it shows has not changed, and then nothing is to be stored either.
         """
-        file = self._files.get(node.inode)
+        file = self._files.of(node)
         if file is not None and file.wrote:
             file.wrote = False
             now_ns = self._state.now_ns()
@@ -436,7 +421,7 @@ class Contents:
     async def _complete(self, file: OpenFile) -> None:
         change = self._state.change_of(file.node)
         if file.blob is not None and change is not None and change.state is State.OPEN:
-            await self._filler.complete_small(file.blob)
+            await self._filler.complete_small(file.blob, self._base_gone)
 
     async def flush(self, handle: Handle) -> None:
         """close() of one descriptor: journal it, and line it up when this is the only writer. Raises LocalDiskError."""
@@ -446,9 +431,9 @@ class Contents:
         change = self._state.change_of(file.node)
         if not handle.writes or change is None or change.state is not State.OPEN:
             return
-        if file.writers == 1 and self.uploader is not None:
+        if file.writers == 1:
             self._fold_attributes(file, change)
-            self.uploader.closed(change)
+            self._uploader.closed(change)
         else:
             self.commit(file)
 
@@ -461,39 +446,13 @@ class Contents:
         self.commit(handle.file)
         change = self._state.change_of(handle.file.node)
         await self._state.spool.force(handle.file.blob, change)
-        if self._state.config.fsync == "s3" and self.barrier is not None:
-            await self.barrier.wait(handle.file.node, handle.pid)
+        if self._state.config.fsync == "s3":
+            await self._barrier.wait(handle.file.node, handle.pid)
 
     async def wait_closed(self, handle: Handle) -> None:
         """With ``--write-through``: return when S3 has what was written, as for ``fsync``. Raises OSError."""
-        if self._state.config.write_through and handle.writes and self.barrier is not None:
-            await self.barrier.wait(handle.file.node, handle.pid)
-
-    # ------------------------------------------------------- versions that go away
-
-    async def inherit(self, change: PutOrCopy) -> None:
-        """See ``StoredAttributes.inherit``."""
-        await self._directories.attributes.inherit(change)
-
-    async def keep_readable(self, change: Change) -> None:
-        """Fetch what open files still need of the version that ``change`` destroys. Raises S3MountError."""
-        for file in self.open_files():
-            node = file.node
-            own = self._state.change_of(node) is change and node.linked
-            content = file.blob.base if file.blob is not None else node.content
-            if own or content is None or content.key != change.key:
-                continue
-            if isinstance(change, Copy) and change.source == content:
-                continue
-            if file.blob is not None:
-                await self._filler.fill_blob(file.blob, 0, file.blob.base_limit)
-                file.blob.detach()
-            elif file.pinned is None:
-                await self._state.reader.materialize(content)
-                if self._files.get(node.inode) is file:
-                    file.pinned = content
-                else:
-                    self._state.reader.unpin(content)
+        if self._state.config.write_through and handle.writes:
+            await self._barrier.wait(handle.file.node, handle.pid)
 
 
 def _is_ready(change: PutOrCopy, blob: Blob) -> bool:

@@ -20,7 +20,7 @@ from s3mount.tasks import first_error
 from s3mount.tree.listing import Listing, list_directory
 from s3mount.tree.names import NAME_BYTES_MAX, check_key, is_name
 from s3mount.tree.node import Block, Node, names_in
-from s3mount.vfs.finished import FinishedKeys, Watch
+from s3mount.vfs.finished import Watch
 from s3mount.vfs.list_readahead import ListReadahead
 from s3mount.vfs.merging import Merger
 from s3mount.vfs.open_files import must_be_in_place
@@ -49,7 +49,7 @@ class Directories:
     def __init__(self, state: MountState) -> None:
         self._state = state
         self._running: dict[int, trio.Event] = {}
-        self._finished = FinishedKeys()
+        self._finished = state.finished
         self._merger = Merger(state)
         self._walks = ListReadahead(state, self._finished)
         self._forgotten = 0
@@ -61,7 +61,6 @@ class Directories:
         self.know_marker = self.attributes.know_marker
         self.head = self.attributes.head
         self.learned = self.attributes.learned
-        state.on_finished.append(self._finished.note)
 
     def watch_finished(self) -> Watch:
         """Collects the keys finished from now on, as long as it is held."""

@@ -39,6 +39,7 @@ from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.filling import BlobFiller
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.refreshing import Refreshing
@@ -119,13 +120,10 @@ class Filesystem:
         self.config = config
         self.directories = Directories(state)
         self.refreshing = Refreshing(state, self.directories)
-        self.contents = Contents(state, self.directories)
-        self.naming = Naming(state, self.directories, self.contents)
-        self.renaming = Renaming(state, self.directories, self.contents, self.naming)
-        self.metadata = Metadata(state, self.directories, self.contents, self.naming)
         self.puts = PutLog(Path(config.state_dir))
-        provider = UploadProvider(state, self.contents)
-        self.outcomes = UploadOutcomes(state, self.contents, provider, self.puts)
+        filler = BlobFiller(spool, reader, store, config.part_bytes)
+        provider = UploadProvider(state, filler, self.directories.attributes)
+        self.outcomes = UploadOutcomes(state, filler, provider, self.puts)
         self.uploader = Uploader(
             spool,
             store,
@@ -138,9 +136,12 @@ class Filesystem:
             delay_s=config.upload_delay_s,
             on_conflict=config.on_conflict,
         )
-        self.contents.connect(self.uploader)
+        self.barrier = UploadBarrier(state, self.uploader)
+        self.contents = Contents(state, self.directories, filler, self.uploader, self.barrier)
+        self.naming = Naming(state, self.directories, self.contents, self.uploader)
+        self.renaming = Renaming(state, self.directories, self.contents, self.naming, self.uploader)
+        self.metadata = Metadata(state, self.directories, self.contents, self.naming)
         self.decisions = Decisions(state, self.naming, self.uploader)
-        self.contents.barrier = self.barrier = UploadBarrier(state, self.uploader)
         self.snapshots: SnapshotsDirectory | None = None
 
     # --------------------------------------------------------------- background
@@ -352,7 +353,7 @@ class Filesystem:
             "cache": self.state.reader.statistics() | self.contents.readahead.statistics(),
             "inodes": len(self.state.nodes),
             "listings": self._listings(),
-            "open_files": len(self.contents.open_files()),
+            "open_files": len(self.state.files.all()),
             "ignored_keys": self.directories.ignored_keys,
         }
 

@@ -1,12 +1,14 @@
-"""Bytes of a blob that are still those of the version it was laid over: brought here when they are needed."""
+"""Bytes between blobs and the cache: those of the version that a blob was laid over, and blobs that S3 has."""
 
 from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
-import trio
-
+from s3mount.cache.reader import CacheReader
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     LocalDiskError,
     NoSuchKeyError,
@@ -14,10 +16,9 @@ from s3mount.errors import (
     S3MountError,
 )
 from s3mount.refs import ContentRef
-from s3mount.s3.store import INLINE_BODY_BYTES_MAX
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs import Blob
-from s3mount.spool.uploader import Uploader
-from s3mount.vfs.state import MountState
+from s3mount.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -27,28 +28,40 @@ VERSION_RETRY_S = 0.05
 """A version that our own upload is just replacing is looked for again so often, and so soon."""
 
 
-class BaseFiller:
-    """Fills blobs from their bases, through the cache. ``uploader`` is set once it exists."""
+OnGone: TypeAlias = Callable[[Blob, ContentRef], Awaitable[None]]
+"""Called when the base of a blob is gone: returns after a while, or with the same bytes as the blob's new base."""
 
-    def __init__(self, state: MountState) -> None:
-        self._state = state
-        self.uploader: Uploader | None = None
+
+class BlobFiller:
+    """Fills blobs from their bases, through the cache, and makes them part of the cache."""
+
+    def __init__(self, spool: Spool, reader: CacheReader, store: Store, part_bytes: int) -> None:
+        self._spool = spool
+        self._reader = reader
+        self._store = store
         # Where only one part is sent anyway: of more those that nobody touched are copied inside S3.
-        self.small_bytes_max = min(INLINE_BODY_BYTES_MAX, state.config.part_bytes)
+        self.small_bytes_max = min(INLINE_BODY_BYTES_MAX, part_bytes)
+
+    def to_cache(self, blob: Blob, content: ContentRef) -> None:
+        """A blob that S3 has becomes the cache's copy of it, by rename where possible."""
+        is_sure = blob.complete and not blob.is_unsure
+        is_moved = is_sure and self._reader.adopt(content, blob.path)
+        crashpoint("cache: adopted")
+        self._spool.drop_blob(blob, keep_file=is_moved)
 
     async def fill_blob(
-        self, blob: Blob, start: int, stop: int, *, for_upload: bool = False
+        self, blob: Blob, start: int, stop: int, on_gone: OnGone | None = None
     ) -> None:
         """Bring missing bytes of the base into ``blob``. Raises OSError, S3MountError.
 
-        The uploader itself (``for_upload``) is told at once when the base is gone.
+        While the base is gone ``on_gone`` is called, a number of times; without one, and in the end, that is raised.
         """
         stop = min(stop, blob.base_limit)
         for gap_start, gap_stop in blob.missing(start, stop):
             at = gap_start
             while at < gap_stop:
                 length = min(FILL_CHUNK_BYTES, gap_stop - at)
-                data = await self._read_base(blob, at, length, for_upload)
+                data = await self._read_base(blob, at, length, on_gone)
                 if not data:
                     return
                 self._take(blob, at, data)
@@ -56,9 +69,9 @@ class BaseFiller:
 
     def _take(self, blob: Blob, at: int, data: bytes) -> None:
         grown_bytes = blob.fill(at, data)
-        if blob.id in self._state.spool.live_blobs:
+        if blob.id in self._spool.live_blobs:
             # Else it was dropped meanwhile, and is accounted for no more.
-            self._state.spool.grew(grown_bytes)
+            self._spool.grew(grown_bytes)
 
     def _is_small(self, blob: Blob) -> bool:
         """Is something missing of a base that a single request brings?"""
@@ -69,7 +82,7 @@ class BaseFiller:
         base = blob.base
         if base is None or not self._is_small(blob):
             return
-        reader = self._state.reader.open(base)
+        reader = self._reader.open(base)
         try:
             data = reader.read_now(0, blob.base_limit)
             if data is not None:
@@ -79,7 +92,7 @@ class BaseFiller:
         finally:
             reader.close()
 
-    async def complete_small(self, blob: Blob) -> None:
+    async def complete_small(self, blob: Blob, on_gone: OnGone) -> None:
         """Before a change of a part is acknowledged: bring the rest of a small base, as far as it can be had.
 
         Then it can be sent, and kept beside what somebody else may put in its place, without that base.
@@ -87,42 +100,28 @@ class BaseFiller:
         base = blob.base
         if base is None or not self._is_small(blob):
             return
-        if self._state.store.outage:
+        if self._store.outage:
             self.fill_at_hand(blob)
             return
         try:
-            await self.fill_blob(blob, 0, blob.base_limit)
+            await self.fill_blob(blob, 0, blob.base_limit, on_gone)
         except (OSError, S3MountError) as error:
             log.info("what %r was stays in S3 alone: %s", base.key, error)
 
-    async def _read_base(self, blob: Blob, offset: int, length: int, for_upload: bool) -> bytes:
+    async def _read_base(
+        self, blob: Blob, offset: int, length: int, on_gone: OnGone | None
+    ) -> bytes:
         for _ in range(VERSION_RETRIES):
             base = blob.base
             if base is None or offset >= blob.base_limit:
                 return b""
-            reader = self._state.reader.open(base)
+            reader = self._reader.open(base)
             try:
                 return await reader.read(offset, min(length, blob.base_limit - offset))
             except (PreconditionFailedError, NoSuchKeyError):
-                if for_upload:
+                if on_gone is None:
                     raise
-                sending = self.uploader is not None and self.uploader.queue.is_sending(base.key)
-                if blob.base == base and not sending:
-                    again = await self.found_again(base)
-                    if blob.base == base:
-                        blob.base = again
-                    continue
-                await trio.sleep(VERSION_RETRY_S)
+                await on_gone(blob, base)
             finally:
                 reader.close()
         raise OSError(errno.ESTALE, "the version below the change is gone")
-
-    async def found_again(self, content: ContentRef) -> ContentRef:
-        """The same bytes as a write of our own left them, of which nothing was heard.
-
-        Raises PreconditionFailedError when somebody else replaced them, NoSuchKeyError when they are gone.
-        """
-        again = None if self.uploader is None else await self.uploader.sender.found_again(content)
-        if again is None:
-            raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
-        return again

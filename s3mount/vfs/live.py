@@ -118,7 +118,7 @@ class LiveView:
         upon which Linux looks the name up again.
         """
         told_otherwise = self._nodes.forget(inode, count)
-        if told_otherwise is not None and self._contents.open_file(told_otherwise) is None:
+        if told_otherwise is not None and self.filesystem.state.files.of(told_otherwise) is None:
             self._nodes.renumber(told_otherwise)
 
     async def getattr(self, inode: int) -> Entry:

@@ -112,7 +112,7 @@ class Metadata:
         if isinstance(change, Copy):
             change.replace_headers = True
             change.headers = node.headers
-        file = self._contents.open_file(node)
+        file = self._state.files.of(node)
         if file is not None and file.writers and isinstance(change, Put):
             self._state.spool.touch(change, content=False)
             self._state.spool.save(change)

@@ -14,6 +14,7 @@ from s3mount.refs import Attributes, Key
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change, Delete, Put
 from s3mount.spool.states import State
+from s3mount.spool.uploader import Uploader
 from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
@@ -43,8 +44,15 @@ class Batch:
 class Naming:
     """Operations on directory entries. Every one raises OSError, or S3MountError from below."""
 
-    def __init__(self, state: MountState, directories: Directories, contents: Contents) -> None:
+    def __init__(
+        self,
+        state: MountState,
+        directories: Directories,
+        contents: Contents,
+        uploader: Uploader,
+    ) -> None:
         self._state = state
+        self._uploader = uploader
         self._directories = directories
         self._contents = contents
         self._touched: dict[int, Node] = {}
@@ -231,8 +239,7 @@ class Naming:
 
     def _is_in_store(self, node: Node, key: Key, change: Change | None) -> bool:
         """May S3 hold something under ``key``, now or once what is on its way arrives?"""
-        uploader = self._contents.uploader
-        if uploader is not None and uploader.queue.is_sending(key):
+        if self._uploader.queue.is_sending(key):
             return True
         if change is not None and (change.expected != ABSENT or change.tried):
             return True
@@ -243,7 +250,7 @@ class Naming:
 
     def blob_of(self, node: Node) -> Blob | None:
         """The blob that holds what is pending, or open, of a file. To be asked before it is unlinked."""
-        file = self._contents.open_file(node)
+        file = self._state.files.of(node)
         if file is not None and file.blob is not None:
             return file.blob
         return self._state.spool.blob_of(self._state.change_of(node))
@@ -252,10 +259,10 @@ class Naming:
         """The file is gone from the tree: its blob lives only as long as somebody has it open."""
         if blob is None:
             return
-        if blob.upload is not None and self._contents.uploader is not None:
-            self._contents.uploader.multipart.abandon(blob.upload)
+        if blob.upload is not None:
+            self._uploader.multipart.abandon(blob.upload)
             blob.upload = None
-        file = self._contents.open_file(node)
+        file = self._state.files.of(node)
         if file is None or file.blob is not blob:
             self._state.spool.drop_blob(blob)
         else:

@@ -67,6 +67,37 @@ class OpenFile:
         self._blob = blob
 
 
+class OpenFiles:
+    """All open files of one mount."""
+
+    def __init__(self) -> None:
+        self._by_inode: dict[int, OpenFile] = {}
+
+    def of(self, node: Node) -> OpenFile | None:
+        """The open file of a node, if it is open."""
+        return self._by_inode.get(node.inode)
+
+    def all(self) -> list[OpenFile]:
+        """All of them, also of nodes that are gone from the tree."""
+        return list(self._by_inode.values())
+
+    def is_written(self, node: Node) -> bool:
+        """Has somebody opened the file for writing?"""
+        file = self._by_inode.get(node.inode)
+        return file is not None and file.writers > 0
+
+    def hold(self, node: Node) -> OpenFile:
+        """The open file of a node, a new one where there is none: whoever asks takes a handle of it."""
+        file = self._by_inode.get(node.inode)
+        if file is None:
+            file = self._by_inode[node.inode] = OpenFile(node)
+        return file
+
+    def let_go(self, file: OpenFile) -> None:
+        """Nobody has it open any more. Repeatable."""
+        self._by_inode.pop(file.node.inode, None)
+
+
 @dataclass(slots=True)
 class Handle:
     """One open(): ``flags`` as the kernel gave them, ``pid`` who it was (0: unknown)."""

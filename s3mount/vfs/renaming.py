@@ -10,6 +10,7 @@ from s3mount.crashpoints import crashpoint
 from s3mount.refs import ContentRef, Key, ObjectInfo
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, parent_of, renamed
 from s3mount.spool.states import State
+from s3mount.spool.uploader import Uploader
 from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
@@ -27,9 +28,15 @@ class Renaming:
     """Moves of directory entries. Each raises OSError, or S3MountError from below."""
 
     def __init__(
-        self, state: MountState, directories: Directories, contents: Contents, naming: Naming
+        self,
+        state: MountState,
+        directories: Directories,
+        contents: Contents,
+        naming: Naming,
+        uploader: Uploader,
     ) -> None:
         self._state = state
+        self._uploader = uploader
         self._directories = directories
         self._contents = contents
         self._naming = naming
@@ -97,7 +104,7 @@ class Renaming:
     ) -> None:
         """Plan what a loaded file at ``old_key`` needs to be at ``new_key``."""
         change = self._state.change_of(node)
-        file = self._contents.open_file(node)
+        file = self._state.files.of(node)
         moved: PutOrCopy
         if change is not None:
             moved = _moved(change, new_key, expected, file)
@@ -134,14 +141,12 @@ class Renaming:
     def _is_way_back(self, moved: Change, new_key: Key) -> bool:
         """Does a file return to the key where S3 still has it as it is?"""
         there = self._state.spool.changes.get(new_key)
-        uploader = self._contents.uploader
         return (
             isinstance(moved, Copy)
             and moved.source.key == new_key
             and not moved.replace_headers
             and isinstance(there, Delete)
-            and uploader is not None
-            and not uploader.queue.is_sending(new_key)
+            and not self._uploader.queue.is_sending(new_key)
         )
 
     def _unwind(self, batch: Batch) -> None:
@@ -286,15 +291,12 @@ class Renaming:
     def _plan_pending_move(self, change: Change, new_key: Key, batch: Batch) -> None:
         """Plan the move of a pending change, whether or not its file is loaded."""
         key = change.key
-        uploader = self._contents.uploader
         in_store = (
-            change.expected != ABSENT
-            or bool(change.tried)
-            or (uploader is not None and uploader.queue.is_sending(key))
+            change.expected != ABSENT or bool(change.tried) or self._uploader.queue.is_sending(key)
         )
         if not isinstance(change, Delete):
             child = self._state.find(key)
-            file = self._contents.open_file(child) if child is not None else None
+            file = self._state.files.of(child) if child is not None else None
             moved = _moved(change, check_key(new_key), ABSENT, file)
             batch.changes.append(moved)
             if in_store:

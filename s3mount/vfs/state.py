@@ -22,6 +22,8 @@ from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node
 from s3mount.tree.nodes import Nodes
 from s3mount.vfs.dedupe import Deduplicator
+from s3mount.vfs.finished import FinishedKeys
+from s3mount.vfs.open_files import OpenFiles
 
 LISTING_SHARE = 4.0
 """A listing that took t seconds is believed for at least 4 t, so that a large directory in use does
@@ -48,9 +50,9 @@ class MountState:
     kernel_keeps_mtime: bool = False
     """Does the kernel tell the mtime of files that are written, as with its writeback cache?"""
     background: Background | None = None
-    is_written: Callable[[Node], bool] = lambda node: False
     glance: Callable[[Node, bool], Awaitable[ObjectInfo | None]] | None = None
-    on_finished: list[Callable[[Key], None]] = field(default_factory=list)
+    files: OpenFiles = field(default_factory=OpenFiles)
+    finished: FinishedKeys = field(default_factory=FinishedKeys)
     local_folders: set[Key] = field(default_factory=set)
     """Folders that were made here and that the store cannot hold without a file below."""
 
@@ -69,6 +71,10 @@ class MountState:
         """How long, from its beginning on, a listing that took ``listing_s`` is believed, in seconds."""
         ttl_s = self.config.metadata_ttl_s
         return max(ttl_s, LISTING_SHARE * listing_s) if ttl_s else 0.0
+
+    def is_written(self, node: Node) -> bool:
+        """Has somebody opened the file for writing?"""
+        return self.files.is_written(node)
 
     def change_of(self, node: Node) -> PutOrCopy | None:
         """What is pending for a node, if anything."""

@@ -7,21 +7,25 @@ import socket
 import time
 
 import msgspec
+import trio
 
 from s3mount.crashpoints import crashpoint
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders
-from s3mount.spool.changes import ABSENT, Change, Delete, Put, PutOrCopy, renamed
+from s3mount.spool.blobs import Blob
+from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, renamed
 from s3mount.tree import attributes as codec
-from s3mount.vfs.contents import Contents
+from s3mount.vfs.filling import VERSION_RETRY_S, BlobFiller
 from s3mount.vfs.state import MountState
+from s3mount.vfs.stored import StoredAttributes
 
 
 class UploadProvider:
     """``spool.provider.ContentProvider`` for one mount."""
 
-    def __init__(self, state: MountState, contents: Contents) -> None:
+    def __init__(self, state: MountState, filler: BlobFiller, attributes: StoredAttributes) -> None:
         self._state = state
-        self._contents = contents
+        self._filler = filler
+        self._attributes = attributes
 
     def headers_of(self, change: PutOrCopy, *, with_times: bool = True) -> ObjectHeaders:
         """See ``ContentProvider.headers_of``."""
@@ -53,7 +57,14 @@ class UploadProvider:
 
     async def fill(self, change: Put, start: int, stop: int) -> None:
         """See ``ContentProvider.fill``."""
-        await self._contents.fill(change, start, stop)
+        blob = self._state.spool.blob_of(change)
+        if blob is None or not blob.missing(start, stop):
+            return
+        try:
+            await self._filler.fill_blob(blob, start, stop)
+        finally:
+            if not blob.open_files:
+                blob.release()
 
     async def read_base(self, base: ContentRef, start: int, stop: int) -> bytes:
         """See ``ContentProvider.read_base``."""
@@ -66,8 +77,29 @@ class UploadProvider:
     async def before_replace(self, change: Change) -> None:
         """See ``ContentProvider.before_replace``."""
         if not isinstance(change, Delete):
-            await self._contents.inherit(change)
-        await self._contents.keep_readable(change)
+            await self._attributes.inherit(change)
+        await self._keep_readable(change)
+
+    async def _keep_readable(self, change: Change) -> None:
+        """Fetch what open files still need of the version that ``change`` destroys. Raises S3MountError."""
+        files = self._state.files
+        for file in files.all():
+            node = file.node
+            own = self._state.change_of(node) is change and node.linked
+            content = file.blob.base if file.blob is not None else node.content
+            if own or content is None or content.key != change.key:
+                continue
+            if isinstance(change, Copy) and change.source == content:
+                continue
+            if file.blob is not None:
+                await self._filler.fill_blob(file.blob, 0, file.blob.base_limit, _wait_a_little)
+                file.blob.detach()
+            elif file.pinned is None:
+                await self._state.reader.materialize(content)
+                if files.of(node) is file:
+                    file.pinned = content
+                else:
+                    self._state.reader.unpin(content)
 
     async def find_in_s3(self, change: Put) -> ContentRef | None:
         """See ``ContentProvider.find_in_s3``."""
@@ -97,3 +129,8 @@ class UploadProvider:
             number += 1
             candidate = f"{key}.conflict-{host}-{stamp}-{number}"
         return candidate
+
+
+async def _wait_a_little(blob: Blob, base: ContentRef) -> None:
+    """See ``OnGone``: the change that replaces the base is being sent, and may have done so."""
+    await trio.sleep(VERSION_RETRY_S)

@@ -24,7 +24,7 @@ from s3mount.spool.events import (
 from s3mount.spool.provider import ContentProvider
 from s3mount.spool.put_log import PutLog
 from s3mount.tree.node import Node
-from s3mount.vfs.contents import Contents
+from s3mount.vfs.filling import BlobFiller
 from s3mount.vfs.state import MountState
 
 CONFLICTS_SHOWN_MAX = 20
@@ -44,10 +44,10 @@ class UploadOutcomes:
     """Draws the consequences of what the uploader reports. ``conflicts`` are the last ones, oldest first."""
 
     def __init__(
-        self, state: MountState, contents: Contents, provider: ContentProvider, puts: PutLog
+        self, state: MountState, filler: BlobFiller, provider: ContentProvider, puts: PutLog
     ) -> None:
         self._state = state
-        self._contents = contents
+        self._filler = filler
         self._provider = provider
         self._puts = puts
         self.conflicts: deque[Conflict] = deque(maxlen=CONFLICTS_SHOWN_MAX)
@@ -71,9 +71,8 @@ class UploadOutcomes:
                 self._state.known.gone(key)
 
     def _finished(self, key: Key) -> None:
-        for finished in self._state.on_finished:
-            with contained(f"{key!r} is in S3, and a listing may not know it"):
-                finished(key)
+        with contained(f"{key!r} is in S3, and a listing may not know it"):
+            self._state.finished.note(key)
 
     def _not_known(self, key: Key) -> None:
         with contained("the index of contents is not told"):
@@ -112,13 +111,13 @@ class UploadOutcomes:
         blob = self._state.spool.live_blobs.get(blob_id)
         if blob is None:
             return
-        file = self._contents.open_file(node) if node is not None else None
+        file = self._state.files.of(node) if node is not None else None
         if file is not None and file.blob is blob:
             if blob.base is not None:
                 blob.base = content
         elif blob.complete:
             with contained("a file that was sent is not in the cache"):
-                self._contents.to_cache(blob, content)
+                self._filler.to_cache(blob, content)
         if blob.id in self._state.spool.live_blobs:
             self._state.spool.drop_unless_open(blob)
 
@@ -161,7 +160,7 @@ class UploadOutcomes:
     ) -> None:
         node.content = ref
         node.last_modified_ns = result.date_ns or self._state.now_ns()
-        file = self._contents.open_file(node)
+        file = self._state.files.of(node)
         if file is not None and file.reader is not None and isinstance(change, Put):
             file.reader.close()
             file.reader = None

@@ -318,5 +318,5 @@ class Mount:
         queue = self.fs.uploader.queue
         if queue.sending_count:
             found.append(f"{queue.sending_count} changes count as being sent")
-        found += [f"open file {file.node.name}" for file in self.fs.contents.open_files()]
+        found += [f"open file {file.node.name}" for file in self.fs.state.files.all()]
         return found

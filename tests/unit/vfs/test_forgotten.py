@@ -26,7 +26,7 @@ class ForgetsDuringRequest(NoFaults):
 
     async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
         await trio.lowlevel.checkpoint()
-        if not self._mount.fs.contents.open_files():
+        if not self._mount.fs.state.files.all():
             self._mount.fs.state.nodes.renumber(self._node)
 
 
@@ -122,7 +122,7 @@ async def test_an_open_on_its_way_meets_the_new_number(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="meanwhile") as raised:
             await live.open(node.inode, os.O_RDONLY, 0)
         assert raised.value.errno == errno.ESTALE
-        assert not mount.fs.contents.open_files()
+        assert not mount.fs.state.files.all()
 
 
 @simulated
