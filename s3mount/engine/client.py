@@ -260,9 +260,11 @@ class EngineClient:
                 await self.head(key)
                 raise
 
-    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
+    async def delete_many(
+        self, keys: Sequence[Key], *, version_ids: Sequence[VersionId | None] = ()
+    ) -> list[StoreError | None]:
         """See ``Store.delete_many``."""
-        request = messages.DeleteMany(next(self._ids), tuple(keys))
+        request = messages.DeleteMany(next(self._ids), tuple(keys), tuple(version_ids))
         reply = await self._ask(Call(request), messages.Deleted)
         return [None if record is None else _store_error(record) for record in reply.errors]
 

@@ -111,7 +111,7 @@ async def _delete(store: Store, r: messages.Delete, _: Report) -> Reply:
 
 
 async def _delete_many(store: Store, r: messages.DeleteMany, _: Report) -> Reply:
-    outcomes = await store.delete_many(r.keys)
+    outcomes = await store.delete_many(r.keys, version_ids=r.version_ids)
     return messages.Deleted(r.id, tuple(None if e is None else record_of(e) for e in outcomes))
 
 

@@ -165,6 +165,7 @@ class DeleteMany(Request, tag=16, frozen=True, array_like=True, gc=False):
     """``Store.delete_many``."""
 
     keys: tuple[Key, ...]
+    version_ids: tuple[VersionId | None, ...] = ()
 
 
 class ListPageOf(Request, tag=17, frozen=True, array_like=True, gc=False):

@@ -87,11 +87,16 @@ class Timeouts:
         self.settings = settings or TimeoutSettings()
         self.estimates = estimates or Estimates()
 
-    def allowance(self, kind: str, size_bytes: int, retry: int) -> Allowance:
-        """What try number ``retry`` (0 is the first) of a request with such a body may take."""
+    def allowance(
+        self, kind: str, size_bytes: int, retry: int, *, work_s: float = 0.0
+    ) -> Allowance:
+        """What try number ``retry`` (0 is the first) of a request with such a body may take.
+
+        ``work_s`` is what the store has to do before it answers, beside what such requests usually need.
+        """
         settings = self.settings
         grown = settings.backoff ** min(retry, RETRY_EXPONENT_MAX)
-        answer_s = min(self._answer_s(kind) * grown, settings.answer_max_s)
+        answer_s = min(self._answer_s(kind) * grown, settings.answer_max_s) + work_s
         expected_s = size_bytes * self.s_per_byte(kind)
         total_s = answer_s + (settings.base_s + settings.fraction * expected_s) * grown
         limit_s = max(total_s, size_bytes / CRAWL_BYTES_PER_S)

@@ -46,7 +46,7 @@ from s3mount.s3 import estimates, lifecycle
 from s3mount.s3.boto_session import bind
 from s3mount.s3.credentials import STALE_CODES, CredentialSource, files_of_settings
 from s3mount.s3.dating import DateTrial
-from s3mount.s3.deleting import delete_many
+from s3mount.s3.deleting import Doomed, delete_many
 from s3mount.s3.describing import Describer
 from s3mount.s3.digests import DigestReader
 from s3mount.s3.documents import NOT_XML, parse_versioning
@@ -324,29 +324,32 @@ class S3Store:
         """See ``Store.delete``."""
         await self._writer.delete(key, version_id, if_match)
 
-    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
+    async def delete_many(
+        self, keys: Sequence[Key], *, version_ids: Sequence[VersionId | None] = ()
+    ) -> list[StoreError | None]:
         """See ``Store.delete_many``. Keys that XML cannot hold are deleted one by one."""
         if len(keys) > DELETE_KEYS_MAX:
             raise RejectedError(f"{len(keys)} keys in one DeleteObjects, S3 takes 1,000")
-        results: dict[Key, StoreError | None] = {}
+        results: dict[Doomed, StoreError | None] = {}
         plain = []
-        for key in keys:
+        doomed = list(zip(keys, version_ids or [None] * len(keys), strict=True))
+        for each in doomed:
             try:
-                check_key(key)
+                check_key(each[0])
             except RejectedError as error:
-                results[key] = error
+                results[each] = error
                 continue
-            if NOT_XML.search(key):
-                results[key] = await self._delete_one(key)
+            if NOT_XML.search(each[0]):
+                results[each] = await self._delete_one(*each)
             else:
-                plain.append(key)
+                plain.append(each)
         if plain:
             results.update(zip(plain, await delete_many(self._http, plain), strict=True))
-        return [results[key] for key in keys]
+        return [results[each] for each in doomed]
 
-    async def _delete_one(self, key: Key) -> StoreError | None:
+    async def _delete_one(self, key: Key, version_id: VersionId | None) -> StoreError | None:
         try:
-            await self._writer.delete(key, None)
+            await self._writer.delete(key, version_id)
         except StoreError as error:
             return error
         return None

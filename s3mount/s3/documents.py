@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from typing import TypeAlias
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
@@ -209,15 +210,20 @@ def parse_versioning(body: bytes) -> str:
     return {"Enabled": "enabled", "Suspended": "suspended"}.get(told, "off")
 
 
-def parse_deleted(body: bytes) -> dict[Key, tuple[str, str] | None]:
-    """A DeleteResult: of each key ``None``, or the code and the message of its error."""
+DeleteFailure: TypeAlias = tuple[str, str] | None
+"""The code and the message of an error, or ``None``."""
+
+
+def parse_deleted(body: bytes) -> dict[tuple[Key, str | None], DeleteFailure]:
+    """A DeleteResult: what became of each key and version; ``None`` for that where it is not named."""
     root, ns = parse_document(body, "DeleteResult", "Deleted")
-    found: dict[Key, tuple[str, str] | None] = {}
+    found: dict[tuple[Key, str | None], DeleteFailure] = {}
     for element in root:
         key = restored(element.findtext(f"{ns}Key") or "")
+        doomed = key, element.findtext(f"{ns}VersionId") or None
         if element.tag == f"{ns}Error":
             code, message = element.findtext(f"{ns}Code"), element.findtext(f"{ns}Message")
-            found[key] = code or "", message or ""
+            found[doomed] = code or "", message or ""
         elif element.tag == f"{ns}Deleted":
-            found[key] = None
+            found.setdefault(doomed, None)
     return found

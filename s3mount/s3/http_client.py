@@ -417,7 +417,7 @@ class HttpClient:
         call.tries += 1
         call.tried_at_s = began_s
         call.answer_began = False
-        allowance = self.timeouts.allowance(call.kind, call.size_bytes, retry)
+        allowance = self.timeouts.allowance(call.kind, call.size_bytes, retry, work_s=call.work_s)
         scope = trio.CancelScope(deadline=began_s + allowance.total_s)
         try:
             with scope:

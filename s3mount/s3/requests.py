@@ -19,7 +19,8 @@ class Call:
 
     ``query`` is canonical. ``before_try`` may change headers and size before each try;
     ``before_retry`` is awaited after a failure that may pass, and may raise to end the tries.
-    ``size_bytes`` is what will be moved, for the deadline. ``on_head`` sees the head of a
+    ``size_bytes`` is what will be moved and ``work_s`` what the store needs for its work,
+    for the deadline. ``on_head`` sees the head of a
     successful answer, may raise, and returns the sink for the body (``None``: memory).
     With ``error_in_body`` a 200 answer may still be an error (COPY). ``check_body`` parses the document of a
     successful answer and raises ServerFaultError when it is none; without it the answer has no document.
@@ -50,6 +51,7 @@ class Call:
         "size_bytes",
         "tried_at_s",
         "tries",
+        "work_s",
     )
 
     def __init__(
@@ -63,6 +65,7 @@ class Call:
         body: Body | None = None,
         payload_hash: str = EMPTY_SHA256,
         size_bytes: int = 0,
+        work_s: float = 0.0,
         on_head: Callable[[Head], Sink | None] | None = None,
         before_try: Callable[[], None] | None = None,
         error_in_body: bool = False,
@@ -75,6 +78,7 @@ class Call:
         self.body = body
         self.payload_hash = payload_hash
         self.size_bytes = size_bytes
+        self.work_s = work_s
         self.on_head = on_head
         self.error_in_body = error_in_body
         self.before_try = before_try

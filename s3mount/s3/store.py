@@ -185,8 +185,13 @@ class Store(Readable, Protocol):
         """
         ...
 
-    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
-        """DeleteObjects, up to 1,000 keys; one entry per key, ``None`` where it is gone."""
+    async def delete_many(
+        self, keys: Sequence[Key], *, version_ids: Sequence[VersionId | None] = ()
+    ) -> list[StoreError | None]:
+        """DeleteObjects, up to 1,000 keys; one entry per key, ``None`` where it is gone.
+
+        ``version_ids``, one for each key, name versions to destroy; ``None`` among them is what the key has now.
+        """
         ...
 
     async def list_page(

@@ -328,20 +328,22 @@ class MemoryStore:
         self._bucket.delete(key, version_id)
         await self.faults.after("delete", arguments)
 
-    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
+    async def delete_many(
+        self, keys: Sequence[Key], *, version_ids: Sequence[VersionId | None] = ()
+    ) -> list[StoreError | None]:
         """See ``Store.delete_many``."""
-        arguments = {"keys": keys}
+        arguments = {"keys": keys, "version_ids": version_ids}
         await self._begin("delete_many", arguments)
         if len(keys) > 1000:
             raise RejectedError(f"{len(keys)} keys in one DeleteObjects, S3 takes 1,000")
         results: list[StoreError | None] = []
-        for key in keys:
+        for key, version_id in zip(keys, version_ids or [None] * len(keys), strict=True):
             try:
                 check_key(key)
             except RejectedError as error:
                 results.append(error)
                 continue
-            self._bucket.delete(key, None)
+            self._bucket.delete(key, version_id)
             results.append(None)
         await self.faults.after("delete_many", arguments)
         return results

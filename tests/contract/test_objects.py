@@ -485,6 +485,26 @@ def test_deleting_may_be_repeated(subject: Subject) -> None:
     subject.run(body)
 
 
+def test_versions_are_destroyed_many_at_once(subject: Subject) -> None:
+    async def body(store: Store) -> None:
+        first = (await store.put("k", b"1", PLAIN)).version_id
+        second = (await store.put("k", b"2", PLAIN)).version_id
+        third = (await store.put("k", b"3", PLAIN)).version_id
+        await store.put("other", b"", PLAIN)
+        keys, versions = ["k", "k", "other", "never"], [first, third, None, None]
+        assert await store.delete_many(keys, version_ids=versions) == [None] * 4
+        page = await store.list_versions_page("")
+        left = [(each.key, each.version_id, each.is_delete_marker) for each in page.versions]
+        assert ("k", second, False) in left
+        assert not {first, third} & {version_id for _, version_id, _ in left}
+        assert [key for key, _, is_marker in left if is_marker and key == "other"] == ["other"]
+        assert (await store.get("k"))[1] == b"2"
+        # Gone already is gone.
+        assert await store.delete_many(["k"], version_ids=[first]) == [None]
+
+    subject.run(body, versioned=True)
+
+
 def test_versions(subject: Subject, tmp_path: Path) -> None:
     sink = tmp_path / "sink"
     sink.write_bytes(bytes(3))

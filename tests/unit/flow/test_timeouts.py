@@ -17,6 +17,13 @@ def test_the_first_allowance_follows_the_formula_at_one_megabyte_per_second() ->
     assert allowance.total_s == pytest.approx(USUAL.answer_start_s + 0.5 + 1.5 * 8)
 
 
+def test_what_the_store_has_to_do_is_added() -> None:
+    plain = Timeouts().allowance("delete_many", 0, 0)
+    many = Timeouts().allowance("delete_many", 0, 0, work_s=20.0)
+    assert many.answer_s == pytest.approx(plain.answer_s + 20)
+    assert many.total_s == pytest.approx(plain.total_s + 20)
+
+
 @pytest.mark.parametrize("retry", range(6))
 def test_each_retry_may_take_half_as_long_again(retry: int) -> None:
     timeouts = Timeouts()

@@ -16,7 +16,7 @@ from s3mount.errors import (
     StoreError,
     ThrottledError,
 )
-from s3mount.refs import Capabilities, Key, ListPage, ObjectHeaders
+from s3mount.refs import Capabilities, Key, ListPage, ObjectHeaders, VersionId
 from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.deletions import KEYS_MAX, Deletions
 from s3mount.testing.memory_store import MemoryStore
@@ -29,10 +29,12 @@ class Store(MemoryStore):
     refuses_batches: StoreError | None = None
     refuses_lists: StoreError | None = None
 
-    async def delete_many(self, keys: Sequence[Key]) -> list[StoreError | None]:
+    async def delete_many(
+        self, keys: Sequence[Key], *, version_ids: Sequence[VersionId | None] = ()
+    ) -> list[StoreError | None]:
         if self.refuses_batches is not None:
             raise self.refuses_batches
-        return await super().delete_many(keys)
+        return await super().delete_many(keys, version_ids=version_ids)
 
     async def list_page(self, prefix: str, **how: object) -> ListPage:
         if self.refuses_lists is not None:
