@@ -22,11 +22,15 @@ URL_SCHEMES = ("http", "https", "ftp")
 
 
 class S3Location(NamedTuple):
-    """A place in a bucket. ``key`` is a key; a folder where it is empty or ends with ``/``; or a pattern."""
+    """A place in a bucket. ``key`` is a key; a folder where it is empty or ends with ``/``; or a pattern.
+
+    ``with_below``: all that lies below a key's name is meant as well, as of a local folder.
+    """
 
     bucket: str
     key: str = ""
     is_pattern: bool = False
+    with_below: bool = False
 
     @property
     def url(self) -> str:
@@ -53,7 +57,18 @@ class S3Location(NamedTuple):
         """Is ``key`` meant: itself, in this folder, or fitting the pattern?"""
         if self.is_pattern:
             return _compiled(self.key).fullmatch(key) is not None
-        return key.startswith(self.key) if self.is_folder else key == self.key
+        if self.is_folder:
+            return key.startswith(self.key)
+        return key == self.key or (self.with_below and key.startswith(f"{self.key}/"))
+
+    @property
+    def is_everything(self) -> bool:
+        """Does it mean the whole bucket?"""
+        return not self.key.strip("*") if self.is_pattern else not self.key
+
+    def tree(self) -> S3Location:
+        """The same with all that lies below it."""
+        return self._replace(with_below=not self.is_pattern and not self.is_folder)
 
     def at(self, name: str) -> S3Location:
         """The object ``name`` below this folder."""

@@ -54,20 +54,30 @@ T = TypeVar("T")
 class Session:
     """What the commands of one process share: the stores, warm, and how many requests are under way."""
 
-    def __init__(self, stores: Buckets[StoreConfig, EngineClient]) -> None:
+    def __init__(self, stores: Buckets[str, EngineClient], configs: dict[str, StoreConfig]) -> None:
         self._stores = stores
+        self._configs = configs
         self.slots = trio.CapacityLimiter(REQUESTS_AT_ONCE)
 
     async def store(self, config: StoreConfig, bucket: str) -> Store:
         """The store of ``bucket``, asked as ``config`` says. Raises UsageError for too many buckets."""
-        return await self._stores.of(msgspec.structs.replace(config, bucket=bucket))
+        wanted = msgspec.structs.replace(config, bucket=bucket)
+        # Settings hold what cannot be hashed.
+        told = repr(wanted)
+        self._configs[told] = wanted
+        return await self._stores.of(told)
 
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[Session]:
     """A session; each store in it has a process of its own, as a mount's. Closed with the block."""
-    async with open_buckets(EngineClient) as stores:
-        yield Session(stores)
+    configs: dict[str, StoreConfig] = {}
+
+    def open_one(told: str) -> EngineClient:
+        return EngineClient(configs[told])
+
+    async with open_buckets(open_one) as stores:
+        yield Session(stores, configs)
 
 
 class Done(NamedTuple):

@@ -106,41 +106,78 @@ async def objects(
     base = len(location.base)
     last_folder = ""
 
-    def item_of(row: ObjectInfo | ObjectVersion) -> Item:
-        return Item(
-            url=f"s3://{location.bucket}/{row.key}",
-            name=row.key[base:],
-            size=row.size,
-            modified_ns=row.last_modified_ns,
-            key=row.key,
-            etag=row.etag,
-            version_id=row.version_id,
-            storage_class=row.storage_class,
-            is_latest=not isinstance(row, ObjectVersion) or row.is_latest,
-            is_delete_marker=isinstance(row, ObjectVersion) and row.is_delete_marker,
-            is_folder=delimiter is not None and not row.last_modified_ns,
-        )
-
     async def take(rows: Sequence[ObjectInfo | ObjectVersion]) -> None:
         nonlocal last_folder
         batch = []
         for row in rows:
             if not location.matches(row.key) or not takes(row.key[base:] or "/"):
                 continue
-            item = item_of(row)
-            if item.is_folder:
-                if item.key == last_folder:
+            if delimiter is not None and not row.last_modified_ns:
+                if row.key == last_folder:
                     continue
-                last_folder = item.key
-            batch.append(item)
+                last_folder = row.key
+            batch.append(_item(location, base, row))
         if batch:
             await send(batch)
 
     prefix = location.beginning
+    if location.with_below:
+        # Not as one list: what begins with the name alone may be much.
+        await take(await _named_exactly(store, location.key, with_versions=with_versions))
+        prefix += "/"
     if with_versions:
         await Scan(VersionPages(store, prefix)).run(take)
     else:
         await Scan(ObjectPages(store, prefix, delimiter=delimiter)).run(take)
+
+
+def _item(location: S3Location, base: int, row: ObjectInfo | ObjectVersion) -> Item:
+    return Item(
+        url=f"s3://{location.bucket}/{row.key}",
+        name=row.key[base:],
+        size=row.size,
+        modified_ns=row.last_modified_ns,
+        key=row.key,
+        etag=row.etag,
+        version_id=row.version_id,
+        storage_class=row.storage_class,
+        is_latest=not isinstance(row, ObjectVersion) or row.is_latest,
+        is_delete_marker=isinstance(row, ObjectVersion) and row.is_delete_marker,
+        is_folder=not row.last_modified_ns,
+    )
+
+
+async def _named_exactly(
+    store: Store, key: str, *, with_versions: bool
+) -> Sequence[ObjectInfo | ObjectVersion]:
+    """What lies at a key itself, by a list: the first that begins with it, or all its versions."""
+    if not with_versions:
+        page = await store.list_page(key, max_keys=1)
+        return [info for info in page.objects if info.key == key]
+    pages = VersionPages(store, key)
+    found: list[ObjectVersion] = []
+    cursor = None
+    while True:
+        rows = await pages.page(None, cursor)
+        found += [row for row in rows.rows if row.key == key]
+        cursor = rows.cursor
+        if cursor is None or any(row.key != key for row in rows.rows):
+            return found
+
+
+async def object_and_folder(store: Store, location: S3Location, send: Send) -> None:
+    """What a key names: its object and its folder, whichever are there. Raises StoreError."""
+    found = list(await _named_exactly(store, location.key, with_versions=False))
+    below = await store.list_page(f"{location.key}/", max_keys=1)
+    if below.objects:
+        found.append(ObjectInfo(f"{location.key}/", 0, "", 0))
+    await send([_item(location, len(location.base), row) for row in found])
+
+
+async def versions_of_key(store: Store, location: S3Location, send: Send) -> None:
+    """All versions and delete markers of one key, the newest first. Raises StoreError."""
+    found = await _named_exactly(store, location.key, with_versions=True)
+    await send([_item(location, len(location.base), row) for row in found])
 
 
 async def one_object(store: Store, location: S3Location, *, version_id: str | None = None) -> Item:

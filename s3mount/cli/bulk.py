@@ -13,7 +13,7 @@ import click
 
 from s3mount.cli import output
 from s3mount.cli.options import store_config
-from s3mount.errors import S3MountError, reason
+from s3mount.errors import S3MountError, SourceError, reason
 
 if TYPE_CHECKING:
     from s3mount.bulk.location import S3Location
@@ -121,6 +121,12 @@ def s3_location(text: str, *, raw: bool, command: str) -> S3Location:
             f"s3mount {command} takes s3://BUCKET/KEY; {text} is a local path, for which {command} itself is there"
         )
     return parse_s3(text, raw=raw)
+
+
+def nothing_there(location: S3Location) -> SourceError:
+    """The error for a place where nothing lies that is meant."""
+    what = "fits" if location.is_pattern else "lies below"
+    return SourceError(f"nothing {what} {location.url}")
 
 
 class Job(NamedTuple):

@@ -70,12 +70,41 @@ def write_line(line: str) -> None:
         raise ReaderGoneError("nobody reads the output") from None
 
 
+def json_line(value: object) -> str:
+    """A value as one line of JSON."""
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
+
+
+def write_json(value: object) -> None:
+    """A line of JSON on standard output. Raises as ``write_line``."""
+    write_line(json_line(value))
+
+
 def flush() -> None:
     """Send what was written so far. Raises OutputError, ReaderGoneError."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         raise ReaderGoneError("nobody reads the output") from None
+
+
+async def write_bytes(data: memoryview) -> None:
+    """Bytes on standard output, as they are. Whoever reads slowly holds up the caller alone. Raises as ``flush``."""
+    import trio
+
+    # A copy: a thread that is left behind, as the reader does not read, would go on with the caller's memory.
+    copied = bytes(data)
+
+    def write() -> None:
+        try:
+            sys.stdout.buffer.write(copied)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise ReaderGoneError("nobody reads the output") from None
+
+    await trio.to_thread.run_sync(write, abandon_on_cancel=True)
 
 
 def complain(message: str) -> None:

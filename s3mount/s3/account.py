@@ -1,0 +1,69 @@
+"""What is asked of boto3 itself, without an engine: an account's buckets, and URLs that others may use."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from s3mount.config import StoreConfig
+from s3mount.errors import S3MountError
+from s3mount.refs import Key, VersionId
+from s3mount.s3.boto_session import bind
+from s3mount.s3.error_mapping import from_boto
+from s3mount.s3.resolve import make_client, make_session
+
+PRESIGNED_S_MAX = 7 * 24 * 3600
+"""A signature of version 4 is believed no longer."""
+
+
+class Bucket(NamedTuple):
+    """A bucket of the account. ``created_ns`` is 0 where the store does not tell."""
+
+    name: str
+    created_ns: int
+
+
+def list_buckets(config: StoreConfig) -> list[Bucket]:
+    """All buckets that these credentials own, by name. Blocks. Raises StoreError, UsageError."""
+    try:
+        client = make_client(make_session(config), config, config.region)
+        found: list[Bucket] = []
+        token: str | None = None
+        while True:
+            page = client.list_buckets(**({"ContinuationToken": token} if token else {}))
+            for each in page.get("Buckets", ()):
+                created = each.get("CreationDate")
+                found.append(
+                    Bucket(each["Name"], int(created.timestamp()) * 10**9 if created else 0)
+                )
+            token, before = page.get("ContinuationToken"), token
+            if not token or token == before:
+                return sorted(found)
+    except S3MountError:
+        raise
+    except Exception as error:
+        # boto3 raises its own types, and those of what it is built on.
+        raise from_boto(error, key="", bucket=config.bucket) from error
+
+
+def presigned_url(
+    config: StoreConfig, key: Key, *, method: str, expires_s: int, version_id: VersionId | None
+) -> str:
+    """A URL by which whoever has it may ``GET`` or ``PUT`` the object for ``expires_s``. Blocks.
+
+    Nothing is asked of the store, but for the bucket's region on AWS. Raises StoreError, UsageError.
+    """
+    client = bind(config).client
+    place = {"Bucket": config.bucket, "Key": key}
+    if version_id is not None:
+        place["VersionId"] = version_id
+    try:
+        url: str = client.generate_presigned_url(
+            "put_object" if method == "PUT" else "get_object",
+            Params=place,
+            ExpiresIn=expires_s,
+            HttpMethod=method,
+        )
+    except Exception as error:
+        # boto3 raises its own types, and those of what it is built on.
+        raise from_boto(error, key=key, bucket=config.bucket) from error
+    return url
