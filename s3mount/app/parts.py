@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,13 @@ from s3mount.names import trial_key
 from s3mount.refs import BucketInfo
 from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.spool import Spool
 from s3mount.tasks import first_error
 from s3mount.vfs.buckets import Access
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.live import LiveView
+from s3mount.vfs.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.view import View
 
 CHECK_TIMEOUT_S = 20.0
@@ -56,34 +58,41 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
             free_bytes_min=config.cache_free_bytes_min,
             prefetch_bytes_max=config.prefetch_bytes_max,
         )
+        capabilities = KnownCapabilities(keeps_deleted=bucket.versioning == "enabled")
+        views: dict[int, View] = {}
         async with trio.open_nursery() as nursery:
             await nursery.start(reader.run)
-            filesystem = Filesystem(
-                config=config,
-                store=store,
-                spool=spool,
-                reader=reader,
-                keeps_deleted=bucket.versioning == "enabled",
-                clock=SystemClock(),
-                memory_path=Path(config.cache_dir) / namespace / "attributes.sqlite",
-            )
-            views: dict[int, View] = {0: LiveView(filesystem)}
-            operations = Operations(views, xattr=config.xattr, snapshots=config.snapshots)
-            filesystem.refreshing.forget_entry = forget_entry
-            if config.snapshots:
+            with contextlib.ExitStack() as stack:
                 notes = Notes()
-                Background(nursery).start(notes.ask_for_rule, store, config.prefix)
-                await notes.ask_for_hidden_keys(store, f"{config.prefix}{config.snapshots}/")
-                with snapshots_directory(
-                    config, filesystem, views, Access(store, reader)
-                ) as snapshots:
-                    more = partial(_with_notes, snapshots.status, notes)
-                    where = _where(bucket)
-                    all_told = [*told, *notes.told]
-                    yield Parts(filesystem, operations, store.statistics, where, more, all_told)
-            else:
-                where = _where(bucket)
-                yield Parts(filesystem, operations, store.statistics, where, notes=told)
+                snapshots: SnapshotsDirectory | None = None
+                if config.snapshots:
+                    Background(nursery).start(notes.ask_for_rule, store, config.prefix)
+                    await notes.ask_for_hidden_keys(store, f"{config.prefix}{config.snapshots}/")
+                    snapshots = stack.enter_context(
+                        snapshots_directory(config, capabilities, views, Access(store, reader))
+                    )
+                filesystem = Filesystem(
+                    config=config,
+                    store=store,
+                    spool=spool,
+                    reader=reader,
+                    capabilities=capabilities,
+                    snapshots=snapshots,
+                    forget_entry=forget_entry,
+                    # What can be written is mounted with the writeback cache.
+                    kernel_keeps_mtime=not config.read_only,
+                    clock=SystemClock(),
+                    memory_path=Path(config.cache_dir) / namespace / "attributes.sqlite",
+                )
+                views[0] = LiveView(filesystem)
+                yield Parts(
+                    filesystem,
+                    Operations(views, xattr=config.xattr, snapshots=config.snapshots),
+                    store.statistics,
+                    _where(bucket),
+                    partial(_of_snapshots, snapshots, notes),
+                    [*told, *notes.told],
+                )
             nursery.cancel_scope.cancel()
 
 
@@ -140,8 +149,8 @@ async def _check_bucket(store: Store, config: MountConfig, spool: Spool) -> Buck
         raise MountError(f"{error}; {kept}") from error
 
 
-def _with_notes(tell: Callable[[], dict[str, Any]], notes: Notes) -> dict[str, Any]:
-    return {**tell(), "notes": tuple(notes.told)}
+def _of_snapshots(snapshots: SnapshotsDirectory | None, notes: Notes) -> dict[str, Any]:
+    return {} if snapshots is None else {**snapshots.status(), "notes": tuple(notes.told)}
 
 
 def _where(bucket: BucketInfo) -> dict[str, str]:

@@ -31,11 +31,11 @@ from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
 from s3mount.manifest.location import brought_here
 from s3mount.s3.lacks import lack_of_past
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.tasks import first_error
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.tree.snapshot_lister import SnapshotLister
 from s3mount.vfs.buckets import Access, OneBucket
-from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.missing_versions import MissingVersions
 from s3mount.vfs.snapshot import SnapshotView
 from s3mount.vfs.snapshots_dir import SnapshotsDirectory
@@ -237,7 +237,7 @@ async def _look(
 
 @contextmanager
 def snapshots_directory(
-    config: MountConfig, filesystem: Filesystem, views: dict[int, View], access: Access
+    config: MountConfig, capabilities: KnownCapabilities, views: dict[int, View], access: Access
 ) -> Iterator[SnapshotsDirectory]:
     """The folder of snapshots of a live mount, put into the table of its views."""
     library = Library(Path(config.cache_dir) / LIBRARY, config.cache_bytes_max)
@@ -245,7 +245,7 @@ def snapshots_directory(
     async def open_at(
         at_ns: int, base: int, place: str, missing: MissingVersions
     ) -> tuple[SnapshotView, Callable[[], None]]:
-        lack = lack_of_past(filesystem.capabilities.told())
+        lack = lack_of_past(capabilities.told())
         if lack:
             log.warning("%s cannot be shown: this store %s", place.rstrip(": "), lack)
             raise OSError(errno.EOPNOTSUPP, f"this store {lack}")
@@ -275,7 +275,6 @@ def snapshots_directory(
         gid=config.gid,
         mounted_ns=SystemClock().now_ns(),
     )
-    filesystem.snapshots = directory
     try:
         yield directory
     finally:

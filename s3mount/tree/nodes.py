@@ -64,12 +64,13 @@ class Nodes:
         prefix: Key,
         root_attributes: Attributes,
         attributes_of: Callable[[int], Attributes] | None = None,
+        is_needed: Callable[[Node], bool] = lambda node: False,
     ) -> None:
         self.prefix = prefix
         self.root = Node(ROOT_INODE, None, "", root_attributes)
         self.root.lookups = 1
         self.bytes_max = BYTES_MAX
-        self.is_needed: Callable[[Node], bool] = lambda node: False
+        self._is_needed = is_needed
         self.dropped = 0
         self.dropped_directories = DroppedDirectories()
         self._directory_attributes = root_attributes
@@ -319,7 +320,7 @@ class Nodes:
             node = nodes[name]
             if node.directory is not None and not node.directory.children.is_bare:
                 continue
-            if _references(node) > UNUSED_REFERENCES or self.is_needed(node):
+            if _references(node) > UNUSED_REFERENCES or self._is_needed(node):
                 continue
             self._remove(node)
             if node.is_directory:
@@ -332,7 +333,7 @@ class Nodes:
         if nodes or directory.parent is None:
             return not nodes
         unused = _references(directory) <= UNUSED_REFERENCES_OF_ARGUMENT
-        if unused and not self.is_needed(directory):
+        if unused and not self._is_needed(directory):
             self._pack(directory)
         return True
 

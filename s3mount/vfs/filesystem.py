@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, islice
@@ -33,7 +32,6 @@ from s3mount.spool.spool import Spool
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.memory import HeadMemory
-from s3mount.tree.nodes import Nodes
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
@@ -42,7 +40,7 @@ from s3mount.vfs.directories import Directories
 from s3mount.vfs.filling import BlobFiller
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
-from s3mount.vfs.refreshing import Refreshing
+from s3mount.vfs.refreshing import ForgetEntry, Refreshing, no_kernel
 from s3mount.vfs.renaming import Renaming
 from s3mount.vfs.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
@@ -76,7 +74,8 @@ SHOWN_MAX = 50
 class Filesystem:
     """One mounted bucket (or prefix). Its parts: ``directories``, ``contents``, ``naming``, ``metadata``.
 
-    ``keeps_deleted``: the bucket keeps versions. What else the store honours is tried in the background.
+    What the store honours is tried in the background, and ``capabilities`` learn it. ``kernel_keeps_mtime``: the
+    kernel tells the mtime of files that are written, as with its writeback cache.
     """
 
     def __init__(
@@ -86,7 +85,10 @@ class Filesystem:
         store: Store,
         spool: Spool,
         reader: CacheReader,
-        keeps_deleted: bool = False,
+        capabilities: KnownCapabilities | None = None,
+        snapshots: SnapshotsDirectory | None = None,
+        forget_entry: ForgetEntry = no_kernel,
+        kernel_keeps_mtime: bool = False,
         clock: WallClock | None = None,
         memory_path: Path | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class Filesystem:
         mounted_ns = clock.now_ns()
         memory_path = memory_path or Path(config.cache_dir) / "attributes.sqlite"
         index = ContentIndex(memory_path.with_name("contents.sqlite")) if config.dedupe else None
-        self.capabilities = KnownCapabilities(keeps_deleted=keeps_deleted)
+        self.capabilities = capabilities or KnownCapabilities()
         state = MountState(
             config=config,
             store=store,
@@ -102,24 +104,18 @@ class Filesystem:
             reader=reader,
             memory=HeadMemory(memory_path),
             clock=clock,
-            nodes=None,  # type: ignore[arg-type]
             known=Deduplicator(spool, reader, index, part_bytes=config.part_bytes),
             mounted_ns=mounted_ns,
             capabilities=self.capabilities,
+            kernel_keeps_mtime=kernel_keeps_mtime,
         )
         if config.read_only:
             # Nothing can be tried.
             self.capabilities.decided.set()
-        state.nodes = Nodes(
-            config.prefix, state.file_attributes(mounted_ns, stat.S_IFDIR), state.file_attributes
-        )
-        state.nodes.is_needed = lambda node: (
-            state.change_of(node) is not None or state.is_written(node)
-        )
         self.state = state
         self.config = config
         self.directories = Directories(state)
-        self.refreshing = Refreshing(state, self.directories)
+        self.refreshing = Refreshing(state, self.directories, forget_entry)
         self.puts = PutLog(Path(config.state_dir))
         filler = BlobFiller(spool, reader, store, config.part_bytes)
         provider = UploadProvider(state, filler, self.directories.attributes)
@@ -142,7 +138,7 @@ class Filesystem:
         self.renaming = Renaming(state, self.directories, self.contents, self.naming, self.uploader)
         self.metadata = Metadata(state, self.directories, self.contents, self.naming)
         self.decisions = Decisions(state, self.naming, self.uploader)
-        self.snapshots: SnapshotsDirectory | None = None
+        self._snapshots = snapshots
 
     # --------------------------------------------------------------- background
 
@@ -371,8 +367,8 @@ class Filesystem:
     async def status_of(self, path: str) -> dict[str, Any]:
         """Where one file stands. ``path`` is relative to the mount. Raises S3MountError, OSError."""
         names = [part for part in path.split("/") if part]
-        if self.snapshots is not None and names[:1] == [self.snapshots.name]:
-            return {**await self.snapshots.status_of(names[1:]), "path": path}
+        if self._snapshots is not None and names[:1] == [self._snapshots.name]:
+            return {**await self._snapshots.status_of(names[1:]), "path": path}
         node = self.state.nodes.root
         for name in names:
             found = await self.directories.lookup(node, name)

@@ -31,8 +31,6 @@ class LiveView:
     def __init__(self, filesystem: Filesystem) -> None:
         self.filesystem = filesystem
         self.is_writable = not filesystem.config.read_only
-        # What can be written is mounted with the writeback cache.
-        filesystem.state.kernel_keeps_mtime = self.is_writable
         self._nodes = filesystem.state.nodes
         self._directories = filesystem.directories
         self._contents = filesystem.contents

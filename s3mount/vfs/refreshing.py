@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 import trio
 
@@ -19,17 +20,24 @@ AT_ONCE = 64
 """So many nodes are forgotten in one transaction of the memory of attributes."""
 
 
-async def _nobody(parent: int, name: str) -> None:
+ForgetEntry: TypeAlias = Callable[[int, str], Awaitable[None]]
+"""Lets the kernel forget a name below a directory, by the number of its inode."""
+
+
+async def no_kernel(parent: int, name: str) -> None:
+    """``ForgetEntry`` where no kernel knows anything."""
     await trio.lowlevel.checkpoint()
 
 
 class Refreshing:
     """Forgets on demand. ``forget_entry`` makes the kernel drop a name below a directory's number."""
 
-    def __init__(self, state: MountState, directories: Directories) -> None:
+    def __init__(
+        self, state: MountState, directories: Directories, forget_entry: ForgetEntry
+    ) -> None:
         self._state = state
         self._directories = directories
-        self.forget_entry: Callable[[int, str], Awaitable[None]] = _nobody
+        self._forget_entry = forget_entry
 
     async def refresh(self, paths: Sequence[str]) -> None:
         """Drop what is known of ``paths`` (relative to the mount; ``""``: all of it) and of all below them.
@@ -45,18 +53,18 @@ class Refreshing:
                 if child is None or (child.directory is None and number + 1 < len(names)):
                     # Nothing is known so far down, but perhaps that there is nothing.
                     self._outdate(node)
-                    await self.forget_entry(node.inode, name)
+                    await self._forget_entry(node.inode, name)
                     break
                 if number + 1 == len(names):
                     self._outdate(node)
                     await self._forget_below(child)
-                    await self.forget_entry(node.inode, name)
+                    await self._forget_entry(node.inode, name)
                 node = child
             if not names:
                 await self._forget_below(node)
                 assert node.directory is not None
                 for name in await names_in(node.directory.children):
-                    await self.forget_entry(node.inode, name)
+                    await self._forget_entry(node.inode, name)
             log.info("asked for: what is known of %r is forgotten", path or ".")
 
     @staticmethod

@@ -43,10 +43,10 @@ class MountState:
     reader: CacheReader
     memory: HeadMemory
     clock: WallClock
-    nodes: Nodes
     known: Deduplicator
     mounted_ns: int
     capabilities: KnownCapabilities
+    nodes: Nodes = field(init=False)
     kernel_keeps_mtime: bool = False
     """Does the kernel tell the mtime of files that are written, as with its writeback cache?"""
     background: Background | None = None
@@ -55,6 +55,14 @@ class MountState:
     finished: FinishedKeys = field(default_factory=FinishedKeys)
     local_folders: set[Key] = field(default_factory=set)
     """Folders that were made here and that the store cannot hold without a file below."""
+
+    def __post_init__(self) -> None:
+        top = self.file_attributes(self.mounted_ns, stat.S_IFDIR)
+        self.nodes = Nodes(self.config.prefix, top, self.file_attributes, self._is_needed)
+
+    def _is_needed(self, node: Node) -> bool:
+        """Must it stay in memory though nobody holds it?"""
+        return self.change_of(node) is not None or self.is_written(node)
 
     @property
     def are_markers_telling(self) -> bool:

@@ -125,7 +125,9 @@ def main() -> int:
                 prefetch_bytes_max=config.prefetch_bytes_max,
             )
             await nursery.start(reader.run)
-            filesystem = Filesystem(config=config, store=store, spool=spool, reader=reader)
+            filesystem = Filesystem(
+                config=config, store=store, spool=spool, reader=reader, kernel_keeps_mtime=True
+            )
             if options.inode_bytes_max is not None:
                 filesystem.state.nodes.bytes_max = options.inode_bytes_max
 

@@ -93,11 +93,13 @@ def main() -> int:
                 prefetch_bytes_max=config.prefetch_bytes_max,
             )
             await nursery.start(reader.run)
-            filesystem = Filesystem(config=config, store=store, spool=spool, reader=reader)
+            filesystem = Filesystem(
+                config=config, store=store, spool=spool, reader=reader, kernel_keeps_mtime=True
+            )
             views: dict[int, View] = {0: LiveView(filesystem)}
             operations = Operations(views, xattr=config.xattr, snapshots=config.snapshots)
             access = Access(store, reader)
-            with snapshots_directory(config, filesystem, views, access):
+            with snapshots_directory(config, filesystem.capabilities, views, access):
                 yield Parts(filesystem, operations, store.statistics)
             nursery.cancel_scope.cancel()
 

@@ -23,10 +23,12 @@ from s3mount.cache.reader import CacheReader
 from s3mount.config import MountConfig, StoreConfig
 from s3mount.errors import NetworkError, StoreError
 from s3mount.refs import FileSlice, ObjectHeaders
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.recover_blob import data_ranges
 from s3mount.spool.spool import Spool
 from s3mount.testing.memory_store import Faults, MemoryStore
 from s3mount.vfs.filesystem import Filesystem
+from s3mount.vfs.refreshing import ForgetEntry, no_kernel
 from tests.sim.disk import Disk
 from tests.sim.mount import Mount
 
@@ -201,6 +203,8 @@ class World:
         spool_bytes_max: int = 1 << 30,
         is_settled: bool = True,
         on_made: Callable[[Mount], None] = lambda mount: None,
+        forget_entry: ForgetEntry = no_kernel,
+        kernel_keeps_mtime: bool = False,
         **settings: Any,
     ) -> AsyncIterator[Mount]:
         """A mount; at its end it stops at once, without sending what is pending.
@@ -248,7 +252,11 @@ class World:
                     store=store,
                     spool=spool,
                     reader=reader,
-                    keeps_deleted=self.bucket._bucket.versioning == "enabled",
+                    capabilities=KnownCapabilities(
+                        keeps_deleted=self.bucket._bucket.versioning == "enabled"
+                    ),
+                    forget_entry=forget_entry,
+                    kernel_keeps_mtime=kernel_keeps_mtime,
                     clock=self.clock,
                     memory_path=self.cache / "attributes.sqlite",
                 )

@@ -23,8 +23,8 @@ def info(key: str, size: int = 3, etag: str = "") -> ObjectInfo:
     return ObjectInfo(key, size, etag or f"{size:032x}", 1000 + size)
 
 
-def make(count: int = 10, *, prefix: str = "d/") -> tuple[Nodes, Node, Block]:
-    nodes = Nodes("", FOLDER, file_attributes)
+def make(count: int = 10, *, prefix: str = "d/", needed: str = "") -> tuple[Nodes, Node, Block]:
+    nodes = Nodes("", FOLDER, file_attributes, lambda node: node.name == needed)
     folder = nodes.add(nodes.root, "d", FOLDER)
     entries: list[tuple[str, ObjectInfo | None]] = [
         (f"n{number:05}", None if number % 5 == 4 else info(f"{prefix}n{number:05}", number))
@@ -152,10 +152,9 @@ def test_there_is_room_for_what_is_used_last() -> None:
 
 
 def test_what_is_needed_or_being_looked_at_is_not_dropped() -> None:
-    nodes, folder, block = make(100)
+    nodes, folder, block = make(100, needed="n00001")
     assert folder.directory is not None
     folder.directory.listed_at = 1.0
-    nodes.is_needed = lambda node: node.name == "n00001"
     nodes.get(block.base + 1)
     nodes.get(block.base + 2)
     del block

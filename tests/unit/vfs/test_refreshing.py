@@ -36,12 +36,11 @@ async def test_a_name_that_was_missing_is_looked_for_again(tmp_path: Path) -> No
     world = World(tmp_path)
     await world.foreign_put("t/a", b"x")
     forgotten: list[tuple[int, str]] = []
-    async with world.mounted(metadata_ttl_s=3600) as mount:
 
-        async def forget(parent: int, name: str) -> None:
-            forgotten.append((parent, name))
+    async def forget(parent: int, name: str) -> None:
+        forgotten.append((parent, name))
 
-        mount.fs.refreshing.forget_entry = forget
+    async with world.mounted(metadata_ttl_s=3600, forget_entry=forget) as mount:
         assert not await mount.exists("t/b")
         await world.foreign_put("t/b", b"x")
         await mount.fs.refresh(["t/b"])
