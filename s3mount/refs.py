@@ -41,13 +41,15 @@ class ContentRef(msgspec.Struct, frozen=True):
     """One immutable sequence of bytes in the bucket: one version of one object.
 
     Two refs with equal fields always name equal bytes. ``version_id`` is ``None`` where the
-    bucket keeps no versions (or the listing did not tell); then ``etag`` alone pins it.
+    bucket keeps no versions (or the listing did not tell); then ``etag`` alone pins it. ``bucket`` is set for the
+    source of a copy that lies in another bucket than the store's.
     """
 
     key: Key
     etag: ETag
     size: int
     version_id: VersionId | None = None
+    bucket: str = ""
 
 
 class FileSlice(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import stat
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -127,13 +126,6 @@ async def _listed(source: str, at_ns: int, open_store: OpenStore, path: Path) ->
 def stored_in(headers: ObjectHeaders) -> Stored:
     """The mode and time that an object's metadata tells, in any of the ways that tools write them."""
     from s3mount.checkout.fetching import Stored
-    from s3mount.refs import Attributes
-    from s3mount.tree import attributes
+    from s3mount.tree.attributes import mode_and_mtime
 
-    nothing = Attributes(0, 0, 0, UNKNOWN_NS, UNKNOWN_NS, UNKNOWN_NS)
-    found = attributes.decode(headers, nothing)
-    is_link = attributes.symlink_target_of(headers) is not None
-    return Stored(
-        stat.S_IFLNK if is_link else found.mode or None,
-        None if found.mtime_ns == UNKNOWN_NS else found.mtime_ns,
-    )
+    return Stored(*mode_and_mtime(headers))

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+import msgspec
 
 from s3mount.cli import output
 from s3mount.cli.options import store_config
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from s3mount.cli.bulk_progress import Shown
     from s3mount.config import StoreConfig
     from s3mount.patterns import PathFilter
+    from s3mount.refs import ObjectHeaders
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -161,12 +163,15 @@ def perform(
     main: Callable[[Session, Report, StoreConfig], Awaitable[None]],
     *,
     has_summary: bool = True,
+    new_objects: ObjectHeaders | None = None,
 ) -> int:
     """Run a command: its exit status. ``given`` are its options, among them the store's.
 
     Without ``has_summary`` standard output is the command's own.
     """
     config = store_config(given)
+    if new_objects is not None:
+        config = msgspec.structs.replace(config, new_objects=new_objects)
     job = Job(
         operation,
         config,

@@ -36,6 +36,8 @@ COMMANDS: Mapping[str, str] = {
     "rm": "s3mount.cli.rm:rm",
     "checkout": "s3mount.cli.checkout:checkout",
     "manifest": "s3mount.cli.manifest:manifest",
+    "cp": "s3mount.cli.cp:cp",
+    "mv": "s3mount.cli.cp:mv",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.mount_helper:helper",
 }
@@ -50,8 +52,6 @@ HINTS: Mapping[str, str] = {
     "sync": "s3mount wait MOUNTPOINT returns when all is in S3",
     "fsync": "s3mount wait MOUNTPOINT returns when all is in S3",
     "flush": "s3mount wait MOUNTPOINT returns when all is in S3",
-    "cp": "cp itself works on a mount",
-    "mv": "mv itself works on a mount",
     "fsck": "s3mount recover --dry-run shows what a mount that is gone left",
     "remount": "s3mount unmount, then mount it with the new options",
     "start": "s3mount BUCKET MOUNTPOINT mounts a bucket",

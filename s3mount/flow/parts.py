@@ -27,12 +27,14 @@ With 900 and the least part size of 5 MiB, 10,000 parts hold 9.2 TiB, so 5 TiB a
 
 
 class PartPlan(msgspec.Struct, frozen=True):
-    """Parts of ``part_bytes``, of twice that after 900 parts, and so on, at most 5 GiB each.
+    """Parts of ``part_bytes``, of twice that after ``step_parts``, and so on, at most 5 GiB each.
 
-    Parts are counted from 0 here; S3's part numbers are one more.
+    Parts are counted from 0 here; S3's part numbers are one more. Other tools make them all of one size: their
+    plans have PARTS_MAX as ``step_parts``.
     """
 
     part_bytes: int
+    step_parts: int = STEP_PARTS
 
     def __post_init__(self) -> None:
         """Raise UsageError for a size that S3 refuses."""
@@ -44,9 +46,9 @@ class PartPlan(msgspec.Struct, frozen=True):
         if index < 0:
             raise ValueError(f"part {index}")
         start, step, first = 0, 0, 0
-        while index >= first + STEP_PARTS and self._size(step) < PART_BYTES_MAX:
-            start += STEP_PARTS * self._size(step)
-            first += STEP_PARTS
+        while index >= first + self.step_parts and self._size(step) < PART_BYTES_MAX:
+            start += self.step_parts * self._size(step)
+            first += self.step_parts
             step += 1
         size = self._size(step)
         return ByteRange(start + (index - first) * size, size)
@@ -57,10 +59,10 @@ class PartPlan(msgspec.Struct, frozen=True):
             raise ValueError(f"offset {offset}")
         start, step, first = 0, 0, 0
         while self._size(step) < PART_BYTES_MAX:
-            stop = start + STEP_PARTS * self._size(step)
+            stop = start + self.step_parts * self._size(step)
             if offset < stop:
                 break
-            start, step, first = stop, step + 1, first + STEP_PARTS
+            start, step, first = stop, step + 1, first + self.step_parts
         return first + (offset - start) // self._size(step)
 
     def count(self, size_bytes: int) -> int:

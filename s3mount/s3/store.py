@@ -149,8 +149,8 @@ class Store(Readable, Protocol):
         """Server-side copy of exactly ``source`` to ``key`` with new ``headers`` (REPLACE).
 
         ``headers`` of ``None`` keeps all that is stored with the source (MetadataDirective COPY), also what
-        S3 does not carry over: the source is described first. Above 5 GiB by
-        UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
+        S3 does not carry over: the source is described first; of one in another bucket they must be given.
+        Above 5 GiB by UploadPartCopy. ``key`` may be ``source.key`` (new headers only). Raises
         PreconditionFailedError when the source is no longer that version, NoSuchKeyError when gone.
         """
         ...

@@ -388,7 +388,11 @@ class Writer:
         is_honoured = bool(self._traits.copy_condition)
         guards = await self._guard_source(source)
         base = self._source_headers(source) | guards
-        kept = beside(stored) if headers is None else _replacing(headers, is_same=source.key == key)
+        kept = (
+            beside(stored)
+            if headers is None
+            else _replacing(headers, is_same=source.key == key and not source.bucket)
+        )
         call = Call("copy", "PUT", key, size_bytes=source.size, error_in_body=True)
 
         async def send(wanted: dict[str, str]) -> PutResult:
@@ -417,6 +421,8 @@ class Writer:
                 takes_tags_along=TAGGING_DIRECTIVE not in kept,
             )
         except AccessDeniedError as error:
+            if source.bucket:
+                raise
             # Refused may be what is to be read, and that because it is not there.
             found = await self._reader.told_apart(error, source.key, source.version_id)
             raise found from error
@@ -426,9 +432,10 @@ class Writer:
             return await settle_copy(self._reader.head, source, key, headers, error)
 
     def _source_headers(self, source: ContentRef) -> dict[str, str]:
+        bucket = source.bucket or self._bucket
         # An access point's objects lie below "object/" (CopyObject, x-amz-copy-source).
-        between = "/object/" if self._bucket.startswith("arn:") else "/"
-        place = encode_path(f"{self._bucket}{between}{source.key}")
+        between = "/object/" if bucket.startswith("arn:") else "/"
+        place = encode_path(f"{bucket}{between}{source.key}")
         if source.version_id is not None:
             place += "?" + canonical_query([("versionId", source.version_id)])
         return {"x-amz-copy-source": place}
@@ -452,13 +459,13 @@ class Writer:
         """Headers that make a copy fail unless its source is still that version.
 
         A version id pins by itself. Where the store ignores the condition on the ETag (or may do
-        so), a HEAD looks just before.
+        so), a HEAD looks just before; not in another bucket, where whoever names it has just looked.
         """
         check_key(source.key)
         if source.version_id is not None:
             await trio.lowlevel.checkpoint()
             return {}
-        if not self._traits.copy_source_condition:
+        if not self._traits.copy_source_condition and not source.bucket:
             now = await self._reader.head(source.key)
             if now.etag != source.etag:
                 raise PreconditionFailedError(
@@ -514,6 +521,8 @@ class Writer:
         try:
             _, (etag, checksum) = await self._http.read(call, _copied_part)
         except AccessDeniedError as error:
+            if source.bucket:
+                raise
             found = await self._reader.told_apart(error, source.key, source.version_id)
             raise found from error
         return PartInfo(number, etag, byte_range.length, checksum)

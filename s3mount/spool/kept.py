@@ -7,7 +7,6 @@ of them may be wrong. A new object has nothing to keep: it costs no look.
 from __future__ import annotations
 
 import logging
-from urllib.parse import parse_qsl
 
 from s3mount.errors import AccessDeniedError, NoSuchKeyError, RejectedError
 from s3mount.refs import Key
@@ -16,6 +15,7 @@ from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy
 from s3mount.spool.own_tries import OwnTries
 from s3mount.spool.send_errors import Stored
 from s3mount.spool.spool import Spool
+from s3mount.transfer.tags import restore_tags
 
 log = logging.getLogger(__name__)
 
@@ -54,19 +54,13 @@ class Kept:
     async def restore_tags(self, change: PutOrCopy, stored: Stored) -> None:
         """Where the store did not take the tags along with the object, set them. Raises S3MountError."""
         tags = change.headers.tags if change.headers is not None else None
-        if not tags:
-            return
-        key = change.key
         try:
-            there = (await self._store.describe(key)).headers
-            if there is None or _tag_set(there.tags) == _tag_set(tags):
-                return
-            await self._store.put_tags(key, tags, version_id=stored.result.version_id)
-        except NoSuchKeyError:
-            return
+            await restore_tags(self._store, change.key, tags, stored.result.version_id)
         except (AccessDeniedError, RejectedError) as error:
             if not self._is_said:
-                log.warning("the tags of %r and others cannot be kept: %s", key, error.describe())
+                log.warning(
+                    "the tags of %r and others cannot be kept: %s", change.key, error.describe()
+                )
             self._is_said = True
 
 
@@ -85,7 +79,3 @@ def _origin(change: Change) -> Key | None:
 
 def _is_in_parts(change: Change) -> bool:
     return isinstance(change, Put) and bool(change.upload_id)
-
-
-def _tag_set(tags: str | None) -> list[tuple[str, str]]:
-    return sorted(parse_qsl(tags or "", keep_blank_values=True))

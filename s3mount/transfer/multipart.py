@@ -29,6 +29,9 @@ RESENT_SHARE = 11
 """Of one file's parts an eleventh are on their way at once, or ``PARTS_MAX_LEAST`` where that is more: what is cut
 off by a kill has to be sent again, and is less than a tenth of a file of 100 parts."""
 STILL_SENDING_S = 0.005
+ABORT_S = 15.0
+"""How long a failed or cancelled upload may take to tidy up behind itself. What is left then is
+found by ``Store.list_uploads``."""
 
 
 async def confirm(store: Store, upload: PartsUpload) -> tuple[list[PartInfo], bool]:
@@ -132,3 +135,15 @@ async def bring_missing(
             await trio.sleep(STILL_SENDING_S)
     if errors:
         raise errors[0]
+
+
+async def abort_quietly(store: Store, upload: PartsUpload) -> None:
+    """Abort in the way out of another error, which is the one that counts. Cannot be cancelled."""
+    if not upload.upload_id:
+        return
+    with trio.move_on_after(ABORT_S, shield=True):
+        try:
+            await store.abort_multipart(upload.key, upload.upload_id)
+        except S3MountError as error:
+            log.warning("an unfinished upload of %r stays in the bucket: %s", upload.key, error)
+    upload.upload_id = ""

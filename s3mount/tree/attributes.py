@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import mimetypes
 import stat
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from s3mount.clock import clamped_ns
-from s3mount.refs import Attributes, ObjectHeaders
+from s3mount.refs import Attributes, Key, ObjectHeaders
 from s3mount.s3.headers import METADATA_BYTES_MAX, whole_number
 
 DIRECTORY_CONTENT_TYPE = "application/x-directory"
@@ -43,6 +44,7 @@ _FORMATS = (
 )
 
 
+_UNKNOWN_NS = -(1 << 62)
 _MTIME_NAMES = ("mtime", "file-mtime", "goog-reserved-posix-mtime")
 
 
@@ -138,6 +140,22 @@ def decode(headers: ObjectHeaders, default: Attributes) -> Attributes:
         rdev=_number(data, ("rdev",), 0),
         xattrs=_decode_xattrs(data.get("xattr", "")),
     )
+
+
+def mode_and_mtime(headers: ObjectHeaders) -> tuple[int | None, int | None]:
+    """The mode and time (ns) that an object's metadata tells, ``None`` where it does not. A link has a link's mode."""
+    found = decode(headers, Attributes(0, 0, 0, _UNKNOWN_NS, _UNKNOWN_NS, _UNKNOWN_NS))
+    is_link = symlink_target_of(headers) is not None
+    return (
+        stat.S_IFLNK if is_link else found.mode or None,
+        None if found.mtime_ns == _UNKNOWN_NS else found.mtime_ns,
+    )
+
+
+def content_type_of(key: Key) -> str:
+    """The type that a key's ending tells; octets where it tells none, or that they are compressed."""
+    guessed, encoding = mimetypes.guess_type(key)
+    return guessed if guessed and encoding is None else "application/octet-stream"
 
 
 def has_times(headers: ObjectHeaders) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import socket
 import time
 
@@ -30,10 +29,11 @@ class UploadProvider:
     def headers_of(self, change: PutOrCopy, *, with_times: bool = True) -> ObjectHeaders:
         """See ``ContentProvider.headers_of``."""
         assert change.attributes is not None
-        guessed, encoding = mimetypes.guess_type(change.key)
-        content_type = guessed if guessed and encoding is None else "application/octet-stream"
         headers = codec.encode(
-            change.attributes, change.headers, content_type=content_type, with_times=with_times
+            change.attributes,
+            change.headers,
+            content_type=codec.content_type_of(change.key),
+            with_times=with_times,
         )
         storage_class = self._state.config.store.new_objects.storage_class
         if storage_class is None or change.headers is not None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Mapping
@@ -14,12 +15,17 @@ from s3mount.errors import (
     ChecksumError,
     PreconditionFailedError,
     RejectedError,
+    SeveralUploadsError,
+    ThrottledError,
+    UploadExistsError,
 )
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import Condition, ObjectHeaders
 from s3mount.testing.memory_store import MemoryStore
 from s3mount.transfer.digest import etag_if_parts, etag_if_put
-from s3mount.transfer.upload import upload_file
+from s3mount.transfer.ledger import Ledger, Record
+from s3mount.transfer.source import FileSource, Source
+from s3mount.transfer.upload import GO_ON, Resume, upload, upload_file
 from tests.unit.transfer.faults import Meddler, unfinished
 
 PART = 5 << 20
@@ -65,8 +71,7 @@ def test_every_size_arrives_whole_with_its_headers_and_the_foretold_etag(
         assert await unfinished(store) == 0
 
     trio.run(main)
-    assert sent == sorted(sent)
-    assert sent[-1] == size
+    assert sum(sent) == size
 
 
 def test_parts_of_all_files_share_the_slots(tmp_path: Path) -> None:
@@ -162,12 +167,13 @@ def test_a_condition_that_does_not_hold_is_told_and_changes_nothing(tmp_path: Pa
 
 def test_a_file_that_changes_while_it_is_sent_never_becomes_a_mixture(tmp_path: Path) -> None:
     path, data = make(tmp_path, 3 * PART)
+    times = itertools.count(1)
 
     async def change(operation: str, arguments: Mapping[str, object]) -> None:
         if operation == "upload_part" and arguments["number"] == 2:
             with open(path, "r+b") as file:
                 file.write(b"new")
-            os.utime(path, ns=(1, 1))
+            os.utime(path, ns=(1, next(times)))
 
     store = MemoryStore(faults=Meddler(after=change))
 
@@ -223,3 +229,193 @@ def test_an_older_send_that_lands_last_is_found_and_sent_again(tmp_path: Path) -
     assert store.contents() == {"k": data}
     assert store.requests["complete_multipart"] == 2
     assert store.requests["upload_part"] == 4
+
+
+class World:
+    """A file, a store, and runs of the command that may be cut off."""
+
+    def __init__(self, folder: Path, store: MemoryStore) -> None:
+        self.folder = folder
+        self.store = store
+        self.resumed: list[int] = []
+        self.sent = 0
+
+    async def upload(
+        self, source: Source, *, resume: Resume = GO_ON, part_bytes: int = PART
+    ) -> None:
+        def sent(n: int) -> None:
+            self.sent += n
+
+        self.sent = 0
+        with Ledger(self.folder / "state", "bucket", "k") as ledger:
+            await upload(
+                self.store,
+                source,
+                "k",
+                HEADERS,
+                plan=PartPlan(part_bytes),
+                slots=trio.CapacityLimiter(2),
+                ledger=ledger,
+                resume=resume,
+                on_sent=sent,
+                on_resumed=self.resumed.append,
+            )
+
+    async def foreign(self, data: bytes, *parts: int, size: int = PART) -> str:
+        """An unfinished upload of another tool."""
+        there = self.store.observer()
+        upload_id = await there.create_multipart("k", ObjectHeaders())
+        for index in parts:
+            await there.upload_part(
+                "k", upload_id, index + 1, data[index * size : (index + 1) * size]
+            )
+        return upload_id
+
+
+def stop_at(number: int, store: MemoryStore) -> None:
+    """The part of this number is refused, as long as nothing else is said."""
+
+    async def refuse(operation: str, arguments: Mapping[str, object]) -> None:
+        if operation == "upload_part" and arguments["number"] == number:
+            raise ThrottledError("slow down", status=503)
+
+    store.faults = Meddler(before=refuse)
+
+
+def test_what_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
+    path, data = make(tmp_path, 6 * PART + 9)
+    world = World(tmp_path, MemoryStore())
+    source = FileSource(path, len(data))
+
+    async def main() -> None:
+        stop_at(5, world.store)
+        with pytest.raises(ThrottledError):
+            await world.upload(source)
+        arrived = world.sent
+        assert arrived >= 3 * PART
+        assert await unfinished(world.store) == 1
+        world.store.faults = Meddler()
+        await world.upload(source)
+        # One whose answer was not heard any more may have arrived as well.
+        assert world.resumed[0] == 0
+        assert arrived <= world.resumed[1] <= 5 * PART
+        assert world.sent == len(data) - world.resumed[1]
+        assert await unfinished(world.store) == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert world.store.contents() == {"k": data}
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["another file", "force", "aborted", "other parts"])
+def test_what_does_not_fit_begins_anew(tmp_path: Path, how: str) -> None:
+    path, data = make(tmp_path, 6 * PART + 9)
+    world = World(tmp_path, MemoryStore())
+
+    async def main() -> None:
+        stop_at(5, world.store)
+        with pytest.raises(ThrottledError):
+            await world.upload(FileSource(path, len(data)))
+        world.store.faults = Meddler()
+        if how == "another file":
+            Path(path).write_bytes(data[::-1])
+        elif how == "aborted":
+            for each in await world.store.observer().list_uploads(""):
+                await world.store.observer().abort_multipart("k", each.upload_id)
+        await world.upload(
+            FileSource(path, len(data)),
+            resume=Resume(force=how == "force"),
+            part_bytes=PART + 1 if how == "other parts" else PART,
+        )
+        assert world.resumed == [0, 0]
+        assert await unfinished(world.store) == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert world.store.contents() == {"k": Path(path).read_bytes()}
+
+
+def test_a_file_that_changes_once_while_it_is_sent_is_sent_anew(tmp_path: Path) -> None:
+    path, data = make(tmp_path, 3 * PART)
+    changed = False
+
+    async def change(operation: str, arguments: Mapping[str, object]) -> None:
+        nonlocal changed
+        if operation == "upload_part" and arguments["number"] == 2 and not changed:
+            changed = True
+            Path(path).write_bytes(data[::-1])
+            os.utime(path, ns=(1, 1))
+
+    world = World(tmp_path, MemoryStore(faults=Meddler(after=change)))
+
+    async def main() -> None:
+        await world.upload(FileSource(path, len(data)))
+        assert await unfinished(world.store) == 0
+
+    trio.run(main)
+    assert world.store.contents() == {"k": data[::-1]}
+
+
+class TestForeign:
+    """Unfinished uploads of other tools."""
+
+    def test_one_with_these_bytes_is_adopted(self, tmp_path: Path) -> None:
+        size = 6 << 20
+        path, data = make(tmp_path, 4 * size + 5)
+        world = World(tmp_path, MemoryStore())
+
+        async def main() -> None:
+            await world.foreign(data, 0, 2, size=size)
+            await world.upload(FileSource(path, len(data)), part_bytes=8 << 20)
+            assert world.resumed == [2 * size]
+            assert world.sent == len(data) - 2 * size
+            assert await unfinished(world.store) == 0
+
+        trio.run(main)
+        assert world.store.contents() == {"k": data}
+
+    def test_one_with_other_bytes_is_left_alone_or_told(self, tmp_path: Path) -> None:
+        path, data = make(tmp_path, 3 * PART)
+        world = World(tmp_path, MemoryStore())
+
+        async def main() -> None:
+            await world.foreign(data[::-1], 0)
+            with pytest.raises(UploadExistsError, match="--force"):
+                await world.upload(FileSource(path, len(data)), resume=Resume(is_strict=True))
+            await world.upload(FileSource(path, len(data)))
+            assert await unfinished(world.store) == 1
+
+        trio.run(main)
+        assert world.store.contents() == {"k": data}
+
+    def test_of_two_none_is_taken_and_force_drops_them(self, tmp_path: Path) -> None:
+        path, data = make(tmp_path, 3 * PART)
+        world = World(tmp_path, MemoryStore())
+
+        async def main() -> None:
+            for _ in range(2):
+                await world.foreign(data, 0)
+            await world.foreign(data)
+            with pytest.raises(SeveralUploadsError, match="2 unfinished uploads"):
+                await world.upload(FileSource(path, len(data)))
+            assert world.store.contents() == {}
+            await world.upload(FileSource(path, len(data)), resume=Resume(force=True))
+            assert await unfinished(world.store) == 0
+
+        trio.run(main)
+        assert world.store.contents() == {"k": data}
+
+
+def test_two_uploads_to_one_key_do_not_share_a_record(tmp_path: Path) -> None:
+    with Ledger(tmp_path, "bucket", "k") as ledger:
+        ledger.write(Record("id", PART, 900, "source", "headers"))
+        with (
+            pytest.raises(UploadExistsError, match="another process"),
+            Ledger(tmp_path, "bucket", "k"),
+        ):
+            pass
+        with Ledger(tmp_path, "bucket", "other"):
+            pass
+    with Ledger(tmp_path, "bucket", "k") as ledger:
+        assert ledger.read() == Record("id", PART, 900, "source", "headers")
+        ledger.write(None)
+    assert os.listdir(tmp_path) == []
