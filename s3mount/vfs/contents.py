@@ -43,6 +43,7 @@ class Contents:
         self,
         state: MountState,
         directories: Directories,
+        readahead: FileReadahead,
         filler: BlobFiller,
         uploader: Uploader,
         barrier: UploadBarrier,
@@ -55,7 +56,7 @@ class Contents:
         self._files = state.files
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
-        self.readahead = FileReadahead(state, directories)
+        self.readahead = readahead
         self.writing = Writing(state, directories)
 
     # ------------------------------------------------------------------ handles

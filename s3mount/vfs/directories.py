@@ -24,6 +24,7 @@ from s3mount.vfs.finished import Watch
 from s3mount.vfs.list_readahead import ListReadahead
 from s3mount.vfs.merging import Merger
 from s3mount.vfs.open_files import must_be_in_place
+from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.state import MountState
 from s3mount.vfs.stored import StoredAttributes
 
@@ -46,7 +47,7 @@ REFRESH_AHEAD = 2.0
 class Directories:
     """Lookups and listings of one mount."""
 
-    def __init__(self, state: MountState) -> None:
+    def __init__(self, state: MountState, prefetches: Prefetches) -> None:
         self._state = state
         self._running: dict[int, trio.Event] = {}
         self._finished = state.finished
@@ -54,7 +55,7 @@ class Directories:
         self._walks = ListReadahead(state, self._finished)
         self._forgotten = 0
         self._asked_for: OrderedDict[int, float] = OrderedDict()
-        self.attributes = StoredAttributes(state)
+        self.attributes = StoredAttributes(state, prefetches)
         self.know_attributes_of = self.attributes.know_attributes_of
         self.know_headers = self.attributes.know_headers
         self.know_headers_or_inherit = self.attributes.know_headers_or_inherit
@@ -302,7 +303,7 @@ class Directories:
             return
         try:
             # A small file's GET tells the same, and its bytes are wanted next.
-            head = await self._state.glance(node, True) if self._state.glance else None
+            head = await self.attributes.glance(node, is_alone=True)
             head = head or await self.attributes.head(node)
             content = node.content
             if head is not None and content is not None and head.etag == content.etag:

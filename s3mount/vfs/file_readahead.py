@@ -8,88 +8,37 @@ every file that is left out, and is nothing for opens in any other order.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
 
-from s3mount.cache.prefetched import PrefetchedContent
-from s3mount.config import MIB
 from s3mount.errors import S3MountError
 from s3mount.refs import ObjectInfo
 from s3mount.tree.node import Node
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.state import MountState
-from s3mount.vfs.walk_order import ReaddirOrders, WalkOrder
+from s3mount.vfs.walk_order import ReaddirOrders, Walk, WalkOrder
 
 log = logging.getLogger(__name__)
 
-GROWTH = 4
-"""The window is this many times the files opened in order: five times as many with each round trip."""
-WINDOW_FILES_MAX = 256
-"""At 20 ms, with 48 requests at a time, this much is fetched in 0.1 s, while a fast reader opens 256 files."""
 SLACK_FILES = 8
 """So many files may be left out and it is still the same walk, only a slower one."""
 WALKS_MAX = 6
 """Programs that walk at the same time."""
 PASSED_MAX = 64
 """Files that were left out and may still come: several readers share the work of one walk."""
-HELD_BYTES_MAX = 32 * MIB
-"""What was fetched ahead and waits for its reader, in memory."""
 LISTS_AHEAD_MAX = 8
 """Folders that are listed ahead of a walk at a time."""
-GLANCE_BYTES_MAX = 256 * 1024
-"""A file up to this size is fetched whole where otherwise its headers alone would be asked for."""
-SURE_FILES = 16
-"""After so many files in order a walk is believed to read all of the next folder."""
-
-
-class Walk:
-    """Opens in order, from one place on.
-
-    ``run``: files opened in order, less those left out. ``upcoming``: files expected next, by inode, and
-    whether they were asked for; ``todo`` those of them that were not, in order (some are gone by now).
-    """
-
-    __slots__ = ("asked", "ended", "last", "order", "passed", "pid", "run", "todo", "upcoming")
-
-    def __init__(self, node: Node, order: WalkOrder, pid: int, run: int) -> None:
-        self.last = node
-        self.pid = pid
-        self.run = run
-        self.passed: OrderedDict[int, None] = OrderedDict()
-        self.restart(order)
-
-    def restart(self, order: WalkOrder) -> None:
-        """Go on from another place."""
-        self.order = order
-        self.ended = False
-        self.upcoming: dict[int, Node] = {}
-        self.todo: deque[Node] = deque()
-        self.asked: set[int] = set()
-
-    @property
-    def window(self) -> int:
-        """How many files ahead are asked for."""
-        return min(GROWTH * self.run, WINDOW_FILES_MAX)
 
 
 class FileReadahead:
-    """All walks of one mount, and what was asked for ahead of them."""
+    """Follows the walks of one mount, and has ``prefetches`` ask for what comes next in them."""
 
-    def __init__(self, state: MountState, directories: Directories) -> None:
+    def __init__(self, state: MountState, directories: Directories, prefetches: Prefetches) -> None:
         self._state = state
         self._directories = directories
+        self._prefetches = prefetches
+        self._walks = prefetches.walks
         self._orders = ReaddirOrders()
-        self._walks: list[Walk] = []
-        self._prefetched: dict[int, tuple[Node, PrefetchedContent]] = {}
-        self._glanced: OrderedDict[int, None] = OrderedDict()
-        self._held_bytes = 0
-        self._held_bytes_max = min(HELD_BYTES_MAX, state.config.prefetch_bytes_max)
         self._listing: set[int] = set()
-        self.counters = {"asked": 0, "used": 0, "unused": 0}
-        state.glance = self.glance
-
-    def statistics(self) -> dict[str, float]:
-        """How many files were asked for before they were opened, and what became of them."""
-        return {f"files_ahead_{name}": count for name, count in self.counters.items()}
 
     # ----------------------------------------------------------------- watching
 
@@ -102,11 +51,11 @@ class FileReadahead:
 
     def opened(self, node: Node, pid: int) -> None:
         """A program opened a file to read it; its handle exists."""
-        if self._held_bytes_max == 0 or node.parent is None or not node.linked:
+        if not self._prefetches.are_held or node.parent is None or not node.linked:
             return
         walk = self._going_on(node) or self._jumped(node, pid)
         walk.pid = pid
-        self._drop(node.inode, is_used=True)
+        self._prefetches.drop(node.inode, is_used=True)
         self._pump(walk)
 
     def _going_on(self, node: Node) -> Walk | None:
@@ -136,7 +85,7 @@ class FileReadahead:
                 left_out.append(inode)
         for inode in left_out:
             self._leave(walk, inode)
-            self._drop(inode)
+            self._prefetches.drop(inode)
             walk.passed[inode] = None
         while len(walk.passed) > PASSED_MAX:
             walk.passed.popitem(last=False)
@@ -187,7 +136,7 @@ class FileReadahead:
 
     def _end(self, walk: Walk) -> None:
         for inode in walk.upcoming:
-            self._drop(inode)
+            self._prefetches.drop(inode)
 
     # ------------------------------------------------------------------- asking
 
@@ -202,7 +151,7 @@ class FileReadahead:
         while walk.todo and len(walk.asked) < window:
             node = walk.todo[0]
             if node.inode in walk.upcoming and node.inode not in walk.asked:
-                if not self._ask(node):
+                if not self._prefetches.ask(node, self._arrived):
                     return
                 walk.asked.add(node.inode)
             walk.todo.popleft()
@@ -243,74 +192,7 @@ class FileReadahead:
             self._listing.discard(directory.inode)
         self._pump_all()
 
-    def _ask(self, node: Node) -> bool:
-        """Ask for the file's bytes if they are of use; False when there is no room for them now."""
-        content = node.content
-        if content is None or not content.size or node.inode in self._prefetched:
-            return True
-        if self._state.change_of(node) is not None:
-            return True
-        reader = self._state.reader
-        needed = reader.prefetch_bytes(content)
-        while self._held_bytes + needed > self._held_bytes_max:
-            if not self._glanced:
-                return False
-            self._drop(self._glanced.popitem(last=False)[0])
-        prefetched = reader.prefetch(content, lambda prefetched: self._arrived(node, prefetched))
-        if prefetched is None:
-            return False
-        self._prefetched[node.inode] = (node, prefetched)
-        self._held_bytes += prefetched.held_bytes
-        self.counters["asked"] += prefetched.is_asked
-        return True
-
-    def _arrived(self, node: Node, prefetched: PrefetchedContent) -> None:
-        if prefetched.info is not None:
-            self._directories.learned(node, prefetched.info)
-        held = self._prefetched.get(node.inode)
-        if prefetched.info is None and held is not None and held[1] is prefetched:
-            self._drop(node.inode, is_used=True)
+    def _arrived(self, node: Node, info: ObjectInfo | None) -> None:
+        if info is not None:
+            self._directories.learned(node, info)
         self._pump_all()
-
-    def _drop(self, inode: int, *, is_used: bool = False) -> None:
-        found = self._prefetched.pop(inode, None)
-        self._glanced.pop(inode, None)
-        if found is not None:
-            prefetched = found[1]
-            self._held_bytes -= prefetched.held_bytes
-            if prefetched.is_asked:
-                self.counters["used" if is_used else "unused"] += 1
-            prefetched.close()
-
-    # ----------------------------------------------------- headers with the bytes
-
-    async def glance(self, node: Node, is_alone: bool) -> ObjectInfo | None:
-        """What HEAD would tell about a file, by the GET that will be wanted anyway; ``None``: ask HEAD.
-
-        That is so for what a walk is about to open, and (``is_alone``) for a single small file.
-        """
-        held = self._prefetched.get(node.inode)
-        if held is None and self._is_wanted(node, is_alone):
-            self._ask(node)
-            held = self._prefetched.get(node.inode)
-            if held is not None:
-                self._glanced[node.inode] = None
-        if held is None:
-            return None
-        prefetched = held[1]
-        await prefetched.arrived()
-        return prefetched.info
-
-    def _is_wanted(self, node: Node, is_alone: bool) -> bool:
-        content = node.content
-        if content is None or not 0 < content.size <= GLANCE_BYTES_MAX:
-            return False
-        if is_alone:
-            return True
-        return any(
-            walk.run >= SURE_FILES
-            and walk.last.parent is not None
-            and node.parent is not None
-            and (walk.last.parent is node.parent or walk.last.parent.parent is node.parent.parent)
-            for walk in self._walks
-        )

@@ -37,9 +37,11 @@ from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.file_readahead import FileReadahead
 from s3mount.vfs.filling import BlobFiller
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
+from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.refreshing import ForgetEntry, Refreshing, no_kernel
 from s3mount.vfs.renaming import Renaming
 from s3mount.vfs.snapshots_dir import SnapshotsDirectory
@@ -114,7 +116,8 @@ class Filesystem:
             self.capabilities.decided.set()
         self.state = state
         self.config = config
-        self.directories = Directories(state)
+        self.prefetches = prefetches = Prefetches(state)
+        self.directories = Directories(state, prefetches)
         self.refreshing = Refreshing(state, self.directories, forget_entry)
         self.puts = PutLog(Path(config.state_dir))
         filler = BlobFiller(spool, reader, store, config.part_bytes)
@@ -133,7 +136,10 @@ class Filesystem:
             on_conflict=config.on_conflict,
         )
         self.barrier = UploadBarrier(state, self.uploader)
-        self.contents = Contents(state, self.directories, filler, self.uploader, self.barrier)
+        readahead = FileReadahead(state, self.directories, prefetches)
+        self.contents = Contents(
+            state, self.directories, readahead, filler, self.uploader, self.barrier
+        )
         self.naming = Naming(state, self.directories, self.contents, self.uploader)
         self.renaming = Renaming(state, self.directories, self.contents, self.naming, self.uploader)
         self.metadata = Metadata(state, self.directories, self.contents, self.naming)
@@ -346,7 +352,7 @@ class Filesystem:
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities.told(),
             "outage": self.state.store.outage,
-            "cache": self.state.reader.statistics() | self.contents.readahead.statistics(),
+            "cache": self.state.reader.statistics() | self.prefetches.statistics(),
             "inodes": len(self.state.nodes),
             "listings": self._listings(),
             "open_files": len(self.state.files.all()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -13,7 +12,7 @@ from s3mount.cache.reader import CacheReader
 from s3mount.clock import WallClock
 from s3mount.config import MountConfig
 from s3mount.names import OWN_NAME
-from s3mount.refs import Attributes, Key, ObjectInfo
+from s3mount.refs import Attributes, Key
 from s3mount.s3.store import Store
 from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Delete, PutOrCopy
@@ -50,7 +49,6 @@ class MountState:
     kernel_keeps_mtime: bool = False
     """Does the kernel tell the mtime of files that are written, as with its writeback cache?"""
     background: Background | None = None
-    glance: Callable[[Node, bool], Awaitable[ObjectInfo | None]] | None = None
     files: OpenFiles = field(default_factory=OpenFiles)
     finished: FinishedKeys = field(default_factory=FinishedKeys)
     local_folders: set[Key] = field(default_factory=set)

@@ -15,6 +15,7 @@ from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
 from s3mount.tree.listing import Listing
 from s3mount.tree.node import Node, names_in
+from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState, changed
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,9 @@ HEADED_ONE_BY_ONE_MAX = 2
 class StoredAttributes:
     """What objects and markers carry, asked for only where something is stored."""
 
-    def __init__(self, state: MountState) -> None:
+    def __init__(self, state: MountState, prefetches: Prefetches) -> None:
         self._state = state
+        self._prefetches = prefetches
         self._said: set[type[StoreError]] = set()
 
     async def read_marker(self, directory: Node, listing: Listing, finished: set[Key]) -> None:
@@ -216,15 +218,22 @@ class StoredAttributes:
                 self._remember([info])
             self._apply(node, info.headers)
 
+    async def glance(self, node: Node, *, is_alone: bool) -> ObjectInfo | None:
+        """See ``Prefetches.glance``; what that tells is learned."""
+        return await self._prefetches.glance(node, self._glanced, is_alone=is_alone)
+
+    def _glanced(self, node: Node, info: ObjectInfo | None) -> None:
+        if info is not None:
+            self.learned(node, info)
+
     async def head(self, node: Node, *, is_alone: bool = False) -> ObjectInfo | None:
         """HEAD the object of ``node`` and learn from it; ``None`` when there is none. Raises StoreError.
 
         Where its bytes are fetched ahead, or it is small and asked for alone, their GET tells the same.
         """
-        if self._state.glance is not None:
-            glanced = await self._state.glance(node, is_alone)
-            if glanced is not None and glanced.headers is not None and node.headers is not None:
-                return glanced
+        glanced = await self.glance(node, is_alone=is_alone)
+        if glanced is not None and glanced.headers is not None and node.headers is not None:
+            return glanced
         content = node.content
         try:
             head = await self._state.store.head(self._key_of(node))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.vfs.file_readahead import LISTS_AHEAD_MAX, WINDOW_FILES_MAX
+from s3mount.vfs.file_readahead import LISTS_AHEAD_MAX
+from s3mount.vfs.walk_order import WINDOW_FILES_MAX
 from tests.sim.mount import Mount
 from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
@@ -81,7 +82,7 @@ async def test_files_of_a_folder_are_there_when_they_are_opened(tmp_path: Path) 
         assert asked["get"] == 2000
         assert asked["head"] == 0
         assert round_trips[0] < 2000 / 10
-        assert mount.fs.contents.readahead.counters["unused"] == 0
+        assert mount.fs.prefetches.counters["unused"] == 0
 
 
 @pytest.mark.parametrize("files_first", [False, True])
@@ -132,7 +133,7 @@ async def test_a_walk_that_ends_is_not_followed_any_more(tmp_path: Path) -> None
                 await read_file(mount, key)
             await settled()
         assert asked["get"] <= 1.2 * 50
-        counters = mount.fs.contents.readahead.counters
+        counters = mount.fs.prefetches.counters
         assert counters["asked"] <= 100 + WINDOW_FILES_MAX
 
 
@@ -195,14 +196,14 @@ async def test_what_waits_for_its_reader_is_bounded(tmp_path: Path) -> None:
     keys = [f"d/{number:03}" for number in range(100)]
     world = distant(tmp_path, keys, size=100 * KIB)
     async with world.mounted(prefetch_bytes_max=1 << 20) as mount:
-        walks = mount.fs.contents.readahead
+        prefetches = mount.fs.prefetches
         await mount.listdir("d")
         for key in keys:
             await read_file(mount, key)
-            assert walks._held_bytes <= 1 << 20
+            assert prefetches.held_bytes <= 1 << 20
             held = mount.fs.state.reader.statistics()
             assert held["cache_prefetch_bytes"] <= 1 << 20
-        assert walks._held_bytes == 0
+        assert prefetches.held_bytes == 0
 
 
 @simulated
