@@ -185,8 +185,8 @@ async def one_object(store: Store, location: S3Location, *, version_id: str | No
     try:
         info = await store.head(location.key, version_id=version_id)
     except NoSuchKeyError as error:
-        what = f"version {version_id} of it" if version_id else "object"
-        raise SourceError(f"no {what} is there{_folder_hint(location)}") from error
+        what = f"version {version_id} of {location.url}" if version_id else location.url
+        raise SourceError(f"{what} is not there{_folder_hint(location)}") from error
     return Item(
         url=location.url,
         name=location.key.rpartition("/")[2],

@@ -131,6 +131,18 @@ def nothing_there(location: S3Location) -> SourceError:
     return SourceError(f"nothing {what} {location.url}")
 
 
+def refusing(report: Report, operation: str) -> Callable[[str, str], None]:
+    """Counts and tells, from whatever thread, a local path that a walk cannot take."""
+    import trio
+
+    token = trio.lowlevel.current_trio_token()
+
+    def refuse(path: str, why: str) -> None:
+        token.run_sync_soon(report.fail, operation, path, None, SourceError(why))
+
+    return refuse
+
+
 class Job(NamedTuple):
     """One command, parsed."""
 
@@ -243,7 +255,7 @@ def tell_summary(report: Report) -> None:
         return
     if report.quiet or counts.objects < 2:
         return
-    parts = [f"{counts.objects:,} objects"]
+    parts = [f"{counts.objects:,} {'lines' if report.operation == 'run' else 'objects'}"]
     if counts.bytes:
         parts.append(size_text(counts.bytes))
     parts += [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from botocore.config import Config
+
 from s3mount.config import StoreConfig
 from s3mount.errors import S3MountError
 from s3mount.refs import Key, VersionId
@@ -52,7 +54,14 @@ def presigned_url(
 
     Nothing is asked of the store, but for the bucket's region on AWS. Raises StoreError, UsageError.
     """
-    client = bind(config).client
+    bound = bind(config).client
+    # boto3 would take version 2 for stores other than AWS, which not all know.
+    client = make_session(config).client(
+        "s3",
+        region_name=bound.meta.region_name,
+        endpoint_url=config.endpoint_url,
+        config=bound.meta.config.merge(Config(signature_version="s3v4")),
+    )
     place = {"Bucket": config.bucket, "Key": key}
     if version_id is not None:
         place["VersionId"] = version_id

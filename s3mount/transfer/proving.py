@@ -61,13 +61,16 @@ class _Crc:
         return self._value.to_bytes(self._length, "big")
 
 
-_HASHES: dict[str, Callable[[], Hash]] = {
-    "md5": lambda: hashlib.md5(usedforsecurity=False),
-    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
-    "sha256": hashlib.sha256,
+CRCS: dict[str, Callable[[], Hash]] = {
     "crc32": lambda: _Crc(zlib.crc32, 4),
     "crc32c": lambda: _Crc(crt.crc32c, 4),
     "crc64nvme": lambda: _Crc(crt.crc64nvme, 8),
+}
+"""The checksums of S3 that ``hashlib`` does not have."""
+_HASHES: dict[str, Callable[[], Hash]] = CRCS | {
+    "md5": lambda: hashlib.md5(usedforsecurity=False),
+    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
+    "sha256": hashlib.sha256,
 }
 
 
