@@ -12,7 +12,7 @@ from s3mount.spool.changes import Change, parent_of
 from s3mount.spool.path_filter import given_up_with, select
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
-from s3mount.vfs.naming import Naming
+from s3mount.vfs.directory_times import DirectoryTimes
 from s3mount.vfs.state import MountState
 
 log = logging.getLogger(__name__)
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 class Decisions:
     """Carries them out. Paths are relative to the mount; without any, all pending changes are meant."""
 
-    def __init__(self, state: MountState, naming: Naming, uploader: Uploader) -> None:
+    def __init__(self, state: MountState, times: DirectoryTimes, uploader: Uploader) -> None:
         self._state = state
-        self._naming = naming
+        self._times = times
         self._uploader = uploader
 
     def _select(self, paths: Sequence[str]) -> list[Change]:
@@ -82,7 +82,7 @@ class Decisions:
         if node is not None and not node.is_directory:
             self._state.nodes.unlink(node)
         elif node is not None and node.directory is not None:
-            self._naming.forget_touch(node)
+            self._times.forget(node)
             node.attributes_known = False
             node.headers = None
             node.directory.marker_etag = ""

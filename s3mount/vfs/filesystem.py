@@ -37,6 +37,7 @@ from s3mount.vfs.contents import Contents
 from s3mount.vfs.decisions import Decisions
 from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.directory_times import TOUCH_PERIOD_S, DirectoryTimes
 from s3mount.vfs.file_readahead import FileReadahead
 from s3mount.vfs.filling import BlobFiller
 from s3mount.vfs.metadata import Metadata
@@ -52,8 +53,6 @@ from s3mount.vfs.uploads import UploadOutcomes
 
 log = logging.getLogger(__name__)
 
-TOUCH_PERIOD_S = 1.0
-"""Directory times reach their markers at most this often."""
 PROBE_HEAD_START_S = 1.0
 """Uploads wait this long for what the probe finds: it takes about four round trips."""
 PROBE_END_S = 3.0
@@ -140,10 +139,13 @@ class Filesystem:
         self.contents = Contents(
             state, self.directories, readahead, filler, self.uploader, self.barrier
         )
-        self.naming = Naming(state, self.directories, self.contents, self.uploader)
-        self.renaming = Renaming(state, self.directories, self.contents, self.naming, self.uploader)
-        self.metadata = Metadata(state, self.directories, self.contents, self.naming)
-        self.decisions = Decisions(state, self.naming, self.uploader)
+        self._times = times = DirectoryTimes(state)
+        self.naming = Naming(state, self.directories, self.contents, self.uploader, times)
+        self.renaming = Renaming(
+            state, self.directories, self.contents, self.naming, self.uploader, times
+        )
+        self.metadata = Metadata(state, self.directories, self.contents, times)
+        self.decisions = Decisions(state, times, self.uploader)
         self._snapshots = snapshots
 
     # --------------------------------------------------------------- background
@@ -231,7 +233,7 @@ class Filesystem:
             await trio.sleep(TOUCH_PERIOD_S)
             with contained("the times of folders are not stored yet"):
                 try:
-                    self.naming.store_touched()
+                    self._times.store_touched()
                 except LocalDiskError as error:
                     log.warning("the times of folders are not stored yet: %s", error)
             with contained("attributes are not remembered"):
@@ -253,7 +255,7 @@ class Filesystem:
                 no_room: DiskFullError | None = None
                 if mark is None:
                     try:
-                        self.naming.store_touched()
+                        self._times.store_touched()
                         mark = self.state.spool.last_seq
                     except DiskFullError as error:
                         # What is sent meanwhile makes room.

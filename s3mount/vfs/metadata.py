@@ -13,7 +13,7 @@ from s3mount.tree import attributes as codec
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
-from s3mount.vfs.naming import Naming
+from s3mount.vfs.directory_times import DirectoryTimes
 from s3mount.vfs.open_files import must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
@@ -25,12 +25,12 @@ class Metadata:
     """Changes of attributes. Every method raises OSError, or S3MountError from below."""
 
     def __init__(
-        self, state: MountState, directories: Directories, contents: Contents, naming: Naming
+        self, state: MountState, directories: Directories, contents: Contents, times: DirectoryTimes
     ) -> None:
         self._state = state
         self._directories = directories
         self._contents = contents
-        self._naming = naming
+        self._times = times
 
     async def set(self, node: Node, **fields: int) -> None:
         """Set some of mode (permission bits), uid, gid, mtime_ns, atime_ns; ctime becomes now.
@@ -64,7 +64,7 @@ class Metadata:
     async def _store(self, node: Node) -> None:
         """Let S3 get the attributes that ``node`` has now."""
         if node.is_directory:
-            self._naming.store_attributes(node)
+            self._times.store(node)
             return
         change = self._state.change_of(node)
         if change is None:
@@ -128,7 +128,7 @@ class Metadata:
             known = parent.directory
             if not known.stores_attributes:
                 known.stores_attributes = True
-                self._naming.store_attributes(parent)
+                self._times.store(parent)
 
     async def link_target(self, node: Node) -> bytes:
         """Where a symbolic link leads. Raises OSError (EINVAL: it is none)."""

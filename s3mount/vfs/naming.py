@@ -19,6 +19,7 @@ from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.directory_times import DirectoryTimes
 from s3mount.vfs.open_files import must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
@@ -50,12 +51,13 @@ class Naming:
         directories: Directories,
         contents: Contents,
         uploader: Uploader,
+        times: DirectoryTimes,
     ) -> None:
         self._state = state
         self._uploader = uploader
+        self._times = times
         self._directories = directories
         self._contents = contents
-        self._touched: dict[int, Node] = {}
 
     # ----------------------------------------------------------------- creating
 
@@ -72,7 +74,7 @@ class Naming:
         except (OSError, LocalDiskError):
             self._forget_new(node, blob)
             raise
-        self.touch(parent)
+        self._times.touch(parent)
         return node
 
     async def make_node(
@@ -150,7 +152,7 @@ class Naming:
             self._forget_new(node, blob)
             raise
         assert node.parent is not None
-        self.touch(node.parent)
+        self._times.touch(node.parent)
 
     def _forget_new(self, node: Node, blob: Blob | None) -> None:
         """The disk has no room for a new entry: as if it had never been tried."""
@@ -185,7 +187,7 @@ class Naming:
         crashpoint("unlink: recorded")
         self.drop_blob(node, blob)
         self._state.nodes.unlink(node)
-        self.touch(parent)
+        self._times.touch(parent)
         return node
 
     async def remove_directory(self, parent: Node, name: str) -> Node:
@@ -198,8 +200,8 @@ class Naming:
         self.plan_removal(node, batch)
         self._state.spool.record(batch.changes, batch.removed)
         self._state.nodes.unlink(node)
-        self._touched.pop(node.inode, None)
-        self.touch(parent)
+        self._times.forget(node)
+        self._times.touch(parent)
         return node
 
     async def existing(self, parent: Node, name: str) -> Node:
@@ -269,71 +271,6 @@ class Naming:
             # Keep the descriptor: the bytes stay readable though the file has no name.
             os.fstat(blob.fd)
             self._state.spool.durability.remove_later(blob.path)
-
-    # ------------------------------------------------------------------ touching
-
-    def forget_touch(self, directory: Node) -> None:
-        """What changed in ``directory`` was given up: its times are not to be stored. Repeatable."""
-        self._touched.pop(directory.inode, None)
-
-    def touch(self, directory: Node) -> None:
-        """An entry came or went: the directory's times are now, and attributes are stored below it."""
-        known = directory.directory
-        assert known is not None
-        now_ns = self._state.now_ns()
-        directory.attributes = changed(directory.attributes, mtime_ns=now_ns, ctime_ns=now_ns)
-        if known.is_marker_closed:
-            # Its times are not worth what another program stored with it.
-            return
-        if known.stores_attributes:
-            self._touched[directory.inode] = directory
-            return
-        known.stores_attributes = True
-        try:
-            self.store_attributes(directory)
-        except LocalDiskError:
-            # What was to be done is done; the directory's times wait until the disk has room.
-            self._touched[directory.inode] = directory
-
-    def store_attributes(self, directory: Node) -> None:
-        """Let the marker of ``directory`` carry its attributes. Raises LocalDiskError."""
-        self._touched.pop(directory.inode, None)
-        if not directory.linked:
-            return
-        directory.attributes_known = True
-        key = self._state.change_key(directory)
-        change = self._state.spool.changes.get(key)
-        if isinstance(change, Put) and change.state is State.QUEUED:
-            change.attributes = directory.attributes
-            self._state.spool.record([change])
-            return
-        known = directory.directory
-        expected = known.marker_etag or None if known is not None else None
-        if change is not None:
-            expected = change.expected
-        self._state.spool.record(
-            [
-                Put(
-                    key=key,
-                    attributes=directory.attributes,
-                    headers=directory.headers,
-                    expected=expected,
-                )
-            ]
-        )
-
-    def store_touched(self) -> None:
-        """Bring the times of directories that changed since the last call into their markers.
-
-        Raises LocalDiskError; what could not be journalled is tried again by the next call.
-        """
-        for inode, directory in list(self._touched.items()):
-            try:
-                self.store_attributes(directory)
-            except LocalDiskError:
-                self._touched[inode] = directory
-                raise
-        self._touched.clear()
 
 
 def deletion(key: Key, expected: str | None) -> Delete:

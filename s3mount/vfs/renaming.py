@@ -16,6 +16,7 @@ from s3mount.tree.names import check_key
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.directories import Directories
+from s3mount.vfs.directory_times import DirectoryTimes
 from s3mount.vfs.naming import Batch, Naming, deletion
 from s3mount.vfs.open_files import OpenFile, must_be_in_place
 from s3mount.vfs.state import MountState, changed
@@ -34,9 +35,11 @@ class Renaming:
         contents: Contents,
         naming: Naming,
         uploader: Uploader,
+        times: DirectoryTimes,
     ) -> None:
         self._state = state
         self._uploader = uploader
+        self._times = times
         self._directories = directories
         self._contents = contents
         self._naming = naming
@@ -64,9 +67,9 @@ class Renaming:
             await self._move_directory(node, new_parent, new_name, target)
         else:
             await self._move_file(node, new_parent, new_name, target)
-        self._naming.touch(parent)
+        self._times.touch(parent)
         if new_parent is not parent:
-            self._naming.touch(new_parent)
+            self._times.touch(new_parent)
         return node, target
 
     async def _move_file(
@@ -190,8 +193,8 @@ class Renaming:
         self._state.nodes.move(node, target.parent, target.name)
         self._state.nodes.move(target, first_parent, first_name)
         self._contents.follow_pending()
-        self._naming.touch(node.parent)
-        self._naming.touch(target.parent)
+        self._times.touch(node.parent)
+        self._times.touch(target.parent)
         return node, target
 
     async def _move_directory(
