@@ -54,6 +54,10 @@ class TimeoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_max_s: Seconds = 60.0
     connect_s: Seconds = 5.0
 
+    def __hash__(self) -> int:
+        """Of a part of it: dicts have none."""
+        return hash((self.base_s, self.tries, frozenset(self.s_per_byte.items())))
+
     def start_s_per_byte(self, kind: str) -> float:
         """Seconds per byte of a request of this kind before any transfer has told."""
         return self.s_per_byte.get(kind, self.s_per_byte.get("other", START_S_PER_BYTE))

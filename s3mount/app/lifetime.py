@@ -20,7 +20,7 @@ import msgspec
 import pyfuse3
 import trio
 
-from s3mount import __version__, gc_tuning, status
+from s3mount import gc_tuning, status
 from s3mount.background import Background
 from s3mount.config import MountConfig, RunConfig
 from s3mount.crashpoints import crashpoint
@@ -33,6 +33,7 @@ from s3mount.fuse import session as fuse_session
 from s3mount.fuse.session import Session
 from s3mount.logs import dump_stacks_on_sigusr1
 from s3mount.turns import Turns, watched
+from s3mount.version import __version__
 
 log = logging.getLogger(__name__)
 

@@ -45,10 +45,13 @@ class Chosen(NamedTuple):
     version_id: str | None = None
 
 
+Write: TypeAlias = Callable[[memoryview], Awaitable[None]]
+
+
 class Copying:
     """Copies what was named to one destination.
 
-    ``words`` are the options that ``run`` needs to do the same; ``write`` writes to standard output.
+    ``words`` are the options that ``run`` needs to do the same; ``write`` writes to standard output, if there is one.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Copying:
         chosen: Chosen,
         *,
         words: Sequence[str] = (),
-        write: Callable[[memoryview], Awaitable[None]],
+        write: Write | None = None,
     ) -> None:
         self._operation = operation
         self._transfers = transfers
@@ -217,7 +220,10 @@ class Copying:
                 return await self._transfers.down(item, bucket, path)
 
             return self._task(item.url, path, down, store)
-        return self._task(item.url, "-", lambda: self._transfers.down_to(item, bucket, self._write))
+        write = self._write
+        if write is None:
+            raise UsageError("there is no standard output for it")
+        return self._task(item.url, "-", lambda: self._transfers.down_to(item, bucket, write))
 
     def _file(self, item: Item, name: str, *, is_whole: bool = False) -> Task:
         assert isinstance(self._to, S3Location)

@@ -36,8 +36,13 @@ class Piece(NamedTuple):
 
 def pieces_of(store: Store, source: ContentRef) -> Iterator[Piece]:
     """All of an object, in order; of an empty one a piece of no bytes."""
-    for start in range(0, max(source.size, 1), RANGE_BYTES):
-        yield Piece(store, source, start, min(RANGE_BYTES, source.size - start))
+    return pieces_between(store, source, 0, max(source.size, 1))
+
+
+def pieces_between(store: Store, source: ContentRef, start: int, stop: int) -> Iterator[Piece]:
+    """An object's bytes from ``start`` on, before ``stop``."""
+    for begin in range(start, stop, RANGE_BYTES):
+        yield Piece(store, source, begin, min(RANGE_BYTES, stop - begin, source.size - begin))
 
 
 Consume = Callable[[Piece, memoryview], Awaitable[None]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -54,30 +54,22 @@ T = TypeVar("T")
 class Session:
     """What the commands of one process share: the stores, warm, and how many requests are under way."""
 
-    def __init__(self, stores: Buckets[str, EngineClient], configs: dict[str, StoreConfig]) -> None:
+    def __init__(self, stores: Buckets[StoreConfig, Store]) -> None:
         self._stores = stores
-        self._configs = configs
         self.slots = trio.CapacityLimiter(REQUESTS_AT_ONCE)
 
     async def store(self, config: StoreConfig, bucket: str) -> Store:
         """The store of ``bucket``, asked as ``config`` says. Raises UsageError for too many buckets."""
-        wanted = msgspec.structs.replace(config, bucket=bucket)
-        # Settings hold what cannot be hashed.
-        told = repr(wanted)
-        self._configs[told] = wanted
-        return await self._stores.of(told)
+        return await self._stores.of(msgspec.structs.replace(config, bucket=bucket))
 
 
 @asynccontextmanager
-async def open_session() -> AsyncIterator[Session]:
-    """A session; each store in it has a process of its own, as a mount's. Closed with the block."""
-    configs: dict[str, StoreConfig] = {}
-
-    def open_one(told: str) -> EngineClient:
-        return EngineClient(configs[told])
-
+async def open_session(
+    open_one: Callable[[StoreConfig], AbstractAsyncContextManager[Store]] = EngineClient,
+) -> AsyncIterator[Session]:
+    """A session, closed with the block; each store in it has a process of its own, as a mount's, by default."""
     async with open_buckets(open_one) as stores:
-        yield Session(stores, configs)
+        yield Session(stores)
 
 
 class Done(NamedTuple):

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from s3mount import __version__, logs
+from s3mount import logs
 from s3mount.cli import mount_helper, output
 from s3mount.cli.options import ENVIRONMENT_PREFIX
+from s3mount.version import __version__
 
 EXIT_INTERRUPTED = 130
 """As of a program that SIGINT ended."""

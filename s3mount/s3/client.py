@@ -54,7 +54,7 @@ from s3mount.s3.express import Express
 from s3mount.s3.headers import check_key
 from s3mount.s3.http_client import HttpClient
 from s3mount.s3.multipart import Multipart
-from s3mount.s3.perf_log import PerfLog
+from s3mount.s3.perf_log import PerfLog, Recorder
 from s3mount.s3.probing import Prober
 from s3mount.s3.reading import Reader
 from s3mount.s3.requests import Call
@@ -80,10 +80,12 @@ class S3Store:
 
     Entering asks boto3 for credentials, region and endpoint, in a thread; it raises UsageError,
     NoCredentialsError, WrongRegionError or NetworkError. Leaving closes the idle connections.
+    ``recorder`` is told of each request, in place of the file that ``config`` may name.
     """
 
-    def __init__(self, config: StoreConfig) -> None:
+    def __init__(self, config: StoreConfig, *, recorder: Recorder | None = None) -> None:
         self.config = config
+        self._recorder = recorder
         self.traits = Traits()
         self._statistics = Statistics()
         self._backoff = Backoff()
@@ -108,7 +110,7 @@ class S3Store:
             on_outage=lambda reason: self.on_outage(reason),
             account=self._source(bound.account),
             estimates=estimates.load(self._estimates_file),
-            recorder=self._perf_log,
+            recorder=self._recorder or self._perf_log,
         )
         if self._http.is_express:
             # AWS S3 User Guide, "Features not supported by directory buckets".

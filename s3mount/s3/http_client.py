@@ -15,7 +15,6 @@ from typing import NoReturn, TypeVar
 
 import trio
 
-from s3mount import __version__
 from s3mount.config import StoreConfig
 from s3mount.errors import (
     ChecksumError,
@@ -43,6 +42,7 @@ from s3mount.s3.resolve import Address
 from s3mount.s3.signing import Anonymous, Signer, encode_path
 from s3mount.s3.statistics import Statistics
 from s3mount.s3.wire import BrokenConnectionError, Connection, Head, Sink
+from s3mount.version import __version__
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

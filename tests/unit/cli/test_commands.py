@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from s3mount import __version__
 from s3mount.cli import commands as module
 from s3mount.cli.commands import HINTS, main, with_command
 from s3mount.errors import MountError
+from s3mount.version import __version__
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -1,0 +1,362 @@
+"""A bucket, or what lies below a prefix of it, for trio programs."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+import trio
+
+from s3mount.api.files import ObjectFile
+from s3mount.api.listing import Listing
+from s3mount.api.outcomes import Collected, Progress, Summary
+from s3mount.api.requests import RequestReport, Requests, TimeoutPolicy
+from s3mount.bulk.copying import Chosen, Copying
+from s3mount.bulk.deleting import Deleter
+from s3mount.bulk.location import LocalPath, S3Location, parse_s3
+from s3mount.bulk.report import Report
+from s3mount.bulk.running import Done, Performer, Session, Task, for_each, open_session
+from s3mount.bulk.selecting import Item, Send, Takes, all_names, objects
+from s3mount.bulk.sources import Read
+from s3mount.bulk.transfers import PART_BYTES, Exists, How, Transfers
+from s3mount.config import StoreConfig, default_state_dir
+from s3mount.errors import UsageError
+from s3mount.flow.parts import PartPlan
+from s3mount.patterns import PathFilter
+from s3mount.refs import ANY, Condition, Key, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.s3.client import S3Store
+from s3mount.s3.perf_log import Recorder
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+from s3mount.tasks import first_error
+
+T = TypeVar("T")
+PathLike: TypeAlias = "str | os.PathLike[str]"
+NO_HEADERS = ObjectHeaders()
+
+
+class Upload(NamedTuple):
+    """What ``Bucket.upload`` sends under a key of its own: a path, bytes, or chunks of bytes as they come.
+
+    ``headers`` are this object's; what they leave open comes from those of the call.
+    """
+
+    source: PathLike | bytes | AsyncIterable[bytes]
+    key: Key
+    headers: ObjectHeaders = NO_HEADERS
+
+
+@asynccontextmanager
+async def open_bucket(
+    url: str,
+    *,
+    on_request: Recorder | None = None,
+    policy: TimeoutPolicy | None = None,
+    **settings: Any,
+) -> AsyncIterator[Bucket]:
+    """``async with open_bucket("s3://BUCKET/PREFIX") as bucket``: connections stay warm within the block.
+
+    ``settings`` are those of ``StoreConfig``: ``endpoint_url``, ``region``, ``profile``, ``path_style``,
+    ``timeouts`` (a ``TimeoutSettings``), ``connections_max``... Credentials are boto3's. ``on_request`` is told of
+    each request when it has ended (a ``RequestRecord``). ``policy`` decides the deadlines of ``Bucket.request``.
+
+    Raises LocationError, UsageError and what keeps the store from being opened (NoCredentialsError,
+    WrongRegionError, NetworkError).
+    """
+    location = parse_s3(url, raw=True)
+    try:
+        config = StoreConfig(bucket=location.bucket, **settings)
+    except TypeError as error:
+        raise UsageError(f"a setting that there is not: {error}") from None
+    prefix = location.key if location.is_folder else f"{location.key}/"
+    with first_error():
+        async with (
+            trio.open_nursery() as nursery,
+            open_session(partial(S3Store, recorder=on_request)) as session,
+        ):
+            store = await session.store(config, location.bucket)
+            yield Bucket(nursery, session, store, config, prefix, policy)
+            nursery.cancel_scope.cancel()
+
+
+class Bucket:
+    """What lies below ``prefix``; keys are named from there on. Made by ``open_bucket``.
+
+    Every coroutine may be cancelled: nothing half is left under a final name. What concerns many objects tells
+    ``progress`` of each (an ``Outcome``; a coroutine function is awaited), goes on when one fails, and raises
+    ``SomeFailedError`` at the end.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        session: Session,
+        store: Store,
+        config: StoreConfig,
+        prefix: Key,
+        policy: TimeoutPolicy | None = None,
+    ) -> None:
+        self.nursery = nursery
+        self.store = store
+        self.prefix = prefix
+        self._session = session
+        self._config = config
+        self._requests = Requests(config.timeouts, policy)
+
+    @property
+    def name(self) -> str:
+        """The bucket's name."""
+        return self._config.bucket
+
+    def at(self, key: Key) -> S3Location:
+        """Where a key below the prefix lies."""
+        return S3Location(self.name, self.prefix + key)
+
+    def folder_at(self, place: str) -> S3Location:
+        """The folder that ``place`` means: a prefix here, or an ``s3://`` URL. Raises LocationError."""
+        location = parse_s3(place, raw=True) if place.startswith("s3://") else self.at(place)
+        return location if location.is_folder else S3Location(location.bucket, f"{location.key}/")
+
+    def transfers(self, report: Report, **how: Any) -> Transfers:
+        """What moves single objects, told as the fields of ``How`` say."""
+        ledgers = default_state_dir() / "transfers"
+        return Transfers(self._session, report, self._config, How(ledgers=ledgers, **how))
+
+    # ---------------------------------------------------------------- one object
+
+    async def head(self, key: Key, *, version_id: str | None = None) -> ObjectInfo:
+        """What HEAD tells of an object. Raises NoSuchKeyError and the other StoreErrors."""
+        return await self.store.head(self.prefix + key, version_id=version_id)
+
+    async def open(self, key: Key, *, version_id: str | None = None) -> ObjectFile:
+        """An object as a file to read: one version from the first byte to the last. Raises as ``head``."""
+        return ObjectFile(self.store, await self.head(key, version_id=version_id))
+
+    async def get(self, key: Key, *, version_id: str | None = None) -> bytes:
+        """All of an object, checked; a large one in parallel ranges. Raises as ``head``."""
+        return await (await self.open(key, version_id=version_id)).read()
+
+    async def put(
+        self,
+        key: Key,
+        data: bytes,
+        headers: ObjectHeaders = NO_HEADERS,
+        *,
+        condition: Condition = ANY,
+    ) -> PutResult:
+        """Make an object of up to 1 MiB. Raises PreconditionFailedError where ``condition`` does not hold."""
+        if len(data) > INLINE_BODY_BYTES_MAX:
+            raise UsageError(f"{len(data)} bytes: upload() sends more than {INLINE_BODY_BYTES_MAX}")
+        return await self.store.put(self.prefix + key, data, headers, condition=condition)
+
+    # ------------------------------------------------------------- many objects
+
+    def list(
+        self,
+        prefix: str = "",
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        versions: bool = False,
+    ) -> Listing:
+        """The objects whose keys begin with ``prefix`` and that the patterns leave, in the order of their keys.
+
+        Listed in parallel, in bounded memory, as they are asked for; S3 Express lists in no order. ``versions``:
+        all versions and delete markers.
+        """
+        takes = PathFilter(include, exclude).takes if include or exclude else all_names
+        location = self.at(prefix)
+        if not location.is_folder:
+            location = _Beginning(self.name, location.key)
+        return Listing(self, partial(self._produce, location, takes, versions))
+
+    async def _produce(
+        self,
+        location: S3Location,
+        takes: Takes,
+        versions: bool,
+        send: Send,
+    ) -> None:
+        await objects(self.store, location, send, takes=takes, with_versions=versions)
+
+    async def upload(
+        self,
+        sources: Iterable[PathLike | Upload],
+        *,
+        into: str = "",
+        headers: ObjectHeaders = NO_HEADERS,
+        progress: Progress | None = None,
+        exists: Exists = "overwrite",
+        part_bytes: int = PART_BYTES,
+    ) -> Summary:
+        """Send files, folders, bytes and streams; a file that was cut off is gone on with.
+
+        A path keeps its name below ``into``, a folder with all that is in it; an ``Upload`` gets its key, below the
+        bucket's prefix. ``exists``: ``overwrite``, ``skip`` or ``fail`` where an object is there.
+        """
+        folder = self.folder_at(into)
+        async with Collected("upload", progress) as collected:
+
+            async def one(source: PathLike | Upload) -> None:
+                how: dict[str, Any] = {"exists": exists, "plan": PartPlan(part_bytes)}
+                if isinstance(source, Upload):
+                    joined = _joined(headers, source.headers)
+                    transfers = self.transfers(collected, headers=joined, **how)
+                    await self._upload_one(transfers, collected, source)
+                    return
+                transfers = self.transfers(collected, headers=headers, **how)
+                copying = Copying("upload", transfers, collected, folder, Chosen(recursive=True))
+                await copying.run([LocalPath(os.fspath(source))])
+
+            await for_each(_OneByOne(sources), one)
+        return collected.summary
+
+    async def _upload_one(self, transfers: Transfers, report: Report, upload: Upload) -> None:
+        body, to = upload.source, self.at(upload.key)
+
+        async def work() -> Done:
+            if isinstance(body, bytes):
+                return await transfers.up_from(io.BytesIO(body).read, to)
+            if isinstance(body, str | os.PathLike):
+                return await transfers.up(os.fspath(body), to)
+            return await transfers.up_from(_reader_of(body), to)
+
+        report.expect(1, len(body) if isinstance(body, bytes) else 0)
+        told = os.fspath(body) if isinstance(body, str | os.PathLike) else "-"
+        await Performer(report).perform(Task("upload", told, to.url, work, store=self.store))
+
+    async def download(
+        self,
+        keys: Iterable[Key],
+        folder: PathLike,
+        *,
+        progress: Progress | None = None,
+        exists: Exists = "overwrite",
+    ) -> Summary:
+        """Fetch objects into ``folder``, each under the last part of its key; a key that ends with a slash means
+        all that lies below it. What was cut off is gone on with.
+        """
+        return await self._copying(
+            "download", keys, LocalPath(f"{os.fspath(folder)}/"), progress, file_exists=exists
+        )
+
+    async def copy(
+        self,
+        keys: Iterable[Key],
+        to: str,
+        *,
+        progress: Progress | None = None,
+        exists: Exists = "overwrite",
+    ) -> Summary:
+        """Copy objects, inside S3, below ``to``: a prefix here, or an ``s3://`` URL. Keys as for ``download``."""
+        return await self._copying("copy", keys, self.folder_at(to), progress, exists=exists)
+
+    async def move(
+        self,
+        keys: Iterable[Key],
+        to: str,
+        *,
+        progress: Progress | None = None,
+        exists: Exists = "overwrite",
+    ) -> Summary:
+        """As ``copy``; then each is deleted, if it is still the version that was copied."""
+        return await self._copying(
+            "move", keys, self.folder_at(to), progress, exists=exists, deletes_source=True
+        )
+
+    async def _copying(
+        self,
+        operation: str,
+        keys: Iterable[Key],
+        to: S3Location | LocalPath,
+        progress: Progress | None,
+        **how: Any,
+    ) -> Summary:
+        async with Collected(operation, progress) as collected:
+            transfers = self.transfers(collected, **how)
+
+            async def one(key: Key) -> None:
+                await Copying(operation, transfers, collected, to, Chosen()).run([self.at(key)])
+
+            await for_each(_OneByOne(keys), one)
+        return collected.summary
+
+    async def delete(self, keys: Iterable[Key], *, progress: Progress | None = None) -> Summary:
+        """Delete objects, 1,000 in a request; one that is not there is no error."""
+        async with Collected("delete", progress) as collected:
+            located = map(self.at, keys)
+            items = (Item(place.url, place.key, key=place.key) for place in located)
+            await Deleter(self.store, collected, "delete").run(_OneByOne([item] for item in items))
+        return collected.summary
+
+    async def request(
+        self, send: Callable[[], Awaitable[T]], units: int = 0, *, kind: str = "request"
+    ) -> tuple[RequestReport, T]:
+        """A request of the program's own under adaptive deadlines: see ``Requests.request``."""
+        return await self._requests.request(send, units, kind=kind)
+
+
+class _Beginning(S3Location):
+    """All keys that begin so, whatever characters are in it."""
+
+    __slots__ = ()
+
+    def matches(self, key: Key) -> bool:
+        """See ``S3Location.matches``."""
+        return key.startswith(self.key)
+
+
+class _OneByOne(AsyncIterator[T]):
+    """What an iterable gives, for who awaits it."""
+
+    def __init__(self, source: Iterable[T]) -> None:
+        self._source: Iterator[T] = iter(source)
+
+    async def __anext__(self) -> T:
+        await trio.lowlevel.checkpoint()
+        for each in self._source:
+            return each
+        raise StopAsyncIteration
+
+
+def _reader_of(chunks: AsyncIterable[bytes]) -> Read:
+    """``read(n)``, to be called in a thread of trio's, of what comes in chunks."""
+    source = aiter(chunks)
+    rest = b""
+
+    async def more() -> bytes:
+        async for chunk in source:
+            if chunk:
+                return chunk
+        return b""
+
+    def read(most: int) -> bytes:
+        nonlocal rest
+        if not rest:
+            rest = trio.from_thread.run(more)
+        given, rest = rest[:most], rest[most:]
+        return given
+
+    return read
+
+
+def _joined(of_call: ObjectHeaders, own: ObjectHeaders) -> ObjectHeaders:
+    """What the call's headers say, where the object's own say nothing."""
+    told = {
+        name: value
+        for name in ObjectHeaders.__struct_fields__
+        if name != "metadata" and (value := getattr(own, name)) is not None
+    }
+    return msgspec.structs.replace(of_call, metadata={**of_call.metadata, **own.metadata}, **told)
