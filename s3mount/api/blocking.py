@@ -125,6 +125,10 @@ class BlockingBucket:
         """See ``Bucket.copy``."""
         return self._do(partial(self._bucket.copy, keys, to, **how))
 
+    def copy_as(self, key: Key, to: str) -> None:
+        """See ``Bucket.copy_as``."""
+        self._do(partial(self._bucket.copy_as, key, to))
+
     def move(self, keys: Iterable[Key], to: str, **how: Any) -> Summary:
         """See ``Bucket.move``."""
         return self._do(partial(self._bucket.move, keys, to, **how))

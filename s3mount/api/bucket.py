@@ -161,6 +161,14 @@ class Bucket:
             raise UsageError(f"{len(data)} bytes: upload() sends more than {INLINE_BODY_BYTES_MAX}")
         return await self.store.put(self.prefix + key, data, headers, condition=condition)
 
+    async def copy_as(self, key: Key, to: str) -> None:
+        """Copy an object, inside S3, to exactly the key ``to`` here, or an ``s3://`` URL. Raises as ``head``."""
+        location = parse_s3(to, raw=True) if to.startswith("s3://") else self.at(to)
+        place = self.at(key)
+        async with Collected("copy") as collected:
+            item = Item(place.url, key, key=place.key)
+            await self.transfers(collected).across(item, self.name, location)
+
     # ------------------------------------------------------------- many objects
 
     def list(
@@ -170,26 +178,31 @@ class Bucket:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         versions: bool = False,
+        folders: bool = False,
     ) -> Listing:
         """The objects whose keys begin with ``prefix`` and that the patterns leave, in the order of their keys.
 
         Listed in parallel, in bounded memory, as they are asked for; S3 Express lists in no order. ``versions``:
-        all versions and delete markers.
+        all versions and delete markers. ``folders``: only what lies directly below, with folders as items.
         """
         takes = PathFilter(include, exclude).takes if include or exclude else all_names
         location = self.at(prefix)
         if not location.is_folder:
             location = _Beginning(self.name, location.key)
-        return Listing(self, partial(self._produce, location, takes, versions))
+        return Listing(self, partial(self._produce, location, takes, versions, folders))
 
     async def _produce(
         self,
         location: S3Location,
         takes: Takes,
         versions: bool,
+        folders: bool,
         send: Send,
     ) -> None:
-        await objects(self.store, location, send, takes=takes, with_versions=versions)
+        delimiter = "/" if folders else None
+        await objects(
+            self.store, location, send, takes=takes, with_versions=versions, delimiter=delimiter
+        )
 
     async def upload(
         self,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import trio
 
@@ -31,8 +32,11 @@ def test_the_examples_run_in_their_order(
     Path("report.csv").write_bytes(b"1,2")
     Path("photos").mkdir()
     Path("photos/a.jpg").write_bytes(b"JPEG")
+    fsspec.register_implementation(
+        "s3mount", "s3mount.api.filesystem.S3MountFileSystem", clobber=True
+    )
     settings = {"endpoint_url": s3_server.endpoint_url, "path_style": True}
-    names: dict[str, Any] = {"s3mount": s3mount, "settings": settings}
+    names: dict[str, Any] = {"s3mount": s3mount, "settings": settings, "fsspec": fsspec}
     for example in EXAMPLES:
         code = compile(
             example.replace("my-bucket", bucket),
@@ -55,7 +59,7 @@ def test_the_examples_run_in_their_order(
     assert "data/photos/a.jpg 4" in told
     assert "sent" in told
     assert "table.csv" in told
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
 
 
 @pytest.mark.parametrize("name", [*s3mount.NAMES])
