@@ -58,7 +58,7 @@ check-imports: .venv/.dev
 	$(BIN)/lint-imports --no-logo
 
 # What talks to the dependencies, and a mount of its own: a bound in pyproject.toml that is too low fails here.
-LOWEST_TESTS := $(addprefix tests/unit/,cli daemon engine flow fuse s3 transfer) \
+LOWEST_TESTS := $(addprefix tests/unit/,api bulk cli daemon engine flow fuse s3 transfer) \
     tests/fuse/test_command_line.py::test_mount_use_wait_unmount
 
 check-lowest: .venv-lowest/.done .venv-demo/.done
