@@ -30,7 +30,7 @@ from s3mount.bulk.location import LocalPath, S3Location, parse_s3
 from s3mount.bulk.report import Report
 from s3mount.bulk.running import Done, Performer, Session, Task, for_each, open_session
 from s3mount.bulk.selecting import Item, Send, Takes, all_names, objects
-from s3mount.bulk.sources import Read
+from s3mount.bulk.sources import Read, from_file
 from s3mount.bulk.transfers import PART_BYTES, Exists, How, Transfers
 from s3mount.config import StoreConfig, default_state_dir
 from s3mount.errors import UsageError
@@ -241,7 +241,7 @@ class Bucket:
 
         async def work() -> Done:
             if isinstance(body, bytes):
-                return await transfers.up_from(io.BytesIO(body).read, to)
+                return await transfers.up_from(from_file(io.BytesIO(body)), to)
             if isinstance(body, str | os.PathLike):
                 return await transfers.up(os.fspath(body), to)
             return await transfers.up_from(_reader_of(body), to)
@@ -345,20 +345,17 @@ class _OneByOne(AsyncIterator[T]):
 
 
 def _reader_of(chunks: AsyncIterable[bytes]) -> Read:
-    """``read(n)``, to be called in a thread of trio's, of what comes in chunks."""
+    """``read(n)`` of what comes in chunks."""
     source = aiter(chunks)
     rest = b""
 
-    async def more() -> bytes:
-        async for chunk in source:
-            if chunk:
-                return chunk
-        return b""
-
-    def read(most: int) -> bytes:
+    async def read(most: int) -> bytes:
         nonlocal rest
-        if not rest:
-            rest = trio.from_thread.run(more)
+        while not rest:
+            try:
+                rest = await anext(source)
+            except StopAsyncIteration:
+                return b""
         given, rest = rest[:most], rest[most:]
         return given
 

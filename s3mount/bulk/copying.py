@@ -27,6 +27,7 @@ from s3mount.bulk.selecting import (
     streamed,
     walk,
 )
+from s3mount.bulk.sources import from_file
 from s3mount.bulk.transfers import Transfers
 from s3mount.checkout.paths import refusal
 from s3mount.errors import DestinationError, S3MountError, SourceError, UsageError
@@ -182,11 +183,28 @@ class Copying:
             raise UsageError("standard input needs the key that it shall have: s3://BUCKET/KEY")
         self._report.expect(1)
         await self._performer.perform(
-            self._task("-", to.url, lambda: self._transfers.up_from(sys.stdin.buffer.read, to))
+            self._task(
+                "-", to.url, lambda: self._transfers.up_from(from_file(sys.stdin.buffer), to)
+            )
         )
 
     async def _from_url(self, source: RemoteUrl) -> None:
-        raise SourceError(f"{source.url}: not a source yet")
+        to = self._to
+        if isinstance(to, Stream):
+            raise UsageError("a URL is copied to S3 or to a file")
+        if self._is_into and not source.name:
+            raise DestinationError("the URL has no name at its end: say what it shall be called")
+        self._report.expect(1)
+        if isinstance(to, S3Location):
+            at: S3Location | LocalPath = self._key_of(to, source.name, is_whole=True)
+        else:
+            path, why = self._path_of(to, source.name, is_whole=True)
+            if why:
+                raise DestinationError(why)
+            at = LocalPath(path)
+        await self._performer.perform(
+            self._task(source.url, at.url, lambda: self._transfers.from_url(source.url, at))
+        )
 
     def _refuse(self, path: str, why: str) -> None:
         self._report.fail(self._operation, path, None, SourceError(why))

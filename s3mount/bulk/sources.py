@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import BinaryIO, NamedTuple, TypeAlias, cast
 
@@ -32,7 +32,8 @@ READ_BYTES = 1 << 20
 STREAMED_PARTS_MAX = 4
 """Parts of a stream that lie on the disk at once, until S3 has them."""
 
-Read: TypeAlias = Callable[[int], bytes]
+Read: TypeAlias = Callable[[int], Awaitable[bytes]]
+"""Gives up to so many bytes of a stream, none at its end. Raises SourceError."""
 
 
 def _temporary() -> BinaryIO:
@@ -138,9 +139,9 @@ async def upload_stream(
     condition: Condition = ANY,
     on_sent: Callable[[int], None],
 ) -> tuple[PutResult, int]:
-    """Upload what ``read(n)`` gives until it gives nothing: the result, and the size.
+    """Upload what ``read`` gives until it gives nothing: the result, and the size.
 
-    ``read`` blocks, and is called in a thread. What fits into one part is one PUT. Nothing is left behind when it
+    What fits into one part is one PUT. Nothing is left behind when it
     fails or is cancelled, unless the store cannot be reached for that. Raises the store's errors, SourceError,
     LocalDiskError, and PartSizeError for more than 10,000 parts.
     """
@@ -178,24 +179,31 @@ async def upload_stream(
 async def _read_piece(read: Read, plan: PartPlan, index: int) -> _Piece:
     """The next part of a stream; shorter than planned at its end, and empty behind it."""
     most = plan.part_range(index).length
-    file, length = await trio.to_thread.run_sync(_kept, read, most, abandon_on_cancel=True)
+    file = _temporary()
+    length = 0
+    try:
+        while length < most and (data := await read(min(READ_BYTES, most - length))):
+            file.write(data)
+            length += len(data)
+        file.flush()
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError):
+            raise DiskFullError(f"a temporary file cannot be written: {error}") from error
+        raise
     return _Piece(index, file, length)
 
 
-def _kept(read: Read, most: int) -> tuple[BinaryIO, int]:
-    file = _temporary()
-    length = 0
-    while length < most:
+def from_file(file: BinaryIO) -> Read:
+    """What a blocking file or pipe gives."""
+
+    def blocking(n: int) -> bytes:
         try:
-            data = read(min(READ_BYTES, most - length))
+            return file.read(n)
         except OSError as error:
             raise SourceError(f"it cannot be read: {error.strerror}") from error
-        if not data:
-            break
-        try:
-            file.write(data)
-        except OSError as error:
-            raise DiskFullError(f"a temporary file cannot be written: {error.strerror}") from error
-        length += len(data)
-    file.flush()
-    return file, length
+
+    async def read(n: int) -> bytes:
+        return await trio.to_thread.run_sync(blocking, n, abandon_on_cancel=True)
+
+    return read

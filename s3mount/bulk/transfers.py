@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
+import trio
 
-from s3mount.bulk.location import S3Location
+from s3mount.bulk.location import LocalPath, S3Location
+from s3mount.bulk.ranged import Ranged, RangedSource, partial_filler
 from s3mount.bulk.reading import Piece, pieces_of, read_in_order
 from s3mount.bulk.report import Report
 from s3mount.bulk.running import Done, Session
 from s3mount.bulk.selecting import Item, streamed
-from s3mount.bulk.sources import Read, StoreSource, upload_stream
+from s3mount.bulk.sources import READ_BYTES, Read, StoreSource, upload_stream
 from s3mount.checkout.paths import permissions
 from s3mount.config import MIB, StoreConfig
 from s3mount.errors import (
@@ -39,15 +41,19 @@ from s3mount.refs import (
     PutResult,
 )
 from s3mount.s3.store import Store
-from s3mount.transfer.download import download_file
-from s3mount.transfer.fetching import Fetching, Wanted
+from s3mount.tasks import in_parallel
+from s3mount.transfer.download import download_file, new_file
+from s3mount.transfer.fetching import RANGE_BYTES, Fetching, Wanted
 from s3mount.transfer.ledger import Ledger
-from s3mount.transfer.source import FileSource, Source
+from s3mount.transfer.partial import Partial
+from s3mount.transfer.source import FileSource, Source, SourceChangedError
 from s3mount.transfer.tags import restore_tags
 from s3mount.transfer.upload import GO_ON, Resume, upload
 from s3mount.tree import attributes
 
 PART_BYTES = 8 * MIB
+SOURCE_SLOTS = 16
+"""Ranges of URLs under way at once, while they go to S3."""
 THERE = "it is there already"
 Exists: TypeAlias = Literal["overwrite", "skip", "fail"]
 
@@ -62,7 +68,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     ``headers`` are those that it names, beside what ``StoreConfig.new_objects`` has. ``exists`` is for objects,
     ``file_exists`` for files. ``ledgers`` is the folder where uploads under way are noted. With
     ``deletes_source`` a source is deleted when it has arrived. ``names_version``: the source is a version that was
-    asked for by its id.
+    asked for by its id. ``source_slots`` bounds the ranges of URLs under way.
     """
 
     ledgers: Path
@@ -75,6 +81,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     keeps_attributes: bool = True
     deletes_source: bool = False
     names_version: bool = False
+    source_slots: int = SOURCE_SLOTS
 
 
 class Transfers:
@@ -95,11 +102,37 @@ class Transfers:
         self._source_config = source_config or config
         self._how = how
         self._fetching = Fetching(report.moved, slots=session.slots)
+        self._source_slots = trio.CapacityLimiter(how.source_slots)
         self._folders: set[str] = set()
 
     async def source_store(self, bucket: str) -> Store:
         """The store that objects are read from."""
         return await self._session.store(self._source_config, bucket)
+
+    # ------------------------------------------------------------- from URLs
+
+    async def from_url(self, url: str, to: S3Location | LocalPath) -> Done:
+        """What an http:// or https:// URL has, to an object or a file. Raises SourceError and as the others here."""
+        # Slow to import, and few need it.
+        from s3mount.bulk.urls import HttpSource, http_client, streamed_url
+
+        async with http_client() as client:
+            remote = HttpSource(client, url)
+            if await remote.look():
+                return await self._from_ranged(remote, url, to)
+            async with streamed_url(client, url) as read:
+                if isinstance(to, S3Location):
+                    return await self.up_from(read, to)
+                return await self.down_from(read, to.path)
+
+    async def _from_ranged(
+        self, remote: RangedSource, url: str, to: S3Location | LocalPath
+    ) -> Done:
+        if isinstance(to, S3Location):
+            return await self._sent(
+                Ranged(remote, self._source_slots), to, self._headers_of(to.key, None)
+            )
+        return await self.down_ranged(remote, url, to.path)
 
     # -------------------------------------------------------------------- up
 
@@ -144,10 +177,6 @@ class Transfers:
         except PreconditionFailedError as error:
             return self._taken(error)
         return Done(size, result.version_id)
-
-    async def up_source(self, source: Source, to: S3Location) -> Done:
-        """Bytes from elsewhere to an object; gone on with as a file's. Raises as ``upload``."""
-        return await self._sent(source, to, self._headers_of(to.key, None))
 
     async def _sent(self, source: Source, to: S3Location, headers: ObjectHeaders) -> Done:
         how = self._how
@@ -233,7 +262,7 @@ class Transfers:
             self._make_folder(path)
             await self._remove(store, item.version_id, item.etag, item.key)
             return Done()
-        if how.file_exists != "overwrite" and os.path.lexists(path):
+        if self._has_file(path):
             return self._file_taken(None)
         self._make_folder(os.path.dirname(path))
         wanted = Wanted(item.key, item.etag, item.size, item.version_id)
@@ -270,6 +299,49 @@ class Transfers:
         async with streamed(produce) as pieces:
             await read_in_order(pieces, consume)
         return Done(item.size or 0, item.version_id)
+
+    async def down_ranged(self, remote: RangedSource, url: str, path: str) -> Done:
+        """A file of another server to a local one, gone on with as an object. Raises SourceError, LocalDiskError."""
+        if self._has_file(path):
+            return self._file_taken(None)
+        self._make_folder(os.path.dirname(path))
+        before = await remote.state()
+        resume = self._how.resumes_downloads and bool(remote.validator)
+        wanted = Wanted(url, remote.validator, remote.size)
+        partial = Partial(path, wanted, RANGE_BYTES, resume=resume)
+        try:
+            await partial.look()
+            fill = partial_filler(remote, partial.file, self._report.moved)
+            await in_parallel(self._session.slots, partial.missing, fill)
+            if await remote.state() != before:
+                raise SourceChangedError("the file at the URL was replaced")
+            partial.place(None, None, replace=self._how.file_exists == "overwrite")
+        except FileExistsError as error:
+            return self._file_taken(error)
+        except SourceChangedError:
+            partial.discard()
+            raise
+        finally:
+            partial.close()
+        return Done(remote.size)
+
+    async def down_from(self, read: Read, path: str) -> Done:
+        """What ``read`` gives until it ends to a file; begun anew each time. Raises as ``down_ranged``."""
+        if self._has_file(path):
+            return self._file_taken(None)
+        self._make_folder(os.path.dirname(path))
+        try:
+            with new_file(path, replace=self._how.file_exists == "overwrite") as file:
+                while data := await read(READ_BYTES):
+                    file.write(data)
+                    self._report.moved(len(data))
+                size = file.tell()
+        except FileExistsError as error:
+            return self._file_taken(error)
+        return Done(size)
+
+    def _has_file(self, path: str) -> bool:
+        return self._how.file_exists != "overwrite" and os.path.lexists(path)
 
     def _file_taken(self, error: FileExistsError | None) -> Done:
         if self._how.file_exists == "skip":

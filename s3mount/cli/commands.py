@@ -45,6 +45,8 @@ COMMANDS: Mapping[str, str] = {
     "manifest": "s3mount.cli.manifest:manifest",
     "cp": "s3mount.cli.cp:cp",
     "mv": "s3mount.cli.cp:mv",
+    "upload": "s3mount.cli.upload:upload",
+    "download": "s3mount.cli.upload:download",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.mount_helper:helper",
 }

@@ -69,11 +69,19 @@ _TREE = (
 )
 
 
-def transfer_options(command: F, *, with_trees: bool = True) -> F:
-    """All that copying takes beside its places; ``with_trees`` for folders too."""
-    trees = (*_TREE, selection_options, names_options) if with_trees else ()
-    options = (*trees, *_HOW, *_HEADERS, object_options, *_SOURCE)
-    for add in reversed((*options, dry_run_option, report_options, store_options)):
+def transfer_options(command: F) -> F:
+    """All that copying takes beside its places."""
+    return _added(command, (*_TREE, selection_options, names_options), (dry_run_option,))
+
+
+def single_options(command: F) -> F:
+    """The same for one file or object."""
+    return _added(command, (), ())
+
+
+def _added(command: F, first: tuple[Any, ...], last: tuple[Any, ...]) -> F:
+    options = (*first, *_HOW, *_HEADERS, object_options, *_SOURCE, *last)
+    for add in reversed((*options, report_options, store_options)):
         command = add(command)
     return command
 
@@ -90,6 +98,7 @@ def how_of(
     is_strict: bool = False,
     exists: Literal["overwrite", "skip", "fail"] = "overwrite",
     file_exists: Literal["overwrite", "skip", "fail"] = "overwrite",
+    source_slots: int = 16,
 ) -> How:
     """What the options say of each object. Raises PartSizeError, click.BadParameter."""
     from s3mount.bulk.transfers import How
@@ -120,6 +129,7 @@ def how_of(
         names_version=given["version_id"] is not None,
         exists=exists,
         file_exists=file_exists,
+        source_slots=source_slots,
     )
 
 

@@ -136,6 +136,10 @@ class Multipart:
                 raise
             return await settle_complete(self._reader.head, key, parts, error)
         except RejectedError as error:
+            if has_checksums and _is_of_another_mode(error):
+                # Begun by a tool that names no checksums: then the completion may name none either.
+                self._writer.note_upload(upload_id, has_checksums=False)
+                return await self._complete(key, upload_id, parts, wanted)
             is_about_parts = error.code == "InvalidPart" or "checksum" in str(error).lower()
             if not is_about_parts or not has_checksums or _all_have_checksums(parts):
                 raise
@@ -264,6 +268,11 @@ class Multipart:
             found.extend(upload for upload in uploads if upload.key.startswith(prefix))
             if not markers:
                 return found
+
+
+def _is_of_another_mode(error: RejectedError) -> bool:
+    """Was a completion refused because the upload was created without checksums?"""
+    return error.code == "InvalidRequest" and "checksum mode" in str(error).lower()
 
 
 def _all_have_checksums(parts: Sequence[PartInfo]) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from s3mount.errors import ChecksumError, LocalDiskError, PreconditionFailedError
 from s3mount.refs import ObjectInfo
@@ -71,24 +72,28 @@ async def download_file(
 def _write_whole(
     path: str, data: bytes, mode: int | None, mtime_ns: int | None, *, replace: bool
 ) -> None:
-    """Write a whole file under a name of its own, and rename it. Raises as ``download_file``."""
+    with new_file(path, replace=replace) as file:
+        file.write(data)
+        file.flush()
+        set_attributes(file.fileno(), mode, mtime_ns)
+
+
+@contextlib.contextmanager
+def new_file(path: str, *, replace: bool) -> Iterator[BinaryIO]:
+    """A file to write that gets its name when the block ends well, and else is gone. Raises as ``download_file``."""
     name = os.path.join(os.path.dirname(path), f".s3mount-{secrets.token_hex(8)}.part")
     try:
-        fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        file = open(name, "xb")  # noqa: SIM115 - below
     except OSError as error:
         raise disk_error(path, error) from error
     try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            set_attributes(fd, mode, mtime_ns)
-            rename(name, path, replace=replace)
-        finally:
-            os.close(fd)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+        with file:
+            yield file
+        rename(name, path, replace=replace)
     except FileExistsError:
         raise
     except OSError as error:
         raise disk_error(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)

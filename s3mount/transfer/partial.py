@@ -16,7 +16,7 @@ import struct
 import msgspec
 import trio
 
-from s3mount.errors import DiskFullError, LocalDiskError
+from s3mount.errors import DiskFullError, DownloadExistsError, LocalDiskError
 from s3mount.refs import ByteRange
 from s3mount.s3.checksums import SUM_BYTES, block_sums
 from s3mount.transfer.fetching import OpenFile, Wanted
@@ -40,7 +40,8 @@ class Partial:
     def __init__(self, path: str, wanted: Wanted, range_bytes: int, *, resume: bool = True) -> None:
         """Open what is there of this version, or begin anew; without ``resume`` always.
 
-        Raises LocalDiskError: DiskFullError where the rest has no room, and where another process holds it.
+        Raises LocalDiskError, DiskFullError where the rest has no room, and DownloadExistsError where another
+        process holds it.
         """
         assert wanted.size is not None
         self._path = path
@@ -72,7 +73,7 @@ class Partial:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LocalDiskError(
+            raise DownloadExistsError(
                 f"{self._path} is being downloaded by another process just now"
             ) from None
 

@@ -9,14 +9,19 @@ from typing import Protocol
 
 import trio
 
-from s3mount.errors import RejectedError
+from s3mount.errors import ChecksumError, RejectedError
 from s3mount.refs import Body, ByteRange, FileSlice
+
+
+class SourceChangedError(ChecksumError):
+    """The bytes to upload are others than when the upload began."""
 
 
 class Source(Protocol):
     """Bytes of a known length that may be asked for in any order.
 
-    ``is_local``: they are on this machine, so that what S3 has of them can be proven by reading them.
+    ``size`` is right after ``state``. ``is_local``: they are on this machine, so that what S3 has of them can be
+    proven by reading them.
     """
 
     is_local: bool
@@ -31,7 +36,7 @@ class Source(Protocol):
         ...
 
     def part(self, span: ByteRange) -> AbstractAsyncContextManager[Body]:
-        """The bytes of a part, as long as the block runs. Raises as ``state``."""
+        """The bytes of a part, as long as the block runs. Raises as ``state``, and SourceChangedError."""
         ...
 
 

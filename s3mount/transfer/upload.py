@@ -42,7 +42,7 @@ from s3mount.transfer.multipart import (
     confirm,
 )
 from s3mount.transfer.parts import PartsUpload
-from s3mount.transfer.source import FileSource, Source
+from s3mount.transfer.source import FileSource, Source, SourceChangedError
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ async def upload(
             await run.give_up()
             if ledger is not None:
                 ledger.write(None)
-            if is_last or not (is_gone or run.has_changed):
+            if is_last or not (is_gone or isinstance(error, SourceChangedError)):
                 raise
             log.info("the upload of %r begins anew: %s", key, error)
         except BaseException:
@@ -176,20 +176,17 @@ class _Upload:
         self._on_sent = on_sent
         self._state = ""
         self._parts: PartsUpload
-        self.has_changed = False
 
     # --------------------------------------------------------------- beginning
 
     async def begin(self, plan: PartPlan) -> None:
         """Begin a new upload."""
-        self.has_changed = False
         self._parts = PartsUpload(self._key, plan)
         self._state = await self._source.state()
         self._parts.upload_id = await self._store.create_multipart(self._key, self._headers)
 
     async def begin_or_resume(self, plan: PartPlan, ledger: Ledger, resume: Resume) -> int:
         """Go on with the upload that the ledger or S3 knows, or begin one; the bytes that S3 has of it."""
-        self.has_changed = False
         self._parts = PartsUpload(self._key, plan)
         self._state = await self._source.state()
         if await self._goes_on(ledger, plan, resume):
@@ -305,8 +302,7 @@ class _Upload:
         """Send what S3 lacks, and complete the upload."""
         await self._send_missing()
         if await self._source.state() != self._state:
-            self.has_changed = True
-            raise ChecksumError("it was changed while it was sent", key=self._key)
+            raise SourceChangedError("it was changed while it was sent", key=self._key)
         try:
             return await self._complete(condition)
         except RejectedError as error:

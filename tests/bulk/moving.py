@@ -72,7 +72,7 @@ class Moving:
     ) -> list[dict[str, Any]]:
         """What a command tells of each object, and in the end of all."""
         done = self.run(command, "--json", *arguments, stdin=stdin)
-        assert done.returncode == status, done.stderr.decode()
+        assert done.returncode == status, (done.stdout + done.stderr).decode()
         assert b"Traceback" not in done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -11,6 +11,7 @@ import trio.testing
 
 from s3mount.errors import (
     ChecksumError,
+    DownloadExistsError,
     LocalDiskError,
     NoSuchKeyError,
     PreconditionFailedError,
@@ -216,7 +217,7 @@ def test_two_downloads_of_one_file_do_not_share_a_partial_one(tmp_path: Path) ->
         async with trio.open_nursery() as nursery:
             nursery.start_soon(downloads.run, source)
             await trio.sleep(0.015)
-            with pytest.raises(LocalDiskError, match="by another process"):
+            with pytest.raises(DownloadExistsError, match="by another process"):
                 await downloads.run(source)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
