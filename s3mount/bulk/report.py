@@ -149,12 +149,15 @@ class Report:
 
 
 def command_line(outcome: Outcome, options: Sequence[str] = ()) -> str:
-    """The line by which ``run`` does again what ``outcome`` tells of."""
+    """The line by which ``run`` does again what ``outcome`` tells of; a comment where that deletes a local file."""
     places = [outcome.source, *filter(None, (outcome.destination,))]
     raw = ["--raw"] if any(p.startswith("s3://") and has_wildcards(p) for p in places) else []
     # What begins with a dash would be an option.
     safe = [f"./{p}" if p.startswith("-") and p != "-" else p for p in places]
-    return shlex.join([outcome.operation, *raw, *options, *safe])
+    line = shlex.join([outcome.operation, *raw, *options, *safe])
+    if outcome.operation == "rm" and not outcome.source.startswith("s3://"):
+        return "# " + line.replace("\n", "\\n")
+    return line
 
 
 def exit_code_of(error: S3MountError) -> int:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from s3mount.bulk.running import Session
     from s3mount.cli.bulk_progress import Shown
 
-RUNNABLE = ("cp", "mv", "rm", "ls", "du", "cat", "sync", "cancel", "sum", "verify")
+RUNNABLE = (
+    *("cp", "mv", "rm", "ls", "du", "cat", "sync", "cancel", "sum", "verify"),
+    *("upload", "download"),
+)
 """Commands that a line may hold, as far as there are such."""
 LINES_MAX = 1100
 """A quoted key may hold so many newlines, and a few between words; more are a quote that was forgotten."""

@@ -46,9 +46,11 @@ class Places:
 
     def argv(self, *words: str, endpoint_url: str | None = None) -> list[str]:
         """The command with all that it needs to find the server."""
-        command, *rest = (word.replace("{b}", f"s3://{self.bucket}") for word in words)
+        given = [word.replace("{b}", f"s3://{self.bucket}") for word in words]
+        length = 2 if given[0] == "manifest" else 1
+        command, rest = given[:length], given[length:]
         where = ["--endpoint-url", endpoint_url or self.server.endpoint_url, "--path-style"]
-        return [sys.executable, "-m", "s3mount", command, *where, *rest]
+        return [sys.executable, "-m", "s3mount", *command, *where, *rest]
 
     def environment(self) -> dict[str, str]:
         """With a home of its own."""

@@ -32,6 +32,10 @@ def outcome(source: str, **more: object) -> Outcome:
     return Outcome(operation="rm", success=True, source=source, **more)  # type: ignore[arg-type]
 
 
+def copied(source: str, destination: str) -> Outcome:
+    return Outcome(operation="cp", success=True, source=source, destination=destination)
+
+
 @pytest.mark.parametrize(
     ("told", "options", "words"),
     [
@@ -42,12 +46,17 @@ def outcome(source: str, **more: object) -> Outcome:
             ["--version-id", "v"],
             ["rm", "--version-id", "v", "s3://b/'\n\"$x"],
         ),
-        (outcome("-x", destination="s3://b/-x"), [], ["rm", "./-x", "s3://b/-x"]),
-        (outcome("-", destination="d*"), [], ["rm", "-", "d*"]),
+        (copied("-x", "s3://b/-x"), [], ["cp", "./-x", "s3://b/-x"]),
+        (copied("-", "d*"), [], ["cp", "-", "d*"]),
     ],
 )
 def test_a_plain_line_can_be_run_again(told: Outcome, options: list[str], words: list[str]) -> None:
     assert shlex.split(command_line(told, options)) == words
+
+
+def test_what_run_does_not_do_is_a_comment() -> None:
+    told = command_line(outcome("there/a\nb"))
+    assert told == "# rm 'there/a\\nb'"
 
 
 def test_json_lines_hold_all_that_is_known() -> None:

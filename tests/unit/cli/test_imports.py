@@ -11,7 +11,11 @@ SLOW = ("trio", "boto3", "botocore", "pyfuse3", "rich", "pyarrow")
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "wait", "unmount", "retry", "refresh", "mount", "mount_helper"]
+    "command",
+    [
+        *("status", "wait", "unmount", "retry", "refresh", "mount", "mount_helper"),
+        *("ls", "du", "cat", "rm", "sync", "cancel", "sums", "verify", "presign", "sse_key", "run"),
+    ],
 )
 def test_a_command_that_only_asks_imports_little(command: str) -> None:
     code = (
