@@ -29,6 +29,10 @@ class RangedSource(Protocol):
         """See ``Source.state``."""
         ...
 
+    async def look(self) -> bool:
+        """Ask what there is; can ranges be asked for? Raises SourceError."""
+        ...
+
     async def fetch(self, span: ByteRange, write: Write) -> None:
         """Give ``write`` the bytes of ``span``, in order. Raises SourceError, SourceChangedError."""
         ...

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -112,27 +113,33 @@ class Transfers:
     # ------------------------------------------------------------- from URLs
 
     async def from_url(self, url: str, to: S3Location | LocalPath) -> Done:
-        """What an http:// or https:// URL has, to an object or a file. Raises SourceError and as the others here."""
-        # Slow to import, and few need it.
-        from s3mount.bulk.urls import HttpSource, http_client, streamed_url
+        """What a URL has, to an object or a file. Raises SourceError, and as the others here."""
+        # Slow to import, and few need them.
+        from s3mount.bulk import ftp, urls
 
-        async with http_client() as client:
-            remote = HttpSource(client, url)
-            if await remote.look():
-                return await self._from_ranged(remote, url, to)
-            async with streamed_url(client, url) as read:
-                if isinstance(to, S3Location):
-                    return await self.up_from(read, to)
-                return await self.down_from(read, to.path)
+        if url.lower().startswith("ftp:"):
+            return await self._from_either(ftp.FtpSource(url), ftp.streamed_ftp(url), url, to)
+        async with urls.http_client() as client:
+            source = urls.HttpSource(client, url)
+            return await self._from_either(source, urls.streamed_url(client, url), url, to)
 
-    async def _from_ranged(
-        self, remote: RangedSource, url: str, to: S3Location | LocalPath
+    async def _from_either(
+        self,
+        remote: RangedSource,
+        stream: AbstractAsyncContextManager[Read],
+        url: str,
+        to: S3Location | LocalPath,
     ) -> Done:
-        if isinstance(to, S3Location):
-            return await self._sent(
-                Ranged(remote, self._source_slots), to, self._headers_of(to.key, None)
-            )
-        return await self.down_ranged(remote, url, to.path)
+        """From ``remote`` where it gives ranges, else from ``stream``."""
+        if await remote.look():
+            if isinstance(to, S3Location):
+                source = Ranged(remote, self._source_slots)
+                return await self._sent(source, to, self._headers_of(to.key, None))
+            return await self.down_ranged(remote, url, to.path)
+        async with stream as read:
+            if isinstance(to, S3Location):
+                return await self.up_from(read, to)
+            return await self.down_from(read, to.path)
 
     # -------------------------------------------------------------------- up
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bulk.ftp_server import FtpServer
 from tests.bulk.moving import MIB, Moving, random_bytes
 from tests.bulk.web import Web
 from tests.servers import S3Server
@@ -79,6 +80,26 @@ def test_to_a_file_it_is_gone_on_with(moving: Moving, web: Web) -> None:
     assert [name for name in moving.folder.iterdir() if "here" in name.name] == [
         moving.folder / "here"
     ]
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_ftp(moving: Moving, restarts: bool) -> None:
+    with FtpServer(DATA) as server:
+        server.restarts = restarts
+        server.cuts = 2 if restarts else 0
+        moving.told("cp", server.url, f"{moving.s3}/f", "--part-size", "5M")
+        assert moving.get("f") == DATA
+        # Each cut costs a connection more, which goes on where it was.
+        assert len(server.begun) == (5 if restarts else 1)
+        moving.told("cp", server.url, "here")
+        assert (moving.folder / "here").read_bytes() == DATA
+        if not restarts:
+            server.cuts = 1
+            moving.told("cp", server.url, f"{moving.s3}/g", status=5)
+        done = moving.run("cp", f"{server.url}-not", f"{moving.s3}/g")
+        assert done.returncode == 5
+        assert b"550 no such file" in done.stderr
+        assert moving.keys() == ["f"]
 
 
 def test_what_cannot_be_read_is_one_clear_line(moving: Moving, web: Web) -> None:
