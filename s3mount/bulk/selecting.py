@@ -252,6 +252,8 @@ def walk(
                 continue
             found = below + name
             path = root + found
+            if not name.endswith("/") and not takes(found):
+                continue
             try:
                 about = os.stat(path) if follow_links else os.lstat(path)
             except OSError as error:
@@ -262,11 +264,10 @@ def walk(
                 if any(me == each[1] for each in stack):
                     refuse(path.rstrip("/"), "it is a link to a folder that it lies in")
                     continue
-                if takes(found):
-                    stack.append((found, me, _names_in(path, refuse, follow_links)))
+                # Whatever is said of the folder itself: some of what lies in it may be included.
+                stack.append((found, me, _names_in(path, refuse, follow_links)))
             elif stat.S_ISREG(about.st_mode):
-                if takes(found):
-                    yield Item(path, found, about.st_size, about.st_mtime_ns)
+                yield Item(path, found, about.st_size, about.st_mtime_ns)
             elif not stat.S_ISLNK(about.st_mode):
                 refuse(path, "it is neither a file nor a folder")
     finally:

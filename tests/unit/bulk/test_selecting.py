@@ -218,6 +218,19 @@ def test_a_walk_is_in_the_order_of_keys(tmp_path: Path) -> None:
     assert {item.name for item in found} == set(names) - {"d/e/f", "d.h"}
 
 
+def test_what_is_included_is_found_in_any_folder(tmp_path: Path) -> None:
+    """Failed before: folders whose own name was not included were passed over."""
+    (tmp_path / "d/e").mkdir(parents=True)
+    for name in ("a.txt", "d/b.txt", "d/c", "d/e/f.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "d/gone").symlink_to("nowhere")
+    takes = PathFilter(["*.txt"], ["/a.txt"]).takes
+    told: list[str] = []
+    found = selecting.walk(str(tmp_path), lambda path, why: told.append(path), takes=takes)
+    assert [item.name for item in found] == ["d/b.txt", "d/e/f.txt"]
+    assert not told
+
+
 def test_a_walk_tells_what_it_cannot_take(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d/file").write_text("x")
