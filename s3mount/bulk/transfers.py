@@ -266,9 +266,7 @@ class Transfers:
         how = self._how
         store = await self.source_store(bucket)
         if item.key.endswith("/"):
-            self._make_folder(path)
-            await self._remove(store, item.version_id, item.etag, item.key)
-            return Done()
+            return await self._down_marker(store, item, path)
         if self._has_file(path):
             return self._file_taken(None)
         self._make_folder(os.path.dirname(path))
@@ -288,6 +286,15 @@ class Transfers:
         info = arrived.info
         await self._remove(store, item.version_id or info.version_id, info.etag, item.key)
         return Done(info.size, info.version_id)
+
+    async def _down_marker(self, store: Store, item: Item, path: str) -> Done:
+        """An object that stands for a folder; one with bytes of its own cannot be had on a disk."""
+        info = await store.head(item.key, version_id=item.version_id)
+        if info.size:
+            raise DestinationError(f"a folder cannot hold the {info.size} bytes of this key")
+        self._make_folder(path)
+        await self._remove(store, info.version_id, info.etag, item.key)
+        return Done(version_id=info.version_id)
 
     async def down_to(
         self, item: Item, bucket: str, write: Callable[[memoryview], Awaitable[None]]

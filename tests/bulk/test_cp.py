@@ -125,6 +125,21 @@ def test_moving_deletes_what_was_moved(
     assert first not in {each["VersionId"] for each in versions}
 
 
+def test_a_folders_marker_becomes_a_folder_and_bytes_below_such_a_name_stay(
+    s3_server: S3Server, versioned_bucket: str, tmp_path: Path
+) -> None:
+    moving = Moving(s3_server, versioned_bucket, tmp_path)
+    moving.put("d/empty/", b"")
+    moving.put("d/full/", b"bytes")
+    lines = moving.told("mv", "-r", f"{moving.s3}/d/", "here", status=1)
+    assert [line["success"] for line in sorted(lines[:-1], key=lambda line: line["source"])] == [
+        True,
+        False,
+    ]
+    assert (tmp_path / "here" / "empty").is_dir()
+    assert moving.keys() == ["d/full/"]
+
+
 @pytest.mark.parametrize("s3_server", ["localstack"], indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
