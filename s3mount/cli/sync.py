@@ -59,7 +59,7 @@ def sync(context: click.Context, /, source: str, destination: str, **given: Any)
     chosen = bulk.path_filter(given)
 
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
-        from s3mount.bulk.location import LocalPath, parse
+        from s3mount.bulk.location import LocalPath, S3Location, parse
         from s3mount.bulk.matching import Side
         from s3mount.bulk.sync_memory import SyncMemory
         from s3mount.bulk.syncing import Rules, Sync
@@ -71,6 +71,10 @@ def sync(context: click.Context, /, source: str, destination: str, **given: Any)
         right = (await Side.of(session, config, parse(destination, raw=True))).as_folder()
         if left.store is None and right.store is None:
             raise UsageError("neither is in S3: rsync does that")
+        if given["delete"] and isinstance(left.place, S3Location) and left.place.is_pattern:
+            raise UsageError(
+                "--delete needs a folder as SOURCE, or it would delete what does not fit: choose by --include"
+            )
         local = next(
             (side.place.path for side in (left, right) if isinstance(side.place, LocalPath)), ""
         )

@@ -88,6 +88,7 @@ def test_down_and_across_do_the_same(places: Places, folder: Path) -> None:
 def test_what_is_refused(places: Places, folder: Path) -> None:
     places.put("t/a", body=b"x")
     assert "would empty" in places.error("sync", "--delete", "{b}/none/", "{b}/t/", status=5)
+    assert "choose by --include" in places.error("sync", "--delete", "{b}/t/*", "d", status=2)
     assert "neither is in S3" in places.error("sync", "d", "e", status=2)
     assert "No such file" in places.error("sync", "none", "{b}/t/", status=5)
     assert places.keys() == ["t/a"]
