@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bulk.moving import MIB, Moving, random_bytes
+from tests.conftest import own_bucket
 from tests.servers import S3Server
 
 LARGE = random_bytes(12 * MIB + 345)
@@ -16,6 +18,18 @@ LARGE = random_bytes(12 * MIB + 345)
 @pytest.fixture
 def moving(s3_server: S3Server, bucket: str, tmp_path: Path) -> Moving:
     return Moving(s3_server, bucket, tmp_path)
+
+
+@pytest.fixture
+def other(s3_server: S3Server) -> Iterator[str]:
+    """Another bucket."""
+    yield from own_bucket(s3_server, versioned=False)
+
+
+@pytest.fixture
+def source_bucket(localstack: S3Server) -> Iterator[str]:
+    """A bucket of another store."""
+    yield from own_bucket(localstack, versioned=False)
 
 
 def test_a_folder_goes_up_and_comes_back_as_it_was(moving: Moving) -> None:
@@ -65,7 +79,7 @@ def test_a_trailing_slash_means_into_and_what_lies_in(
     assert moving.keys() == [key]
 
 
-def test_what_is_stored_beside_the_bytes_is_said_and_goes_along(moving: Moving) -> None:
+def test_what_is_stored_beside_the_bytes_is_said_and_goes_along(moving: Moving, other: str) -> None:
     moving.write("page", b"<html>")
     options = (
         "--metadata",
@@ -76,7 +90,6 @@ def test_what_is_stored_beside_the_bytes_is_said_and_goes_along(moving: Moving) 
         "no-store",
     )
     moving.told("cp", "page", f"{moving.s3}/page", *options, "--tagging", "a=1&b=2")
-    other = moving.server.make_bucket()
     moving.told("cp", f"{moving.s3}/page", f"s3://{other}/x/", "--metadata", "more=1")
     moving.told("cp", f"{moving.s3}/page", f"{moving.s3}/copy", "--content-type", "text/plain")
     for bucket, key, kind in (
@@ -91,7 +104,6 @@ def test_what_is_stored_beside_the_bytes_is_said_and_goes_along(moving: Moving) 
         assert "mtime" in head["Metadata"]
         tags = moving.client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
         assert {tag["Key"]: tag["Value"] for tag in tags} == {"a": "1", "b": "2"}
-    moving.client.delete_object(Bucket=other, Key="x/page")
 
 
 @pytest.mark.parametrize("size", [0, 5 * MIB, 12 * MIB + 345])
@@ -186,11 +198,11 @@ def test_a_dry_run_tells_what_run_would_take(moving: Moving) -> None:
     assert moving.keys() == []
 
 
+@pytest.mark.parametrize("s3_server", ["ceph"], indirect=True)
 def test_between_two_stores_the_bytes_come_through_here(
-    localstack: S3Server, ceph: S3Server, tmp_path: Path
+    moving: Moving, localstack: S3Server, source_bucket: str, tmp_path: Path
 ) -> None:
-    source = Moving(localstack, localstack.make_bucket(), tmp_path)
-    moving = Moving(ceph, ceph.make_bucket(), tmp_path)
+    source = Moving(localstack, source_bucket, tmp_path)
     source.put("large", LARGE, Metadata={"mtime": "1.5"}, ContentType="text/plain")
     source.put("small", b"s")
     (tmp_path / "config").write_text("[profile there]\n")
