@@ -38,6 +38,11 @@ class KnownCapabilities:
         """Can it hold the markers of folders? So it is taken to, until it is known."""
         return self.seen.markers is not False
 
+    @property
+    def markers_tell(self) -> bool:
+        """Can a folder's marker tell that attributes are stored below it?"""
+        return self.holds_markers and self.seen.marker_metadata is not False
+
     def told(self) -> dict[str, Any]:
         """All of it by name, as ``status`` tells it; nothing while nothing is known."""
         return msgspec.structs.asdict(self.seen) if self._is_told else {}

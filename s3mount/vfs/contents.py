@@ -13,16 +13,17 @@ import os
 import trio
 
 from s3mount.background import contained
-from s3mount.cache.reader import ReadHandle
+from s3mount.cache.reader import CacheReader, ReadHandle
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
-from s3mount.s3.store import INLINE_BODY_BYTES_MAX
+from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import Put, PutOrCopy, blob_id_of
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
 from s3mount.tree.node import Node
 from s3mount.vfs.barrier import UploadBarrier
+from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.file_readahead import FileReadahead
 from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BlobFiller
@@ -47,8 +48,14 @@ class Contents:
         filler: BlobFiller,
         uploader: Uploader,
         barrier: UploadBarrier,
+        store: Store,
+        reader: CacheReader,
+        known: Deduplicator,
     ) -> None:
         self._state = state
+        self._store = store
+        self._reader = reader
+        self._known = known
         self._directories = directories
         self._filler = filler
         self._uploader = uploader
@@ -121,7 +128,7 @@ class Contents:
     async def _bring_small(self, file: OpenFile, *, is_needed: bool = True) -> None:
         """Raises OSError (ESTALE), StoreError; no passing one unless ``is_needed``."""
         node, content = file.node, file.node.content
-        if file.blob is not None or content is None or self._state.store.outage:
+        if file.blob is not None or content is None or self._store.outage:
             return
         if content.size > INLINE_BODY_BYTES_MAX or node.size == 0:
             return
@@ -177,7 +184,7 @@ class Contents:
             file.reader.close()
             file.reader = None
         if file.pinned is not None:
-            self._state.reader.unpin(file.pinned)
+            self._reader.unpin(file.pinned)
         blob = file.blob
         if blob is None:
             return
@@ -224,14 +231,14 @@ class Contents:
         if content is None:
             return
         if file.track is None or file.track[0] != content:
-            file.track = (content, self._state.known.track(content))
+            file.track = (content, self._known.track(content))
         track = file.track[1]
-        if track is not None and self._state.known.saw(track, offset, data):
+        if track is not None and self._known.saw(track, offset, data):
             file.track = (content, None)
 
     def _reader_of(self, file: OpenFile, content: ContentRef) -> ReadHandle:
         if file.reader is None:
-            file.reader = self._state.reader.open(content)
+            file.reader = self._reader.open(content)
         return file.reader
 
     async def _read_pinned(self, file: OpenFile, offset: int, length: int) -> bytes:
@@ -336,7 +343,7 @@ class Contents:
         """Does it go like a content that S3 has? Then it may turn out that nothing is to be sent."""
         if blob.upload is not None:
             return False
-        known = self._state.known
+        known = self._known
         if file.matcher is None or file.matcher[0] != blob.id:
             file.matcher = (blob.id, known.matcher(blob))
         matcher = file.matcher[1]

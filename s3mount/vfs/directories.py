@@ -15,6 +15,7 @@ import trio
 
 from s3mount.errors import NetworkError, NoSuchKeyError, S3MountError
 from s3mount.refs import Key
+from s3mount.s3.store import Store
 from s3mount.slices import in_order
 from s3mount.tasks import first_error
 from s3mount.tree.listing import Listing, list_directory
@@ -24,7 +25,6 @@ from s3mount.vfs.finished import Watch
 from s3mount.vfs.list_readahead import ListReadahead
 from s3mount.vfs.merging import Merger
 from s3mount.vfs.open_files import must_be_in_place
-from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.state import MountState
 from s3mount.vfs.stored import StoredAttributes
 
@@ -47,15 +47,23 @@ REFRESH_AHEAD = 2.0
 class Directories:
     """Lookups and listings of one mount."""
 
-    def __init__(self, state: MountState, prefetches: Prefetches) -> None:
+    def __init__(
+        self,
+        state: MountState,
+        store: Store,
+        attributes: StoredAttributes,
+        merger: Merger,
+        list_readahead: ListReadahead,
+    ) -> None:
         self._state = state
+        self._store = store
         self._running: dict[int, trio.Event] = {}
         self._finished = state.finished
-        self._merger = Merger(state)
-        self._walks = ListReadahead(state, self._finished)
+        self._merger = merger
+        self._walks = list_readahead
         self._forgotten = 0
         self._asked_for: OrderedDict[int, float] = OrderedDict()
-        self.attributes = StoredAttributes(state, prefetches)
+        self.attributes = attributes
         self.know_attributes_of = self.attributes.know_attributes_of
         self.know_headers = self.attributes.know_headers
         self.know_headers_or_inherit = self.attributes.know_headers_or_inherit
@@ -120,7 +128,7 @@ class Directories:
             watch = self._finished.watch()
             # What is finished while S3 lists must have a node by then, or it would be missed.
             self._merger.show_pending(directory, key)
-            listing = await list_directory(self._state.store, key)
+            listing = await list_directory(self._store, key)
         else:
             started, watch, listing = ahead.origin.started, ahead.origin.watch, ahead.listing
         await self.attributes.read_marker(directory, listing, watch.keys)
@@ -209,7 +217,7 @@ class Directories:
 
     def _is_shown_offline(self, directory: Node) -> bool:
         """While S3 is known to be away, show a directory as it was last listed; ask again in the background."""
-        outage = self._state.store.outage
+        outage = self._store.outage
         if not outage or not self._is_listed(directory):
             return False
         self._believe_on(directory, NetworkError(outage))
@@ -328,7 +336,7 @@ class Directories:
         assert node.parent is not None
         known = node.parent.directory
         ttl_s = self._state.config.metadata_ttl_s
-        if known is None or not ttl_s or self._state.store.outage:
+        if known is None or not ttl_s or self._store.outage:
             return False
         if self._state.change_of(node) is not None or self._state.is_written(node):
             return False
@@ -352,16 +360,16 @@ class Directories:
         listing = Listing()
 
         async def as_file() -> None:
-            if not self._state.store.lists_in_order:
+            if not self._store.lists_in_order:
                 with contextlib.suppress(NoSuchKeyError):
-                    listing.files[name] = await self._state.store.head(key)
+                    listing.files[name] = await self._store.head(key)
                 return
-            page = await self._state.store.list_page(key, max_keys=1)
+            page = await self._store.list_page(key, max_keys=1)
             if page.objects and page.objects[0].key == key:
                 listing.files[name] = page.objects[0]
 
         async def as_directory() -> None:
-            page = await self._state.store.list_page(f"{key}/", max_keys=1)
+            page = await self._store.list_page(f"{key}/", max_keys=1)
             if page.objects:
                 listing.directories.add(name)
 

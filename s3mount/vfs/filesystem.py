@@ -40,6 +40,8 @@ from s3mount.vfs.directories import Directories
 from s3mount.vfs.directory_times import TOUCH_PERIOD_S, DirectoryTimes
 from s3mount.vfs.file_readahead import FileReadahead
 from s3mount.vfs.filling import BlobFiller
+from s3mount.vfs.list_readahead import ListReadahead
+from s3mount.vfs.merging import Merger
 from s3mount.vfs.metadata import Metadata
 from s3mount.vfs.naming import Naming
 from s3mount.vfs.prefetches import Prefetches
@@ -47,6 +49,7 @@ from s3mount.vfs.refreshing import ForgetEntry, Refreshing, no_kernel
 from s3mount.vfs.renaming import Renaming
 from s3mount.vfs.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
+from s3mount.vfs.stored import StoredAttributes
 from s3mount.vfs.trials import RunningTrial
 from s3mount.vfs.upload_provider import UploadProvider
 from s3mount.vfs.uploads import UploadOutcomes
@@ -98,16 +101,15 @@ class Filesystem:
         memory_path = memory_path or Path(config.cache_dir) / "attributes.sqlite"
         index = ContentIndex(memory_path.with_name("contents.sqlite")) if config.dedupe else None
         self.capabilities = capabilities or KnownCapabilities()
+        self.store = store
+        self.reader = reader
+        self.memory = memory = HeadMemory(memory_path)
+        self.known = known = Deduplicator(spool, reader, index, part_bytes=config.part_bytes)
         state = MountState(
             config=config,
-            store=store,
             spool=spool,
-            reader=reader,
-            memory=HeadMemory(memory_path),
             clock=clock,
-            known=Deduplicator(spool, reader, index, part_bytes=config.part_bytes),
             mounted_ns=mounted_ns,
-            capabilities=self.capabilities,
             kernel_keeps_mtime=kernel_keeps_mtime,
         )
         if config.read_only:
@@ -115,13 +117,18 @@ class Filesystem:
             self.capabilities.decided.set()
         self.state = state
         self.config = config
-        self.prefetches = prefetches = Prefetches(state)
-        self.directories = Directories(state, prefetches)
-        self.refreshing = Refreshing(state, self.directories, forget_entry)
+        self.prefetches = prefetches = Prefetches(state, reader)
+        attributes = StoredAttributes(state, prefetches, store, memory, self.capabilities)
+        self.directories = Directories(
+            state, store, attributes, Merger(state, memory), ListReadahead(state, store)
+        )
+        self.refreshing = Refreshing(state, self.directories, memory, forget_entry)
         self.puts = PutLog(Path(config.state_dir))
         filler = BlobFiller(spool, reader, store, config.part_bytes)
-        provider = UploadProvider(state, filler, self.directories.attributes)
-        self.outcomes = UploadOutcomes(state, filler, provider, self.puts)
+        provider = UploadProvider(state, filler, attributes, reader, known)
+        self.outcomes = UploadOutcomes(
+            state, filler, provider, self.capabilities, reader, known, memory, self.puts
+        )
         self.uploader = Uploader(
             spool,
             store,
@@ -137,14 +144,22 @@ class Filesystem:
         self.barrier = UploadBarrier(state, self.uploader)
         readahead = FileReadahead(state, self.directories, prefetches)
         self.contents = Contents(
-            state, self.directories, readahead, filler, self.uploader, self.barrier
+            state,
+            self.directories,
+            readahead,
+            filler,
+            self.uploader,
+            self.barrier,
+            store,
+            reader,
+            known,
         )
         self._times = times = DirectoryTimes(state)
         self.naming = Naming(state, self.directories, self.contents, self.uploader, times)
         self.renaming = Renaming(
-            state, self.directories, self.contents, self.naming, self.uploader, times
+            state, self.directories, self.contents, self.naming, self.uploader, times, store
         )
-        self.metadata = Metadata(state, self.directories, self.contents, times)
+        self.metadata = Metadata(state, self.directories, self.contents, times, store)
         self.decisions = Decisions(state, times, self.uploader)
         self._snapshots = snapshots
 
@@ -159,7 +174,7 @@ class Filesystem:
                     task_status.started()
                     if not self.config.read_only:
                         self.puts.open()
-                        self.state.store.on_outage = self._outage_changed
+                        self.store.on_outage = self._outage_changed
                         background.start(self._probe)
                         background.keep(self._upload)
                         background.keep(self._store_touched_directories)
@@ -168,8 +183,8 @@ class Filesystem:
                     # Before it closes: what is asked for from now on starts nothing in it.
                     self.state.background = None
         finally:
-            self.state.memory.close()
-            self.state.known.close()
+            self.memory.close()
+            self.known.close()
             self.puts.close(is_all_sent=not self.state.spool.changes)
 
     def _outage_changed(self, reason: str) -> None:
@@ -209,7 +224,7 @@ class Filesystem:
             return
         try:
             with RunningTrial(Path(self.config.state_dir), trial_key(self.config.prefix)) as trial:
-                are_right = await self.state.store.try_version_dates(trial.key)
+                are_right = await self.store.try_version_dates(trial.key)
         except S3MountError as error:
             log.info("how this store dates versions is unknown: %s", error)
             return
@@ -217,15 +232,15 @@ class Filesystem:
         self.capabilities.learn(found)
         if are_right is False:
             log.warning("this store %s", lack_of_past(self.capabilities.told()))
-        self.state.memory.remember_capabilities(found, self.state.now_ns())
+        self.memory.remember_capabilities(found, self.state.now_ns())
 
     async def _find_capabilities(self) -> Capabilities:
         """What the store honours, as it was seen by an earlier mount or by trying now. Raises StoreError."""
-        remembered = self.state.memory.recall_capabilities(self.state.now_ns())
+        remembered = self.memory.recall_capabilities(self.state.now_ns())
         with RunningTrial(Path(self.config.state_dir), trial_key(self.config.prefix)) as trial:
-            found = await self.state.store.probe(trial.key, known=remembered, killed=trial.killed)
+            found = await self.store.probe(trial.key, known=remembered, killed=trial.killed)
         if remembered is None and found.if_absent is not None:
-            self.state.memory.remember_capabilities(found, self.state.now_ns())
+            self.memory.remember_capabilities(found, self.state.now_ns())
         return found
 
     async def _store_touched_directories(self) -> None:
@@ -237,7 +252,7 @@ class Filesystem:
                 except LocalDiskError as error:
                     log.warning("the times of folders are not stored yet: %s", error)
             with contained("attributes are not remembered"):
-                self.state.memory.flush(self.state.now_ns() - OWN_DATE_SLACK_NS)
+                self.memory.flush(self.state.now_ns() - OWN_DATE_SLACK_NS)
 
     # ------------------------------------------------------------------ waiting
 
@@ -294,7 +309,7 @@ class Filesystem:
         """See ``Decisions.retry``; with the credentials that are found now, should others have been refused."""
         with trio.move_on_after(RENEW_S) as waited:
             try:
-                await self.state.store.renew_credentials()
+                await self.store.renew_credentials()
             except S3MountError as error:
                 log.warning("what was refused is tried again with the old credentials: %s", error)
         if waited.cancelled_caught:
@@ -353,8 +368,8 @@ class Filesystem:
             "conflicts": [conflict._asdict() for conflict in self.outcomes.conflicts],
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities.told(),
-            "outage": self.state.store.outage,
-            "cache": self.state.reader.statistics() | self.prefetches.statistics(),
+            "outage": self.store.outage,
+            "cache": self.reader.statistics() | self.prefetches.statistics(),
             "inodes": len(self.state.nodes),
             "listings": self._listings(),
             "open_files": len(self.state.files.all()),

@@ -20,11 +20,12 @@ import trio
 from s3mount.background import log_fault
 from s3mount.errors import S3MountError
 from s3mount.refs import Key, ListPage
+from s3mount.s3.store import Store
 from s3mount.tree.flat_to_dirs import FlatToDirs, Opened
 from s3mount.tree.listing import Listing
 from s3mount.tree.names import KEY_BYTES_MAX
 from s3mount.tree.node import Node
-from s3mount.vfs.finished import FinishedKeys, Watch
+from s3mount.vfs.finished import Watch
 from s3mount.vfs.state import MountState
 
 log = logging.getLogger(__name__)
@@ -342,13 +343,14 @@ class TreeWalk:
 class ListReadahead:
     """Recognises walks and keeps what they list ahead."""
 
-    def __init__(self, state: MountState, finished: FinishedKeys) -> None:
+    def __init__(self, state: MountState, store: Store) -> None:
         self._state = state
-        self.finished = finished
+        self._store = store
+        self.finished = state.finished
         self._walks: OrderedDict[int, TreeWalk] = OrderedDict()
         self._traces: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._told: OrderedDict[int, float] = OrderedDict()
-        self._is_trusted = state.store.lists_in_order
+        self._is_trusted = store.lists_in_order
         self.counters = {"walks": 0, "pages": 0, "used": 0, "unused": 0}
 
     def statistics(self) -> dict[str, float]:
@@ -377,7 +379,7 @@ class ListReadahead:
     async def list_page(self, base: Key, after: Key) -> ListPage:
         """One flat page. Raises StoreError."""
         self.counters["pages"] += 1
-        return await self._state.store.list_page(base, start_after=after)
+        return await self._store.list_page(base, start_after=after)
 
     def distrust(self) -> None:
         """The store does not list in the order of keys: nothing is listed ahead any more."""

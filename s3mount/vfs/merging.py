@@ -11,6 +11,7 @@ from s3mount.refs import Key, ObjectInfo
 from s3mount.slices import in_order, sliced
 from s3mount.spool.changes import Copy, Delete, PutOrCopy
 from s3mount.tree.listing import Listing
+from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import GONE, UNPACKED, Block, Node
 from s3mount.vfs.finished import Watch
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
@@ -52,8 +53,9 @@ class _Merge:
 class Merger:
     """Changes directories to what a listing of them says. ``ignored_keys`` counts keys that are no path."""
 
-    def __init__(self, state: MountState) -> None:
+    def __init__(self, state: MountState, memory: HeadMemory) -> None:
         self._state = state
+        self._memory = memory
         self._warned: set[Key] = set()
         self.ignored_keys = 0
 
@@ -223,7 +225,7 @@ class Merger:
             remembered = ObjectInfo(
                 info.key, info.size, info.etag, info.last_modified_ns, headers=node.headers
             )
-            self._state.memory.remember([remembered])
+            self._memory.remember([remembered])
         node.last_modified_ns = info.last_modified_ns
 
     def show_directory(self, parent: Node, name: str) -> None:

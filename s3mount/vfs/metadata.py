@@ -7,6 +7,7 @@ import stat
 
 from s3mount.clock import clamped_ns
 from s3mount.refs import Attributes
+from s3mount.s3.store import Store
 from s3mount.spool.changes import Copy, Put, PutOrCopy
 from s3mount.spool.states import Event
 from s3mount.tree import attributes as codec
@@ -25,12 +26,18 @@ class Metadata:
     """Changes of attributes. Every method raises OSError, or S3MountError from below."""
 
     def __init__(
-        self, state: MountState, directories: Directories, contents: Contents, times: DirectoryTimes
+        self,
+        state: MountState,
+        directories: Directories,
+        contents: Contents,
+        times: DirectoryTimes,
+        store: Store,
     ) -> None:
         self._state = state
         self._directories = directories
         self._contents = contents
         self._times = times
+        self._store = store
 
     async def set(self, node: Node, **fields: int) -> None:
         """Set some of mode (permission bits), uid, gid, mtime_ns, atime_ns; ctime becomes now.
@@ -59,9 +66,9 @@ class Metadata:
         if stored:
             must_be_in_place(node)
         if node.linked and not is_same and stored:
-            await self._store(node)
+            await self._keep(node)
 
-    async def _store(self, node: Node) -> None:
+    async def _keep(self, node: Node) -> None:
         """Let S3 get the attributes that ``node`` has now."""
         if node.is_directory:
             self._times.store(node)
@@ -84,7 +91,7 @@ class Metadata:
     async def _know_source_headers(self, node: Node, change: Copy) -> None:
         if change.headers is None:
             wanted = node.attributes
-            head = await self._state.store.head(change.source.key)
+            head = await self._store.head(change.source.key)
             if head.headers is not None and head.etag == change.source.etag:
                 node.headers = head.headers
             node.attributes = wanted
@@ -178,7 +185,7 @@ class Metadata:
         must_be_in_place(node)
         node.attributes = changed(node.attributes, xattrs=xattrs, ctime_ns=self._state.now_ns())
         if node.linked:
-            await self._store(node)
+            await self._keep(node)
 
     @staticmethod
     def _must_be_user(name: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from s3mount.cache.prefetched import PrefetchedContent
+from s3mount.cache.reader import CacheReader
 from s3mount.config import MIB
 from s3mount.refs import ObjectInfo
 from s3mount.tree.node import Node
@@ -25,8 +26,9 @@ OnArrived: TypeAlias = Callable[[Node, ObjectInfo | None], None]
 class Prefetches:
     """What was asked for ahead in one mount, for ``walks``, or to look at it."""
 
-    def __init__(self, state: MountState) -> None:
+    def __init__(self, state: MountState, reader: CacheReader) -> None:
         self._state = state
+        self._reader = reader
         self.walks: list[Walk] = []
         self._prefetched: dict[int, tuple[Node, PrefetchedContent]] = {}
         self._glanced: OrderedDict[int, None] = OrderedDict()
@@ -50,7 +52,7 @@ class Prefetches:
             return True
         if self._state.change_of(node) is not None:
             return True
-        reader = self._state.reader
+        reader = self._reader
         needed = reader.prefetch_bytes(content)
         while self.held_bytes + needed > self._held_bytes_max:
             if not self._glanced:

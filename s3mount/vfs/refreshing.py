@@ -10,6 +10,7 @@ import trio
 
 from s3mount.refs import Key
 from s3mount.slices import Pace
+from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node, names_in
 from s3mount.vfs.directories import Directories
 from s3mount.vfs.state import MountState
@@ -33,9 +34,14 @@ class Refreshing:
     """Forgets on demand. ``forget_entry`` makes the kernel drop a name below a directory's number."""
 
     def __init__(
-        self, state: MountState, directories: Directories, forget_entry: ForgetEntry
+        self,
+        state: MountState,
+        directories: Directories,
+        memory: HeadMemory,
+        forget_entry: ForgetEntry,
     ) -> None:
         self._state = state
+        self._memory = memory
         self._directories = directories
         self._forget_entry = forget_entry
 
@@ -88,7 +94,7 @@ class Refreshing:
                 if self._state.change_of(node) is None and not self._state.is_written(node):
                     keys.append(self._state.change_key(node))
                     self._forget_attributes(node)
-            self._state.memory.forget(keys)
+            self._memory.forget(keys)
 
     @staticmethod
     def _forget_attributes(node: Node) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from s3mount.crashpoints import crashpoint
 from s3mount.refs import ContentRef, Key, ObjectInfo
+from s3mount.s3.store import Store
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, parent_of, renamed
 from s3mount.spool.states import State
 from s3mount.spool.uploader import Uploader
@@ -36,10 +37,12 @@ class Renaming:
         naming: Naming,
         uploader: Uploader,
         times: DirectoryTimes,
+        store: Store,
     ) -> None:
         self._state = state
         self._uploader = uploader
         self._times = times
+        self._store = store
         self._directories = directories
         self._contents = contents
         self._naming = naming
@@ -209,7 +212,7 @@ class Renaming:
         old_prefix = self._state.nodes.key_of(node)
         new_prefix = check_key(f"{self._state.nodes.key_of(new_parent)}{new_name}/")
         watch = self._directories.watch_finished()
-        stored = await list_subtree(self._state.store, old_prefix)
+        stored = await list_subtree(self._store, old_prefix)
         batch = self._plan_subtree(node, old_prefix, new_prefix, stored, set(watch.keys))
         if target is not None:
             # The empty directory that is replaced may have a marker in S3.

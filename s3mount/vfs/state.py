@@ -1,4 +1,4 @@
-"""What the parts of vfs share: the tree, the spool, the cache and the store of one mount."""
+"""What the parts of vfs share: the tree of one mount, over it what is pending, and who has files open."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from s3mount.background import Background
-from s3mount.cache.reader import CacheReader
 from s3mount.clock import WallClock
 from s3mount.config import MountConfig
 from s3mount.names import OWN_NAME
 from s3mount.refs import Attributes, Key
-from s3mount.s3.store import Store
-from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Delete, PutOrCopy
 from s3mount.spool.spool import Spool
-from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node
 from s3mount.tree.nodes import Nodes
-from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.finished import FinishedKeys
 from s3mount.vfs.open_files import OpenFiles
 
@@ -37,14 +32,9 @@ class MountState:
     """The nouns of one mount; behaviour lives in the classes that are given it."""
 
     config: MountConfig
-    store: Store
     spool: Spool
-    reader: CacheReader
-    memory: HeadMemory
     clock: WallClock
-    known: Deduplicator
     mounted_ns: int
-    capabilities: KnownCapabilities
     nodes: Nodes = field(init=False)
     kernel_keeps_mtime: bool = False
     """Does the kernel tell the mtime of files that are written, as with its writeback cache?"""
@@ -61,13 +51,6 @@ class MountState:
     def _is_needed(self, node: Node) -> bool:
         """Must it stay in memory though nobody holds it?"""
         return self.change_of(node) is not None or self.is_written(node)
-
-    @property
-    def are_markers_telling(self) -> bool:
-        """Can a folder's marker tell that attributes are stored below it?"""
-        return (
-            self.capabilities.holds_markers and self.capabilities.seen.marker_metadata is not False
-        )
 
     def now_ns(self) -> int:
         """Wall time."""

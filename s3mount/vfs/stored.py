@@ -9,11 +9,14 @@ import trio
 
 from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
+from s3mount.s3.store import Store
 from s3mount.slices import sliced
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import PutOrCopy
 from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
 from s3mount.tree.listing import Listing
+from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node, names_in
 from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState, changed
@@ -29,8 +32,18 @@ HEADED_ONE_BY_ONE_MAX = 2
 class StoredAttributes:
     """What objects and markers carry, asked for only where something is stored."""
 
-    def __init__(self, state: MountState, prefetches: Prefetches) -> None:
+    def __init__(
+        self,
+        state: MountState,
+        prefetches: Prefetches,
+        store: Store,
+        memory: HeadMemory,
+        capabilities: KnownCapabilities,
+    ) -> None:
         self._state = state
+        self._store = store
+        self._memory = memory
+        self._capabilities = capabilities
         self._prefetches = prefetches
         self._said: set[type[StoreError]] = set()
 
@@ -82,7 +95,7 @@ class StoredAttributes:
         if directory.headers is not None or self._state.change_of(directory) is not None:
             return
         try:
-            head = await self._state.store.head(self._state.change_key(directory))
+            head = await self._store.head(self._state.change_key(directory))
         except NoSuchKeyError:
             return
         if head.headers is not None and self._state.change_of(directory) is None:
@@ -91,17 +104,17 @@ class StoredAttributes:
     async def _headers_of(self, info: ObjectInfo) -> ObjectHeaders | None:
         """Headers by memory or HEAD. Raises StoreError, also when the object is gone or may not be read."""
         if info.etag:
-            remembered = self._state.memory.recall(info.key, info.etag, info.last_modified_ns)
+            remembered = self._memory.recall(info.key, info.etag, info.last_modified_ns)
             if remembered is not None:
                 return remembered
-        head = await self._state.store.head(info.key)
+        head = await self._store.head(info.key)
         self._remember([head])
         return head.headers
 
     def _remember(self, heads: list[ObjectInfo]) -> None:
         """Keep headers for later mounts, unless they may change again within the same LastModified."""
         settled_ns = self._state.now_ns() - OWN_DATE_SLACK_NS
-        self._state.memory.remember([each for each in heads if each.last_modified_ns < settled_ns])
+        self._memory.remember([each for each in heads if each.last_modified_ns < settled_ns])
 
     def wants_attributes(self, node: Node) -> bool:
         """Is there more to know of ``node`` than a listing told?"""
@@ -110,13 +123,13 @@ class StoredAttributes:
         policy = self._state.config.attributes
         if policy != "auto":
             return policy == "always"
-        if not self._state.are_markers_telling:
+        if not self._capabilities.markers_tell:
             # No marker can tell whether anything is stored below it.
             return True
         parent = node.parent.directory
         if parent is None:
             return False
-        if not self._state.capabilities.decided.is_set() and parent.marker_etag:
+        if not self._capabilities.decided.is_set() and parent.marker_etag:
             # A marker that tells nothing may have lost what was stored with it.
             return True
         # Not told yet counts as stored: a guess would show a link as a file.
@@ -139,10 +152,10 @@ class StoredAttributes:
         known = directory.directory
         assert known is not None
         policy = self._state.config.attributes
-        is_unknown = not self._state.capabilities.decided.is_set()
+        is_unknown = not self._capabilities.decided.is_set()
         may_be_lost = is_unknown and bool(known.marker_etag)
         is_told_not = (
-            known.stores_attributes is False and self._state.are_markers_telling and not may_be_lost
+            known.stores_attributes is False and self._capabilities.markers_tell and not may_be_lost
         )
         if policy == "never" or (policy == "auto" and is_told_not):
             # What has no node yet has nothing stored; to look at all of them would give them one.
@@ -160,7 +173,7 @@ class StoredAttributes:
         async for part in sliced(nodes, 64):
             wanted = [node for node in part if self.wants_attributes(node)]
             unknown += [node for node in wanted if not self._recall(node)]
-        if not unknown or self._state.store.outage:
+        if not unknown or self._store.outage:
             # Without S3 they are shown as the listing told; what is stored is asked for when it is back.
             return
         found: list[ObjectInfo] = []
@@ -186,9 +199,7 @@ class StoredAttributes:
     def _recall(self, node: Node) -> bool:
         if node.content is None:
             return False
-        headers = self._state.memory.recall(
-            node.content.key, node.content.etag, node.last_modified_ns
-        )
+        headers = self._memory.recall(node.content.key, node.content.etag, node.last_modified_ns)
         if headers is None:
             return False
         self._apply(node, headers)
@@ -236,7 +247,7 @@ class StoredAttributes:
             return glanced
         content = node.content
         try:
-            head = await self._state.store.head(self._key_of(node))
+            head = await self._store.head(self._key_of(node))
         except NoSuchKeyError:
             node.attributes_known |= node.content == content
             return None
@@ -272,7 +283,7 @@ class StoredAttributes:
 
         Raises StoreError that trying again does not help against.
         """
-        if self._state.store.outage:
+        if self._store.outage:
             return
         try:
             await self.know_headers(node)
@@ -290,7 +301,7 @@ class StoredAttributes:
         if inherited is None:
             return
         try:
-            there = await self._state.store.head(inherited.key, version_id=inherited.version_id)
+            there = await self._store.head(inherited.key, version_id=inherited.version_id)
         except NoSuchKeyError:
             there = None
         if change.inherits != inherited:

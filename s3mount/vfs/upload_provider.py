@@ -8,11 +8,13 @@ import time
 import msgspec
 import trio
 
+from s3mount.cache.reader import CacheReader
 from s3mount.crashpoints import crashpoint
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders
 from s3mount.spool.blobs import Blob
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, renamed
 from s3mount.tree import attributes as codec
+from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.filling import VERSION_RETRY_S, BlobFiller
 from s3mount.vfs.state import MountState
 from s3mount.vfs.stored import StoredAttributes
@@ -21,8 +23,17 @@ from s3mount.vfs.stored import StoredAttributes
 class UploadProvider:
     """``spool.provider.ContentProvider`` for one mount."""
 
-    def __init__(self, state: MountState, filler: BlobFiller, attributes: StoredAttributes) -> None:
+    def __init__(
+        self,
+        state: MountState,
+        filler: BlobFiller,
+        attributes: StoredAttributes,
+        reader: CacheReader,
+        known: Deduplicator,
+    ) -> None:
         self._state = state
+        self._reader = reader
+        self._known = known
         self._filler = filler
         self._attributes = attributes
 
@@ -68,7 +79,7 @@ class UploadProvider:
 
     async def read_base(self, base: ContentRef, start: int, stop: int) -> bytes:
         """See ``ContentProvider.read_base``."""
-        reader = self._state.reader.open(base)
+        reader = self._reader.open(base)
         try:
             return await reader.read(start, stop - start)
         finally:
@@ -95,15 +106,15 @@ class UploadProvider:
                 await self._filler.fill_blob(file.blob, 0, file.blob.base_limit, _wait_a_little)
                 file.blob.detach()
             elif file.pinned is None:
-                await self._state.reader.materialize(content)
+                await self._reader.materialize(content)
                 if files.of(node) is file:
                     file.pinned = content
                 else:
-                    self._state.reader.unpin(content)
+                    self._reader.unpin(content)
 
     async def find_in_s3(self, change: Put) -> ContentRef | None:
         """See ``ContentProvider.find_in_s3``."""
-        return await self._state.known.find(change)
+        return await self._known.find(change)
 
     def keep_both(self, change: PutOrCopy) -> Key:
         """Somebody else wrote first: the local state goes to a name of its own, theirs keeps the name."""

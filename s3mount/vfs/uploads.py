@@ -8,7 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from s3mount.background import contained
+from s3mount.cache.reader import CacheReader
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectInfo, PutResult
+from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import Change, Copy, Delete, Put, PutOrCopy, blob_id_of
 from s3mount.spool.events import (
     Answered,
@@ -23,7 +25,9 @@ from s3mount.spool.events import (
 )
 from s3mount.spool.provider import ContentProvider
 from s3mount.spool.put_log import PutLog
+from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node
+from s3mount.vfs.dedupe import Deduplicator
 from s3mount.vfs.filling import BlobFiller
 from s3mount.vfs.state import MountState
 
@@ -44,9 +48,21 @@ class UploadOutcomes:
     """Draws the consequences of what the uploader reports. ``conflicts`` are the last ones, oldest first."""
 
     def __init__(
-        self, state: MountState, filler: BlobFiller, provider: ContentProvider, puts: PutLog
+        self,
+        state: MountState,
+        filler: BlobFiller,
+        provider: ContentProvider,
+        capabilities: KnownCapabilities,
+        reader: CacheReader,
+        known: Deduplicator,
+        memory: HeadMemory,
+        puts: PutLog,
     ) -> None:
         self._state = state
+        self._capabilities = capabilities
+        self._reader = reader
+        self._known = known
+        self._memory = memory
         self._filler = filler
         self._provider = provider
         self._puts = puts
@@ -68,7 +84,7 @@ class UploadOutcomes:
             case Conflicted(key, outcome, kept_as):
                 self.conflicts.append(Conflict(self._state.now_ns(), key, outcome, kept_as))
             case NotInS3(key):
-                self._state.known.gone(key)
+                self._known.gone(key)
 
     def _finished(self, key: Key) -> None:
         with contained(f"{key!r} is in S3, and a listing may not know it"):
@@ -76,14 +92,14 @@ class UploadOutcomes:
 
     def _not_known(self, key: Key) -> None:
         with contained("the index of contents is not told"):
-            self._state.known.gone(key)
+            self._known.gone(key)
 
     def _uploaded(self, change: Change, result: PutResult | None) -> None:
         self._finished(change.key)
         if result is None:
             self._not_known(change.key)
             self._state.local_folders.discard(change.key)
-        elif change.key.endswith("/") and not self._state.capabilities.holds_markers:
+        elif change.key.endswith("/") and not self._capabilities.holds_markers:
             self._state.local_folders.add(change.key)
         elif not isinstance(change, Delete):
             self._stored(change, result)
@@ -101,7 +117,7 @@ class UploadOutcomes:
         self._finished(change.key)
         node = self._state.find(change.key)
         with contained("the index of contents is not told"):
-            self._state.known.stored(content, self._state.spool.live_blobs.get(blob_id))
+            self._known.stored(content, self._state.spool.live_blobs.get(blob_id))
         self._place_blob(node, blob_id, content)
         if node is not None and not node.is_directory:
             node.content = content
@@ -125,10 +141,10 @@ class UploadOutcomes:
         ref = ContentRef(change.key, result.etag, change.size, result.version_id)
         with contained("the cache and the index of contents are not told"):
             if isinstance(change, Copy):
-                self._state.reader.relabel(change.source, ref)
-                self._state.known.copied(change.source, ref)
+                self._reader.relabel(change.source, ref)
+                self._known.copied(change.source, ref)
             else:
-                self._state.known.stored(ref, self._state.spool.blob_of(change))
+                self._known.stored(ref, self._state.spool.blob_of(change))
         node = self._state.find(change.key)
         self._place_blob(node, blob_id_of(change), ref)
         if node is not None and not node.is_directory:
@@ -142,11 +158,11 @@ class UploadOutcomes:
         is_ours = isinstance(change, Put) or change.replace_headers
         headers = self._carried_by(change) if is_ours else change.headers
         if headers is None:
-            self._state.memory.forget([ref.key])
+            self._memory.forget([ref.key])
             return
         modified_ns = result.date_ns or self._state.now_ns()
         known = ObjectInfo(ref.key, ref.size, ref.etag, modified_ns, headers=headers)
-        self._state.memory.remember([known])
+        self._memory.remember([known])
 
     def _carried_by(self, change: PutOrCopy) -> ObjectHeaders:
         """What is stored beside the object that ``change`` made: an upload of parts carries what it began with."""

@@ -134,7 +134,7 @@ async def test_equal_checksums_alone_prove_nothing(tmp_path: Path) -> None:
         fd = await mount.create("b")
         await mount.pwrite(fd, content, 0)
         blob = mount.spool.live_blobs[blob_id_of(mount.spool.changes["b"])]
-        index = mount.fs.state.known._index
+        index = mount.fs.known._index
         assert index is not None
         sums = blob.sums.of_whole(50_000)
         assert sums is not None

@@ -201,7 +201,7 @@ async def test_what_waits_for_its_reader_is_bounded(tmp_path: Path) -> None:
         for key in keys:
             await read_file(mount, key)
             assert prefetches.held_bytes <= 1 << 20
-            held = mount.fs.state.reader.statistics()
+            held = mount.fs.reader.statistics()
             assert held["cache_prefetch_bytes"] <= 1 << 20
         assert prefetches.held_bytes == 0
 

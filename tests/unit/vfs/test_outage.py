@@ -25,7 +25,7 @@ TOOK_S = 1.0
 @contextmanager
 def away(world: World, mount: Mount, *, is_known: bool = True) -> Iterator[Script]:
     """S3 cannot be reached; with ``is_known`` the store has said so."""
-    before, store = world.faults, mount.fs.state.store
+    before, store = world.faults, mount.fs.store
     down = Script(latency_s=2 * TOOK_S)
     for operation in OPERATIONS:
         down.fail(operation, lambda: NetworkError("nobody answers"))
