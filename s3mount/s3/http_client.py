@@ -131,9 +131,12 @@ class _Watch:
             self._statistics.bytes_written += n
         self._progress(n)
 
-    def failed(self) -> None:
-        """What was sent has changed nothing, as far as is known."""
-        if self._changes:
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._changes:
+            # What was sent has changed nothing, as far as is known.
             self._statistics.bytes_written -= self.sent_bytes
 
     def queued(self, n: int) -> None:
@@ -446,9 +449,9 @@ class HttpClient:
         pool = self._pool
         connection = pool.take_idle(now_s)
         if connection is not None:
-            watch = _Watch(scope, allowance, call, self.statistics, now_s)
             try:
-                return await self._exchange(pool, connection, call, watch)
+                with _Watch(scope, allowance, call, self.statistics, now_s) as watch:
+                    return await self._converse(pool, connection, call, watch)
             except BrokenConnectionError as error:
                 if error.answered:
                     raise
@@ -461,17 +464,8 @@ class HttpClient:
         self.statistics.opened += 1
         now_s = trio.current_time()
         scope.deadline = now_s + allowance.total_s
-        watch = _Watch(scope, allowance, call, self.statistics, now_s)
-        return await self._exchange(pool, connection, call, watch)
-
-    async def _exchange(
-        self, pool: Pool, connection: Connection, call: Call, watch: _Watch
-    ) -> Answer:
-        try:
+        with _Watch(scope, allowance, call, self.statistics, now_s) as watch:
             return await self._converse(pool, connection, call, watch)
-        except BaseException:
-            watch.failed()
-            raise
 
     async def _converse(
         self, pool: Pool, connection: Connection, call: Call, watch: _Watch
