@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from s3mount.bulk.location import LocalPath, Location, RemoteUrl, S3Location, Stream
 from s3mount.bulk.report import Report
-from s3mount.bulk.running import FATAL, Done, Flattened, Performer, Task, for_each
+from s3mount.bulk.running import FATAL, Done, Flattened, Performer, Task, for_each, refusing
 from s3mount.bulk.selecting import (
     Item,
     Send,
@@ -147,9 +147,8 @@ class Copying:
         if chosen.names is not None:
             items = _named_files(source.path, chosen.names)
         else:
-            items = walk(
-                source.path, self._refuse, takes=chosen.takes, follow_links=chosen.follows_links
-            )
+            refuse = refusing(self._report, self._operation)
+            items = walk(source.path, refuse, takes=chosen.takes, follow_links=chosen.follows_links)
         await self._tree(partial(local_files, items), below, self._file)
 
     async def _tree(
@@ -205,9 +204,6 @@ class Copying:
         await self._performer.perform(
             self._task(source.url, at.url, lambda: self._transfers.from_url(source.url, at))
         )
-
-    def _refuse(self, path: str, why: str) -> None:
-        self._report.fail(self._operation, path, None, SourceError(why))
 
     # ----------------------------------------------------------------- tasks
 

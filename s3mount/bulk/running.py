@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from s3mount.bulk.report import Outcome, Report
+from s3mount.bulk.selecting import Refuse
 from s3mount.config import StoreConfig
 from s3mount.engine.client import EngineClient
 from s3mount.errors import (
@@ -25,6 +26,7 @@ from s3mount.errors import (
     NoSuchBucketError,
     OutputError,
     S3MountError,
+    SourceError,
     StoreError,
     WrongRegionError,
 )
@@ -92,6 +94,16 @@ class Task(NamedTuple):
     work: Callable[[], Awaitable[Done]]
     options: Sequence[str] = ()
     store: Store | None = None
+
+
+def refusing(report: Report, operation: str) -> Refuse:
+    """Counts and tells, from whatever thread, a local path that a walk cannot take."""
+    token = trio.lowlevel.current_trio_token()
+
+    def refuse(path: str, why: str) -> None:
+        token.run_sync_soon(report.fail, operation, path, None, SourceError(why))
+
+    return refuse
 
 
 class Performer:

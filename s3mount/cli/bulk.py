@@ -131,18 +131,6 @@ def nothing_there(location: S3Location) -> SourceError:
     return SourceError(f"nothing {what} {location.url}")
 
 
-def refusing(report: Report, operation: str) -> Callable[[str, str], None]:
-    """Counts and tells, from whatever thread, a local path that a walk cannot take."""
-    import trio
-
-    token = trio.lowlevel.current_trio_token()
-
-    def refuse(path: str, why: str) -> None:
-        token.run_sync_soon(report.fail, operation, path, None, SourceError(why))
-
-    return refuse
-
-
 class Job(NamedTuple):
     """One command, parsed."""
 

@@ -64,6 +64,7 @@ class _Summing:
     async def main(self, session: Session, report: Report, config: StoreConfig) -> None:
         from s3mount.bulk import selecting
         from s3mount.bulk.location import LocalPath, S3Location, parse
+        from s3mount.bulk.running import refusing
         from s3mount.errors import SourceError
 
         chosen = bulk.path_filter(self._given)
@@ -85,7 +86,7 @@ class _Summing:
                     f"{text} cannot be read twice: sum takes files and s3://BUCKET/KEY"
                 )
             elif os.path.isdir(place.path):
-                files = selecting.walk(place.path, bulk.refusing(report, "sum"), takes=chosen.takes)
+                files = selecting.walk(place.path, refusing(report, "sum"), takes=chosen.takes)
                 await selecting.local_files(files, show)
             else:
                 await show([selecting.Item(place.path, place.path)])

@@ -61,6 +61,7 @@ def sync(context: click.Context, /, source: str, destination: str, **given: Any)
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
         from s3mount.bulk.location import LocalPath, S3Location, parse
         from s3mount.bulk.matching import Side
+        from s3mount.bulk.running import refusing
         from s3mount.bulk.sync_memory import SyncMemory
         from s3mount.bulk.syncing import Rules, Sync
         from s3mount.bulk.transfers import Transfers
@@ -102,7 +103,7 @@ def sync(context: click.Context, /, source: str, destination: str, **given: Any)
                 report,
                 memory,
                 takes=chosen.takes,
-                refuse=bulk.refusing(report, "sync"),
+                refuse=refusing(report, "sync"),
             ).run()
         finally:
             memory.close()

@@ -40,7 +40,7 @@ def verify(left: str, right: str, **given: Any) -> int:
 
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
         from s3mount.bulk.matching import Pair, Pairs, Side
-        from s3mount.bulk.running import Performer, for_each
+        from s3mount.bulk.running import Performer, for_each, refusing
         from s3mount.bulk.selecting import streamed
 
         sides = [await Side.of(session, config, place) for place in places]
@@ -56,7 +56,7 @@ def verify(left: str, right: str, **given: Any) -> int:
             await do(Pair(await sides[0].item(), await sides[1].item()))
             return
         sides = [side.as_folder() for side in sides]
-        refuse = bulk.refusing(report, "verify")
+        refuse = refusing(report, "verify")
         produce = [partial(side.items, chosen.takes, refuse) for side in sides]
         async with streamed(produce[0]) as lefts, streamed(produce[1]) as rights:
             await for_each(Pairs(lefts, rights), do, workers=AT_ONCE)
