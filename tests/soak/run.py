@@ -139,6 +139,7 @@ class Soak:
         if not mount.runs or mount.pid != pid:
             crew.is_wrong("the mount is not the one of the beginning")
             return
+        self._decide(mount, lines)
         self._compare(mount, trees, stranger)
         collector.collect_all()
         crew.wrong += [f"lost: the line '{line}'" for line in lines.lost()]
@@ -182,6 +183,29 @@ class Soak:
             each.join(RECOVERY_S + 60)
 
     # ------------------------------------------------------------------ the end
+
+    def _decide(self, mount: Mount, lines: Lines) -> None:
+        """What only a person can decide (SEMANTICS.md, 4): a file that was changed in part while S3 was away, and
+        whose former bytes are nowhere any more. What was written is exported, and the rest given up.
+        """
+        waiting = [
+            change["key"]
+            for change in pending_of(mount)["list"]
+            if change["error_kind"] == "BaseGoneError" and ".conflict-" in change["key"]
+        ]
+        if not waiting:
+            return
+        folder = self._folder / "exported"
+        mount.command("export", str(mount.path), str(folder))
+        for key in waiting:
+            for path in folder.glob(f"{key}*"):
+                # Where the former bytes were is a hole.
+                lines.find(path.read_bytes().replace(b"\0", b""))
+        places = [str(mount.path / key) for key in waiting]
+        given_up = mount.command("discard", "--yes", str(mount.path), *places)
+        if given_up.returncode:
+            self.crew.is_wrong(f"discard: {given_up.stderr}")
+        self.crew.count("changes of versions that are gone, exported and given up", len(waiting))
 
     def _compare(self, mount: Mount, trees: list[Enduring], stranger: Stranger) -> None:
         crew = self.crew
