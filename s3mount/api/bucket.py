@@ -40,7 +40,6 @@ from s3mount.refs import ANY, Condition, Key, ObjectHeaders, ObjectInfo, PutResu
 from s3mount.s3.client import S3Store
 from s3mount.s3.perf_log import Recorder
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
-from s3mount.tasks import first_error
 
 T = TypeVar("T")
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -81,14 +80,19 @@ async def open_bucket(
     except TypeError as error:
         raise UsageError(f"a setting that there is not: {error}") from None
     prefix = location.key if location.is_folder else f"{location.key}/"
-    with first_error():
-        async with (
-            trio.open_nursery() as nursery,
-            open_session(partial(S3Store, recorder=on_request)) as session,
-        ):
+    failure: Exception | None = None
+    async with (
+        trio.open_nursery() as nursery,
+        open_session(partial(S3Store, recorder=on_request)) as session,
+    ):
+        try:
             store = await session.store(config, location.bucket)
             yield Bucket(nursery, session, store, config, prefix, policy)
-            nursery.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 class Bucket:

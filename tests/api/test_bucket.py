@@ -16,6 +16,7 @@ import s3mount
 from s3mount.bulk.report import Outcome
 from s3mount.errors import (
     LocationError,
+    NoCredentialsError,
     NoSuchBucketError,
     NoSuchKeyError,
     PreconditionFailedError,
@@ -227,7 +228,9 @@ def test_failures_are_told_one_by_one_and_raised_at_the_end(
     in_bucket(body)
 
 
-def test_what_cannot_be_opened_is_told_plainly(settings: dict[str, Any]) -> None:
+def test_what_cannot_be_opened_is_told_plainly(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     async def main(url: str, **more: Any) -> None:
         async with s3mount.open(url, **settings, **more) as bucket:
             await bucket.head("key")
@@ -240,6 +243,31 @@ def test_what_cannot_be_opened_is_told_plainly(settings: dict[str, Any]) -> None
         trio.run(main, "s3://no-such-bucket-of-anybody")
     with pytest.raises(AttributeError):
         _ = s3mount.nothing
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(NoCredentialsError):
+        trio.run(main, "s3://bucket")
+
+
+def test_what_the_program_raises_comes_out_as_it_is(bucket: str, settings: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with s3mount.open(f"s3://{bucket}", **settings) as opened:
+            async for _ in opened.list():
+                pass
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        trio.run(main)
+
+    def front() -> None:
+        with s3mount.open_sync(f"s3://{bucket}", **settings) as opened:
+            assert list(opened.list()) == []
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        front()
 
 
 def test_every_request_is_told(bucket: str, settings: dict[str, Any]) -> None:
