@@ -1,9 +1,11 @@
-"""``python -m bench``, and ``python -m bench snapshots`` for what concerns the past of a bucket."""
+"""``python -m bench``; with ``snapshots`` what concerns the past of a bucket, with ``transfers`` what has no mount."""
 
 import sys
 
-from bench import cli, snapshots
+from bench import cli, snapshots, transfers
 
 if sys.argv[1:2] == ["snapshots"]:
     sys.exit(snapshots.main(sys.argv[2:]))
+if sys.argv[1:2] == ["transfers"]:
+    sys.exit(transfers.main(sys.argv[2:]))
 sys.exit(cli.main())

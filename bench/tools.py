@@ -131,12 +131,17 @@ class Rclone(Tool):
         ]
 
     def environment(self, site: Site) -> dict[str, str]:
-        return super().environment(site) | {
+        return super().environment(site) | self.settings(site.endpoint)
+
+    @staticmethod
+    def settings(endpoint: Endpoint) -> dict[str, str]:
+        """The environment that makes ``:s3:`` this endpoint."""
+        return {
             "RCLONE_CONFIG": "/dev/null",
             "RCLONE_S3_PROVIDER": "Other",
             "RCLONE_S3_ENV_AUTH": "true",
-            "RCLONE_S3_ENDPOINT": site.endpoint.url,
-            "RCLONE_S3_REGION": site.endpoint.region,
+            "RCLONE_S3_ENDPOINT": endpoint.url,
+            "RCLONE_S3_REGION": endpoint.region,
             "RCLONE_S3_FORCE_PATH_STYLE": "true",
             "RCLONE_S3_NO_CHECK_BUCKET": "true",
         }
