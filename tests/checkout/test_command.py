@@ -192,7 +192,7 @@ def test_interrupted_by_the_keyboard(checkout: Checkout, relay: Relay) -> None:
         _, told = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert told.strip() == "s3mount: interrupted"
     assert not (checkout.folder / HIDDEN).exists()
     assert checkout.summary()["right"] >= 18
