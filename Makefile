@@ -76,6 +76,8 @@ bench: .venv/.bench .venv-demo/.done | system-bench
 	$(if $(ARGS),,$(BIN)/python -m bench --tls --only $(OVER_TLS) --results build/bench/tls)
 	$(if $(ARGS),,cp build/bench/tls/results.md docs/BENCHMARKS-TLS.md)
 	$(if $(ARGS),,$(BIN)/python -m bench snapshots)
+	$(if $(ARGS),,$(BIN)/python -m bench transfers)
+	$(if $(ARGS),,cp build/bench-transfers/results.md docs/BENCHMARKS-TRANSFERS.md)
 
 setup: .venv/.dev .venv-demo/.done | system-test
 

@@ -291,7 +291,10 @@ class Bench:
         sizes = self.truth.listing(self.bucket, f"{place.name}/")
         if sorted(sizes.values()) != [task.file_bytes] * task.files:
             raise StepFailed(f"S3 holds {len(sizes)} of {task.files} files, or others")
-        _note(measures, "down", task, do(mover.down(endpoint, target, url)))
+        fetched = do(mover.down(endpoint, target, url))
+        _note(measures, "down", task, fetched)
+        measures["cpu_s"] = sent.cpu_s + fetched.cpu_s
+        measures["peak_mib"] = max(sent.peak_rss_bytes, fetched.peak_rss_bytes) / MIB
         run(["diff", "-r", str(source), str(target)], timeout_s=self.timeout_s)
         if task.file_bytes < MIB:
             do(mover.sync(endpoint, source, url))
