@@ -25,8 +25,8 @@ class Job:
     timeout_s: float
 
 
-class FolderTool(ABC):
-    """A command that makes a folder hold what the bucket holds."""
+class Program(ABC):
+    """A command that ends by itself."""
 
     name: ClassVar[str]
     program: ClassVar[str]
@@ -37,6 +37,19 @@ class FolderTool(ABC):
         """The command, None where it is not installed."""
         path = find_program(self.program)
         return None if path is None else [path]
+
+    def version(self) -> str:
+        """What it says about itself."""
+        command = self.found
+        if command is None:
+            return "not installed"
+        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+        done = run([*command, *self.version_arguments], timeout_s=20, environment=environment)
+        return (done.stdout or done.stderr).strip().splitlines()[0]
+
+
+class FolderTool(Program):
+    """A command that makes a folder hold what the bucket holds."""
 
     @abstractmethod
     def arguments(self, job: Job) -> list[str]:
@@ -56,15 +69,6 @@ class FolderTool(ABC):
             timeout_s=job.timeout_s,
             environment=self.environment(job),
         )
-
-    def version(self) -> str:
-        """What it says about itself."""
-        command = self.found
-        if command is None:
-            return "not installed"
-        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-        done = run([*command, *self.version_arguments], timeout_s=20, environment=environment)
-        return (done.stdout or done.stderr).strip().splitlines()[0]
 
 
 class Checkout(FolderTool):

@@ -11,20 +11,20 @@ import os
 import shutil
 import sys
 import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from bench import report
 from bench.cli import add_server_flags, facts_of_machine, server, told
+from bench.folders import Program
 from bench.lab import MIB
 from bench.mounting import drop_page_cache
 from bench.process import Finished, StepFailed, run
 from bench.runner import CELL_ERRORS, Result, new_data_bucket, say, work_folder
 from bench.server import Endpoint, Truth, at_distance
-from bench.tools import RAW, ROOT, Rclone, find_program
+from bench.tools import RAW, ROOT, Rclone
 from bench.workloads import Row
 
 RESULTS = Path("build") / "bench-transfers"
@@ -77,18 +77,8 @@ class Amounts:
         return {}
 
 
-class Mover(ABC):
-    """A command that copies a folder to a prefix and back. ``{place}`` is what lies below the bucket."""
-
-    name: ClassVar[str]
-    program: ClassVar[str]
-    version_arguments: ClassVar[tuple[str, ...]] = ("--version",)
-
-    @property
-    def found(self) -> list[str] | None:
-        """The command, None where it is not installed."""
-        path = find_program(self.program)
-        return None if path is None else [path]
+class Mover(Program):
+    """A command that copies a folder to a prefix and back."""
 
     @abstractmethod
     def up(self, endpoint: Endpoint, folder: Path, url: str) -> list[str]:
@@ -108,14 +98,6 @@ class Mover(ABC):
             "XDG_STATE_HOME": str(state),
             "XDG_CACHE_HOME": str(state),
         }
-
-    def version(self) -> str:
-        """What it says about itself."""
-        if self.found is None:
-            return "not installed"
-        environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ.get("PATH", os.defpath)}
-        done = run([*self.found, *self.version_arguments], timeout_s=20, environment=environment)
-        return (done.stdout or done.stderr).strip().splitlines()[0]
 
 
 class S3MountMover(Mover):
