@@ -17,6 +17,7 @@ from s3mount.refs import Condition, ContentRef, Key, ObjectInfo, PutResult
 from s3mount.s3.store import Store
 from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.changes import ABSENT, Change, Copy, Delete
+from s3mount.spool.queue import UploadQueue
 from s3mount.spool.send_errors import Stored
 from s3mount.spool.spool import Spool
 
@@ -50,6 +51,13 @@ class Moves:
         going = self._spool.changes.get(source.key)
         is_going = isinstance(going, Delete) and going.expected == source.etag
         return is_going and self._spool.dependencies.readers_of(source.key) == {change.key}
+
+    def may_take(self, key: Key, queue: UploadQueue) -> bool:
+        """May a rename that is under way, or whose answer was lost, take what S3 holds under ``key`` elsewhere?"""
+        return self._are_known and any(
+            queue.is_sending(reader) or self._spool.changes[reader].tried
+            for reader in self._spool.dependencies.readers_of(key)
+        )
 
     async def rename(self, change: Copy, condition: Condition) -> Stored | None:
         """Let S3 move the source of ``change``; ``None``: it has to be copied. Raises TryAgain, StoreError."""

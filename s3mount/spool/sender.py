@@ -223,6 +223,10 @@ class Sender:
                 return await self._settle(change, written_ns, error)
             if there is None or not self._own.made(there):
                 if source.key == change.key:
+                    if there is None and await self.moves.follow(change, source):
+                        # It goes back to where a rename took it from.
+                        change.expected = ABSENT
+                        raise TryAgain("it was moved by an earlier try") from error
                     raise NothingLeftError("somebody else replaced it", key=change.key) from error
                 return await self._without_source(change, source, written_ns)
         # Our own earlier copy, whose answer was lost, made it the same bytes under another ETag.

@@ -153,6 +153,7 @@ class Renaming:
             and not moved.replace_headers
             and isinstance(there, Delete)
             and not self._uploader.queue.is_sending(new_key)
+            and not self._uploader.sender.moves.may_take(new_key, self._uploader.queue)
         )
 
     def _unwind(self, batch: Batch) -> None:

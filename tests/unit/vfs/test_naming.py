@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3mount.errors import NetworkError
 from s3mount.testing.memory_store import NoFaults
 from s3mount.vfs.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.sim.world import PART_BYTES, World, simulated
@@ -71,9 +72,10 @@ async def test_a_chain_of_renames_is_one_copy(tmp_path: Path) -> None:
 
 
 class FirstRenameLate(NoFaults):
-    """S3 takes the first RenameObject in only when ``rest`` has gone by."""
+    """S3 takes the first RenameObject in only when ``rest`` has gone by; ``is_lost``: and nobody hears of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_lost: bool = False) -> None:
+        self._is_lost = is_lost
         self.waits = trio.Event()
         self.rest = trio.Event()
 
@@ -82,6 +84,11 @@ class FirstRenameLate(NoFaults):
         if operation == "rename" and not self.waits.is_set():
             self.waits.set()
             await self.rest.wait()
+
+    async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
+        if operation == "rename" and self._is_lost:
+            self._is_lost = False
+            raise NetworkError("the answer is lost")
 
 
 @simulated
@@ -102,6 +109,32 @@ async def test_a_file_moved_on_while_s3_renames_it_has_no_name_of_between(tmp_pa
             assert await mount.listdir() == ["c"]
         await mount.sync()
         assert world.files() == {"c": b"x" * 3 * PART}
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["late", "answer lost"])
+def test_a_file_that_goes_back_while_s3_renames_it_is_not_deleted(
+    tmp_path: Path, is_lost: bool
+) -> None:
+    """S3 has it under the new name by then, so that is not simply to be deleted."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path)
+        world.bucket.habits.renames = True
+        world.faults = late = FirstRenameLate(is_lost=is_lost)
+        async with world.mounted() as mount:
+            await mount.write("a", b"x" * 3 * PART)
+            await mount.sync()
+            await mount.rename("a", "b")
+            await late.waits.wait()
+            await mount.rename("b", "a")
+            await trio.sleep(3)
+            late.rest.set()
+            await mount.sync()
+            assert world.files() == {"a": b"x" * 3 * PART}
+            assert await mount.read("a") == b"x" * 3 * PART
+
+    run()
 
 
 @simulated
