@@ -10,7 +10,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
     Sequence,
 )
 from contextlib import asynccontextmanager
@@ -22,13 +21,13 @@ import trio
 
 from s3mount.api.files import ObjectFile
 from s3mount.api.listing import Listing
-from s3mount.api.outcomes import Collected, Progress, Summary
+from s3mount.api.outcomes import Progress, Summary, collected
 from s3mount.api.requests import RequestReport, Requests, TimeoutPolicy
 from s3mount.bulk.copying import Chosen, Copying
 from s3mount.bulk.deleting import Deleter
 from s3mount.bulk.location import LocalPath, S3Location, parse_s3
 from s3mount.bulk.report import Report
-from s3mount.bulk.running import Done, Performer, Session, Task, for_each, open_session
+from s3mount.bulk.running import Done, OneByOne, Performer, Session, Task, for_each, open_session
 from s3mount.bulk.selecting import Item, Send, Takes, all_names, objects
 from s3mount.bulk.sources import Read, from_file
 from s3mount.bulk.transfers import PART_BYTES, Exists, How, Transfers
@@ -169,9 +168,9 @@ class Bucket:
         """Copy an object, inside S3, to exactly the key ``to`` here, or an ``s3://`` URL. Raises as ``head``."""
         location = parse_s3(to, raw=True) if to.startswith("s3://") else self.at(to)
         place = self.at(key)
-        async with Collected("copy") as collected:
+        async with collected("copy") as report:
             item = Item(place.url, key, key=place.key)
-            await self.transfers(collected).across(item, self.name, location)
+            await self.transfers(report).across(item, self.name, location)
 
     # ------------------------------------------------------------- many objects
 
@@ -224,21 +223,21 @@ class Bucket:
         bucket's prefix. ``exists``: ``overwrite``, ``skip`` or ``fail`` where an object is there.
         """
         folder = self.folder_at(into)
-        async with Collected("upload", progress) as collected:
+        async with collected("upload", progress) as report:
 
             async def one(source: PathLike | Upload) -> None:
                 how: dict[str, Any] = {"exists": exists, "plan": PartPlan(part_bytes)}
                 if isinstance(source, Upload):
                     joined = _joined(headers, source.headers)
-                    transfers = self.transfers(collected, headers=joined, **how)
-                    await self._upload_one(transfers, collected, source)
+                    transfers = self.transfers(report, headers=joined, **how)
+                    await self._upload_one(transfers, report, source)
                     return
-                transfers = self.transfers(collected, headers=headers, **how)
-                copying = Copying("upload", transfers, collected, folder, Chosen(recursive=True))
+                transfers = self.transfers(report, headers=headers, **how)
+                copying = Copying("upload", transfers, report, folder, Chosen(recursive=True))
                 await copying.run([LocalPath(os.fspath(source))])
 
-            await for_each(_OneByOne(sources), one)
-        return collected.summary
+            await for_each(OneByOne(sources), one)
+        return report.summary
 
     async def _upload_one(self, transfers: Transfers, report: Report, upload: Upload) -> None:
         body, to = upload.source, self.at(upload.key)
@@ -301,22 +300,22 @@ class Bucket:
         progress: Progress | None,
         **how: Any,
     ) -> Summary:
-        async with Collected(operation, progress) as collected:
-            transfers = self.transfers(collected, **how)
+        async with collected(operation, progress) as report:
+            transfers = self.transfers(report, **how)
 
             async def one(key: Key) -> None:
-                await Copying(operation, transfers, collected, to, Chosen()).run([self.at(key)])
+                await Copying(operation, transfers, report, to, Chosen()).run([self.at(key)])
 
-            await for_each(_OneByOne(keys), one)
-        return collected.summary
+            await for_each(OneByOne(keys), one)
+        return report.summary
 
     async def delete(self, keys: Iterable[Key], *, progress: Progress | None = None) -> Summary:
         """Delete objects, 1,000 in a request; one that is not there is no error."""
-        async with Collected("delete", progress) as collected:
+        async with collected("delete", progress) as report:
             located = map(self.at, keys)
             items = (Item(place.url, place.key, key=place.key) for place in located)
-            await Deleter(self.store, collected, "delete").run(_OneByOne([item] for item in items))
-        return collected.summary
+            await Deleter(self.store, report, "delete").run(OneByOne([item] for item in items))
+        return report.summary
 
     async def request(
         self, send: Callable[[], Awaitable[T]], units: int = 0, *, kind: str = "request"
@@ -333,19 +332,6 @@ class _Beginning(S3Location):
     def matches(self, key: Key) -> bool:
         """See ``S3Location.matches``."""
         return key.startswith(self.key)
-
-
-class _OneByOne(AsyncIterator[T]):
-    """What an iterable gives, for who awaits it."""
-
-    def __init__(self, source: Iterable[T]) -> None:
-        self._source: Iterator[T] = iter(source)
-
-    async def __anext__(self) -> T:
-        await trio.lowlevel.checkpoint()
-        for each in self._source:
-            return each
-        raise StopAsyncIteration
 
 
 def _reader_of(chunks: AsyncIterable[bytes]) -> Read:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncGenerator, Iterator
 
 import trio
 
 from s3mount.bulk.reading import Piece, pieces_between, read_in_order
+from s3mount.bulk.running import OneByOne
 from s3mount.refs import ByteRange, ContentRef, ObjectInfo
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 
@@ -89,11 +89,5 @@ class ObjectFile:
             await trio.lowlevel.checkpoint()
             found.extend(view)
 
-        await read_in_order(_awaited(pieces_between(self._store, ref, start, start + wanted)), keep)
+        await read_in_order(OneByOne(pieces_between(self._store, ref, start, start + wanted)), keep)
         return bytes(found)
-
-
-async def _awaited(pieces: Iterator[Piece]) -> AsyncGenerator[Piece]:
-    for piece in pieces:
-        await trio.lowlevel.checkpoint()
-        yield piece

@@ -96,6 +96,7 @@ class S3MountFileSystem(AbstractFileSystem):  # type: ignore[misc]
             with _as_file_not_found(path):
                 return bucket.open(key)
         if mode not in ("wb", "xb"):
+            # As fsspec's own files do.
             raise NotImplementedError(f"mode {mode!r}: objects are read, or written whole")
         exists = "fail" if mode == "xb" else "overwrite"
         return _Written(lambda source: bucket.upload([Upload(source, key)], exists=exists))

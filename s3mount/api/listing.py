@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
-from s3mount.api.outcomes import Collected, Progress, Summary
+from s3mount.api.outcomes import Collected, Progress, Summary, collected
 from s3mount.bulk.deleting import Deleter
 from s3mount.bulk.location import S3Location
 from s3mount.bulk.report import Report
@@ -81,10 +81,10 @@ class Listing:
 
     async def delete(self, *, progress: Progress | None = None) -> Summary:
         """Delete all, 1,000 in a request. Raises SomeFailedError."""
-        async with Collected("delete", progress) as collected:
+        async with collected("delete", progress) as report:
             batches = _Batches(self._bucket.nursery, self._produce)
-            await Deleter(self._bucket.store, collected, "delete").run(batches)
-        return collected.summary
+            await Deleter(self._bucket.store, report, "delete").run(batches)
+        return report.summary
 
     async def download(
         self,
@@ -94,8 +94,8 @@ class Listing:
         exists: Exists = "overwrite",
     ) -> Summary:
         """Fetch all into ``folder``, each under its name; what was cut off is gone on with. Raises SomeFailedError."""
-        async with Collected("download", progress) as collected:
-            transfers = self._bucket.transfers(collected, file_exists=exists)
+        async with collected("download", progress) as report:
+            transfers = self._bucket.transfers(report, file_exists=exists)
             top = os.fspath(folder)
 
             async def down(item: Item) -> Done:
@@ -104,8 +104,8 @@ class Listing:
                     raise DestinationError(why)
                 return await transfers.down(item, self._bucket.name, os.path.join(top, item.name))
 
-            await self._perform(collected, "download", lambda item: f"{top}/{item.name}", down)
-        return collected.summary
+            await self._perform(report, "download", lambda item: f"{top}/{item.name}", down)
+        return report.summary
 
     async def copy(
         self, to: str, *, progress: Progress | None = None, exists: Exists = "overwrite"
@@ -129,28 +129,26 @@ class Listing:
         deletes_source: bool,
     ) -> Summary:
         folder = self._bucket.folder_at(to)
-        async with Collected(operation, progress) as collected:
-            transfers = self._bucket.transfers(
-                collected, exists=exists, deletes_source=deletes_source
-            )
+        async with collected(operation, progress) as report:
+            transfers = self._bucket.transfers(report, exists=exists, deletes_source=deletes_source)
 
             async def across(item: Item) -> Done:
                 return await transfers.across(item, self._bucket.name, folder.at(item.name))
 
-            await self._perform(collected, operation, lambda item: folder.at(item.name).url, across)
-        return collected.summary
+            await self._perform(report, operation, lambda item: folder.at(item.name).url, across)
+        return report.summary
 
     async def _perform(
         self,
-        collected: Collected,
+        report: Collected,
         operation: str,
         destination: Callable[[Item], str],
         work: Callable[[Item], Awaitable[Done]],
     ) -> None:
-        performer = Performer(collected)
+        performer = Performer(report)
 
         async def one(item: Item) -> None:
-            collected.expect(1, item.size or 0)
+            report.expect(1, item.size or 0)
             await performer.perform(
                 Task(
                     operation,

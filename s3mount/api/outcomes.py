@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeAlias
 
 import trio
@@ -41,40 +41,19 @@ class SomeFailedError(S3MountError):
 
 
 class Collected(Report):
-    """A report that tells ``progress``. Leaving the block waits for that, and raises SomeFailedError."""
+    """A report that tells ``progress``; a coroutine function in ``nursery``. ``failures`` are the first of them."""
 
-    def __init__(self, operation: str, progress: Progress | None = None) -> None:
+    def __init__(self, operation: str, progress: Progress | None, nursery: trio.Nursery) -> None:
         super().__init__(operation, write=_nothing, complain=_nothing, quiet=True)
         self._progress = progress
-        self._failures: list[Outcome] = []
-
-    async def __aenter__(self) -> Collected:
-        self._group = first_error()
-        self._group.__enter__()
-        self._manager = trio.open_nursery()
-        self._nursery = await self._manager.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            await self._manager.__aexit__(kind, error, traceback)
-        except BaseException as raised:
-            self._group.__exit__(type(raised), raised, raised.__traceback__)
-            raise
-        self._group.__exit__(None, None, None)
-        if self._failures:
-            raise SomeFailedError(self.summary, self._failures)
+        self._nursery = nursery
+        self.failures: list[Outcome] = []
 
     def take(self, outcome: Outcome, *, options: Sequence[str] = (), exit_code: int = 1) -> None:
         """Count it and tell it."""
         super().take(outcome, options=options, exit_code=exit_code)
-        if not outcome.success and len(self._failures) < FAILURES_KEPT:
-            self._failures.append(outcome)
+        if not outcome.success and len(self.failures) < FAILURES_KEPT:
+            self.failures.append(outcome)
         if self._progress is None:
             return
         if inspect.iscoroutinefunction(self._progress):
@@ -87,6 +66,17 @@ class Collected(Report):
         """The sums so far."""
         counts = self.counts
         return Summary(counts.objects, counts.failed, counts.skipped, counts.bytes, counts.seconds)
+
+
+@asynccontextmanager
+async def collected(operation: str, progress: Progress | None = None) -> AsyncIterator[Collected]:
+    """What the block does, as a report. Its end waits for ``progress``, and raises SomeFailedError."""
+    with first_error():
+        async with trio.open_nursery() as nursery:
+            report = Collected(operation, progress, nursery)
+            yield report
+    if report.failures:
+        raise SomeFailedError(report.summary, report.failures)
 
 
 def _nothing(line: str) -> None:

@@ -7,7 +7,15 @@ cancelled, which every transfer here withstands.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
@@ -179,6 +187,19 @@ async def for_each(
     with first_error():
         async with trio.open_nursery() as nursery:
             begin()
+
+
+class OneByOne(AsyncIterator[T]):
+    """What an iterable that does not block gives, for who awaits it."""
+
+    def __init__(self, source: Iterable[T]) -> None:
+        self._source = iter(source)
+
+    async def __anext__(self) -> T:
+        await trio.lowlevel.checkpoint()
+        for each in self._source:
+            return each
+        raise StopAsyncIteration
 
 
 class Flattened(Generic[T]):

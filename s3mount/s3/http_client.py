@@ -35,7 +35,7 @@ from s3mount.s3.credentials import CredentialSource, Renew
 from s3mount.s3.error_mapping import Refusal, action_denied
 from s3mount.s3.headers import beside, http_date_ns, lacking
 from s3mount.s3.limiter import Limiter
-from s3mount.s3.perf_log import Recorder, RequestRecord
+from s3mount.s3.perf_log import Recorder, record_of
 from s3mount.s3.pool import Pool
 from s3mount.s3.requests import Answer, Call, local_failure
 from s3mount.s3.resolve import Address
@@ -280,24 +280,7 @@ class HttpClient:
             raise
         finally:
             self._recorded += 1
-            self._recorder(self._record(call, status, began_s, expected))
-
-    def _record(self, call: Call, status: int, began_s: float, s_per_byte: float) -> RequestRecord:
-        now_s = trio.current_time()
-        is_done = 200 <= status < 300
-        success_s = now_s - call.tried_at_s if is_done else 0.0
-        return RequestRecord(
-            seq=self._recorded,
-            kind=call.kind,
-            key=call.key,
-            attempts=call.tries,
-            bytes=call.moved,
-            success_ms=round(1e3 * success_s, 3),
-            total_ms=round(1e3 * (now_s - began_s), 3),
-            MBps=round(1e-6 * call.moved / success_s, 5) if success_s else 0.0,
-            MBps_est=round(1e-6 / s_per_byte, 5),
-            status=status,
-        )
+            self._recorder(record_of(self._recorded, call, status, began_s, expected))
 
     async def _tries(self, call: Call, tries_max: int | None) -> Answer:
         retry = 0

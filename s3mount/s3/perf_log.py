@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
+import trio
 
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
+from s3mount.s3.requests import Call
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,26 @@ class RequestRecord(msgspec.Struct, frozen=True):
     MBps: float
     MBps_est: float
     status: int
+
+
+def record_of(
+    seq: int, call: Call, status: int, began_s: float, s_per_byte: float
+) -> RequestRecord:
+    """The record of a call that ends now. ``began_s`` is trio's time, ``s_per_byte`` what was expected then."""
+    now_s = trio.current_time()
+    success_s = now_s - call.tried_at_s if 200 <= status < 300 else 0.0
+    return RequestRecord(
+        seq=seq,
+        kind=call.kind,
+        key=call.key,
+        attempts=call.tries,
+        bytes=call.moved,
+        success_ms=round(1e3 * success_s, 3),
+        total_ms=round(1e3 * (now_s - began_s), 3),
+        MBps=round(1e-6 * call.moved / success_s, 5) if success_s else 0.0,
+        MBps_est=round(1e-6 / s_per_byte, 5),
+        status=status,
+    )
 
 
 Recorder: TypeAlias = "Callable[[RequestRecord], None]"

@@ -129,18 +129,7 @@ class Filesystem:
         self.outcomes = UploadOutcomes(
             state, filler, provider, self.capabilities, reader, known, memory, self.puts
         )
-        self.uploader = Uploader(
-            spool,
-            store,
-            provider,
-            self.outcomes.take,
-            self.capabilities,
-            prefix=config.prefix,
-            part_bytes=config.part_bytes,
-            uploads_max=config.uploads_max,
-            delay_s=config.upload_delay_s,
-            on_conflict=config.on_conflict,
-        )
+        self.uploader = self._new_uploader(provider)
         self.barrier = UploadBarrier(state, self.uploader)
         readahead = FileReadahead(state, self.directories, prefetches)
         self.contents = Contents(
@@ -162,6 +151,20 @@ class Filesystem:
         self.metadata = Metadata(state, self.directories, self.contents, times, store)
         self.decisions = Decisions(state, times, self.uploader)
         self._snapshots = snapshots
+
+    def _new_uploader(self, provider: UploadProvider) -> Uploader:
+        return Uploader(
+            self.state.spool,
+            self.store,
+            provider,
+            self.outcomes.take,
+            self.capabilities,
+            prefix=self.config.prefix,
+            part_bytes=self.config.part_bytes,
+            uploads_max=self.config.uploads_max,
+            delay_s=self.config.upload_delay_s,
+            on_conflict=self.config.on_conflict,
+        )
 
     # --------------------------------------------------------------- background
 
