@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from bench.process import StepFailed
 from bench.server import Endpoint
-from s3mount.manifest import csv_format
+from s3mount.manifest.formats import csv_format
 from s3mount.manifest.model import Entry
 
 REMOVAL_TRIES = 3

@@ -6,7 +6,7 @@ import sys
 import time
 
 from s3mount.s3.checksums import BLOCK_BYTES, BLOCK_SHIFT
-from s3mount.spool.block_checksums import BlockSums
+from s3mount.spool.blobs.block_checksums import BlockSums
 
 
 def main() -> None:

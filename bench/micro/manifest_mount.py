@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.micro.mounted import Mounted
+from s3mount.manifest.formats.writing import ManifestWriter
 from s3mount.manifest.model import Entry
-from s3mount.manifest.writing import ManifestWriter
 
 FOLDERS = 100
 FILES_PER_FOLDER = 1000

@@ -8,7 +8,7 @@ import botocore.auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 
-from s3mount.s3.signing import UNSIGNED_PAYLOAD, BotocoreSigner, Credentials, FastSigV4
+from s3mount.s3.http.signing import UNSIGNED_PAYLOAD, BotocoreSigner, Credentials, FastSigV4
 
 HEADERS = {
     "host": "bucket.s3.eu-central-1.amazonaws.com",

@@ -37,7 +37,7 @@ from s3mount.flow.parts import PartPlan
 from s3mount.patterns import PathFilter
 from s3mount.refs import ANY, Condition, Key, ObjectHeaders, ObjectInfo, PutResult
 from s3mount.s3.client import S3Store
-from s3mount.s3.perf_log import Recorder
+from s3mount.s3.http.perf_log import Recorder
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 
 T = TypeVar("T")

@@ -55,7 +55,7 @@ def check_out_manifest(
         path = _brought_here(manifest, open_store, stack, at_ns)
 
         def entries() -> Iterable[Entry]:
-            from s3mount.manifest.reading import read_entries
+            from s3mount.manifest.formats.reading import read_entries
 
             return read_entries(path, bucket=bucket)
 

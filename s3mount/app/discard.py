@@ -11,7 +11,7 @@ from s3mount.app.settings import recall
 from s3mount.daemon.ownership import StateLock
 from s3mount.errors import LocalDiskError, MountError
 from s3mount.refs import Key
-from s3mount.spool.path_filter import given_up_with, select
+from s3mount.spool.journal.path_filter import given_up_with, select
 from s3mount.spool.spool import Spool
 
 

@@ -20,13 +20,9 @@ from s3mount.engine.client import EngineClient
 from s3mount.errors import ManifestError, UsageError
 from s3mount.manifest import verifying
 from s3mount.manifest.buckets import Buckets, open_buckets
-from s3mount.manifest.building import list_entries, moment_to_list, nothing_below
 from s3mount.manifest.comparing import Difference, differences
-from s3mount.manifest.dating import WRONG_DATES, Gaps, are_dates_right
 from s3mount.manifest.external_sort import sorted_entries
-from s3mount.manifest.location import brought_here, is_live_bucket, parse_s3, to_be_filled
-from s3mount.manifest.model import Entry
-from s3mount.manifest.reading import (
+from s3mount.manifest.formats.reading import (
     Format,
     digest_of,
     format_of,
@@ -34,13 +30,17 @@ from s3mount.manifest.reading import (
     read_entries,
     scopes_of,
 )
+from s3mount.manifest.formats.writing import ManifestWriter, OutputFormat, WholeFile
+from s3mount.manifest.location import brought_here, is_live_bucket, parse_s3, to_be_filled
+from s3mount.manifest.model import Entry
 from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore, why_missing
 from s3mount.manifest.scope import Scope, Scopes
 from s3mount.manifest.selecting import Own, own_of, select, shared_beginnings
 from s3mount.manifest.summary import Summary, summarise
 from s3mount.manifest.verifying import Problem, Verification
-from s3mount.manifest.version_scan import Scan
-from s3mount.manifest.writing import ManifestWriter, OutputFormat, WholeFile
+from s3mount.manifest.versions.building import list_entries, moment_to_list, nothing_below
+from s3mount.manifest.versions.dating import WRONG_DATES, Gaps, are_dates_right
+from s3mount.manifest.versions.version_scan import Scan
 from s3mount.names import normal_prefix
 from s3mount.refs import ObjectVersion
 from s3mount.s3.store import Store

@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 
 from s3mount.errors import S3MountError
-from s3mount.manifest.dating import WRONG_DATES, TriesDates, are_dates_right
+from s3mount.manifest.versions.dating import WRONG_DATES, TriesDates, are_dates_right
 from s3mount.s3.store import Store
 
 log = logging.getLogger(__name__)

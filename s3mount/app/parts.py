@@ -26,13 +26,13 @@ from s3mount.names import trial_key
 from s3mount.refs import BucketInfo
 from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
-from s3mount.spool.capabilities import KnownCapabilities
 from s3mount.spool.spool import Spool
+from s3mount.spool.upload.capabilities import KnownCapabilities
 from s3mount.tasks import first_error
 from s3mount.vfs.buckets import Access
 from s3mount.vfs.filesystem import Filesystem
 from s3mount.vfs.live import LiveView
-from s3mount.vfs.snapshots_dir import SnapshotsDirectory
+from s3mount.vfs.snapshots.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.view import View
 
 CHECK_TIMEOUT_S = 20.0

@@ -26,19 +26,19 @@ from s3mount.engine.pool import EnginePool, PooledStore
 from s3mount.errors import MountError, StoreError
 from s3mount.fuse.operations import Operations
 from s3mount.manifest.buckets import Buckets
-from s3mount.manifest.building import nothing_below
 from s3mount.manifest.catalog import IMPLIED, ROOT, Catalog, Listed
 from s3mount.manifest.library import HeldCatalog, Library
 from s3mount.manifest.location import brought_here
+from s3mount.manifest.versions.building import nothing_below
 from s3mount.s3.lacks import lack_of_past
-from s3mount.spool.capabilities import KnownCapabilities
+from s3mount.spool.upload.capabilities import KnownCapabilities
 from s3mount.tasks import first_error
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.tree.snapshot_lister import SnapshotLister
 from s3mount.vfs.buckets import Access, OneBucket
-from s3mount.vfs.missing_versions import MissingVersions
-from s3mount.vfs.snapshot import SnapshotView
-from s3mount.vfs.snapshots_dir import SnapshotsDirectory
+from s3mount.vfs.snapshots.missing_versions import MissingVersions
+from s3mount.vfs.snapshots.snapshot import SnapshotView
+from s3mount.vfs.snapshots.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.view import View
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ import trio
 from s3mount.bulk.location import S3Location
 from s3mount.errors import NoSuchKeyError, SourceError, UsageError
 from s3mount.manifest.external_sort import Runs
-from s3mount.manifest.key_pages import ObjectPages, VersionPages
 from s3mount.manifest.model import Entry
 from s3mount.manifest.spill_file import Spill
-from s3mount.manifest.version_scan import Scan
+from s3mount.manifest.versions.key_pages import ObjectPages, VersionPages
+from s3mount.manifest.versions.version_scan import Scan
 from s3mount.refs import ContentRef, ObjectInfo, ObjectVersion
 from s3mount.s3.store import Store
 from s3mount.tasks import first_error

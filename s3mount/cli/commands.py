@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import click
 
 from s3mount import logs
-from s3mount.cli import mount_helper, output
+from s3mount.cli import output
+from s3mount.cli.mounts import mount_helper
 from s3mount.cli.options import ENVIRONMENT_PREFIX
 from s3mount.version import __version__
 
@@ -22,34 +23,34 @@ EXIT_INTERRUPTED = 130
 """As of a program that SIGINT ended."""
 
 COMMANDS: Mapping[str, str] = {
-    "mount": "s3mount.cli.mount:mount",
-    "unmount": "s3mount.cli.unmount:unmount",
-    "status": "s3mount.cli.status:status",
-    "wait": "s3mount.cli.wait:wait",
-    "retry": "s3mount.cli.retry:retry",
-    "refresh": "s3mount.cli.refresh:refresh",
-    "discard": "s3mount.cli.discard:discard",
-    "export": "s3mount.cli.export:export",
-    "recover": "s3mount.cli.recover:recover",
-    "ls": "s3mount.cli.ls:ls",
-    "du": "s3mount.cli.du:du",
-    "cat": "s3mount.cli.cat:cat",
-    "rm": "s3mount.cli.rm:rm",
-    "sync": "s3mount.cli.sync:sync",
-    "cancel": "s3mount.cli.cancel:cancel",
-    "sum": "s3mount.cli.sums:sums",
-    "verify": "s3mount.cli.verify:verify",
-    "presign": "s3mount.cli.presign:presign",
-    "generate-sse-key": "s3mount.cli.sse_key:generate_sse_key",
+    "mount": "s3mount.cli.mounts.mount:mount",
+    "unmount": "s3mount.cli.mounts.unmount:unmount",
+    "status": "s3mount.cli.mounts.status:status",
+    "wait": "s3mount.cli.mounts.wait:wait",
+    "retry": "s3mount.cli.mounts.retry:retry",
+    "refresh": "s3mount.cli.mounts.refresh:refresh",
+    "discard": "s3mount.cli.mounts.discard:discard",
+    "export": "s3mount.cli.mounts.export:export",
+    "recover": "s3mount.cli.mounts.recover:recover",
+    "ls": "s3mount.cli.objects.ls:ls",
+    "du": "s3mount.cli.objects.du:du",
+    "cat": "s3mount.cli.objects.cat:cat",
+    "rm": "s3mount.cli.objects.rm:rm",
+    "sync": "s3mount.cli.objects.sync:sync",
+    "cancel": "s3mount.cli.objects.cancel:cancel",
+    "sum": "s3mount.cli.objects.sums:sums",
+    "verify": "s3mount.cli.objects.verify:verify",
+    "presign": "s3mount.cli.objects.presign:presign",
+    "generate-sse-key": "s3mount.cli.objects.sse_key:generate_sse_key",
     "run": "s3mount.cli.run:run_lines",
-    "checkout": "s3mount.cli.checkout:checkout",
-    "manifest": "s3mount.cli.manifest:manifest",
-    "cp": "s3mount.cli.cp:cp",
-    "mv": "s3mount.cli.cp:mv",
-    "upload": "s3mount.cli.upload:upload",
-    "download": "s3mount.cli.upload:download",
+    "checkout": "s3mount.cli.manifests.checkout:checkout",
+    "manifest": "s3mount.cli.manifests.manifest:manifest",
+    "cp": "s3mount.cli.objects.cp:cp",
+    "mv": "s3mount.cli.objects.cp:mv",
+    "upload": "s3mount.cli.objects.upload:upload",
+    "download": "s3mount.cli.objects.upload:download",
     "demo": "s3mount.cli.demo:demo",
-    "mount-helper": "s3mount.cli.mount_helper:helper",
+    "mount-helper": "s3mount.cli.mounts.mount_helper:helper",
 }
 
 ALIASES: Mapping[str, str] = {"umount": "unmount"}
@@ -174,7 +175,7 @@ def _bucket_of(given: list[str]) -> str:
     """What the arguments would have the mount command take for the bucket."""
     if not any(word in HINTS or word in ALIASES for word in given):
         return ""
-    from s3mount.cli.mount import mount
+    from s3mount.cli.mounts.mount import mount
 
     with mount.make_context("mount", list(given), resilient_parsing=True) as context:
         return context.params.get("bucket") or ""

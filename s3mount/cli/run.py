@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from s3mount.cli import bulk, output
+from s3mount.cli import output
+from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_config, store_options
 from s3mount.errors import S3MountError, SourceError, UsageError, reason
 
 if TYPE_CHECKING:
     from s3mount.bulk.report import Counts, Report
     from s3mount.bulk.running import Session
-    from s3mount.cli.bulk_progress import Shown
+    from s3mount.cli.objects.bulk_progress import Shown
 
 RUNNABLE = (
     *("cp", "mv", "rm", "ls", "du", "cat", "sync", "cancel", "sum", "verify"),
@@ -58,7 +59,7 @@ def run_lines(context: click.Context, /, source: str, numworkers: int, **given: 
     from s3mount import tasks
     from s3mount.bulk.running import for_each, open_session
     from s3mount.bulk.selecting import streamed
-    from s3mount.cli.bulk_progress import Shown
+    from s3mount.cli.objects.bulk_progress import Shown
 
     shown = Shown(is_quiet=given["quiet"])
     runner = Runner(given, _options_given(context), shown)

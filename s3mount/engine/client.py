@@ -45,7 +45,7 @@ from s3mount.refs import (
     VersionId,
     VersionPage,
 )
-from s3mount.s3.ambiguous_writes import settle_complete, settle_copy, settle_put
+from s3mount.s3.calls.ambiguous_writes import settle_complete, settle_copy, settle_put
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX
 
 STOP_S = 10.0

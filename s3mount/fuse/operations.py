@@ -22,11 +22,11 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from s3mount.errors import S3MountError, StoreError
 from s3mount.fuse.entries import CAPACITY_BYTES, DOTS, PREFERRED_IO_BYTES, entry_of, reply_dots
+from s3mount.fuse.errnos import errno_of
 from s3mount.tree.names import name_of
-from s3mount.vfs.errnos import errno_of
 from s3mount.vfs.live import LiveView
-from s3mount.vfs.naming import Creator
-from s3mount.vfs.snapshots_dir import SNAPSHOTS_INODE
+from s3mount.vfs.namespace.naming import Creator
+from s3mount.vfs.snapshots.snapshots_dir import SNAPSHOTS_INODE
 from s3mount.vfs.view import SLOT_BITS, OpenDirectory, View
 
 log = logging.getLogger(__name__)

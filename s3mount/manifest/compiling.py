@@ -14,8 +14,8 @@ from pathlib import Path
 from s3mount import db
 from s3mount.errors import LocalDiskError, ManifestError
 from s3mount.manifest.catalog import FILE, IMPLIED, INDEX, MARKED, MIGRATIONS, ROOT
+from s3mount.manifest.formats.values import INTEGER_MAX
 from s3mount.manifest.model import Entry
-from s3mount.manifest.values import INTEGER_MAX
 from s3mount.names import is_name
 
 BATCH_ROWS = 4096

@@ -22,7 +22,7 @@ from s3mount import db
 from s3mount.errors import LocalDiskError, ManifestError
 from s3mount.manifest.catalog import SCHEMA, Catalog
 from s3mount.manifest.compiling import compile_entries
-from s3mount.manifest.reading import read_entries
+from s3mount.manifest.formats.reading import read_entries
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import trio
 
 from s3mount.config import MIB
 from s3mount.errors import ManifestError, NoSuchKeyError, UsageError
-from s3mount.manifest import inventory
+from s3mount.manifest.formats import inventory
 from s3mount.refs import Key, ObjectHeaders
 from s3mount.s3.store import Store
 from s3mount.transfer.download import download_file

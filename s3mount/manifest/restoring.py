@@ -17,12 +17,12 @@ from s3mount.errors import (
     StoreError,
     UsageError,
 )
-from s3mount.manifest.key_pages import VersionPages
 from s3mount.manifest.model import Entry, is_same_etag
 from s3mount.manifest.selecting import Own, Selection
 from s3mount.manifest.spill_file import Chunk, Spill
 from s3mount.manifest.times import SECOND_NS
-from s3mount.manifest.version_scan import Scan
+from s3mount.manifest.versions.key_pages import VersionPages
+from s3mount.manifest.versions.version_scan import Scan
 from s3mount.names import is_trial_key
 from s3mount.refs import ContentRef, Key, ObjectHeaders, ObjectVersion
 from s3mount.s3.headers import is_md5_etag, same_when_stored

@@ -10,8 +10,8 @@ from s3mount.config import StoreConfig
 from s3mount.errors import S3MountError
 from s3mount.refs import Key, VersionId
 from s3mount.s3.boto_session import bind
-from s3mount.s3.error_mapping import from_boto
-from s3mount.s3.resolve import make_client, make_session
+from s3mount.s3.http.error_mapping import from_boto
+from s3mount.s3.http.resolve import make_client, make_session
 
 PRESIGNED_S_MAX = 7 * 24 * 3600
 """A signature of version 4 is believed no longer."""

@@ -13,9 +13,9 @@ from botocore.credentials import RefreshableCredentials
 
 from s3mount.config import StoreConfig
 from s3mount.errors import AccessDeniedError, S3MountError, StoreError, WrongRegionError
-from s3mount.s3.error_mapping import from_boto
-from s3mount.s3.resolve import Address, S3Client, make_client, make_session, resolve
-from s3mount.s3.signing import Anonymous
+from s3mount.s3.http.error_mapping import from_boto
+from s3mount.s3.http.resolve import Address, S3Client, make_client, make_session, resolve
+from s3mount.s3.http.signing import Anonymous
 
 _log = logging.getLogger(__name__)
 

@@ -42,28 +42,29 @@ from s3mount.refs import (
     VersionId,
     VersionPage,
 )
-from s3mount.s3 import estimates, lifecycle
+from s3mount.s3 import estimates
 from s3mount.s3.boto_session import bind
-from s3mount.s3.credentials import STALE_CODES, CredentialSource, files_of_settings
-from s3mount.s3.dating import DateTrial
-from s3mount.s3.deleting import Doomed, delete_many
-from s3mount.s3.describing import Describer
-from s3mount.s3.digests import DigestReader
+from s3mount.s3.calls import lifecycle
+from s3mount.s3.calls.deleting import Doomed, delete_many
+from s3mount.s3.calls.describing import Describer
+from s3mount.s3.calls.digests import DigestReader
+from s3mount.s3.calls.express import Express
+from s3mount.s3.calls.multipart import Multipart
+from s3mount.s3.calls.reading import Reader
+from s3mount.s3.calls.versions import VersionLister
+from s3mount.s3.calls.writing import Writer
 from s3mount.s3.documents import NOT_XML, parse_versioning
-from s3mount.s3.express import Express
 from s3mount.s3.headers import check_key
-from s3mount.s3.http_client import HttpClient
-from s3mount.s3.multipart import Multipart
-from s3mount.s3.perf_log import PerfLog, Recorder
-from s3mount.s3.probing import Prober
-from s3mount.s3.reading import Reader
-from s3mount.s3.requests import Call
-from s3mount.s3.signing import canonical_query
-from s3mount.s3.statistics import Statistics
+from s3mount.s3.http.credentials import STALE_CODES, CredentialSource, files_of_settings
+from s3mount.s3.http.http_client import HttpClient
+from s3mount.s3.http.perf_log import PerfLog, Recorder
+from s3mount.s3.http.requests import Call
+from s3mount.s3.http.signing import canonical_query
+from s3mount.s3.http.statistics import Statistics
+from s3mount.s3.probe.dating import DateTrial
+from s3mount.s3.probe.probing import Prober
+from s3mount.s3.probe.trials import Trials
 from s3mount.s3.traits import Traits
-from s3mount.s3.trials import Trials
-from s3mount.s3.versions import VersionLister
-from s3mount.s3.writing import Writer
 from s3mount.tasks import first_error
 
 _log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from s3mount.background import reason_of
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Key
-from s3mount.spool.changes import Change, Copy, Delete, Put
-from s3mount.spool.extents import Extents
+from s3mount.spool.blobs.extents import Extents
+from s3mount.spool.journal.changes import Change, Copy, Delete, Put
 
 PARTIAL = ".partial"
 """Ends the name of a file of which only the changed bytes are here."""

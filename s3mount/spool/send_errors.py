@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from s3mount.errors import S3MountError, StoreError
 from s3mount.refs import ContentRef, Key, PutResult
-from s3mount.spool.blobs import Blob
-from s3mount.spool.block_checksums import DamagedBlockError
+from s3mount.spool.blobs.blobs import Blob
+from s3mount.spool.blobs.block_checksums import DamagedBlockError
 
 log = logging.getLogger(__name__)
 

@@ -16,15 +16,21 @@ from s3mount.background import contained, reason_of
 from s3mount.crashpoints import crashpoint
 from s3mount.errors import InternalError, LocalDiskError
 from s3mount.refs import Key
-from s3mount.spool import recovery, salvage
-from s3mount.spool.blobs import Blob, BlobFolder
-from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, as_put, blob_id_of
-from s3mount.spool.dependencies import Dependencies
-from s3mount.spool.durability import Durability, Offload, flush_threads, is_rebooted, note_boot
-from s3mount.spool.extents import Extents
-from s3mount.spool.journal import Journal
-from s3mount.spool.labels import Labels
-from s3mount.spool.recover_blob import (
+from s3mount.spool.blobs.blobs import Blob, BlobFolder
+from s3mount.spool.blobs.extents import Extents
+from s3mount.spool.journal import recovery, salvage
+from s3mount.spool.journal.changes import ABSENT, Change, Copy, Delete, Put, as_put, blob_id_of
+from s3mount.spool.journal.dependencies import Dependencies
+from s3mount.spool.journal.durability import (
+    Durability,
+    Offload,
+    flush_threads,
+    is_rebooted,
+    note_boot,
+)
+from s3mount.spool.journal.journal import Journal
+from s3mount.spool.journal.labels import Labels
+from s3mount.spool.journal.recover_blob import (
     data_ranges,
     extents_of,
     follow_disk,
@@ -32,9 +38,9 @@ from s3mount.spool.recover_blob import (
     settle,
     tell_from_earlier,
 )
-from s3mount.spool.salvage import Damage
+from s3mount.spool.journal.salvage import Damage
+from s3mount.spool.journal.states import Event, State
 from s3mount.spool.send_errors import TryAgain
-from s3mount.spool.states import Event, State
 
 log = logging.getLogger(__name__)
 

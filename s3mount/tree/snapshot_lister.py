@@ -14,8 +14,8 @@ import trio
 
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, Listed
 from s3mount.manifest.compiling import A_DIRECTORY_TOO, NO_PATH, UNSHOWN_MAX
-from s3mount.manifest.dating import Gaps
-from s3mount.manifest.versions import current_at
+from s3mount.manifest.versions.dating import Gaps
+from s3mount.manifest.versions.versions import current_at
 from s3mount.names import is_name
 from s3mount.refs import Key, ObjectVersion, VersionId, VersionPage
 from s3mount.tasks import first_error

@@ -17,18 +17,18 @@ from s3mount.cache.reader import CacheReader, ReadHandle
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
-from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Put, PutOrCopy, blob_id_of
-from s3mount.spool.states import State
-from s3mount.spool.uploader import Uploader
+from s3mount.spool.blobs.blobs import Blob
+from s3mount.spool.journal.changes import Put, PutOrCopy, blob_id_of
+from s3mount.spool.journal.states import State
+from s3mount.spool.upload.uploader import Uploader
 from s3mount.tree.node import Node
 from s3mount.vfs.barrier import UploadBarrier
-from s3mount.vfs.dedupe import Deduplicator
-from s3mount.vfs.directories import Directories
 from s3mount.vfs.file_readahead import FileReadahead
-from s3mount.vfs.filling import VERSION_RETRIES, VERSION_RETRY_S, BlobFiller
+from s3mount.vfs.listing.directories import Directories
 from s3mount.vfs.open_files import Handle, OpenFile, is_for_writing, must_be_in_place
 from s3mount.vfs.state import MountState, changed
+from s3mount.vfs.uploads.dedupe import Deduplicator
+from s3mount.vfs.uploads.filling import VERSION_RETRIES, VERSION_RETRY_S, BlobFiller
 from s3mount.vfs.writing import Writing
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import logging
 from s3mount.errors import S3MountError
 from s3mount.refs import ObjectInfo
 from s3mount.tree.node import Node
-from s3mount.vfs.directories import Directories
+from s3mount.vfs.listing.directories import Directories
 from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.state import MountState
 from s3mount.vfs.walk_order import ReaddirOrders, Walk, WalkOrder

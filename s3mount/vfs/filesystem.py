@@ -24,35 +24,35 @@ from s3mount.refs import Capabilities
 from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
-from s3mount.spool.capabilities import KnownCapabilities
-from s3mount.spool.changes import Change
-from s3mount.spool.path_filter import select
-from s3mount.spool.put_log import PutLog
+from s3mount.spool.journal.changes import Change
+from s3mount.spool.journal.path_filter import select
+from s3mount.spool.journal.put_log import PutLog
+from s3mount.spool.journal.states import State
 from s3mount.spool.spool import Spool
-from s3mount.spool.states import State
-from s3mount.spool.uploader import Uploader
+from s3mount.spool.upload.capabilities import KnownCapabilities
+from s3mount.spool.upload.uploader import Uploader
 from s3mount.tree.memory import HeadMemory
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.contents import Contents
-from s3mount.vfs.decisions import Decisions
-from s3mount.vfs.dedupe import Deduplicator
-from s3mount.vfs.directories import Directories
-from s3mount.vfs.directory_times import TOUCH_PERIOD_S, DirectoryTimes
 from s3mount.vfs.file_readahead import FileReadahead
-from s3mount.vfs.filling import BlobFiller
-from s3mount.vfs.list_readahead import ListReadahead
-from s3mount.vfs.merging import Merger
-from s3mount.vfs.metadata import Metadata
-from s3mount.vfs.naming import Naming
+from s3mount.vfs.listing.directories import Directories
+from s3mount.vfs.listing.list_readahead import ListReadahead
+from s3mount.vfs.listing.merging import Merger
+from s3mount.vfs.listing.refreshing import ForgetEntry, Refreshing, no_kernel
+from s3mount.vfs.namespace.decisions import Decisions
+from s3mount.vfs.namespace.directory_times import TOUCH_PERIOD_S, DirectoryTimes
+from s3mount.vfs.namespace.metadata import Metadata
+from s3mount.vfs.namespace.naming import Naming
+from s3mount.vfs.namespace.renaming import Renaming
 from s3mount.vfs.prefetches import Prefetches
-from s3mount.vfs.refreshing import ForgetEntry, Refreshing, no_kernel
-from s3mount.vfs.renaming import Renaming
-from s3mount.vfs.snapshots_dir import SnapshotsDirectory
+from s3mount.vfs.snapshots.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
 from s3mount.vfs.stored import StoredAttributes
 from s3mount.vfs.trials import RunningTrial
-from s3mount.vfs.upload_provider import UploadProvider
-from s3mount.vfs.uploads import UploadOutcomes
+from s3mount.vfs.uploads.dedupe import Deduplicator
+from s3mount.vfs.uploads.filling import BlobFiller
+from s3mount.vfs.uploads.upload_provider import UploadProvider
+from s3mount.vfs.uploads.uploads import UploadOutcomes
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from s3mount.background import contained
 from s3mount.slices import Pace
 from s3mount.tree.node import Block, Node
 from s3mount.vfs.filesystem import Filesystem
-from s3mount.vfs.naming import Creator
+from s3mount.vfs.namespace.naming import Creator
 from s3mount.vfs.view import Entry
 
 FILE_VALID_S = 60.0

@@ -12,7 +12,7 @@ from s3mount.cache.reader import ReadHandle
 from s3mount.dedupe.matcher import DedupeMatcher
 from s3mount.dedupe.read_checksums import ReadChecksums
 from s3mount.refs import ContentRef
-from s3mount.spool.blobs import Blob
+from s3mount.spool.blobs.blobs import Blob
 from s3mount.tree.node import Node
 
 

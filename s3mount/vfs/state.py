@@ -12,7 +12,7 @@ from s3mount.clock import WallClock
 from s3mount.config import MountConfig
 from s3mount.names import OWN_NAME
 from s3mount.refs import Attributes, Key
-from s3mount.spool.changes import Delete, PutOrCopy
+from s3mount.spool.journal.changes import Delete, PutOrCopy
 from s3mount.spool.spool import Spool
 from s3mount.tree.node import Node
 from s3mount.tree.nodes import Nodes

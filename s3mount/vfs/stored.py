@@ -11,8 +11,8 @@ from s3mount.errors import NoSuchKeyError, S3MountError, StoreError
 from s3mount.refs import Key, ObjectHeaders, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
-from s3mount.spool.capabilities import KnownCapabilities
-from s3mount.spool.changes import PutOrCopy
+from s3mount.spool.journal.changes import PutOrCopy
+from s3mount.spool.upload.capabilities import KnownCapabilities
 from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
 from s3mount.tree.listing import Listing

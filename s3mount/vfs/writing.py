@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from s3mount.refs import ContentRef
-from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import ABSENT, Change, Copy, Put, PutOrCopy, blob_id_of
-from s3mount.spool.states import State
+from s3mount.spool.blobs.blobs import Blob
+from s3mount.spool.journal.changes import ABSENT, Change, Copy, Put, PutOrCopy, blob_id_of
+from s3mount.spool.journal.states import State
 from s3mount.tree.node import Node
-from s3mount.vfs.directories import Directories
+from s3mount.vfs.listing.directories import Directories
 from s3mount.vfs.open_files import OpenFile, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 

@@ -23,7 +23,7 @@ from s3mount.errors import (
     UsageError,
 )
 from s3mount.refs import Condition
-from s3mount.s3.perf_log import RequestRecord
+from s3mount.s3.http.perf_log import RequestRecord
 from tests.servers import S3Server
 
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s3mount.manifest import csv_format
+from s3mount.manifest.formats import csv_format
 from s3mount.manifest.model import Entry
 from tests.servers import S3Server
 

@@ -10,7 +10,7 @@ import pytest
 
 from s3mount.errors import NoSuchKeyError
 from s3mount.refs import FileSlice, ObjectHeaders
-from s3mount.s3 import digests as s3_digests
+from s3mount.s3.calls import digests as s3_digests
 from s3mount.s3.store import Store
 from s3mount.transfer.proving import proven
 from tests.contract.subjects import Subject

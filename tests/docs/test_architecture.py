@@ -22,6 +22,7 @@ def test_the_picture_is_that_of_the_import_contract() -> None:
     ).stdout
     assert drawn in PAGE, "run contrib/architecture --write"
     assert "[ vfs ]" in drawn
+    assert "[ upload ]" in drawn.partition("inside spool/")[2]
 
 
 def test_every_file_that_is_named_exists() -> None:

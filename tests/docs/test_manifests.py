@@ -13,10 +13,10 @@ import pytest
 import trio
 
 from s3mount.cli.commands import main
+from s3mount.manifest.formats.reading import read_entries
+from s3mount.manifest.formats.writing import ManifestWriter
 from s3mount.manifest.model import Entry
-from s3mount.manifest.reading import read_entries
 from s3mount.manifest.scope import Scope
-from s3mount.manifest.writing import ManifestWriter
 from s3mount.refs import ObjectHeaders
 from s3mount.testing.memory_store import MemoryStore
 from tests import manifest_access

@@ -18,7 +18,7 @@ from s3mount.cli.commands import (
     group,
     known_variables,
 )
-from s3mount.cli.mount import mount
+from s3mount.cli.mounts.mount import mount
 from s3mount.cli.options import ExpertOption
 
 PAGE = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")

@@ -15,8 +15,9 @@ from s3mount.errors import (
     RejectedError,
 )
 from s3mount.refs import ByteRange, Condition, ContentRef, FileSlice, ObjectHeaders
-from s3mount.s3 import boto_session, credentials
+from s3mount.s3 import boto_session
 from s3mount.s3.boto_session import bind
+from s3mount.s3.http import credentials
 from s3mount.s3.store import Store
 from s3mount.tree.listing import list_directory
 from tests.servers.express import BUCKET, ExpressServer

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from s3mount.refs import Attributes
-from s3mount.spool.changes import ABSENT, Put
+from s3mount.spool.journal.changes import ABSENT, Put
 from s3mount.spool.spool import Spool
 from tests.faults.conftest import Behind
 from tests.faults.load import held

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from s3mount.spool.salvage import JOURNAL
+from s3mount.spool.journal.salvage import JOURNAL
 from tests.faults.load import MIB, bodies, change, held, make, paid_uploads, shown
 from tests.fuse.bucket_contents import S3Contents, wait_until
 from tests.fuse.mounts import counter, status_of

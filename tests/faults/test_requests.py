@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from s3mount.vfs.directory_times import TOUCH_PERIOD_S
+from s3mount.vfs.namespace.directory_times import TOUCH_PERIOD_S
 from tests.faults.conftest import Behind
 from tests.faults.load import held
 from tests.fuse.bucket_contents import S3Contents, wait_until

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from s3mount import mountinfo
-from s3mount.cli.mountoptions import FOR_KERNEL, FOR_OTHERS
+from s3mount.cli.mounts.mountoptions import FOR_KERNEL, FOR_OTHERS
 from tests.mounting import mounted_at
 from tests.namespaces import in_mount_namespace
 from tests.servers import S3Server

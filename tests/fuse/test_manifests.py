@@ -19,7 +19,7 @@ import pytest
 
 from s3mount.app import manifests
 from s3mount.cli.commands import main
-from s3mount.manifest.reading import read_entries
+from s3mount.manifest.formats.reading import read_entries
 from s3mount.manifest.times import format_time
 from tests.contract.subjects import set_credentials
 from tests.fuse.bucket_contents import wait_until

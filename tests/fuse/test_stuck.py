@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from s3mount.cli import main, mounts
+from s3mount.cli import main
+from s3mount.cli.mounts import mounts
 from tests.fuse.test_lifetime import LivingMount, until
 
 pytestmark = pytest.mark.needs_s3  # not for the plain folder

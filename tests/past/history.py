@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from s3mount.manifest import csv_format
+from s3mount.manifest.formats import csv_format
 from s3mount.manifest.model import Entry
 from tests.servers import S3Server
 from tests.servers.counting import Decision, Request

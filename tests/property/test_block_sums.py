@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from s3mount.s3.checksums import BLOCK_BYTES
-from s3mount.spool import block_checksums
-from s3mount.spool.blobs import Blob, BlobFolder
-from s3mount.spool.block_checksums import DamagedBlockError, as_checksum
-from s3mount.spool.extents import Extents
+from s3mount.spool.blobs import block_checksums
+from s3mount.spool.blobs.blobs import Blob, BlobFolder
+from s3mount.spool.blobs.block_checksums import DamagedBlockError, as_checksum
+from s3mount.spool.blobs.extents import Extents
 
 CHUNK_BLOCKS = 4
 FAR = 6 * BLOCK_BYTES

@@ -15,7 +15,7 @@ from s3mount.spool.spool import Spool
 from s3mount.tree.names import name_of
 from s3mount.tree.node import Node
 from s3mount.vfs.filesystem import Filesystem
-from s3mount.vfs.naming import Creator
+from s3mount.vfs.namespace.naming import Creator
 
 if TYPE_CHECKING:
     from tests.sim.world import LifeStore, World

@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 
 from s3mount.errors import S3MountError
-from s3mount.vfs.renaming import RENAME_EXCHANGE
+from s3mount.vfs.namespace.renaming import RENAME_EXCHANGE
 from tests.sim.model import File, Tree, as_paths, brief
 from tests.sim.mount import Mount
 from tests.sim.synced import Ledger

@@ -28,7 +28,7 @@ import trio.testing
 from s3mount import crashpoints
 from s3mount.errors import S3MountError
 from s3mount.names import is_trial_key
-from s3mount.spool.changes import blob_id_of
+from s3mount.spool.journal.changes import blob_id_of
 from tests.sim.disk import Disk
 from tests.sim.faults import PROFILES, SeededFaults
 from tests.sim.foreign import Rivals

@@ -14,10 +14,10 @@ from unittest import mock
 import pytest
 import trio
 
-from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Change
-from s3mount.spool.durability import Durability
-from s3mount.spool.journal import Journal
+from s3mount.spool.blobs.blobs import Blob
+from s3mount.spool.journal.changes import Change
+from s3mount.spool.journal.durability import Durability
+from s3mount.spool.journal.journal import Journal
 from s3mount.spool.spool import Spool
 from tests.sim.program import Wrong
 from tests.sim.run import SIMULATED_STEPS, play

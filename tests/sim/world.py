@@ -23,12 +23,12 @@ from s3mount.cache.reader import CacheReader
 from s3mount.config import MountConfig, StoreConfig
 from s3mount.errors import NetworkError, StoreError
 from s3mount.refs import FileSlice, ObjectHeaders
-from s3mount.spool.capabilities import KnownCapabilities
-from s3mount.spool.recover_blob import data_ranges
+from s3mount.spool.journal.recover_blob import data_ranges
 from s3mount.spool.spool import Spool
+from s3mount.spool.upload.capabilities import KnownCapabilities
 from s3mount.testing.memory_store import Faults, MemoryStore
 from s3mount.vfs.filesystem import Filesystem
-from s3mount.vfs.refreshing import ForgetEntry, no_kernel
+from s3mount.vfs.listing.refreshing import ForgetEntry, no_kernel
 from tests.sim.disk import Disk
 from tests.sim.mount import Mount
 
@@ -60,7 +60,7 @@ def small_requests() -> Iterator[None]:
     with (
         mock.patch("s3mount.config.PART_BYTES_MIN", 1),
         mock.patch("s3mount.flow.parts.PART_BYTES_MIN", 1),
-        mock.patch("s3mount.spool.sender.INLINE_BODY_BYTES_MAX", INLINE_BYTES_MAX),
+        mock.patch("s3mount.spool.upload.sender.INLINE_BODY_BYTES_MAX", INLINE_BYTES_MAX),
     ):
         yield
 
@@ -72,8 +72,8 @@ def small_blocks() -> Iterator[None]:
         for module in ("spool.block_checksums", "dedupe.read_checksums", "vfs.dedupe"):
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_SHIFT", 10))
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_BYTES", KIB))
-        stack.enter_context(mock.patch("s3mount.spool.block_checksums.CHUNK_BLOCKS", 4))
-        stack.enter_context(mock.patch("s3mount.vfs.dedupe.KNOWN_BYTES_MIN", 1))
+        stack.enter_context(mock.patch("s3mount.spool.blobs.block_checksums.CHUNK_BLOCKS", 4))
+        stack.enter_context(mock.patch("s3mount.vfs.uploads.dedupe.KNOWN_BYTES_MIN", 1))
         yield
 
 
@@ -232,7 +232,9 @@ class World:
             self.disk.begin(self.state, is_new=True)
         self.cache.mkdir(exist_ok=True)
         store = LifeStore(self)
-        with mock.patch("s3mount.spool.durability.boot_id", return_value=f"boot {self.boot}"):
+        with mock.patch(
+            "s3mount.spool.journal.durability.boot_id", return_value=f"boot {self.boot}"
+        ):
             spool = Spool.open(self.state, size_bytes_max=spool_bytes_max, offload=inline)
         spool.journal._database.execute(f"PRAGMA wal_autocheckpoint={self.log_pages_max}")
         try:

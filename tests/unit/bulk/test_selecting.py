@@ -13,8 +13,8 @@ from s3mount.bulk import selecting
 from s3mount.bulk.location import S3Location, parse_s3
 from s3mount.bulk.selecting import Item
 from s3mount.errors import NetworkError, SourceError, UsageError
-from s3mount.manifest import version_scan
-from s3mount.manifest.key_pages import ObjectPages
+from s3mount.manifest.versions import version_scan
+from s3mount.manifest.versions.key_pages import ObjectPages
 from s3mount.patterns import PathFilter
 from s3mount.refs import ListPage, ObjectHeaders, ObjectInfo
 from s3mount.testing.memory_store import MemoryStore

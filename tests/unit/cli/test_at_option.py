@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from s3mount.cli.at_option import is_manifest, shown_source, what_to_mount
+from s3mount.cli.manifests.at_option import is_manifest, shown_source, what_to_mount
 from s3mount.errors import UsageError
 
 

@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 from s3mount.bulk.report import Counts
-from s3mount.cli.bulk_progress import Shown
+from s3mount.cli.objects.bulk_progress import Shown
 
 shown = Shown(is_quiet=False)
 counts = Counts(objects=2, expected=5, bytes=3 << 20, expected_bytes=6 << 20)

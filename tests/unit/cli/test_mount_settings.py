@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from s3mount.cli import mount as command
+from s3mount.cli.mounts import mount as command
 from s3mount.config import MountConfig, RunConfig, default_cache_dir, default_state_dir
 from s3mount.errors import UsageError
 from s3mount.refs import ObjectHeaders

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import pytest
 
-from s3mount.cli import mountoptions
-from s3mount.cli.mount import mount
-from s3mount.cli.mountoptions import FOR_KERNEL, FOR_OTHERS, Options, split
+from s3mount.cli.mounts import mountoptions
+from s3mount.cli.mounts.mount import mount
+from s3mount.cli.mounts.mountoptions import FOR_KERNEL, FOR_OTHERS, Options, split
 
 
 def read(*given: str) -> Options:

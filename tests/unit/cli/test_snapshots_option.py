@@ -4,8 +4,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from s3mount.cli.mount import mount
-from s3mount.cli.mountoptions import Options
+from s3mount.cli.mounts.mount import mount
+from s3mount.cli.mounts.mountoptions import Options
 from s3mount.cli.param_types import snapshots_folder
 
 

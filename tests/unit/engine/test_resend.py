@@ -12,7 +12,7 @@ import trio
 from s3mount.engine.client import EngineClient
 from s3mount.errors import NoSuchKeyError, PreconditionFailedError, ThrottledError
 from s3mount.refs import Condition, FileSlice, ObjectHeaders, ObjectInfo, PartInfo
-from s3mount.s3.ambiguous_writes import settle_put
+from s3mount.s3.calls.ambiguous_writes import settle_put
 from s3mount.testing.memory_store import MemoryStore
 from tests.unit.engine.parents import CONFIG, LocalChild, holding
 

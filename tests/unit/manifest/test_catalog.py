@@ -14,8 +14,8 @@ from s3mount.errors import LocalDiskError, ManifestError
 from s3mount.manifest import compiling
 from s3mount.manifest.catalog import FILE, IMPLIED, MARKED, ROOT, Catalog, Listed, Row
 from s3mount.manifest.compiling import A_DIRECTORY_TOO, NO_PATH, compile_entries
+from s3mount.manifest.formats.values import INTEGER_MAX
 from s3mount.manifest.model import Entry
-from s3mount.manifest.values import INTEGER_MAX
 from s3mount.names import is_name
 from s3mount.refs import ObjectHeaders, ObjectInfo
 

@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s3mount.errors import ManifestError, UsageError
-from s3mount.manifest import parquet
 from s3mount.manifest.comparing import is_same
 from s3mount.manifest.external_sort import sorted_entries
-from s3mount.manifest.model import Entry
-from s3mount.manifest.reading import digest_of, format_of, in_order, read_entries, scopes_of
-from s3mount.manifest.writing import (
+from s3mount.manifest.formats import parquet
+from s3mount.manifest.formats.reading import digest_of, format_of, in_order, read_entries, scopes_of
+from s3mount.manifest.formats.writing import (
     OUTPUT_FORMATS,
     ManifestWriter,
     OutputFormat,
     WholeFile,
 )
+from s3mount.manifest.model import Entry
 
 ODD = "a,b\"c\\:;\n\r\t\x00\x01 %+'é😀\ufeff\x85\u2028{P"
 keys = st.text(st.sampled_from(ODD), min_size=1, max_size=12) | st.text(

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from s3mount.clock import ManualClock
 from s3mount.errors import NetworkError, RejectedError, ServerFaultError, UsageError
-from s3mount.manifest.building import list_entries
 from s3mount.manifest.model import Entry
 from s3mount.manifest.restoring import Plan, Progress, Step, carry_out, plan_restore
 from s3mount.manifest.selecting import Own, Selection
+from s3mount.manifest.versions.building import list_entries
 from s3mount.refs import BucketInfo, ObjectHeaders, VersionPage
 from s3mount.testing.memory_store import MemoryStore
 from s3mount.transfer.patience import FRUITLESS_MAX

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from s3mount.errors import UsageError
 from s3mount.manifest import scope
+from s3mount.manifest.formats.reading import read_entries, scopes_of
+from s3mount.manifest.formats.writing import OUTPUT_FORMATS, ManifestWriter, OutputFormat
 from s3mount.manifest.model import Entry
-from s3mount.manifest.reading import read_entries, scopes_of
 from s3mount.manifest.scope import Scope, Scopes
 from s3mount.manifest.selecting import select, shared_beginnings
-from s3mount.manifest.writing import OUTPUT_FORMATS, ManifestWriter, OutputFormat
 
 WHOLE = Scope("b", "data/", 1_790_000_000 * 10**9, is_whole=True)
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.errors import LocalDiskError, NetworkError, S3MountError
-from s3mount.manifest import version_scan as scanning
-from s3mount.manifest.key_pages import VersionPages
-from s3mount.manifest.version_scan import Scan
-from s3mount.manifest.versions import CurrentAt, current_at
+from s3mount.manifest.versions import version_scan as scanning
+from s3mount.manifest.versions.key_pages import VersionPages
+from s3mount.manifest.versions.version_scan import Scan
+from s3mount.manifest.versions.versions import CurrentAt, current_at
 from s3mount.refs import ObjectHeaders, ObjectVersion
 from s3mount.s3.store import Store
 from s3mount.testing.memory_store import MemoryStore

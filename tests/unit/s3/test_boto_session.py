@@ -10,7 +10,7 @@ from botocore.compat import HTTPHeaders
 from s3mount.config import StoreConfig
 from s3mount.errors import WrongRegionError
 from s3mount.s3 import boto_session
-from s3mount.s3.resolve import S3Client, make_client, make_session
+from s3mount.s3.http.resolve import S3Client, make_client, make_session
 
 
 class NoBody:

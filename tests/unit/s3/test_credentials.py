@@ -10,8 +10,8 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from botocore.credentials import RefreshableCredentials
 
 from s3mount.errors import NoCredentialsError
-from s3mount.s3.credentials import LOOK_EVERY_S, CredentialSource
-from s3mount.s3.signing import Credentials
+from s3mount.s3.http.credentials import LOOK_EVERY_S, CredentialSource
+from s3mount.s3.http.signing import Credentials
 
 
 def role(lasts_s: float, renewed: list[int], wait: threading.Event | None = None):  # type: ignore[no-untyped-def]

@@ -25,7 +25,7 @@ from s3mount.errors import (
     ThrottledError,
     WrongRegionError,
 )
-from s3mount.s3.error_mapping import Refusal, from_boto, retry_after_s
+from s3mount.s3.http.error_mapping import Refusal, from_boto, retry_after_s
 
 
 def document(code: str, message: str = "", more: str = "") -> bytes:
@@ -223,7 +223,7 @@ def test_what_boto3_was_told_is_mapped_by_its_code() -> None:
 
 
 def test_every_mapped_error_crosses_the_engines_boundary() -> None:
-    from s3mount.s3 import error_mapping
+    from s3mount.s3.http import error_mapping
 
     kinds = {*error_mapping._BY_CODE.values(), *error_mapping._BY_STATUS.values()}
     for kind in kinds:

@@ -12,7 +12,7 @@ import trio
 
 from s3mount.errors import AccessDeniedError, StoreError
 from s3mount.refs import ContentRef, ObjectHeaders
-from s3mount.s3.describing import granting, tag_text
+from s3mount.s3.calls.describing import granting, tag_text
 from s3mount.s3.documents import parse_xml
 from s3mount.s3.headers import from_http, to_http
 from tests.unit.s3.fault_server import Behaviour, Exchange, behave, faulty_store, md5

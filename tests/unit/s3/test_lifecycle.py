@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from s3mount.errors import ServerFaultError
-from s3mount.s3.lifecycle import noncurrent_rule, parse_rules
+from s3mount.s3.calls.lifecycle import noncurrent_rule, parse_rules
 
 EXPIRES = {"NoncurrentDays": 3}
 

@@ -4,7 +4,7 @@ import trio
 import trio.testing
 
 from s3mount.flow.window import Window
-from s3mount.s3.limiter import Limiter
+from s3mount.s3.http.limiter import Limiter
 
 
 def test_as_many_pass_as_the_window_has_room_for() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from s3mount import metrics
-from s3mount.s3.statistics import LATE_S, Statistics
+from s3mount.s3.http.statistics import LATE_S, Statistics
 
 
 def test_names_are_unique_and_say_their_unit() -> None:

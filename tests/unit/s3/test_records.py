@@ -17,7 +17,7 @@ from s3mount.flow.timeouts import Estimates, Latency
 from s3mount.refs import ObjectHeaders
 from s3mount.s3 import estimates
 from s3mount.s3.client import S3Store
-from s3mount.s3.perf_log import PerfLog, RequestRecord
+from s3mount.s3.http.perf_log import PerfLog, RequestRecord
 from tests.servers import S3Server
 
 RECORD = RequestRecord(1, "put", 'a,"\n', 2, 10, 1.5, 3.25, 0.00667, 1.0, 200)

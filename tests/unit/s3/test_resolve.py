@@ -17,8 +17,8 @@ from s3mount.errors import DeadlineError, NetworkError, NoCredentialsError, Usag
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.boto_session import bind
 from s3mount.s3.client import S3Store
-from s3mount.s3.resolve import Address, make_client, make_session, resolve
-from s3mount.s3.signing import Anonymous, BotocoreSigner, FastSigV4
+from s3mount.s3.http.resolve import Address, make_client, make_session, resolve
+from s3mount.s3.http.signing import Anonymous, BotocoreSigner, FastSigV4
 from tests.unit.s3.fault_server import Exchange, FaultServer, behave
 
 PLAIN = ObjectHeaders()

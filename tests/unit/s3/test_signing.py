@@ -13,7 +13,7 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount.s3.signing import (
+from s3mount.s3.http.signing import (
     EMPTY_SHA256,
     SESSION_TOKEN,
     UNSIGNED_PAYLOAD,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from s3mount.clock import ManualClock
 from s3mount.errors import ServerFaultError
 from s3mount.refs import ObjectHeaders, ObjectVersion
-from s3mount.s3.versions import in_order, is_grouped, parse_versions, undecided
+from s3mount.s3.calls.versions import in_order, is_grouped, parse_versions, undecided
 from s3mount.testing.memory_store import MemoryStore
 
 MS = 1_000_000

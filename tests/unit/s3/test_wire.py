@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from s3mount.errors import RejectedError, ServerFaultError
 from s3mount.flow.timeouts import Timeouts
 from s3mount.refs import FileSlice
-from s3mount.s3.http_client import _Watch
-from s3mount.s3.requests import Call
-from s3mount.s3.statistics import Statistics
-from s3mount.s3.wire import BrokenConnectionError, Connection
+from s3mount.s3.http.http_client import _Watch
+from s3mount.s3.http.requests import Call
+from s3mount.s3.http.statistics import Statistics
+from s3mount.s3.http.wire import BrokenConnectionError, Connection
 
 ANSWER = (
     b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"

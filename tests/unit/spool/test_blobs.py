@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import ContentRef, PartInfo
-from s3mount.spool.blobs import Blob, BlobFolder
+from s3mount.spool.blobs.blobs import Blob, BlobFolder
 from s3mount.transfer.parts import PartsUpload
 
 MIB = 1 << 20

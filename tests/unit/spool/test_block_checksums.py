@@ -11,17 +11,17 @@ from awscrt import checksums as crt
 
 from s3mount.refs import Attributes
 from s3mount.s3.checksums import BLOCK_BYTES, crc64nvme
-from s3mount.spool.blobs import Blob
-from s3mount.spool.block_checksums import (
+from s3mount.spool.blobs.blobs import Blob
+from s3mount.spool.blobs.block_checksums import (
     CHUNK_BLOCKS,
     CHUNK_BYTES,
     BlockSums,
     DamagedBlockError,
     crc_of_zeros,
 )
-from s3mount.spool.changes import Change, Put
+from s3mount.spool.journal.changes import Change, Put
+from s3mount.spool.journal.states import Event
 from s3mount.spool.spool import Spool
-from s3mount.spool.states import Event
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)

@@ -17,8 +17,8 @@ from s3mount.errors import (
     ThrottledError,
 )
 from s3mount.refs import Capabilities, Key, ListPage, ObjectHeaders, VersionId
-from s3mount.spool.capabilities import KnownCapabilities
-from s3mount.spool.deletions import KEYS_MAX, Deletions
+from s3mount.spool.upload.capabilities import KnownCapabilities
+from s3mount.spool.upload.deletions import KEYS_MAX, Deletions
 from s3mount.testing.memory_store import MemoryStore
 from tests.sim.world import simulated
 

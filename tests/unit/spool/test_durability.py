@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from s3mount import crashpoints
-from s3mount.spool.changes import Put, blob_id_of
+from s3mount.spool.journal.changes import Put, blob_id_of
 from s3mount.spool.spool import Spool
 from tests.sim.world import World, inline, simulated
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount.spool.extents import Extents
+from s3mount.spool.blobs.extents import Extents
 
 RANGES = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda p: (p[0], p[0] + p[1]))
 STEPS = st.lists(st.tuples(st.sampled_from(("add", "cut", "remove")), RANGES), max_size=14)

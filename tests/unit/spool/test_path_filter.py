@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from s3mount.refs import ContentRef
-from s3mount.spool.changes import Change, Copy, Delete, Put
-from s3mount.spool.path_filter import given_up_with, select
+from s3mount.spool.journal.changes import Change, Copy, Delete, Put
+from s3mount.spool.journal.path_filter import given_up_with, select
 
 
 def keys(changes: list[Change]) -> set[str]:

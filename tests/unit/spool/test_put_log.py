@@ -9,8 +9,8 @@ import pytest
 from s3mount.errors import MountError
 from s3mount.manifest.model import Entry
 from s3mount.refs import Attributes, ContentRef
-from s3mount.spool.changes import Copy, Put
-from s3mount.spool.put_log import NAME, PutLog, read_puts
+from s3mount.spool.journal.changes import Copy, Put
+from s3mount.spool.journal.put_log import NAME, PutLog, read_puts
 
 CHANGE = Put(key="any", attributes=Attributes(0o100644, 0, 0, 5, 0, 0))
 
@@ -104,7 +104,7 @@ def test_after_a_restart_of_the_machine_rows_may_be_missing(tmp_path: Path) -> N
     puts = opened(tmp_path)
     put(puts, "a")
     puts.close(is_all_sent=False)
-    with mock.patch("s3mount.spool.put_log.boot_id", return_value="another"):
+    with mock.patch("s3mount.spool.journal.put_log.boot_id", return_value="another"):
         opened(tmp_path).close(is_all_sent=False)
     with pytest.raises(MountError, match="the machine was restarted"):
         names(tmp_path)

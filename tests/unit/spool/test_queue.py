@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from s3mount.refs import ContentRef
-from s3mount.spool.changes import Change, Copy, Delete, Put
-from s3mount.spool.queue import LOOKS_MAX, Lane, UploadQueue
-from s3mount.spool.states import State
+from s3mount.spool.journal.changes import Change, Copy, Delete, Put
+from s3mount.spool.journal.states import State
+from s3mount.spool.upload.queue import LOOKS_MAX, Lane, UploadQueue
 
 
 class Board:

@@ -12,10 +12,10 @@ from s3mount.errors import NoSuchKeyError
 from s3mount.flow.parts import PartPlan
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders, PartInfo
 from s3mount.s3.checksums import crc64nvme
-from s3mount.spool.blobs import Blob
-from s3mount.spool.changes import Put
-from s3mount.spool.resuming import Resuming
+from s3mount.spool.blobs.blobs import Blob
+from s3mount.spool.journal.changes import Put
 from s3mount.spool.spool import Spool
+from s3mount.spool.upload.resuming import Resuming
 from s3mount.testing.memory_store import MemoryStore
 from s3mount.transfer.parts import PartsUpload
 from tests.sim.world import inline, simulated

@@ -13,11 +13,11 @@ import pytest
 from s3mount.crashpoints import listening
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef
-from s3mount.spool import salvage
-from s3mount.spool.changes import ABSENT, Copy, Delete, Put
-from s3mount.spool.labels import read_label
+from s3mount.spool.journal import salvage
+from s3mount.spool.journal.changes import ABSENT, Copy, Delete, Put
+from s3mount.spool.journal.labels import read_label
+from s3mount.spool.journal.states import Event, State
 from s3mount.spool.spool import Spool
-from s3mount.spool.states import Event, State
 from tests.sim.world import inline
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)

@@ -9,11 +9,11 @@ import pytest
 
 from s3mount.errors import LocalDiskError
 from s3mount.refs import Attributes, ContentRef, ObjectHeaders
-from s3mount.spool.changes import ABSENT, Change, Copy, Delete, Put, blob_id_of, carries
-from s3mount.spool.inspection import inspect
+from s3mount.spool.journal.changes import ABSENT, Change, Copy, Delete, Put, blob_id_of, carries
+from s3mount.spool.journal.inspection import inspect
+from s3mount.spool.journal.states import Event
 from s3mount.spool.send_errors import TryAgain
 from s3mount.spool.spool import Spool
-from s3mount.spool.states import Event
 from tests.sim.world import inline, simulated
 
 ATTRIBUTES = Attributes(0o100644, 1, 2, 3, 4, 5)

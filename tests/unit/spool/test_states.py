@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from s3mount.spool.states import TRANSITIONS, Event, State, after
+from s3mount.spool.journal.states import TRANSITIONS, Event, State, after
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))

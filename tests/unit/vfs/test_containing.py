@@ -20,30 +20,30 @@ import trio
 from s3mount import crashpoints
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import S3MountError
-from s3mount.spool.blobs import Blob, BlobFolder
-from s3mount.spool.block_checksums import BlockSums
-from s3mount.spool.changes import Change, Put
-from s3mount.spool.deletions import Deletions
-from s3mount.spool.dependencies import Dependencies
-from s3mount.spool.durability import Durability
-from s3mount.spool.journal import Journal
-from s3mount.spool.labels import Labels
-from s3mount.spool.multipart import MultipartSender
-from s3mount.spool.own_tries import OwnTries
-from s3mount.spool.put_log import PutLog
-from s3mount.spool.queue import UploadQueue
-from s3mount.spool.resuming import Resuming
-from s3mount.spool.sender import Sender
+from s3mount.spool.blobs.blobs import Blob, BlobFolder
+from s3mount.spool.blobs.block_checksums import BlockSums
+from s3mount.spool.journal.changes import Change, Put
+from s3mount.spool.journal.dependencies import Dependencies
+from s3mount.spool.journal.durability import Durability
+from s3mount.spool.journal.journal import Journal
+from s3mount.spool.journal.labels import Labels
+from s3mount.spool.journal.put_log import PutLog
+from s3mount.spool.journal.states import State
 from s3mount.spool.spool import Spool
-from s3mount.spool.stale_uploads import StaleUploads
-from s3mount.spool.states import State
-from s3mount.spool.streaming import Streaming
-from s3mount.spool.uploader import Uploader
+from s3mount.spool.upload.deletions import Deletions
+from s3mount.spool.upload.multipart import MultipartSender
+from s3mount.spool.upload.own_tries import OwnTries
+from s3mount.spool.upload.queue import UploadQueue
+from s3mount.spool.upload.resuming import Resuming
+from s3mount.spool.upload.sender import Sender
+from s3mount.spool.upload.stale_uploads import StaleUploads
+from s3mount.spool.upload.streaming import Streaming
+from s3mount.spool.upload.uploader import Uploader
 from s3mount.transfer.parts import PartsUpload
 from s3mount.tree.memory import HeadMemory
-from s3mount.vfs.dedupe import Deduplicator
-from s3mount.vfs.upload_provider import UploadProvider
-from s3mount.vfs.uploads import UploadOutcomes
+from s3mount.vfs.uploads.dedupe import Deduplicator
+from s3mount.vfs.uploads.upload_provider import UploadProvider
+from s3mount.vfs.uploads.uploads import UploadOutcomes
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, LifeStore, World, inline, simulated
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from s3mount.errors import S3MountError
-from s3mount.spool.changes import blob_id_of
+from s3mount.spool.journal.changes import blob_id_of
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script

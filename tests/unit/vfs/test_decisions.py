@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from s3mount.errors import NetworkError, RejectedError, S3MountError
-from s3mount.spool.states import State
+from s3mount.spool.journal.states import State
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 

@@ -18,7 +18,7 @@ from s3mount.errors import (
 )
 from s3mount.refs import ContentRef
 from s3mount.s3.checksums import BLOCK_BYTES
-from s3mount.spool.changes import blob_id_of
+from s3mount.spool.journal.changes import blob_id_of
 from tests.sim.world import World, simulated
 from tests.unit.vfs.scripted import Script
 

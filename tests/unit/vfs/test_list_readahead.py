@@ -308,7 +308,7 @@ async def test_a_fault_in_what_is_listed_ahead_costs_the_guess_alone(
             "TreeWalk._pump",
         ):
             with monkeypatch.context() as patch:
-                patch.setattr(f"s3mount.vfs.list_readahead.{place}", _broken)
+                patch.setattr(f"s3mount.vfs.listing.list_readahead.{place}", _broken)
                 await trio.sleep(2)
                 assert await walk(mount) == expected, place
             assert unexpected, place

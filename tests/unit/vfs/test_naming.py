@@ -12,7 +12,7 @@ import trio
 
 from s3mount.errors import NetworkError
 from s3mount.testing.memory_store import NoFaults
-from s3mount.vfs.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE
+from s3mount.vfs.namespace.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 

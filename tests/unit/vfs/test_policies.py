@@ -16,7 +16,7 @@ from s3mount.errors import (
     S3MountError,
     StoreError,
 )
-from s3mount.spool.uploader import REFUSALS_MAX
+from s3mount.spool.upload.uploader import REFUSALS_MAX
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script

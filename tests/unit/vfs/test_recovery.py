@@ -11,7 +11,7 @@ import trio
 from s3mount import crashpoints
 from s3mount.errors import S3MountError
 from s3mount.s3.checksums import BLOCK_BYTES
-from s3mount.spool.changes import blob_id_of
+from s3mount.spool.journal.changes import blob_id_of
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 

@@ -17,7 +17,7 @@ from s3mount.manifest.compiling import compile_entries
 from s3mount.manifest.model import Entry
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.vfs.buckets import Access, OneBucket
-from s3mount.vfs.snapshot import SnapshotView
+from s3mount.vfs.snapshots.snapshot import SnapshotView
 from tests.unit.cache.stores import Request, SlowStore, running, simulated
 
 TOP = 1

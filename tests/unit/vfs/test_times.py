@@ -10,7 +10,7 @@ from s3mount.clock import DATE_NS_MAX, TIME_NS_MAX, TIME_NS_MIN, clamped_ns
 from s3mount.manifest.times import format_time, parse_time
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.headers import http_date_ns, iso_date_ns
-from s3mount.spool.put_log import read_puts
+from s3mount.spool.journal.put_log import read_puts
 from tests.sim.world import World, simulated
 
 

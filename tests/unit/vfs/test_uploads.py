@@ -15,7 +15,7 @@ from s3mount.errors import (
     ServerFaultError,
     ThrottledError,
 )
-from s3mount.spool.uploader import REFUSALS_MAX
+from s3mount.spool.upload.uploader import REFUSALS_MAX
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
 

@@ -1,0 +1,1 @@
+"""Commands on mounts and on what they left."""

@@ -1,0 +1,1 @@
+"""Commands on objects, without a mount."""

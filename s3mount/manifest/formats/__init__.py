@@ -1,0 +1,1 @@
+"""The formats in which manifests are read and written."""

@@ -1,0 +1,1 @@
+"""Manifests from the versions in a bucket."""

@@ -1,0 +1,1 @@
+"""S3's calls, one function each, over ``s3/http``."""

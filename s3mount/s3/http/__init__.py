@@ -1,0 +1,1 @@
+"""One request: signed, sent over a kept connection, its answer judged."""

@@ -1,0 +1,1 @@
+"""The local files of what was written: sparse, with a checksum for each block."""

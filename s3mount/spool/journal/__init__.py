@@ -1,0 +1,1 @@
+"""The rows of pending changes, and all that brings them back after a crash."""

@@ -1,0 +1,1 @@
+"""Sending pending changes to S3, one worker a change."""

@@ -1,0 +1,1 @@
+"""Directories: what S3 lists, under what is pending."""

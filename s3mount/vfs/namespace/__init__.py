@@ -1,0 +1,1 @@
+"""Changes of names and attributes: create, remove, rename, chmod, utimes."""
