@@ -69,7 +69,11 @@ def small_requests() -> Iterator[None]:
 def small_blocks() -> Iterator[None]:
     """Checksums of blocks of a KiB, and contents known from the first byte on: files of 20 KiB have many."""
     with ExitStack() as stack:
-        for module in ("spool.block_checksums", "dedupe.read_checksums", "vfs.dedupe"):
+        for module in (
+            "spool.blobs.block_checksums",
+            "dedupe.read_checksums",
+            "vfs.uploads.dedupe",
+        ):
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_SHIFT", 10))
             stack.enter_context(mock.patch(f"s3mount.{module}.BLOCK_BYTES", KIB))
         stack.enter_context(mock.patch("s3mount.spool.blobs.block_checksums.CHUNK_BLOCKS", 4))
