@@ -25,3 +25,14 @@ def test_every_test_that_a_promise_names_exists() -> None:
             if function not in names:
                 missing.append(f"{path}::{function}")
     assert not missing
+
+
+def test_every_promise_is_two_sentences_then_details_then_tests() -> None:
+    page = (ROOT / "docs/SEMANTICS.md").read_text()
+    promises = re.split(r"^### \d\. ", page.partition("\n## How files")[0], flags=re.MULTILINE)[1:]
+    assert len(promises) == 7
+    for promise in promises:
+        title, said, details, *rest = promise.strip().split("\n\n")
+        assert len(re.findall(r"\.(?= |\n|$)", said)) == 2, title
+        assert details.startswith("- "), title
+        assert [block.partition(" ")[0] for block in rest] == ["Tests:"], title
