@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -180,9 +181,7 @@ class Contents:
         if file.handles or file.lock.locked():
             return
         self._files.let_go(file)
-        if file.reader is not None:
-            file.reader.close()
-            file.reader = None
+        file.forget_reader()
         if file.pinned is not None:
             self._reader.unpin(file.pinned)
         blob = file.blob
@@ -250,46 +249,39 @@ class Contents:
             try:
                 return await self._reader_of(file, content).read(offset, length)
             except (PreconditionFailedError, NoSuchKeyError):
-                if self._is_replaced_by_us(file, content):
-                    await trio.sleep(VERSION_RETRY_S)
-                    continue
-                again = await self._found_again(content)
-                if file.node.content == content:
-                    self._forget_reader(file)
+                again = await self._found_again(content, lambda: file.node.content)
+                if again != content:
+                    file.forget_reader()
                     file.node.content = again
         raise OSError(errno.ESTALE, "the version that was opened is gone")
 
-    def _is_replaced_by_us(self, file: OpenFile, content: ContentRef) -> bool:
-        """Is, or was, an upload or copy of our own under way for these bytes?"""
-        if file.node.content != content:
-            self._forget_reader(file)
-            return True
-        return self._uploader.queue.is_sending(content.key)
+    async def _found_again(
+        self, content: ContentRef, now: Callable[[], ContentRef | None]
+    ) -> ContentRef | None:
+        """``content`` is not in S3 any more: the same bytes as a write of our own left them there.
 
-    async def _found_again(self, content: ContentRef) -> ContentRef:
-        """The same bytes as a write of our own left them, of which nothing was heard.
-
-        Raises PreconditionFailedError when somebody else replaced them, NoSuchKeyError when they are gone.
+        An answer of that write may still be on its way, or never come. It is ``now()`` where that tells of another
+        meanwhile, and ``content`` itself where it is to be tried again. Raises PreconditionFailedError when
+        somebody else replaced them, and StoreError.
         """
+        if now() != content:
+            return now()
+        is_sending = self._uploader.queue.is_sending(content.key)
         again = await self._uploader.sender.found_again(content)
-        if again is None:
+        if now() != content:
+            return now()
+        if again is not None:
+            return again
+        if not is_sending:
             raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
-        return again
+        await trio.sleep(VERSION_RETRY_S)
+        return now()
 
     async def _base_gone(self, blob: Blob, base: ContentRef) -> None:
         """See ``OnGone``: what is below a blob was replaced, perhaps by an upload of our own."""
-        if blob.base != base or self._uploader.queue.is_sending(base.key):
-            await trio.sleep(VERSION_RETRY_S)
-            return
-        again = await self._found_again(base)
+        again = await self._found_again(base, lambda: blob.base)
         if blob.base == base:
             blob.base = again
-
-    @staticmethod
-    def _forget_reader(file: OpenFile) -> None:
-        if file.reader is not None:
-            file.reader.close()
-            file.reader = None
 
     async def read_whole(self, node: Node) -> bytes:
         """All bytes of a small node, such as a symbolic link's target. Raises OSError, S3MountError."""

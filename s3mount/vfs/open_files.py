@@ -66,6 +66,12 @@ class OpenFile:
             self._blob.open_files -= 1
         self._blob = blob
 
+    def forget_reader(self) -> None:
+        """It is to be read from another version from here on. Repeatable."""
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
 
 class OpenFiles:
     """All open files of one mount."""

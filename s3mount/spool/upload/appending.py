@@ -163,8 +163,10 @@ class Appends:
         if added is None or blob is None or blob.base is None or blob.base.key != change.key:
             return None
         start, base = there.size - len(added), blob.base
-        is_same = blob.size == there.size and blob.is_longer and base.size == start
-        if not is_same or blob.read(start, len(added)) != added:
+        # A reader may have found it first, and reads what is below the blob from there since.
+        is_base = base.size == start or base.etag == there.etag
+        is_longer = is_base and blob.base_limit == start < blob.size == there.size
+        if not is_longer or blob.read(start, len(added)) != added:
             return None
         if start - OVERLAP_BYTES_MAX <= blob.changed_from < start:
             # The base is gone: what has it now, has its bytes there.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
 
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders
 from s3mount.spool.journal.changes import Change, Put, PutOrCopy
+
+FindAgain: TypeAlias = Callable[[ContentRef], Awaitable[ContentRef | None]]
+"""See ``Sender.found_again``."""
 
 
 class ContentProvider(Protocol):
@@ -34,8 +38,11 @@ class ContentProvider(Protocol):
         """The bytes of ``base`` from ``start`` to ``stop``, through the cache. Raises S3MountError."""
         ...
 
-    async def before_replace(self, change: Change) -> None:
-        """``change`` is about to destroy what S3 holds under its key. Raises S3MountError."""
+    async def before_replace(self, change: Change, find: FindAgain) -> None:
+        """``change`` is about to destroy what S3 holds under its key. Raises S3MountError.
+
+        ``find`` is asked where S3 has something else there already.
+        """
         ...
 
     async def find_in_s3(self, change: Put) -> ContentRef | None:

@@ -109,7 +109,7 @@ class Sender:
             if change.detach:
                 await self._detach(change)
                 return None
-        await self._provider.before_replace(change)
+        await self._provider.before_replace(change, self.found_again)
         if not change.key.endswith("/"):
             await self._kept.learn(change)
         await self._spool.durability.journal()
@@ -400,6 +400,7 @@ class Sender:
     async def _put(self, change: Put) -> Stored:
         written_ns = _ctime_ns(change)
         try:
+            await self._must_not_be_made(change)
             return await self._put_if_expected(change)
         except PreconditionFailedError as error:
             return await self._settle(change, written_ns, error)
@@ -407,6 +408,16 @@ class Sender:
             return await self._look_again(change, written_ns, error)
         except DamagedBlobError as error:
             return await self._as_found(change, error)
+
+    async def _must_not_be_made(self, change: Put) -> None:
+        """Raise PreconditionFailedError where a reader found what an earlier try made, whose answer was lost."""
+        blob = self._spool.blob_of(change)
+        base = blob.base if blob is not None else None
+        if base is None or base.key != change.key or change.expected in (None, ABSENT, base.etag):
+            return
+        there = await self._head(change.key)
+        if there is not None and there.etag == base.etag:
+            raise PreconditionFailedError("an earlier try made it", key=change.key)
 
     async def _look_again(self, change: PutOrCopy, written_ns: int, error: ConflictError) -> Stored:
         """409: another write of the key was under way. What it made is looked at before the next try.

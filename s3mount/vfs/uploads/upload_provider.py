@@ -6,18 +6,20 @@ import socket
 import time
 
 import msgspec
-import trio
 
 from s3mount.cache.reader import CacheReader
 from s3mount.crashpoints import crashpoint
+from s3mount.errors import NoSuchKeyError, PreconditionFailedError
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders
 from s3mount.spool.blobs.blobs import Blob
 from s3mount.spool.journal.changes import ABSENT, Change, Copy, Delete, Put, PutOrCopy, renamed
+from s3mount.spool.upload.provider import FindAgain
 from s3mount.tree import attributes as codec
+from s3mount.vfs.open_files import OpenFile
 from s3mount.vfs.state import MountState
 from s3mount.vfs.stored import StoredAttributes
 from s3mount.vfs.uploads.dedupe import Deduplicator
-from s3mount.vfs.uploads.filling import VERSION_RETRY_S, BlobFiller
+from s3mount.vfs.uploads.filling import BlobFiller
 
 
 class UploadProvider:
@@ -85,13 +87,13 @@ class UploadProvider:
         finally:
             reader.close()
 
-    async def before_replace(self, change: Change) -> None:
+    async def before_replace(self, change: Change, find: FindAgain) -> None:
         """See ``ContentProvider.before_replace``."""
         if not isinstance(change, Delete):
             await self._attributes.inherit(change)
-        await self._keep_readable(change)
+        await self._keep_readable(change, find)
 
-    async def _keep_readable(self, change: Change) -> None:
+    async def _keep_readable(self, change: Change, find: FindAgain) -> None:
         """Fetch what open files still need of the version that ``change`` destroys. Raises S3MountError."""
         files = self._state.files
         for file in files.all():
@@ -103,14 +105,33 @@ class UploadProvider:
             if isinstance(change, Copy) and change.source == content:
                 continue
             if file.blob is not None:
-                await self._filler.fill_blob(file.blob, 0, file.blob.base_limit, _wait_a_little)
-                file.blob.detach()
+                await self._complete(file.blob, find)
             elif file.pinned is None:
-                await self._reader.materialize(content)
-                if files.of(node) is file:
-                    file.pinned = content
-                else:
-                    self._reader.unpin(content)
+                await self._pin(file, content, find)
+
+    async def _complete(self, blob: Blob, find: FindAgain) -> None:
+        async def on_gone(blob: Blob, base: ContentRef) -> None:
+            again = await _again(base, find)
+            if blob.base == base:
+                blob.base = again
+
+        await self._filler.fill_blob(blob, 0, blob.base_limit, on_gone)
+        blob.detach()
+
+    async def _pin(self, file: OpenFile, content: ContentRef, find: FindAgain) -> None:
+        try:
+            await self._reader.materialize(content)
+        except (PreconditionFailedError, NoSuchKeyError):
+            again = await _again(content, find)
+            await self._reader.materialize(again)
+            if file.node.content == content:
+                file.forget_reader()
+                file.node.content = again
+            content = again
+        if self._state.files.of(file.node) is file:
+            file.pinned = content
+        else:
+            self._reader.unpin(content)
 
     async def find_in_s3(self, change: Put) -> ContentRef | None:
         """See ``ContentProvider.find_in_s3``."""
@@ -142,6 +163,9 @@ class UploadProvider:
         return candidate
 
 
-async def _wait_a_little(blob: Blob, base: ContentRef) -> None:
-    """See ``OnGone``: the change that replaces the base is being sent, and may have done so."""
-    await trio.sleep(VERSION_RETRY_S)
+async def _again(content: ContentRef, find: FindAgain) -> ContentRef:
+    """``content`` as a write of our own, whose answer was lost, left it. Raises StoreError."""
+    again = await find(content)
+    if again is None:
+        raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
+    return again

@@ -177,9 +177,8 @@ class UploadOutcomes:
         node.content = ref
         node.last_modified_ns = result.date_ns or self._state.now_ns()
         file = self._state.files.of(node)
-        if file is not None and file.reader is not None and isinstance(change, Put):
-            file.reader.close()
-            file.reader = None
+        if file is not None and isinstance(change, Put):
+            file.forget_reader()
         blob = None if file is None else file.blob
         if blob is not None and isinstance(change, Copy) and blob.base == change.source:
             # What was written through the open file is in S3, and the rest of it has another ETag now.
