@@ -87,10 +87,17 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where what is learnt of each endpoint's speed is kept for the next run; empty: nowhere."""
     perf_log: str = ""
     """A file that gets a line for each request: JSON, or CSV where its name ends in ``.csv``; empty: none."""
+    up_bytes_per_s: int = 0
+    down_bytes_per_s: int = 0
+    """How fast bodies of requests and answers may go, over all connections to the bucket; 0: as fast as they can."""
+    background: bool = False
+    """Transfers yield to whatever else uses the line and the machine."""
     new_objects: ObjectHeaders = ObjectHeaders()
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work together."""
+        if self.up_bytes_per_s < 0 or self.down_bytes_per_s < 0:
+            raise UsageError("a rate must not be negative")
         encryption = self.new_objects.encryption
         if self.new_objects.kms_key_id and encryption not in ("aws:kms", "aws:kms:dsse"):
             raise UsageError("--sse-kms-key-id needs --sse aws:kms or aws:kms:dsse")

@@ -51,6 +51,7 @@ S3_METRICS = (
     Metric("requests_running", "gauge", "1", "tries under way"),
     Metric("window_read", "gauge", "1", "reading requests that may be under way at once"),
     Metric("window_write", "gauge", "1", "writing requests that may be under way at once"),
+    Metric("round_trip_s", "gauge", "s", "the least round trip of the network in ten minutes"),
     Metric("credentials_refreshed", "counter", "1", "times that expiring credentials were renewed"),
 )
 """What ``Store.statistics`` tells."""

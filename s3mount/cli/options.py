@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from s3mount.cli.param_types import timeouts
+from s3mount.cli.param_types import rates, timeouts
 from s3mount.config import StoreConfig, default_state_dir
 from s3mount.logs import without_secrets
 
@@ -80,6 +80,14 @@ _OPTIONS = (
         metavar="FILE",
         help="Record each request: JSON lines, or CSV in a .csv file.",
     ),
+    option(
+        "--bwlimit",
+        type=rates,
+        default="off",
+        metavar="RATE[:RATE]",
+        help="Bytes a second to S3 and from it, as 10M, 512K:2M or off:1M.",
+    ),
+    option("--background", is_flag=True, help="Yield to all else on the line and the machine."),
     expert_option(
         "--timeouts",
         type=timeouts,
@@ -123,6 +131,9 @@ def store_config(values: dict[str, Any], bucket: str = "", **more: Any) -> Store
         timeouts=values["timeouts"],
         estimates_dir=str(default_state_dir() / "estimates"),
         perf_log=absolute(values["perf_log"]) or "",
+        up_bytes_per_s=values["bwlimit"][0],
+        down_bytes_per_s=values["bwlimit"][1],
+        background=values["background"],
         **more,
     )
 

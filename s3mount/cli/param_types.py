@@ -19,6 +19,8 @@ SNAPSHOTS_FOLDER = ".snapshots"
 """What ``--snapshots`` calls the folder of the past where it names none."""
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LETTERS = "kmgtp"
+RATE_MIN = 4 << 10
+"""Slower than this, stores give up on requests."""
 
 
 def size(value: str | int) -> int:
@@ -33,6 +35,28 @@ def size(value: str | int) -> int:
     base = 1000 if (rest or "").lower() == "b" else 1024
     power = _LETTERS.index(letter.lower()) + 1 if letter else 0
     return int(float(number) * base**power)
+
+
+def rates(value: str | tuple[int, int]) -> tuple[int, int]:
+    """Bytes a second up and down: ``10M`` for both, ``512K:2M``, ``1M:off``; 0 is no limit."""
+    if isinstance(value, tuple):
+        return value
+    words = value.split(":")
+    if len(words) > 2:
+        raise click.BadParameter(f"{value!r} is no RATE or UP:DOWN, such as 10M or 512K:2M")
+    up, down = (_rate(word) for word in (words[0], words[-1]))
+    return up, down
+
+
+def _rate(word: str) -> int:
+    if word.strip().lower() in ("off", "0"):
+        return 0
+    found = size(word)
+    if found < RATE_MIN:
+        raise click.BadParameter(
+            f"{word!r} is {found} bytes a second, which cannot be meant: at least {RATE_MIN >> 10}K"
+        )
+    return found
 
 
 def timeouts(value: str | TimeoutSettings) -> TimeoutSettings:

@@ -71,6 +71,7 @@ def run_lines(context: click.Context, /, source: str, numworkers: int, **given: 
 
         await shown.around(runner.counts, work)
 
+    bulk.yield_if_asked(store_config(given))
     try:
         tasks.run(main)
     except output.ReaderGoneError:

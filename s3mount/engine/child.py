@@ -50,6 +50,8 @@ PROGRESS_DELAY_S = 0.005
 """...and less than that after this delay, so that a fetch costs a message per step, not per recv."""
 
 NICE = 10
+NICE_IN_BACKGROUND = 19
+"""The least; the kernel derives the least priority at the disk from it (ioprio_set(2))."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -60,7 +62,7 @@ class Server:
         self,
         channel: Channel[ToChild],
         open_store: OpenStore,
-        on_started: Callable[[], None] = lambda: None,
+        on_started: Callable[[StoreConfig], None] = lambda config: None,
         turns: Turns | None = None,
     ) -> None:
         self._channel = channel
@@ -183,7 +185,7 @@ class Server:
                     store.on_outage = self._tell_outage
                     self._refusal = None
                     self._decided.set()
-                    self._on_started()
+                    self._on_started(config)
                     await trio.sleep_forever()
             except Exception as error:
                 if self._store is not None:
@@ -194,7 +196,7 @@ class Server:
                 else:
                     self._refusal = _fault("start of the S3 client", error)
             self._decided.set()
-            self._on_started()
+            self._on_started(config)
             await trio.sleep(REOPEN_DELAY_S)
             self._decided = trio.Event()
             self._wanted = trio.Event()
@@ -275,8 +277,8 @@ async def _serve_and_log(sock: socket.socket, open_store: OpenStore) -> None:
     root.addHandler(handler)
     turns = Turns()
 
-    def started() -> None:
-        _settle_down()
+    def started(config: StoreConfig) -> None:
+        _settle_down(NICE_IN_BACKGROUND if config.background else NICE)
         # What the start itself takes is not measured; one that was added before stays as it is.
         trio.lowlevel.add_instrument(turns)
 
@@ -315,7 +317,7 @@ def _open_s3(config: StoreConfig) -> AbstractAsyncContextManager[Store]:
     return S3Store(config)
 
 
-def _settle_down() -> None:
+def _settle_down(least_nice: int) -> None:
     """From the start to the work: what is loaded stays, and the processor is the parent's first.
 
     The start itself runs at the parent's priority, since somebody waits for it (0.45 s of processor
@@ -325,7 +327,7 @@ def _settle_down() -> None:
     gc_tuning.spare_what_is_loaded()
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):
-            nice = max(NICE, os.getpriority(os.PRIO_PROCESS, int(thread)))
+            nice = max(least_nice, os.getpriority(os.PRIO_PROCESS, int(thread)))
             os.setpriority(os.PRIO_PROCESS, int(thread), nice)
 
 

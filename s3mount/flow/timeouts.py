@@ -73,6 +73,8 @@ class Estimates(msgspec.Struct):
 
     latency: dict[str, Latency] = msgspec.field(default_factory=dict)
     s_per_byte: dict[str, float] = msgspec.field(default_factory=dict)
+    round_trip_s: float = 0.0
+    """The least of the network alone; 0 where none was met."""
 
 
 class Timeouts:

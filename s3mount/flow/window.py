@@ -22,16 +22,33 @@ class Window:
         self._threshold = float(self.maximum)
         self._failing = 0.0
         self._shrunk_at_s = float("-inf")
+        self._cap = self.maximum
+        self.is_held = False
+        """Does it stay as it is, however well requests end?"""
 
     @property
     def size(self) -> int:
         """Requests that may be under way, at least 1."""
-        return int(self._size)
+        return min(int(self._size), self._cap)
+
+    def cap(self, most: int) -> None:
+        """No more than this for now, whatever else it would be; ``maximum`` lifts it."""
+        self._cap = max(1, min(most, self.maximum))
+
+    def narrow(self, size: float) -> None:
+        """Allow fewer; from there on it grows by one for a window's worth of successes."""
+        self._size = max(1.0, min(self._size, size))
+        self._threshold = max(2.0, self._size)
+
+    def put_back(self, size: float) -> None:
+        """Allow so many again."""
+        self._size = min(max(self._size, size), float(self.maximum))
+        self._threshold = float(self.maximum)
 
     def succeeded(self) -> None:
         """A request ended well."""
         self._failing -= self._failing * _MEMORY
-        if self._size < self.maximum:
+        if self._size < self.maximum and not self.is_held:
             step = 1.0 if self._size < self._threshold else 1.0 / self._size
             self._size = min(self._size + step, float(self.maximum))
 
@@ -49,5 +66,4 @@ class Window:
         if started_at_s <= self._shrunk_at_s:
             return
         self._shrunk_at_s = now_s
-        self._size = max(1.0, self._size * factor)
-        self._threshold = max(2.0, self._size)
+        self.narrow(self.size * factor)

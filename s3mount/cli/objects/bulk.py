@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LEAST_PRIORITY = 19
 EXIT_HINT = "Exit status: 0 done, 1 some failed, 2 wrong usage, 3 to 14 and 130: docs/TRANSFER.md."
 
 
@@ -188,6 +189,12 @@ def perform(
     return run(job)
 
 
+def yield_if_asked(config: StoreConfig) -> None:
+    """With ``--background`` this process is the last that gets a processor or the disk."""
+    if config.background:
+        os.setpriority(os.PRIO_PROCESS, 0, LEAST_PRIORITY)
+
+
 def run(job: Job) -> int:
     """Run one command in a trio loop of its own; its exit status."""
     from s3mount import tasks
@@ -202,6 +209,7 @@ def run(job: Job) -> int:
         async with open_session() as session:
             await shown.around(report.counts, lambda: job.main(session, report))
 
+    yield_if_asked(job.config)
     status = 0
     try:
         tasks.run(main)

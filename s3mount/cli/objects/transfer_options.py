@@ -32,7 +32,7 @@ NOT_REPEATED = frozenset(
         *("as_json", "quiet", "dry_run", "recursive", "include", "exclude", "exclude_from"),
         *("files_from", "files_from0", "raw", "no_follow_symlinks"),
         *("endpoint_url", "region", "profile", "no_sign_request", "path_style", "request_payer"),
-        *("ca_bundle", "no_verify_ssl"),
+        *("ca_bundle", "no_verify_ssl", "perf_log", "bwlimit", "background", "timeouts"),
     )
 )
 """Options that say which objects are meant, where S3 is, or how to tell of them: a line for one object needs none."""

@@ -7,8 +7,10 @@ in the kernel; a GiB 0.3 s into a file and 0.25 s from one, over https 0.9 to 1.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
@@ -28,19 +30,18 @@ from s3mount.errors import (
 from s3mount.flow.backoff import Backoff
 from s3mount.flow.outage import TRIAL_CONNECT_S, Outage
 from s3mount.flow.timeouts import Allowance, Estimates, Timeouts
-from s3mount.flow.window import Window
 from s3mount.refs import FileSlice
 from s3mount.s3.headers import beside, http_date_ns, lacking
 from s3mount.s3.http import genuine
 from s3mount.s3.http.credentials import CredentialSource, Renew
 from s3mount.s3.http.error_mapping import Refusal, action_denied
-from s3mount.s3.http.limiter import Limiter
 from s3mount.s3.http.perf_log import Recorder, record_of
 from s3mount.s3.http.pool import Pool
 from s3mount.s3.http.requests import Answer, Call, local_failure
 from s3mount.s3.http.resolve import Address
 from s3mount.s3.http.signing import Anonymous, Signer, encode_path
 from s3mount.s3.http.statistics import Statistics
+from s3mount.s3.http.traffic import Peer, Traffic, put_behind_others
 from s3mount.s3.http.wire import BrokenConnectionError, Connection, Head, Sink
 from s3mount.version import __version__
 
@@ -93,9 +94,11 @@ class _Watch:
         "_allowance",
         "_changes",
         "_next_look_s",
+        "_paused_s",
         "_scope",
         "_size",
         "_statistics",
+        "_traffic",
         "answered_at_s",
         "began_at_s",
         "moved",
@@ -109,9 +112,11 @@ class _Watch:
         allowance: Allowance,
         call: Call,
         statistics: Statistics,
+        traffic: Traffic,
         now_s: float,
     ) -> None:
         self._scope = scope
+        self._traffic = traffic
         self._allowance = allowance
         self._size = call.size_bytes
         self._changes = call.kind in CHANGE_KINDS
@@ -123,6 +128,7 @@ class _Watch:
         self.sent_at_s = 0.0
         self.answered_at_s = 0.0
         self._next_look_s = now_s + WATCH_EVERY_S
+        self._paused_s = 0.0
 
     def sent(self, n: int) -> None:
         self._statistics.bytes_sent += n
@@ -157,6 +163,18 @@ class _Watch:
         self._statistics.bytes_received += n
         self._progress(n)
 
+    def paused(self, seconds: float) -> None:
+        # By our own will: neither the store nor the line is slower for it.
+        self._scope.deadline += seconds
+        self.began_at_s += seconds
+        self._next_look_s += seconds
+        if self.sent_at_s:
+            self._paused_s += seconds
+
+    def received_in_s(self, now_s: float) -> float:
+        """How long the answer's body takes, at the speed of the line."""
+        return now_s - self.answered_at_s - self._paused_s
+
     def _progress(self, n: int) -> None:
         self.moved += n
         if self._size < WATCH_BYTES_MIN:
@@ -165,6 +183,7 @@ class _Watch:
         if now >= self._next_look_s:
             self._next_look_s = now + WATCH_EVERY_S
             self._extend(now, self.moved)
+            self._traffic.look(now)
 
     def _extend(self, now_s: float, done: int) -> None:
         allowed_s = self._allowance.deadline_s(now_s - self.began_at_s, done, self._size)
@@ -197,15 +216,16 @@ class HttpClient:
         self.statistics = statistics
         self.timeouts = Timeouts(config.timeouts, estimates)
         self._backoff = Backoff()
-        reserve = max(1, config.connections_max // 4)
-        self._reading = Limiter(Window(config.connections_max))
-        self._writing = Limiter(Window(max(1, config.connections_max - reserve)))
+        self.traffic = Traffic(
+            config, statistics, lambda: self._peer, self.timeouts.estimates.round_trip_s
+        )
+        self._peer: Peer | None = None
         self._skew_s = 0.0
         self.marks = genuine.Marks()
         self._back = trio.Event()
         self._on_outage = on_outage
         self.outage = Outage(self._outage_changed)
-        self._pool = Pool(address.origin)
+        self._pool = Pool(address.origin, self._connected)
         self._beside = beside(config.new_objects)
         self.rebind(address, credentials, account)
 
@@ -221,7 +241,7 @@ class HttpClient:
         self._account = account or credentials
         if not self._pool.origin.same_place(address.origin):
             self._pool.close()
-            self._pool = Pool(address.origin)
+            self._pool = Pool(address.origin, self._connected)
         self._pool.rebind(address.origin)
         # Through a proxy without a tunnel the request line names the whole URL (RFC 9112, 3.2.2).
         by_proxy = address.origin.proxy is not None and address.origin.tls is None
@@ -232,16 +252,27 @@ class HttpClient:
         """Is it a directory bucket (S3 Express), which takes fewer kinds of requests?"""
         return self.address.account_signer is not None
 
+    def _connected(self, raw: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed already: whoever uses it is told
+            self._peer = Peer(raw.family, raw.getpeername())
+            self.traffic.connected(raw, trio.current_time())
+        if self.config.background:
+            put_behind_others(raw)
+
     def close(self) -> None:
         """Close idle connections."""
+        self.timeouts.estimates.round_trip_s = self.traffic.trip.base_s
+        self.traffic.close()
         self._pool.close()
 
     def gauges(self) -> dict[str, float]:
         """What the statistics tell of the present."""
+        reading, writing = self.traffic.reading.gate, self.traffic.writing.gate
         return {
-            "requests_running": self._reading.inside + self._writing.inside,
-            "window_read": self._reading.window.size,
-            "window_write": self._writing.window.size,
+            "requests_running": reading.inside + writing.inside,
+            "window_read": reading.window.size,
+            "window_write": writing.window.size,
+            "round_trip_s": self.traffic.trip.base_s,
             "tls_sessions_resumed": self._pool.resumed,
         }
 
@@ -364,7 +395,8 @@ class HttpClient:
             self.outage.failed(began_s, now_s, str(error))
 
     async def _through_gate(self, call: Call, retry: int) -> Answer:
-        gate = self._reading if call.kind in READ_KINDS else self._writing
+        traffic = self.traffic
+        gate = (traffic.reading if call.kind in READ_KINDS else traffic.writing).gate
         await gate.enter()
         began_s = trio.current_time()
         try:
@@ -385,6 +417,7 @@ class HttpClient:
             return answer
         finally:
             gate.leave()
+            traffic.look(trio.current_time())
 
     async def once(self, call: Call, retry: int) -> Answer:
         """One try (two, when the first met a kept connection that the store had closed)."""
@@ -433,7 +466,7 @@ class HttpClient:
         connection = pool.take_idle(now_s)
         if connection is not None:
             try:
-                with _Watch(scope, allowance, call, self.statistics, now_s) as watch:
+                with self._watching(scope, allowance, call, now_s) as watch:
                     return await self._converse(pool, connection, call, watch)
             except BrokenConnectionError as error:
                 if error.answered:
@@ -447,14 +480,20 @@ class HttpClient:
         self.statistics.opened += 1
         now_s = trio.current_time()
         scope.deadline = now_s + allowance.total_s
-        with _Watch(scope, allowance, call, self.statistics, now_s) as watch:
+        with self._watching(scope, allowance, call, now_s) as watch:
             return await self._converse(pool, connection, call, watch)
+
+    def _watching(
+        self, scope: trio.CancelScope, allowance: Allowance, call: Call, now_s: float
+    ) -> _Watch:
+        return _Watch(scope, allowance, call, self.statistics, self.traffic, now_s)
 
     async def _converse(
         self, pool: Pool, connection: Connection, call: Call, watch: _Watch
     ) -> Answer:
         """One request and its answer on one connection, which is kept or closed afterwards."""
         head_bytes = self._head(call)
+        connection.up, connection.down = self.traffic.writing.pace, self.traffic.reading.pace
         keep = False
         try:
             try:
@@ -563,7 +602,7 @@ class HttpClient:
         else:
             timeouts.answered(call.kind, watch.answered_at_s - watch.sent_at_s)
             if call.body is None:
-                timeouts.transferred(call.kind, watch.moved, ended_s - watch.answered_at_s)
+                timeouts.transferred(call.kind, watch.moved, watch.received_in_s(ended_s))
 
     def _refuse(self, call: Call, answer: Answer) -> NoReturn:
         refusal = answer.refusal or Refusal(answer.status, answer.headers, answer.body)

@@ -26,6 +26,10 @@ class Limiter:
     def leave(self) -> None:
         """Give the place back and let in whom the window has room for."""
         self.inside -= 1
+        self.admit()
+
+    def admit(self) -> None:
+        """Let in whom the window has room for; to be called when it has grown."""
         while self._line and self.inside < self.window.size:
             self.inside += 1
             self._line.unpark()

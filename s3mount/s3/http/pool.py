@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -68,11 +69,14 @@ def split_origin(url: str) -> tuple[str, str, int]:
 
 class Pool:
     """Connections to ``origin``. How many are in use is bounded by those who ask; idle ones by
-    how many were in use at once.
+    how many were in use at once. ``on_connected`` hears of each new one, before TLS.
     """
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(
+        self, origin: Origin, on_connected: Callable[[socket.socket], None] = lambda raw: None
+    ) -> None:
         self.origin = origin
+        self._on_connected = on_connected
         self._idle: deque[Connection] = deque()
         self._session: ssl.SSLSession | None = None
         self.resumed = 0
@@ -127,6 +131,7 @@ class Pool:
         raw.setblocking(False)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self._on_connected(raw)
         return raw
 
     def close(self) -> None:

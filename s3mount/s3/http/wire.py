@@ -80,6 +80,23 @@ class Watch(Protocol):
         """``n`` more bytes of the body are with the sink."""
         ...
 
+    def paused(self, seconds: float) -> None:
+        """The exchange rests so long, by a rate that holds it."""
+        ...
+
+
+class Pace(Protocol):
+    """A rate that bodies are held to."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much should be moved at once."""
+        ...
+
+    def moved(self, n: int) -> float:
+        """``n`` bytes were: seconds to wait before any more."""
+        ...
+
 
 Sink = Callable[[memoryview], None]
 
@@ -172,7 +189,9 @@ class Connection:
         "_end",
         "_plain",
         "_socket",
+        "down",
         "idle_since_s",
+        "up",
     )
 
     def __init__(self, connected: AnySocket) -> None:
@@ -183,6 +202,8 @@ class Connection:
         self._begin = self._end = 0
         self._draining = False
         self.idle_since_s = 0.0
+        self.up: Pace | None = None
+        self.down: Pace | None = None
 
     def tls_session(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
         """The session that another connection of ``context`` may take over, if there is one."""
@@ -214,10 +235,12 @@ class Connection:
         view = memoryview(head + body if body else head)
         self._draining = len(view) >= LARGE_BYTES
         done = 0
+        pace = self.up if body else None
+        at_once = FAIR_BYTES if pace is None else len(head) + pace.piece_bytes
         try:
             while done < len(view):
                 try:
-                    n = self._socket.send(view[done : done + FAIR_BYTES])
+                    n = self._socket.send(view[done : done + at_once])
                 except (BlockingIOError, ssl.SSLWantWriteError):
                     await self._watched(trio.lowlevel.wait_writable, watch)
                 except ssl.SSLWantReadError:
@@ -225,6 +248,8 @@ class Connection:
                 else:
                     done += n
                     watch.sent(n)
+                    if pace is not None:
+                        await _pay(pace, n, watch)
         except OSError as error:
             raise broken(error) from error
         watch.sent_all()
@@ -253,10 +278,11 @@ class Connection:
         if sent != len(head):
             raise BrokenPipeError("no room for a request's head")
         offset, stop, unfair = body.offset, body.offset + body.length, 0
-        out = self._socket.fileno()
+        out, pace = self._socket.fileno(), self.up
         while offset < stop:
+            at_once = FAIR_BYTES if pace is None else pace.piece_bytes
             try:
-                n = os.sendfile(out, fd, offset, min(stop - offset, FAIR_BYTES))
+                n = os.sendfile(out, fd, offset, min(stop - offset, at_once))
             except BlockingIOError:
                 await self._watched(trio.lowlevel.wait_writable, watch)
                 unfair = 0
@@ -266,7 +292,9 @@ class Connection:
             offset += n
             watch.sent(n)
             unfair += n
-            if unfair >= FAIR_BYTES:
+            if pace is not None:
+                await _pay(pace, n, watch)
+            elif unfair >= FAIR_BYTES:
                 await trio.lowlevel.checkpoint()
                 unfair = 0
 
@@ -275,9 +303,11 @@ class Connection:
         pending = memoryview(head)
         buffer = memoryview(bytearray(SEND_BYTES))
         offset, stop, unfair = body.offset, body.offset + body.length, 0
+        pace = self.up
         while pending or offset < stop:
             if not pending:
-                n = os.preadv(fd, [buffer[: min(SEND_BYTES, stop - offset)]], offset)
+                at_once = SEND_BYTES if pace is None else min(SEND_BYTES, pace.piece_bytes)
+                n = os.preadv(fd, [buffer[: min(at_once, stop - offset)]], offset)
                 if n == 0:
                     raise DamagedBodyError(f"{body.path} ends inside the part to send")
                 pending = buffer[:n]
@@ -294,7 +324,9 @@ class Connection:
             pending = pending[n:]
             watch.sent(n)
             unfair += n
-            if unfair >= FAIR_BYTES:
+            if pace is not None:
+                await _pay(pace, n, watch)
+            elif unfair >= FAIR_BYTES:
                 await trio.lowlevel.checkpoint()
                 unfair = 0
 
@@ -397,6 +429,8 @@ class Connection:
             if n > 0:
                 done += n
                 watch.received(n)
+                if self.down is not None:
+                    await _pay(self.down, n, watch)
                 if done == length:
                     break
             elif n < 0 and length is None:
@@ -407,7 +441,7 @@ class Connection:
                 raise error
             if n >= RECEIVE_BYTES:
                 await trio.lowlevel.checkpoint()
-            else:
+            elif self.down is None or n <= 0:
                 await trio.lowlevel.wait_readable(self._socket)
         return done
 
@@ -422,7 +456,8 @@ class Connection:
             wanted -= first
         if first:
             sink(self._take(first))
-        limit = RECEIVE_BYTES if wanted is None else min(RECEIVE_BYTES, wanted)
+        at_once = RECEIVE_BYTES if self.down is None else self.down.piece_bytes
+        limit = at_once if wanted is None else min(at_once, wanted)
         n, ended = 0, False
         while n < limit:
             try:
@@ -448,11 +483,14 @@ class Connection:
         while True:
             if not self.is_clean:
                 collector.feed(self._take(self._end - self._begin))
+                before = total
                 for chunk in collector.chunks:
                     total += len(chunk)
                     sink(memoryview(chunk))
                     watch.received(len(chunk))
                 collector.chunks.clear()
+                if self.down is not None and total > before:
+                    await _pay(self.down, total - before, watch)
             if collector.complete:
                 collector.release()
                 return total
@@ -466,6 +504,16 @@ class Connection:
     def is_clean(self) -> bool:
         """Is nothing left over from the last answer?"""
         return self._begin == self._end
+
+
+async def _pay(pace: Pace, n: int, watch: Watch) -> None:
+    """Rest after ``n`` bytes of a body as long as the rate wants."""
+    wait_s = pace.moved(n)
+    if wait_s > 0:
+        watch.paused(wait_s)
+        await trio.sleep(wait_s)
+    else:
+        await trio.lowlevel.checkpoint()
 
 
 def broken(error: OSError) -> BrokenConnectionError:

@@ -92,3 +92,23 @@ def test_a_bucket_is_taken_apart(text: str, bucket: str, prefix: str) -> None:
 def test_what_is_no_bucket_is_named(text: str) -> None:
     with pytest.raises(click.UsageError, match="is no bucket"):
         param_types.parse_bucket(text)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("10M", (10 << 20, 10 << 20)),
+        ("512K:2MB", (512 << 10, 2_000_000)),
+        ("off:1M", (0, 1 << 20)),
+        ("1M:0", (1 << 20, 0)),
+        ("off", (0, 0)),
+    ],
+)
+def test_rates_are_up_and_down(word: str, meant: tuple[int, int]) -> None:
+    assert param_types.rates(word) == param_types.rates(meant) == meant
+
+
+@pytest.mark.parametrize("word", ["", "1M:2M:3M", "fast", "10", "1M:"])
+def test_rates_that_cannot_be_meant_are_refused(word: str) -> None:
+    with pytest.raises(click.BadParameter):
+        param_types.rates(word)

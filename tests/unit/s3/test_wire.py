@@ -12,12 +12,14 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s3mount.config import StoreConfig
 from s3mount.errors import RejectedError, ServerFaultError
 from s3mount.flow.timeouts import Timeouts
 from s3mount.refs import FileSlice
 from s3mount.s3.http.http_client import _Watch
 from s3mount.s3.http.requests import Call
 from s3mount.s3.http.statistics import Statistics
+from s3mount.s3.http.traffic import Traffic
 from s3mount.s3.http.wire import BrokenConnectionError, Connection
 
 ANSWER = (
@@ -53,6 +55,9 @@ class Recorder:
 
     def received(self, n: int) -> None:
         self.received_bytes += n
+
+    def paused(self, seconds: float) -> None:
+        self.events.append("paused")
 
 
 def pair() -> tuple[Connection, socket.socket]:
@@ -203,7 +208,8 @@ def test_only_acknowledged_bytes_move_a_deadline() -> None:
         allowance = Timeouts().allowance(call.kind, size, 0)
         scope = trio.CancelScope(deadline=trio.current_time() + allowance.total_s)
         first = scope.deadline
-        watch = _Watch(scope, allowance, call, Statistics(), trio.current_time())
+        traffic = Traffic(StoreConfig(bucket="bucket"), Statistics(), lambda: None)
+        watch = _Watch(scope, allowance, call, Statistics(), traffic, trio.current_time())
         watch.sent(size)
         watch.sent_all()
         await trio.sleep(allowance.total_s - 1)
