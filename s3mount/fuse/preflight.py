@@ -64,6 +64,11 @@ def check_mountpoint(mountpoint: str, *, nonempty: bool) -> None:
     if top is not None and top.filesystem == "autofs":
         # Looking into an automount point waits for the mount that is only being made here.
         return
+    check_folder(mountpoint, nonempty=nonempty)
+
+
+def check_folder(mountpoint: str, *, nonempty: bool) -> None:
+    """Raise MountError unless this, on which nothing is mounted, is a folder that may be hidden by a mount."""
     try:
         mode = os.stat(mountpoint).st_mode
         names = os.listdir(mountpoint) if stat.S_ISDIR(mode) and not nonempty else []

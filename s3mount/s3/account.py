@@ -24,6 +24,34 @@ class Bucket(NamedTuple):
     created_ns: int
 
 
+class Account(NamedTuple):
+    """Who asks, where, and by which way, in words; nothing secret."""
+
+    credentials: str
+    endpoint: str
+    proxy: str
+
+
+def describe_account(config: StoreConfig) -> Account:
+    """Where credentials were found and the bucket's address. Blocks; asks AWS for the bucket's region.
+
+    Raises NoCredentialsError, UsageError, WrongRegionError, NetworkError.
+    """
+    bound = bind(config)
+    found = bound.account or bound.credentials
+    told = "none: requests are not signed"
+    if found is not None:
+        key = found.get_frozen_credentials().access_key or ""
+        told = f"{key[:4]}{'*' * max(len(key) - 4, 0)}, from {found.method}"
+    address = bound.address
+    proxy = address.origin.proxy
+    return Account(
+        told,
+        f"{address.base_url}{address.path}, region {address.region}",
+        "none" if proxy is None else f"{proxy.host}:{proxy.port}",
+    )
+
+
 def list_buckets(config: StoreConfig) -> list[Bucket]:
     """All buckets that these credentials own, by name. Blocks. Raises StoreError, UsageError."""
     try:
