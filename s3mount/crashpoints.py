@@ -39,6 +39,7 @@ STEPS = (
     "rename: directory recorded",
     "rename: exchange recorded",
     "unlink: recorded",
+    "discard: recorded",
     # Parts.
     "upload: created",
     "upload: noted",

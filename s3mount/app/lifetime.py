@@ -69,7 +69,7 @@ class Served(Protocol):
         """Forget what is known of them, so that the next look asks S3."""
         ...
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
         ...
 
@@ -222,10 +222,10 @@ class Lifetime:
         assert self._parts is not None
         await self._parts.filesystem.refresh(paths)
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
         assert self._parts is not None
-        return self._parts.filesystem.discard(paths, is_rehearsal=is_rehearsal)
+        return await self._parts.filesystem.discard(paths, is_rehearsal=is_rehearsal)
 
     def pending(self) -> tuple[int, int]:
         """Files and bytes that are not in S3 yet."""

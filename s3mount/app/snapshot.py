@@ -135,8 +135,9 @@ class SnapshotMount:
         """What was cannot change: there is nothing to look at again."""
         await trio.lowlevel.checkpoint()
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Raise MountError: there is nothing to give up."""
+        await trio.lowlevel.checkpoint()
         raise MountError("nothing is pending in a snapshot")
 
     def release_waiters(self) -> None:

@@ -53,7 +53,7 @@ class Mounted(Protocol):
         """Forget what is known of them, so that the next look asks S3."""
         ...
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
         ...
 
@@ -198,7 +198,7 @@ class ControlServer:
             return {"keys": keys}
         if isinstance(request, protocol.Discard):
             rehearsal = request.is_rehearsal
-            return {"keys": self._mounted.discard(request.paths, is_rehearsal=rehearsal)}
+            return {"keys": await self._mounted.discard(request.paths, is_rehearsal=rehearsal)}
         if isinstance(request, protocol.Refresh):
             await self._mounted.refresh(request.paths)
             return {}

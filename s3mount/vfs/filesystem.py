@@ -323,9 +323,9 @@ class Filesystem:
         """See ``Refreshing.refresh``."""
         await self.refreshing.refresh(paths)
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         """See ``Decisions.discard``."""
-        return self.decisions.discard(paths, is_rehearsal=is_rehearsal)
+        return await self.decisions.discard(paths, is_rehearsal=is_rehearsal)
 
     def pending(self) -> tuple[int, int]:
         """How many changes S3 does not have, and how many bytes are to be sent for them."""

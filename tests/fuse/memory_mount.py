@@ -172,7 +172,7 @@ class PretendedUploads:
     async def refresh(self, paths: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         return []
 
     def release_waiters(self) -> None:

@@ -292,7 +292,7 @@ class Simulation:
                     raise Wrong(f"{change.key} was synced: {change.error}")
             if gone:
                 self._discarded |= set(
-                    mount.fs.discard([change.key for change in gone], is_rehearsal=False)
+                    await mount.fs.discard([change.key for change in gone], is_rehearsal=False)
                 )
         raise Wrong("what is left cannot be sent")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import S3MountError
 from s3mount.refs import Key
 from s3mount.slices import sliced
@@ -17,6 +18,9 @@ from s3mount.vfs.state import MountState
 
 log = logging.getLogger(__name__)
 
+DISCARDED_AT_ONCE = 32
+"""So many changes, and what is given up with them, are one transaction of the journal: about 5 ms."""
+
 
 class Decisions:
     """Carries them out. Paths are relative to the mount; without any, all pending changes are meant."""
@@ -26,9 +30,11 @@ class Decisions:
         self._times = times
         self._uploader = uploader
 
-    def _select(self, paths: Sequence[str]) -> list[Change]:
-        changes = list(self._state.spool.changes.values())
-        return select(changes, self._state.config.prefix, paths)
+    async def _select(self, paths: Sequence[str]) -> list[Change]:
+        found: list[Change] = []
+        async for part in sliced(list(self._state.spool.changes.values())):
+            found += select(part, self._state.config.prefix, paths)
+        return found
 
     async def retry(self, paths: Sequence[str] = (), *, overwrite: bool = False) -> list[Key]:
         """Try those that S3 refused or could not take again, now; their keys.
@@ -37,10 +43,7 @@ class Decisions:
         S3MountError when nothing at or below ``paths`` waits for it.
         """
         changes = self._state.spool.changes
-        found: list[Change] = []
-        async for part in sliced(list(changes.values())):
-            chosen = select(part, self._state.config.prefix, paths)
-            found += [change for change in chosen if _waits(change)]
+        found = [change for change in await self._select(paths) if _waits(change)]
         if paths and not found:
             raise S3MountError(f"nothing at {', '.join(paths)} waits for another try")
         keys: list[Key] = []
@@ -52,19 +55,28 @@ class Decisions:
                     keys.append(change.key)
         return keys
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool = False) -> list[Key]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool = False) -> list[Key]:
         """Give up what is pending at or below ``paths``: S3's state shows again. The keys.
 
-        A moved file's old name comes back with it. What is on its way just now may still arrive.
-        ``is_rehearsal``: only tell. Raises S3MountError when there is nothing, LocalDiskError.
+        A moved file's old name comes back with it, in the same step; of many files not all go at once, and what
+        a kill leaves goes on. What is on its way just now may still arrive. ``is_rehearsal``: only tell. Raises
+        S3MountError when there is nothing, LocalDiskError.
         """
-        spool = self._state.spool
-        found = self._select(paths)
+        changes = self._state.spool.changes
+        found = await self._select(paths)
         if not found:
             raise S3MountError(f"nothing is pending at {', '.join(paths)}")
-        keys = given_up_with(spool.changes, [change.key for change in found])
-        if is_rehearsal:
-            return keys
+        given_up: dict[Key, None] = {}
+        async for part in sliced(found, DISCARDED_AT_ONCE):
+            there = (change.key for change in part if changes.get(change.key) is change)
+            keys = given_up_with(changes, [key for key in there if key not in given_up])
+            if not is_rehearsal:
+                self._give_up(keys)
+            given_up |= dict.fromkeys(keys)
+        return list(given_up)
+
+    def _give_up(self, keys: Sequence[Key]) -> None:
+        spool = self._state.spool
         for key in keys:
             log.warning("given up as asked for: %s of %r", spool.changes[key].op, key)
             blob = spool.blob_of(spool.changes[key])
@@ -72,9 +84,9 @@ class Decisions:
                 self._uploader.multipart.abandon(blob.upload)
                 blob.upload = None
         spool.record([], keys)
+        crashpoint("discard: recorded")
         for key in keys:
             self._show_anew(key)
-        return keys
 
     def _show_anew(self, key: Key) -> None:
         """Let the tree forget what it shows under ``key``: the next look asks S3."""

@@ -56,7 +56,7 @@ class Pretended:
     async def refresh(self, paths: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
 
-    def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
+    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         return [f"{path} rehearsal={is_rehearsal}" for path in paths]
 
     def pending(self) -> tuple[int, int]:

@@ -67,9 +67,9 @@ async def test_discard_shows_what_s3_has(tmp_path: Path) -> None:
         await mount.write("kept", b"kept")
         await trio.sleep(10)
         before = mount.pending()
-        told = mount.fs.decisions.discard(["d"], is_rehearsal=True)
+        told = await mount.fs.decisions.discard(["d"], is_rehearsal=True)
         assert mount.pending() == before
-        assert sorted(mount.fs.decisions.discard(["d"])) == sorted(told)
+        assert sorted(await mount.fs.decisions.discard(["d"])) == sorted(told)
         assert "kept" in mount.pending()
         stored = {"d/changed": b"stored", "d/removed": b"stored", "d/moved": b"stored"}
         assert await mount.tree() == {"d": None, "kept": b"kept", **stored}
@@ -89,7 +89,7 @@ async def test_a_discarded_move_brings_the_old_name_back(tmp_path: Path) -> None
         script.fail("copy", hopeless)
         await mount.rename("a", "b")
         await trio.sleep(10)
-        assert sorted(mount.fs.decisions.discard(["b"])) == ["a", "b"]
+        assert sorted(await mount.fs.decisions.discard(["b"])) == ["a", "b"]
         script.rules.clear()
         await mount.sync()
         assert world.files() == {"a": b"precious"}
@@ -104,7 +104,7 @@ async def test_a_discarded_folder_that_s3_never_had_is_gone(tmp_path: Path) -> N
         await mount.mkdir("d")
         await mount.write("d/a", b"1")
         world.faults = None
-        mount.fs.decisions.discard(["d"])
+        await mount.fs.decisions.discard(["d"])
         await trio.sleep(5)
         assert await mount.tree() == {}
         await mount.sync()
@@ -120,7 +120,7 @@ async def test_a_discarded_upload_leaves_no_parts(tmp_path: Path) -> None:
         await mount.write("film.mkv", b"x" * 6 * PART)
         await trio.sleep(10)
         assert mount.spool.changes["film.mkv"].state is State.PARKED
-        mount.fs.decisions.discard(["film.mkv"])
+        await mount.fs.decisions.discard(["film.mkv"])
         await trio.sleep(100)
         assert await world.s3.list_uploads("") == []
         assert mount.leftovers() == []
@@ -135,12 +135,12 @@ async def test_an_open_file_reads_on_after_its_discard(tmp_path: Path) -> None:
         await mount.write("a", b"lost")
         fd = await mount.open("a", os.O_RDONLY)
         world.faults = None
-        mount.fs.decisions.discard(["a"])
+        await mount.fs.decisions.discard(["a"])
         assert await mount.read_all(fd) == b"lost"
         await mount.close(fd)
         assert mount.spool.live_blobs == {}
         with pytest.raises(S3MountError, match="nothing is pending"):
-            mount.fs.decisions.discard(["a"])
+            await mount.fs.decisions.discard(["a"])
 
 
 @simulated
@@ -152,7 +152,7 @@ async def test_a_held_conflict_given_up_shows_theirs(tmp_path: Path) -> None:
         await mount.write("a", b"ours")
         await world.foreign_put("a", b"theirs")
         await trio.sleep(10)
-        mount.fs.decisions.discard(["a"])
+        await mount.fs.decisions.discard(["a"])
         assert await mount.read("a") == b"theirs"
         assert mount.pending() == {}
 
@@ -178,7 +178,7 @@ async def test_a_moved_file_stays_in_s3_until_what_was_written_to_it_since_is_th
     async with world.mounted() as mount:
         await trio.sleep(100)
         assert world.files() == {"a": b"stored", "b": b"stored"}
-        assert sorted(mount.fs.decisions.discard(["c"])) == ["a", "c"]
+        assert sorted(await mount.fs.decisions.discard(["c"])) == ["a", "c"]
         for rule in refusals:
             rule.times = 0
         await mount.sync()
@@ -201,7 +201,7 @@ async def test_a_file_that_was_moved_twice_comes_back_under_its_first_name(tmp_p
         script.fail("put", hopeless, key="c")
         await trio.sleep(100)
         assert world.files() == {"a": b"stored"}
-        mount.fs.decisions.discard(["c"])
+        await mount.fs.decisions.discard(["c"])
         refusal.times = 0
         await mount.sync()
         assert world.files() == {"a": b"stored"}
