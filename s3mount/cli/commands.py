@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from s3mount import logs
-from s3mount.cli import output
+from s3mount.cli import config_file, output
 from s3mount.cli.mounts import mount_helper
 from s3mount.cli.options import ENVIRONMENT_PREFIX
 from s3mount.version import __version__
@@ -50,9 +50,15 @@ COMMANDS: Mapping[str, str] = {
     "mv": "s3mount.cli.objects.cp:mv",
     "upload": "s3mount.cli.objects.upload:upload",
     "download": "s3mount.cli.objects.upload:download",
+    "config": "s3mount.cli.mounts.config:config",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.mounts.mount_helper:helper",
 }
+
+OF_MOUNTS = frozenset(
+    ("unmount", "umount", "status", "wait", "retry", "refresh", "discard", "export", "recover")
+)
+"""Commands in which ``@NAME`` of the configuration file stands for its mount point."""
 
 ALIASES: Mapping[str, str] = {"umount": "unmount"}
 
@@ -75,7 +81,7 @@ HINTS: Mapping[str, str] = {
 HELPER_NAMES = frozenset(("mount.s3mount", "mount.fuse.s3mount"))
 """Names under which mount(8) starts its helpers."""
 
-OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON"))
+OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON", config_file.VARIABLE))
 """Variables of ours that mirror no option."""
 
 
@@ -132,7 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warn_of_unknown_variables()
     try:
         given = with_command(given)
-        result = group.main(args=given, prog_name="s3mount", standalone_mode=False, obj=given)
+        result = group.main(
+            args=given,
+            prog_name="s3mount",
+            standalone_mode=False,
+            obj=given,
+            default_map=config_file.StoreDefaults(),
+        )
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as ended:
         return ended.exit_code
@@ -155,10 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def with_command(given: list[str]) -> list[str]:
     """The arguments with ``mount`` put first where they name a bucket instead of a command."""
     words = [word for word in given if not word.startswith("-")]
+    if words and words[0] in OF_MOUNTS:
+        given = [config_file.mountpoint_of(word) for word in given]
     if not words or words[0] in COMMANDS:
         return given
     if given[0] in ALIASES:
         return [ALIASES[given[0]], *given[1:]]
+    if words[0].startswith(config_file.MARK):
+        return ["mount", *given]
     for meant in (given[0], _bucket_of(given)):
         if meant in HINTS or meant in ALIASES:
             does = HINTS.get(meant) or f"s3mount {ALIASES[meant]} MOUNTPOINT"

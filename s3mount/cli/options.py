@@ -106,6 +106,12 @@ def store_options(command: F) -> F:
     return command
 
 
+def store_option_list() -> list[click.Option]:
+    """The options that ``store_options`` gives a command."""
+    command = click.command()(store_options(lambda: None))
+    return [each for each in command.params if isinstance(each, click.Option)]
+
+
 def store_config(values: dict[str, Any], bucket: str = "", **more: Any) -> StoreConfig:
     """The settings that they make, with ``more`` of StoreConfig's. Raises click.UsageError and UsageError."""
     endpoint_url = values["endpoint_url"]

@@ -11,6 +11,7 @@ import msgspec
 from click.core import ParameterSource
 
 from s3mount import mountinfo
+from s3mount.cli.config_file import expand
 from s3mount.cli.manifests.at_option import SNAPSHOTS, shown_source, what_to_mount
 from s3mount.cli.mounts.mountoptions import Options
 from s3mount.cli.objects.object_options import new_objects, object_options
@@ -46,11 +47,16 @@ from s3mount.names import normal_prefix
 
 
 class _MountCommand(click.Command):
-    """Knows ``--snapshots`` with and without a name; without one, click would take the next word for it."""
+    """Knows ``@NAME`` of the configuration file, and ``--snapshots`` with and without a name; without one, click
+    would take the next word for it.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         named = f"--snapshots={SNAPSHOTS_FOLDER}"
-        return super().parse_args(ctx, [named if arg == "--snapshots" else arg for arg in args])
+        words = [named if arg == "--snapshots" else arg for arg in args]
+        if not ctx.resilient_parsing:
+            words, ctx.default_map = expand(words, self)
+        return super().parse_args(ctx, words)
 
 
 @click.command(
