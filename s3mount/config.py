@@ -27,6 +27,8 @@ DIRECTORY_BUCKET_ENDINGS = ("--x-s3", "--xa-s3")
 """AWS S3 User Guide, "Directory bucket naming rules"; no other bucket may end so."""
 
 
+OUTBOX = "daemon-"
+"""Begins the names of a daemon's state folders, so that a mount of the same bucket has its own."""
 START_S_PER_BYTE = 1e-6
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Factor = Annotated[float, Meta(ge=1, le=100)]
@@ -182,6 +184,44 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.past is not None:
             what = "\0".join((what, self.past.manifest, str(self.past.at_ns), self.mountpoint))
         return hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of one daemon. ``store`` is that of each bucket, but for the bucket.
+
+    ``state_dir`` holds a state folder for each bucket. ``socket`` is where it listens for files, ``group`` whose
+    members may hand some over as well. Each bucket has up to ``spool_bytes_max``.
+    """
+
+    store: StoreConfig
+    state_dir: str
+    socket: str
+    group: int | None = None
+    spool_bytes_max: int = 100 * GIB
+    part_bytes: int = 8 * MIB
+    uploads_max: int = 16
+    log_file: str | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_timeout_s: float = 60.0
+
+    def outbox(self, bucket: str) -> MountConfig:
+        """The settings of one bucket's spool and uploads: as of a mount that nobody sees."""
+        config = MountConfig(
+            store=msgspec.structs.replace(self.store, bucket=bucket),
+            mountpoint=f"s3://{bucket}",
+            uid=os.getuid(),
+            gid=os.getgid(),
+            cache_bytes_max=0,
+            spool_bytes_max=self.spool_bytes_max,
+            part_bytes=self.part_bytes,
+            uploads_max=self.uploads_max,
+            upload_delay_s=0.0,
+            on_conflict="overwrite",
+        )
+        folder = os.path.join(self.state_dir, f"{OUTBOX}{config.identity}")
+        return msgspec.structs.replace(
+            config, state_dir=folder, cache_dir=os.path.join(folder, "cache")
+        )
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -18,6 +16,7 @@ import trio
 
 from s3mount import crashpoints, logs
 from s3mount.app import settings
+from s3mount.app.folders import be_private, check_writable
 from s3mount.app.lifetime import Lifetime, Parts
 from s3mount.config import MountConfig, RunConfig
 from s3mount.daemon import client, protocol, registry
@@ -55,14 +54,6 @@ def run_mount(config: MountConfig, run: RunConfig, build: Build) -> int:
         os.close(terminal)
         reporter.close()
         logging.shutdown()
-
-
-def be_private() -> None:
-    """What this process makes outside of the mount is for its user alone, folders above it too.
-
-    Whatever umask it was started with; modes of files in the mount are those of the programs that make them.
-    """
-    os.umask(0o077)
 
 
 def _run(
@@ -125,25 +116,6 @@ def take_state(folder: Path, mountpoint: str, source: str) -> StateLock:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.02)
-
-
-def check_writable(name: str, folder: Path) -> None:
-    """Make a folder (mode 0700) if needed and write to it. Raises LocalDiskError saying why not.
-
-    A full disk is no reason: what an earlier mount left there is what makes room, once it is sent.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"s3mount")
-            file.flush()
-    except OSError as error:
-        if error.errno == errno.ENOSPC and folder.is_dir():
-            return
-        raise LocalDiskError(
-            f"the {name} folder {folder} is not writable: {error.strerror}; "
-            f"choose another with --{name}-dir"
-        ) from None
 
 
 def _log_path(config: MountConfig, run: RunConfig) -> Path | None:

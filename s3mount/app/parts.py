@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from s3mount.app.folders import open_spool
 from s3mount.app.lifetime import Parts
 from s3mount.app.notes import Notes
 from s3mount.app.snapshot import namespace_of, snapshots_directory
@@ -94,17 +95,6 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                     [*told, *notes.told],
                 )
             nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def open_spool(config: MountConfig) -> AsyncIterator[Spool]:
-    """The spool of a mount. In a thread, as an earlier mount may have left a lot. Raises LocalDiskError."""
-    opening = partial(Spool.open, Path(config.state_dir), size_bytes_max=config.spool_bytes_max)
-    spool = await trio.to_thread.run_sync(opening)
-    try:
-        yield spool
-    finally:
-        spool.close()
 
 
 async def _look_at_bucket(

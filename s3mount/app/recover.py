@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 import trio
 
-from s3mount.app.mount import be_private, check_writable
+from s3mount.app.folders import be_private, check_writable
 from s3mount.app.parts import build_parts
 from s3mount.config import MountConfig
 from s3mount.daemon.launch import Reporter

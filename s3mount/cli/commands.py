@@ -48,6 +48,8 @@ COMMANDS: Mapping[str, str] = {
     "manifest": "s3mount.cli.manifests.manifest:manifest",
     "cp": "s3mount.cli.objects.cp:cp",
     "mv": "s3mount.cli.objects.cp:mv",
+    "send": "s3mount.cli.objects.send:send",
+    "daemon": "s3mount.cli.daemon:daemon",
     "upload": "s3mount.cli.objects.upload:upload",
     "download": "s3mount.cli.objects.upload:download",
     "config": "s3mount.cli.mounts.config:config",

@@ -149,6 +149,8 @@ def leftovers(base: Path) -> list[tuple[Path, OwnerNote]]:
 def _in_use(folder: Path, owner: OwnerNote | None) -> str:
     if owner is None:
         return f"the state folder {folder} is in use by another process"
+    if owner.mountpoint.startswith("s3://"):
+        return f"the state folder {folder} is in use by another daemon, process {owner.pid}"
     doing = "is still sending what its last mount left"
     if owner.phase != "draining":
         there = mountinfo.topmost_at(owner.mountpoint, mountinfo.read_mounts())

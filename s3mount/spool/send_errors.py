@@ -67,6 +67,11 @@ def damage_of(blob: Blob, start: int, stop: int, error: Exception) -> S3MountErr
     try:
         blob.check(start, stop)
     except DamagedBlockError as found:
+        if blob.is_reference:
+            path = os.path.realpath(blob.location)
+            return DamagedBlobError(
+                f"{path} was changed after it was handed over by reference, so it is not sent: send it again"
+            )
         return DamagedBlobError(
             f"its bytes at {found.offset} in {blob.location} are not those that were written (a failing "
             "disk?), so it is not sent: write the file again, or discard it"

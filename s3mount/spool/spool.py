@@ -143,7 +143,7 @@ class Spool:
             )
             blob.fault = str(fault)
             self._take_in(blob)
-            self.used_bytes += extents.total
+            self.used_bytes += blob.held_bytes
         change.note_failure(fault)
         change.apply(Event.DAMAGE)
         self.dependencies.add(change)
@@ -154,7 +154,7 @@ class Spool:
         blob = self.live_blobs.pop(blob_id_of(change), None)
         if blob is not None:
             blob.release()
-            self.used_bytes -= blob.extents.total
+            self.used_bytes -= blob.held_bytes
 
     def _report_unsummed(self) -> None:
         unsummed = sum(blob.sums.has_unknown for blob in self.live_blobs.values())
@@ -216,9 +216,10 @@ class Spool:
                 if change.size and not rows:
                     rows = self.journal.sums(blob.id)
                 blob.sums.recover(rows, change.size)
-            if on_disk_bytes is not None and (blob.sums.is_unsettled or on_disk_bytes != blob.size):
+            is_other_size = on_disk_bytes != blob.size and not blob.is_reference
+            if on_disk_bytes is not None and (blob.sums.is_unsettled or is_other_size):
                 tell_from_earlier(change)
-            if on_disk_bytes is not None and on_disk_bytes != blob.size:
+            if on_disk_bytes is not None and is_other_size:
                 follow_disk(change, blob, on_disk_bytes, is_rebooted=self._is_rebooted)
             blob.sums.mark_unknown(blob.extents)
             if on_disk_bytes and blob.sums.is_unsettled and blob.base is not None:
@@ -227,7 +228,7 @@ class Spool:
                 blob.sums.mark_unknown(data_ranges(blob.fd))
                 blob.release()
             self._take_in(blob)
-            self.used_bytes += blob.extents.total
+            self.used_bytes += blob.held_bytes
         self.dependencies.add(change)
         crashpoint("recovery: change taken over")
 
@@ -441,6 +442,12 @@ class Spool:
         self._take_in(blob)
         return blob
 
+    def new_reference(self, path: str) -> Blob:
+        """A new blob for the bytes of somebody's file, which stay there. Raises OSError."""
+        blob = self.blobs.refer(path)
+        self._take_in(blob)
+        return blob
+
     def _take_in(self, blob: Blob) -> None:
         self.live_blobs[blob.id] = blob
         blob.sums.blob_id, blob.sums.on_unsettled = blob.id, self._unsettle
@@ -471,7 +478,7 @@ class Spool:
             return
         blob.release()
         blob.is_dropped = True
-        self.grew(-blob.extents.total)
+        self.grew(-blob.held_bytes)
         if not keep_file:
             self._labels.clear(blob)
             self.durability.remove_later(blob.path)

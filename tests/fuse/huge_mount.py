@@ -17,9 +17,9 @@ from typing import Any
 
 import trio
 
+from s3mount.app.folders import open_spool
 from s3mount.app.lifetime import Parts
 from s3mount.app.mount import run_mount
-from s3mount.app.parts import open_spool
 from s3mount.app.snapshot import snapshots_directory
 from s3mount.cache.reader import CacheReader
 from s3mount.config import GIB, MountConfig, RunConfig, StoreConfig

@@ -32,7 +32,7 @@ def export(place: str, folder: Path) -> int:
     Exit status 0: all of it was copied. 1: something is not whole, which is named.
     """
     state = find_state(place)
-    if state.is_held and state.owner is not None:
+    if state.is_held and state.owner is not None and not state.is_outbox:
         write_back(state.owner.mountpoint, FLUSH_TIMEOUT_S)
     inspection = state.inspect()
     copied = 0

@@ -16,6 +16,8 @@ from s3mount.errors import MountError
 
 log = logging.getLogger(__name__)
 
+OUTBOX = "s3://"
+"""Begins what names a bucket that a daemon sends to, where others name a mount point."""
 STATUS_TIMEOUT_S = 10.0
 """A process that has not answered by then does not answer."""
 
@@ -34,6 +36,11 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
         if self.record is not None:
             return self.record.source
         return self.entry.source if self.entry is not None else ""
+
+    @property
+    def is_outbox(self) -> bool:
+        """Is it no mount, but what a daemon has for a bucket?"""
+        return self.mountpoint.startswith(OUTBOX)
 
     @property
     def alive(self) -> bool:
@@ -58,8 +65,10 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
 def find_mount(path: str) -> tuple[Mount, str]:
     """The mount that ``path`` lies in, and the path relative to it (empty for the mount point).
 
-    Raises MountError when it lies in none.
+    For ``s3://BUCKET/KEY`` what a daemon has for the bucket. Raises MountError when it lies in none.
     """
+    if path.startswith(OUTBOX):
+        return _find_outbox(path)
     mounts = mountinfo.read_mounts()
     for candidate in dict.fromkeys((mountinfo.absolute(path), os.path.abspath(path))):
         entry = mountinfo.mount_containing(candidate, mounts)
@@ -73,6 +82,15 @@ def find_mount(path: str) -> tuple[Mount, str]:
     if entry is None:
         raise MountError(f"{path} is not a mounted bucket, nor in one")
     return _with_record(entry), _below(real, entry.mountpoint)
+
+
+def _find_outbox(url: str) -> tuple[Mount, str]:
+    bucket, _, key = url.removeprefix(OUTBOX).partition("/")
+    name = f"{OUTBOX}{bucket}"
+    found = registry.find(name, os.geteuid())
+    if found is None or not found[1].alive:
+        raise MountError(f"no daemon of yours has anything for {name}; s3mount daemon starts one")
+    return Mount(mountpoint=name, folder=found[0], record=found[1]), key
 
 
 def find_mounts() -> list[Mount]:

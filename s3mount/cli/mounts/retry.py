@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from s3mount.cli.mounts.mounts import find_mount
-from s3mount.cli.mounts.wait import below_mount
+from s3mount.cli.mounts.wait import find_paths
 from s3mount.daemon import protocol
 from s3mount.errors import MountError
 
@@ -23,12 +22,11 @@ def retry(mountpoint: str, paths: tuple[str, ...], overwrite: bool) -> int:
     keeps both versions this time: yours becomes NAME.conflict-HOST-TIME. How it went is told by s3mount
     status, or wait. Exit status 0; 1 when nothing at PATHs waits for it.
     """
-    mount, _ = find_mount(mountpoint)
+    mount, relative = find_paths(mountpoint, paths)
     if not mount.alive:
         raise MountError(
             f"{mountpoint} has no running process; s3mount recover {mountpoint} sends what it left"
         )
-    relative = tuple(below_mount(path, mount.mountpoint) for path in paths)
     with mount.connect() as connection:
         answer = connection.ask(protocol.Retry(relative, overwrite))
     keys = answer.get("keys", [])

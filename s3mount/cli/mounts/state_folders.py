@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from s3mount import mountinfo, status
+from s3mount.cli.mounts.mounts import OUTBOX
 from s3mount.config import default_state_dir
 from s3mount.daemon import ownership, registry
 from s3mount.errors import MountError
@@ -27,6 +28,11 @@ class StateFolder(msgspec.Struct, frozen=True):
     is_held: bool
 
     @property
+    def is_outbox(self) -> bool:
+        """Is it a daemon's?"""
+        return self.owner is not None and self.owner.mountpoint.startswith(OUTBOX)
+
+    @property
     def source(self) -> str:
         """The bucket as it was named when it was mounted, or the folder's name."""
         return (self.owner.source if self.owner is not None else "") or self.folder.name
@@ -44,8 +50,10 @@ def default_base() -> Path:
 def find_state(path: str) -> StateFolder:
     """The state folder that ``path`` is, holds (as ``--state-dir``), or that a mount point there has or had.
 
-    Raises MountError when there is none, or more than one.
+    For ``s3://BUCKET`` that of a daemon. Raises MountError when there is none, or more than one.
     """
+    if path.startswith(OUTBOX):
+        return _find_outbox(path.rstrip("/"))
     mountpoint = mountinfo.absolute(path)
     found = registry.find(mountpoint, os.geteuid())
     entry = mountinfo.topmost_at(mountpoint, mountinfo.read_mounts())
@@ -70,6 +78,16 @@ def find_state(path: str) -> StateFolder:
         f"{path} is neither a state folder nor a place where a bucket is or was mounted "
         f"(with its state in {default_base()})"
     )
+
+
+def _find_outbox(name: str) -> StateFolder:
+    found = registry.find(name, os.geteuid())
+    if found is not None and found[1].alive:
+        return _look(Path(found[1].state_dir))
+    for state in states_in(default_base()):
+        if state.owner is not None and state.owner.mountpoint == name:
+            return state
+    raise MountError(f"no daemon has, or left, anything for {name} in {default_base()}")
 
 
 def states_in(base: Path) -> list[StateFolder]:

@@ -39,6 +39,12 @@ def unmount(mountpoint: str, timeout: float | None) -> int:
     mount; or the mount is in use and still there.
     """
     mount, relative = find_mount(mountpoint)
+    if mount.is_outbox:
+        assert mount.record is not None
+        raise MountError(
+            f"{mountpoint} is no mount; s3mount wait {mountpoint} waits for it, and the daemon "
+            f"(process {mount.record.pid}) ends in order when it is told by SIGTERM"
+        )
     if relative:
         raise MountError(f"{mountpoint} is inside the mount at {mount.mountpoint}; name that")
     if not mount.alive:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import click
 
 from s3mount import mountinfo
-from s3mount.cli.mounts.mounts import Mount, find_mount, snapshot_of
+from s3mount.cli.mounts.mounts import OUTBOX, Mount, find_mount, snapshot_of
 from s3mount.cli.param_types import seconds
 from s3mount.cli.progress import Uploads
 from s3mount.cli.subprocess_timeout import run_with_timeout
@@ -42,8 +42,7 @@ def wait(
     Exit status 0 when they are, 1 with what is stuck. A PATH is relative to the mount point, unless
     it is the path of something in the mount.
     """
-    mount, _ = find_mount(mountpoint)
-    relative = tuple(below_mount(path, mount.mountpoint) for path in paths)
+    mount, relative = find_paths(mountpoint, paths)
     _wait_for(mount, relative, timeout)
     if manifest is not None:
         _write_manifest(mount, relative, manifest)
@@ -54,7 +53,8 @@ def _wait_for(mount: Mount, relative: tuple[str, ...], timeout: float | None) ->
     """Return when all is in S3. Raises MountError and what the mount says of the trouble."""
     uploads = Uploads(timeout)
     with mount.connect() as connection:
-        write_back(mount.mountpoint, timeout)
+        if not mount.is_outbox:
+            write_back(mount.mountpoint, timeout)
         connection.send(protocol.Wait(relative))
         try:
             for answer in connection.answers(uploads.silence_s):
@@ -97,11 +97,24 @@ def _write_manifest(mount: Mount, paths: tuple[str, ...], output: str) -> None:
         write(file)
 
 
+def find_paths(mountpoint: str, paths: tuple[str, ...]) -> tuple[Mount, tuple[str, ...]]:
+    """The mount, and ``paths`` relative to it; of ``s3://BUCKET/KEY`` the key is one of them.
+
+    Raises MountError, and UsageError when one leads out of the mount.
+    """
+    mount, inside = find_mount(mountpoint)
+    relative = tuple(below_mount(path, mount.mountpoint) for path in paths)
+    return mount, (inside, *relative) if mount.is_outbox and inside else relative
+
+
 def below_mount(path: str, mountpoint: str) -> str:
     """``path`` relative to the mount, whether given so, or as a path of the file system.
 
     Raises UsageError when it leads out of the mount.
     """
+    if mountpoint.startswith(OUTBOX):
+        # Keys are no paths: nothing in them leads anywhere.
+        return "" if path == "." else path.removeprefix(f"{mountpoint}/")
     full = mountinfo.absolute(path) if os.path.isabs(path) else os.path.abspath(path)
     if not mountinfo.is_within(full, mountpoint):
         if os.path.isabs(path):

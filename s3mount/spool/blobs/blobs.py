@@ -20,6 +20,7 @@ from s3mount.transfer.parts import PartsUpload
 UNCHANGED = 1 << 63
 """Behind the end of every file."""
 COPY_CHUNK_BYTES = 8 << 20
+READ_BYTES = 1 << 20
 
 _buffer = memoryview(bytearray(BLOCK_BYTES))
 """Blocks are read into it to be checked: one at a time, in one thread."""
@@ -37,6 +38,7 @@ class Blob:
     reads it is told that it is not there. It ``is_gone`` when its file was not found at the start; ``is_unsure``
     when S3 has what it stands for, but not by this run's sending: a power cut may have taken bytes of it.
     Below ``changed_from`` nothing was written since the base was taken: what is here below is the base's.
+    One that ``is_reference`` is a link to a file of somebody's own, and is only read.
     With a ``fault`` it is not known what the file must hold: it is neither read nor written, until it is emptied.
     ``open_files`` counts who reads and writes it for programs.
     """
@@ -115,8 +117,19 @@ class Blob:
         if self.is_dropped:
             raise FileNotFoundError(errno.ENOENT, "it was removed from the spool", self.location)
         if self._fd < 0:
-            self._fd = os.open(self.location, os.O_RDWR | os.O_CLOEXEC)
+            access = os.O_RDONLY if self.is_reference else os.O_RDWR
+            self._fd = os.open(self.location, access | os.O_CLOEXEC)
         return self._fd
+
+    @property
+    def is_reference(self) -> bool:
+        """Is it a link to somebody's file, which is not the spool's to change?"""
+        return os.path.islink(self.location)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes of the spool's room: nothing, where the bytes are somebody's file."""
+        return 0 if self.is_reference else self.extents.total
 
     @property
     def place(self) -> int | Path:
@@ -200,6 +213,25 @@ class Blob:
                     self.filled.remove(offset, at)
                 self.size = max(self.size, at)
         return self.extents.total - before
+
+    def append(self, source_fd: int, stop: int) -> None:
+        """Take the bytes of another file from the end of this one up to ``stop``, by the kernel where it can.
+
+        A reference has them already. Blocks; once begun, for this blob's caller alone. Raises OSError.
+        """
+        start = self.size
+        if not self.is_reference:
+            _copy_range(source_fd, self.fd, start, stop - start)
+        buffer = memoryview(bytearray(min(READ_BYTES, stop - start)))
+        while self.size < stop:
+            length = os.preadv(self.fd, [buffer[: stop - self.size]], self.size)
+            if not length:
+                raise OSError(errno.EIO, "it is shorter than it was")
+            at = self.size
+            self.sums.commit(at, self.sums.prepare(at, buffer[:length], at, self._pread))
+            self.size = at + length
+        self.extents.add(start, stop)
+        self.changed_from = min(self.changed_from, start)
 
     def _pread(self, offset: int, length: int) -> memoryview:
         """Up to a block of the file, in a buffer that the next call overwrites."""
@@ -305,6 +337,13 @@ class BlobFolder:
         crashpoint("blob: created")
         return blob
 
+    def refer(self, path: str) -> Blob:
+        """A new blob that is a link to the file at ``path``, still empty. Raises OSError."""
+        blob = Blob(secrets.token_hex(10), self._folder)
+        os.symlink(path, blob.location)
+        crashpoint("blob: created")
+        return blob
+
     def described(
         self,
         blob_id: str,
@@ -367,6 +406,6 @@ def _copy_range(source_fd: int, target_fd: int, offset: int, length: int) -> Non
                 raise
             done = os.pwrite(target_fd, os.pread(source_fd, min(left, COPY_CHUNK_BYTES), at), at)
         if done == 0:
-            raise OSError(errno.EIO, "a spool blob is shorter than its journal says")
+            raise OSError(errno.EIO, "a file is shorter than it was")
         at += done
         left -= done

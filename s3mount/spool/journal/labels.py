@@ -40,7 +40,7 @@ class Labels:
 
     def write(self, blob: Blob, change: Put) -> None:
         """Let ``blob`` say that it is for ``change``. Best effort: never raises."""
-        if not self._is_possible:
+        if not self._is_possible or blob.is_reference:
             return
         # Without checksums: who reads it cannot know whether the bytes changed since. Nor does a deletion wait
         # for it then: those had no label.

@@ -399,6 +399,10 @@ class Sender:
 
     async def _put(self, change: Put) -> Stored:
         written_ns = _ctime_ns(change)
+        if change.expected is None and change.tried and not change.upload_id:
+            stored = await self._sent_before(change, written_ns)
+            if stored is not None:
+                return stored
         try:
             await self._must_not_be_made(change)
             return await self._put_if_expected(change)
@@ -418,6 +422,27 @@ class Sender:
         there = await self._head(change.key)
         if there is not None and there.etag == base.etag:
             raise PreconditionFailedError("an earlier try made it", key=change.key)
+
+    async def _sent_before(self, change: Put, written_ns: int) -> Stored | None:
+        """What replaces whatever is there may have been sent by a try of which nothing was heard.
+
+        ``None``: it was not, and goes where what is there now lies. Raises StoreError.
+        """
+        try:
+            there = await self._head(change.key)
+        except AccessDeniedError:
+            # Who may not look sends it again.
+            return None
+        self._spool.must_be_current(change)
+        change.expected = ABSENT if there is None else there.etag
+        if there is None or self._own.ctime_of(there) != written_ns or not self._own.made(there):
+            return None
+        blob = self._spool.blob_of(change)
+        if blob is not None and not await self._may_hold(there, blob):
+            return None
+        if blob is not None:
+            blob.is_unsure = True
+        return _as_stored(there)
 
     async def _look_again(self, change: PutOrCopy, written_ns: int, error: ConflictError) -> Stored:
         """409: another write of the key was under way. What it made is looked at before the next try.

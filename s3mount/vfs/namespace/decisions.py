@@ -71,11 +71,12 @@ class Decisions:
             there = (change.key for change in part if changes.get(change.key) is change)
             keys = given_up_with(changes, [key for key in there if key not in given_up])
             if not is_rehearsal:
-                self._give_up(keys)
+                self.give_up(keys)
             given_up |= dict.fromkeys(keys)
         return list(given_up)
 
-    def _give_up(self, keys: Sequence[Key]) -> None:
+    def give_up(self, keys: Sequence[Key]) -> None:
+        """Forget these pending changes. Raises LocalDiskError."""
         spool = self._state.spool
         for key in keys:
             log.warning("given up as asked for: %s of %r", spool.changes[key].op, key)

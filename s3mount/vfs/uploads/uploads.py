@@ -20,6 +20,7 @@ from s3mount.spool.upload.events import (
     ContentUploaded,
     GivenUp,
     NotInS3,
+    Report,
     Uploaded,
     UploadedEarlier,
     UploadEvent,
@@ -67,9 +68,14 @@ class UploadOutcomes:
         self._provider = provider
         self._puts = puts
         self.conflicts: deque[Conflict] = deque(maxlen=CONFLICTS_SHOWN_MAX)
+        self.on_event: Report = _nobody
 
     def take(self, event: UploadEvent) -> None:
-        """See ``spool.events.Report``."""
+        """See ``spool.events.Report``. ``on_event`` is told last."""
+        self._follow(event)
+        self.on_event(event)
+
+    def _follow(self, event: UploadEvent) -> None:
         match event:
             case Answered(key, change, content):
                 self._puts.stored(key, change, content)
@@ -191,3 +197,7 @@ class UploadOutcomes:
         node = self._state.find(change.key)
         if node is not None and node.parent is not None and node.parent.directory is not None:
             node.parent.directory.listed_at = float("-inf")
+
+
+def _nobody(event: UploadEvent) -> None:
+    """Nobody else wants to know."""

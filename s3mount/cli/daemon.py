@@ -1,0 +1,88 @@
+"""``s3mount daemon``: takes files from others and sends them."""
+
+from __future__ import annotations
+
+import grp
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s3mount.cli.objects.object_options import new_objects, object_options
+from s3mount.cli.options import absolute, option, store_config, store_options
+from s3mount.cli.param_types import seconds, size, size_from
+from s3mount.config import GIB, MIB, DaemonConfig, default_state_dir
+from s3mount.errors import UsageError
+from s3mount.logs import LEVELS
+
+
+@click.command("daemon", short_help="Take files from others, and send them.")
+@option("--socket", type=click.Path(), help="Where to listen.  [default: in the run folder]")
+@option("--group", metavar="GROUP", help="Let its members hand files over as well.")
+@store_options
+@object_options
+@option("--state-dir", type=click.Path(), help="Where to keep what is not in S3 yet.")
+@option(
+    "--spool-size",
+    type=size_from(MIB, or_zero=False),
+    default=100 * GIB,
+    help="Its limit, for each bucket.  [default: 100G]",
+)
+@option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
+@option("--uploads", type=int, default=16, help="Large uploads at once.  [default: 16]")
+@option("--log-file", type=click.Path(), help="[default: stderr]")
+@option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
+@option(
+    "--drain-timeout",
+    type=seconds,
+    default=60.0,
+    help="Time to send what is left when told to stop.  [default: 60s]",
+)
+def daemon(**given: Any) -> int:
+    """Take files that s3mount send hands over, keep them safe, and send them to S3.
+
+    Runs until a signal, with connections that stay warm and the credentials of its own user. What was taken survives
+    kill -9, and is sent after the next start. s3mount status, wait, retry, discard and export take s3://BUCKET for
+    what it has for a bucket.
+    """
+    from s3mount.app.daemon import run_daemon
+
+    return run_daemon(daemon_config(given))
+
+
+def daemon_config(given: dict[str, Any]) -> DaemonConfig:
+    """The settings from the command's values. Raises UsageError and click.UsageError."""
+    group = _gid(given["group"])
+    if group is not None and not given["socket"] and not os.environ.get("LISTEN_FDS"):
+        raise UsageError(
+            "--group needs --socket in a folder that its members can enter: the run folder is private"
+        )
+    return DaemonConfig(
+        store=store_config(given, new_objects=new_objects(given)),
+        state_dir=absolute(given["state_dir"]) or str(default_state_dir()),
+        socket=absolute(given["socket"]) or str(_own_socket()),
+        group=group,
+        spool_bytes_max=given["spool_size"],
+        part_bytes=given["part_size"],
+        uploads_max=given["uploads"],
+        log_file=absolute(given["log_file"]),
+        log_level=given["log_level"],
+        drain_timeout_s=given["drain_timeout"],
+    )
+
+
+def _own_socket() -> Path:
+    from s3mount.daemon.registry import writable_run_dir
+    from s3mount.daemon.send_client import SOCKET_NAME
+
+    return writable_run_dir() / SOCKET_NAME
+
+
+def _gid(name: str | None) -> int | None:
+    if name is None:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise UsageError(f"--group {name}: there is no such group") from None
