@@ -30,6 +30,8 @@ S3_METRICS = (
     Metric("requests_failed", "counter", "1", "tries that ended with an error of any kind"),
     Metric("retries", "counter", "1", "tries that repeated a failed one"),
     Metric("throttled", "counter", "1", "tries that the store refused to slow us down"),
+    Metric("hedges", "counter", "1", "reading requests sent beside one that was late"),
+    Metric("hedges_won", "counter", "1", "of these, those that were answered first"),
     Metric("overdue", "counter", "1", "tries that were cancelled at their deadline"),
     Metric("late", "counter", "1", "tries that ended more than 0.5 s behind their deadline"),
     Metric("late_max_s", "gauge", "s", "the most that a try ended behind its deadline"),

@@ -106,12 +106,13 @@ class Relay:
         """The address that clients use; it stays the same over ``stop`` and ``start``."""
         return f"http://127.0.0.1:{self._port}"
 
-    def start(self) -> None:
-        """Accept connections; on the same port again after ``stop``."""
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self._port))
-        listener.listen(128)
+    def start(self, listener: socket.socket | None = None) -> None:
+        """Accept connections, from ``listener`` or on the same port again after ``stop``."""
+        if listener is None:
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", self._port))
+            listener.listen(128)
         self._port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()

@@ -405,6 +405,9 @@ class _Fetch:
             on_head=self._on_head,
             before_try=self._before_try,
         )
+        # What nothing pins may be another object the second time.
+        self._is_pinned = if_match is not None or version_id is not None
+        self.call.adopt = self._adopt
 
     @property
     def complete(self) -> bool:
@@ -421,6 +424,7 @@ class _Fetch:
         start = self._range.start + self._done
         self.call.headers["range"] = f"bytes={start}-{self._range.stop - 1}"
         self.call.size_bytes = self._range.length - self._done
+        self.call.is_hedgeable = self._is_pinned and not self._done
         if self._pin is not None:
             self.call.headers["if-match"] = f'"{self._pin}"'
 
@@ -468,6 +472,13 @@ class _Fetch:
             digest.update(piece)
 
         return write_and_check
+
+    def _adopt(self, answer: Answer) -> None:
+        """Take an answer that came whole while this one was under way: nobody else writes any more."""
+        self.restart()
+        head = Head()
+        head.status, head.headers = answer.status, dict(answer.headers)
+        self._on_head(head)(memoryview(answer.body))
 
     def _on_bytes(self, n: int) -> None:
         self._done += n

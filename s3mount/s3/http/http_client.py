@@ -35,6 +35,7 @@ from s3mount.s3.headers import beside, http_date_ns, lacking
 from s3mount.s3.http import genuine
 from s3mount.s3.http.credentials import CredentialSource, Renew
 from s3mount.s3.http.error_mapping import Refusal, action_denied
+from s3mount.s3.http.hedging import HEDGED_KINDS, Hedger
 from s3mount.s3.http.perf_log import Recorder, record_of
 from s3mount.s3.http.pool import Pool
 from s3mount.s3.http.requests import Answer, Call, local_failure
@@ -220,6 +221,7 @@ class HttpClient:
             config, statistics, lambda: self._peer, self.timeouts.estimates.round_trip_s
         )
         self._peer: Peer | None = None
+        self._hedger = Hedger(statistics, self._ask_again)
         self._skew_s = 0.0
         self.marks = genuine.Marks()
         self._back = trio.Event()
@@ -263,6 +265,7 @@ class HttpClient:
         """Close idle connections."""
         self.timeouts.estimates.round_trip_s = self.traffic.trip.base_s
         self.traffic.close()
+        self._hedger.close()
         self._pool.close()
 
     def gauges(self) -> dict[str, float]:
@@ -419,6 +422,19 @@ class HttpClient:
             gate.leave()
             traffic.look(trio.current_time())
 
+    async def _ask_again(self, call: Call) -> Answer | None:
+        """A second request beside one that is late, where there is room for it."""
+        way, traffic = self.traffic.reading, self.traffic
+        if not way.may_hedge:
+            return None
+        await way.gate.enter()
+        try:
+            self.statistics.hedges += 1
+            return await self.once(call, 1)
+        finally:
+            way.gate.leave()
+            traffic.look(trio.current_time())
+
     async def once(self, call: Call, retry: int) -> Answer:
         """One try (two, when the first met a kept connection that the store had closed)."""
         began_s = trio.current_time()
@@ -438,6 +454,8 @@ class HttpClient:
         call.answer_began = False
         allowance = self.timeouts.allowance(call.kind, call.size_bytes, retry, work_s=call.work_s)
         scope = trio.CancelScope(deadline=began_s + allowance.total_s)
+        if retry == 0:
+            self._hedger.watch(call, scope, began_s)
         try:
             with scope:
                 answer = await self._send(call, allowance, scope, began_s)
@@ -447,7 +465,11 @@ class HttpClient:
             raise
         finally:
             now = trio.current_time()
+            self._hedger.leave(call)
             self.statistics.ended(now - began_s, now - scope.deadline)
+        if scope.cancelled_caught and call.hedge is not None:
+            self._note_reachable(call, began_s, None)
+            return _adopted(call, call.hedge)
         if scope.cancelled_caught:
             self.statistics.failed += 1
             waited_s = now - began_s
@@ -593,6 +615,8 @@ class HttpClient:
     def _learn(self, call: Call, watch: _Watch, ended_s: float) -> None:
         """Feed the estimates with a try that succeeded."""
         timeouts = self.timeouts
+        if call.kind in HEDGED_KINDS:
+            self._hedger.stragglers.took(call.kind, call.size_bytes, ended_s - watch.began_at_s)
         if call.error_in_body and call.size_bytes >= WATCH_BYTES_MIN:
             # A copy: the store moves the bytes before it answers.
             timeouts.transferred(call.kind, call.size_bytes, ended_s - watch.sent_at_s)
@@ -633,6 +657,13 @@ class HttpClient:
         self._skew_s = skew_s
         _log.warning("this machine's clock is %.0f s off the store's; signing by theirs", skew_s)
         return True
+
+
+def _adopted(call: Call, answer: Answer) -> Answer:
+    """The answer to ``call`` that came to its second asking. Raises StoreError, as the first might."""
+    if call.adopt is not None:
+        call.adopt(answer)
+    return answer
 
 
 async def _early_answer(

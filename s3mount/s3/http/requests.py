@@ -27,10 +27,13 @@ class Call:
     ``sent_to`` is the host that the last try went to, ``failure`` why it failed, ``answer_began`` if anything came.
     ``tries`` counts them, ``tried_at_s`` is when the last one began, ``moved`` how many bytes it sent and received,
     or the store copied for it.
+    ``is_hedgeable``: it may be asked twice at once, and ``adopt`` takes the second one's answer, which is in memory,
+    where the body has a sink. ``hedge`` is that answer, for the try whose scope is ``hedged_try``.
     """
 
     __slots__ = (
         "_fd",
+        "adopt",
         "answer_began",
         "before_retry",
         "before_try",
@@ -39,7 +42,10 @@ class Call:
         "error_in_body",
         "failure",
         "headers",
+        "hedge",
+        "hedged_try",
         "in_doubt",
+        "is_hedgeable",
         "key",
         "kind",
         "method",
@@ -91,7 +97,26 @@ class Call:
         self.tries = 0
         self.tried_at_s = 0.0
         self.moved = 0
+        self.is_hedgeable = True
+        self.hedged_try: object = None
+        self.adopt: Callable[[Answer], None] | None = None
+        self.hedge: Answer | None = None
         self._fd = -1
+
+    def again(self) -> Call:
+        """The same, to be asked beside it: of a body that has a sink the answer comes into memory."""
+        made = Call(
+            self.kind,
+            self.method,
+            self.key,
+            query=self.query,
+            headers=dict(self.headers),
+            size_bytes=self.size_bytes,
+            on_head=None if self.adopt is not None else self.on_head,
+        )
+        made.check_body = self.check_body
+        made.is_hedgeable = False
+        return made
 
     @property
     def body_length(self) -> int | None:

@@ -15,6 +15,8 @@ class Statistics:
         self.failed = 0
         self.retries = 0
         self.throttled = 0
+        self.hedges = 0
+        self.hedges_won = 0
         self.overdue = 0
         self.late = 0
         self.late_max_s = 0.0
@@ -53,6 +55,8 @@ class Statistics:
             "requests_failed": self.failed,
             "retries": self.retries,
             "throttled": self.throttled,
+            "hedges": self.hedges,
+            "hedges_won": self.hedges_won,
             "overdue": self.overdue,
             "late": self.late,
             "late_max_s": self.late_max_s,

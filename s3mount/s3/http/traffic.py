@@ -72,6 +72,12 @@ class _Way:
         self.pace: Pace | None = None
         self.moved_before = 0
 
+    @property
+    def may_hedge(self) -> bool:
+        """May a request be sent that nobody waits for yet? Not on a line that is full, or held to a rate."""
+        window = self.gate.window
+        return self.pace is None and not window.is_held and self.gate.inside < window.size
+
     def apply(self) -> None:
         """Let the lower of both rates hold; at it no request may crawl so that its deadline would pass."""
         rates = [float(self.limit)] if self.limit else []

@@ -753,7 +753,9 @@ def test_two_requests_in_a_hundred_that_hang_cost_seconds_and_no_data() -> None:
         assert trio.current_time() - began < 60
         assert server.objects == {f"{n}": b"%d" % n for n in range(count)}
         counted = await store.statistics()
-        assert counted["overdue"] == counted["retries"] == counted["requests"] - 2 * count > 5
+        again = counted["requests"] - 2 * count - counted["hedges"]
+        assert counted["overdue"] == counted["retries"] == again
+        assert counted["overdue"] + counted["hedges_won"] > 5
         assert counted["late_max_s"] < 5  # a quarter of a real second, on a busy machine
         assert counted["window_write"] >= width
 
