@@ -55,6 +55,16 @@ class ManifestError(S3MountError):
     """A manifest cannot be read or written; the message names the file, and the line where there is one."""
 
 
+class PackError(S3MountError):
+    """A pack, a tar file or the index of one cannot be read; the message names it."""
+
+
+class PackFullError(S3MountError):
+    """So much waits for S3 already that to put more would have to wait; nothing was taken."""
+
+    retryable = True
+
+
 class ObjectExistsError(S3MountError):
     """There is an object where one is to be put, and it may not be replaced."""
 

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import trio
 
-from s3mount.bulk.sources import scratch
 from s3mount.errors import DiskFullError
 from s3mount.refs import Body, ByteRange, FileSlice
 from s3mount.s3.checksums import CacheBlockSums
 from s3mount.transfer.fetching import OpenFile
+from s3mount.transfer.scratch import scratch
 
 Write = Callable[[bytes], object]
 

@@ -154,7 +154,7 @@ def command_line(outcome: Outcome, options: Sequence[str] = ()) -> str:
     raw = ["--raw"] if any(p.startswith("s3://") and has_wildcards(p) for p in places) else []
     # What begins with a dash would be an option.
     safe = [f"./{p}" if p.startswith("-") and p != "-" else p for p in places]
-    line = shlex.join([outcome.operation, *raw, *options, *safe])
+    line = shlex.join([*outcome.operation.split(), *raw, *options, *safe])
     if outcome.operation == "rm" and not outcome.source.startswith("s3://"):
         return "# " + line.replace("\n", "\\n")
     return line

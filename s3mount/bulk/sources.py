@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import BinaryIO, NamedTuple, TypeAlias, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import trio
 
 from s3mount.bulk.running import for_each
-from s3mount.errors import DiskFullError, LocalDiskError, PartSizeError, SourceError
+from s3mount.errors import DiskFullError, PartSizeError, SourceError
 from s3mount.flow.parts import PARTS_MAX, PartPlan
 from s3mount.refs import (
     ANY,
@@ -27,6 +25,7 @@ from s3mount.s3.store import Store
 from s3mount.transfer.fetching import Wanted
 from s3mount.transfer.multipart import abort_quietly
 from s3mount.transfer.parts import PartsUpload
+from s3mount.transfer.scratch import path_of, scratch, temporary
 
 READ_BYTES = 1 << 20
 STREAMED_PARTS_MAX = 4
@@ -34,29 +33,6 @@ STREAMED_PARTS_MAX = 4
 
 Read: TypeAlias = Callable[[int], Awaitable[bytes]]
 """Gives up to so many bytes of a stream, none at its end. Raises SourceError."""
-
-
-def _temporary() -> BinaryIO:
-    """A file without a name. Raises LocalDiskError."""
-    try:
-        return cast(BinaryIO, tempfile.TemporaryFile(prefix="s3mount-"))
-    except OSError as error:
-        raise LocalDiskError(f"no temporary file can be made: {error.strerror}") from error
-
-
-def _path_of(file: BinaryIO) -> str:
-    """By which another process reaches it."""
-    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
-
-
-@contextmanager
-def scratch() -> Iterator[tuple[BinaryIO, str]]:
-    """A file without a name that is gone with the block, and a path by which another process reaches it.
-
-    Raises LocalDiskError.
-    """
-    with _temporary() as file:
-        yield file, _path_of(file)
 
 
 class StoreSource:
@@ -101,7 +77,7 @@ class _Piece(NamedTuple):
     @property
     def body(self) -> Body:
         """As they are sent."""
-        return FileSlice(_path_of(self.file), 0, self.length) if self.length else b""
+        return FileSlice(path_of(self.file), 0, self.length) if self.length else b""
 
 
 class _Pieces:
@@ -179,7 +155,7 @@ async def upload_stream(
 async def _read_piece(read: Read, plan: PartPlan, index: int) -> _Piece:
     """The next part of a stream; shorter than planned at its end, and empty behind it."""
     most = plan.part_range(index).length
-    file = _temporary()
+    file = temporary()
     length = 0
     try:
         while length < most and (data := await read(min(READ_BYTES, most - length))):

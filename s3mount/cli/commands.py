@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, str] = {
     "cancel": "s3mount.cli.objects.cancel:cancel",
     "sum": "s3mount.cli.objects.sums:sums",
     "verify": "s3mount.cli.objects.verify:verify",
+    "pack": "s3mount.cli.objects.pack:pack",
     "presign": "s3mount.cli.objects.presign:presign",
     "generate-sse-key": "s3mount.cli.objects.sse_key:generate_sse_key",
     "run": "s3mount.cli.run:run_lines",

@@ -47,7 +47,7 @@ class Places:
     def argv(self, *words: str, endpoint_url: str | None = None) -> list[str]:
         """The command with all that it needs to find the server."""
         given = [word.replace("{b}", f"s3://{self.bucket}") for word in words]
-        length = 2 if given[0] == "manifest" else 1
+        length = 2 if given[0] in ("manifest", "pack") else 1
         command, rest = given[:length], given[length:]
         where = ["--endpoint-url", endpoint_url or self.server.endpoint_url, "--path-style"]
         return [sys.executable, "-m", "s3mount", *command, *where, *rest]

@@ -15,7 +15,7 @@ SLOW = ("trio", "boto3", "botocore", "pyfuse3", "rich", "pyarrow")
     [
         *("status", "wait", "unmount", "retry", "refresh", "mount", "mount-helper"),
         *("ls", "du", "cat", "rm", "sync", "cancel", "sum", "verify", "presign", "run"),
-        "generate-sse-key",
+        *("generate-sse-key", "pack"),
     ],
 )
 def test_a_command_that_only_asks_imports_little(command: str) -> None:

@@ -1,0 +1,238 @@
+"""``s3mount pack``: many small files as a few tar files in S3, each still readable alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s3mount.cli import output
+from s3mount.cli.objects import bulk
+from s3mount.cli.options import option, store_options
+from s3mount.cli.param_types import size_from
+
+if TYPE_CHECKING:
+    from s3mount.bulk.location import S3Location
+    from s3mount.bulk.report import Report
+    from s3mount.bulk.running import Session
+    from s3mount.config import StoreConfig
+    from s3mount.pack.finding import Alive, Loaded
+    from s3mount.s3.store import Store
+
+
+@click.group("pack", short_help="Small files as a few tar files, and any tar file by its members.")
+def pack() -> None:
+    """Many small files as a few tar files in S3, each of which is still read alone, by a range.
+
+    docs/PACKS.md specifies packs and their indexes.
+    """
+
+
+@pack.command("create", short_help="Pack local files.", epilog=bulk.EXIT_HINT)
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True)
+@click.argument("destination", metavar="S3URL/")
+@option(
+    "--pack-bytes",
+    type=size_from(1),
+    default="64M",
+    show_default=True,
+    help="A pack is closed when it is so large.",
+)
+@option(
+    "--pack-files",
+    type=click.IntRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="A pack is closed when it has so many files.",
+)
+@click.option("--storage-class", help="Of the packs; their indexes are STANDARD.")
+@click.option("--no-follow-links", is_flag=True, help="Leave symbolic links out.")
+@bulk.selection_options
+@bulk.dry_run_option
+@bulk.report_options
+@store_options
+def create(sources: tuple[str, ...], destination: str, **given: Any) -> int:
+    """Put files and folders into packs in the folder S3URL/.
+
+    A folder keeps its name, one that ends with a slash means what lies in it. A file of a name that an earlier pack
+    has replaces it. Each file is told when S3 has its pack.
+    """
+    from s3mount.bulk.location import LocalPath, parse
+    from s3mount.bulk.packing import OPERATION, Packing
+    from s3mount.errors import SourceError
+    from s3mount.pack.writer import Limits, open_writer
+
+    to = _folder(destination, given)
+    paths = [parse(source) for source in sources]
+    for path in paths:
+        if not isinstance(path, LocalPath):
+            raise SourceError(f"{path.url}: not a local file or folder")
+    chosen = bulk.path_filter(given)
+    limits = Limits(given["pack_bytes"], given["pack_files"])
+
+    async def main(session: Session, report: Report, config: StoreConfig) -> None:
+        store = await session.store(config, to.bucket)
+        storage_class = given["storage_class"]
+        async with open_writer(
+            store, to.bucket, to.key, limits, storage_class=storage_class, gives_up=True
+        ) as writer:
+            await Packing(writer, report, to).run(
+                [path for path in paths if isinstance(path, LocalPath)],
+                takes=chosen.takes,
+                follow_links=not given["no_follow_links"],
+            )
+
+    return bulk.perform(OPERATION, given, main)
+
+
+@pack.command("ls", short_help="List the names in packs.", epilog=bulk.EXIT_HINT)
+@click.argument("place", metavar="S3URL")
+@click.option("-l", "--long", "is_long", is_flag=True, help="With date and size.")
+@click.option("--packs", is_flag=True, help="The packs, and how much of each is alive.")
+@bulk.selection_options
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each.")
+@store_options
+def list_names(place: str, **given: Any) -> int:
+    """List what lies in the packs of the folder S3URL/, or in the one tar file S3URL, in the order of keys.
+
+    The names of all packs of a folder are held in memory: about 0.5 KiB each.
+    """
+    from s3mount.pack.finding import alive
+
+    location = bulk.s3_location(place, raw=given["raw"], command="pack ls")
+    chosen = bulk.path_filter(given)
+
+    async def main(session: Session, report: Report, config: StoreConfig) -> None:
+        from s3mount.bulk.packs import loaded_packs
+
+        store = await session.store(config, location.bucket)
+        packs = await loaded_packs(store, location, report, "pack ls")
+        if given["packs"]:
+            _tell_packs(location, packs, as_json=given["as_json"])
+            return
+        for found in alive(packs):
+            name = found.key[len(location.base) :]
+            if not chosen.takes(name):
+                continue
+            if given["as_json"]:
+                output.write_json(_about(location, found))
+            else:
+                output.write_line(_line(found, name) if given["is_long"] else name)
+
+    return bulk.perform("pack ls", given, main, has_summary=False)
+
+
+@pack.command("locate", short_help="Where a name's bytes lie.", epilog=bulk.EXIT_HINT)
+@click.argument("place", metavar="S3URL")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@bulk.raw_option
+@store_options
+def locate(place: str, names: tuple[str, ...], **given: Any) -> int:
+    """Tell as JSON where NAME lies in the packs of the folder S3URL/, or in the tar file S3URL.
+
+    A GET of key with Range: bytes=BODY-(BODY+SIZE-1) brings it, by whatever client.
+    """
+    location = bulk.s3_location(place, raw=True, command="pack locate")
+
+    async def main(session: Session, report: Report, config: StoreConfig) -> None:
+        from s3mount.bulk.packs import loaded_packs
+        from s3mount.errors import SourceError
+        from s3mount.pack.finding import alive
+
+        store = await session.store(config, location.bucket)
+        packs = await loaded_packs(store, location, report, "pack locate")
+        wanted = {location.base + name for name in names}
+        found = {each.key: each for each in alive(packs) if each.key in wanted}
+        for name in names:
+            there = found.get(location.base + name)
+            if there is None:
+                error = SourceError(f"no pack at {location.url} has it")
+                report.fail("pack locate", name, None, error)
+                continue
+            version_id = await _version_of(store, there)
+            output.write_json(_about(location, there) | {"version_id": version_id})
+            report.counts.objects += 1
+
+    return bulk.perform("pack locate", given, main, has_summary=False)
+
+
+async def _version_of(store: Store, found: Alive) -> str | None:
+    """The version of the pack that its index is of. Raises PreconditionFailedError where another one is there."""
+    from s3mount.errors import PreconditionFailedError
+
+    tar = found.loaded.pack.tar
+    info = await store.head(tar.key)
+    if (info.size, info.etag) != (tar.size, tar.etag):
+        raise PreconditionFailedError("the pack was replaced since it was listed", key=tar.key)
+    return info.version_id
+
+
+def _folder(text: str, given: dict[str, Any]) -> S3Location:
+    from s3mount.errors import DestinationError
+
+    to = bulk.s3_location(text, raw=given["raw"], command="pack create")
+    if not to.is_folder:
+        raise DestinationError(f"{text}: packs lie in a folder, which ends with a slash")
+    return to
+
+
+def _about(location: S3Location, found: Alive) -> dict[str, Any]:
+    """What there is to tell of a name, for programs."""
+    entry, tar = found.entry, found.loaded.pack.tar
+    about = {
+        "type": entry.kind,
+        "name": found.key[len(location.base) :],
+        "bucket": location.bucket,
+        "key": tar.key,
+        "etag": tar.etag,
+        "header": entry.header,
+        "body": entry.body,
+        "size": entry.size,
+        "sha256": entry.sha256 or None,
+        "mtime": entry.mtime or None,
+        "mode": entry.mode or None,
+    }
+    return about | {"target": entry.target} if entry.kind == "link" else about
+
+
+def _line(found: Alive, name: str) -> str:
+    from s3mount.manifest.times import format_time
+
+    entry = found.entry
+    when = format_time(entry.mtime_ns)[:19] + "Z" if entry.mtime_ns is not None else "-"
+    size = str(entry.size) if entry.kind == "file" else entry.kind
+    return f"{when:<20}  {size:>14}  {name}"
+
+
+def _tell_packs(location: S3Location, packs: list[Loaded], *, as_json: bool) -> None:
+    """Each pack, and how much of it is alive."""
+    from s3mount.pack.finding import alive
+    from s3mount.status import size_text
+
+    names: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for found in alive(packs):
+        key = found.loaded.pack.tar.key
+        names[key] = names.get(key, 0) + 1
+        sizes[key] = sizes.get(key, 0) + found.entry.stop - found.entry.header
+    for loaded in sorted(packs, key=lambda each: each.pack.tar.key):
+        tar, head = loaded.pack.tar, loaded.contents.head
+        entries = len(loaded.contents.entries)
+        live, live_bytes = names.get(tar.key, 0), sizes.get(tar.key, 0)
+        if as_json:
+            output.write_json(
+                {
+                    "type": "pack",
+                    "bucket": location.bucket,
+                    "key": tar.key,
+                    "id": head.id,
+                    "bytes": tar.size,
+                    "entries": entries,
+                    "live": live,
+                    "live_bytes": live_bytes,
+                    "foreign": head.foreign,
+                }
+            )
+        else:
+            share = f"{live:,} of {entries:,} alive, {size_text(live_bytes)}"
+            output.write_line(f"{size_text(tar.size):>12}  {share:<40}  {tar.key}")
