@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from s3mount.api.bucket import open_bucket as open
     from s3mount.api.outcomes import SomeFailedError as SomeFailedError
     from s3mount.config import TimeoutSettings as TimeoutSettings
+    from s3mount.customer_key import CustomerKey as CustomerKey
     from s3mount.errors import S3MountError as S3MountError
     from s3mount.refs import Condition as Condition
     from s3mount.refs import ObjectHeaders as ObjectHeaders
@@ -28,6 +29,7 @@ __all__ = [
     "BlockingBucket",
     "Bucket",
     "Condition",
+    "CustomerKey",
     "ObjectHeaders",
     "S3MountError",
     "SomeFailedError",
@@ -46,6 +48,7 @@ NAMES = {
     "BlockingBucket": "s3mount.api.blocking:BlockingBucket",
     "SomeFailedError": "s3mount.api.outcomes:SomeFailedError",
     "TimeoutSettings": "s3mount.config:TimeoutSettings",
+    "CustomerKey": "s3mount.customer_key:CustomerKey",
     "S3MountError": "s3mount.errors:S3MountError",
     "Condition": "s3mount.refs:Condition",
     "ObjectHeaders": "s3mount.refs:ObjectHeaders",

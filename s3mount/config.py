@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from s3mount.customer_key import CustomerKey
 from s3mount.errors import UsageError
 from s3mount.refs import ObjectHeaders
 
@@ -66,7 +67,8 @@ class TimeoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the bucket is and how to talk to it. Credentials are boto3's business, never held here.
+    """Where the bucket is and how to talk to it. Credentials are boto3's business, never held here, and of keys
+    for SSE-C only where they lie.
 
     ``new_objects`` is what new objects get beside their bytes. Its encryption and grants are also for those that
     have nothing of the kind; its storage class is for new ones alone.
@@ -95,6 +97,10 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     background: bool = False
     """Transfers yield to whatever else uses the line and the machine."""
     new_objects: ObjectHeaders = ObjectHeaders()
+    customer_key: CustomerKey | None = None
+    """By which objects are encrypted and read (SSE-C)."""
+    copy_source_key: CustomerKey | None = None
+    """That of the sources of copies inside S3, where it is another."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work together."""
@@ -103,6 +109,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         encryption = self.new_objects.encryption
         if self.new_objects.kms_key_id and encryption not in ("aws:kms", "aws:kms:dsse"):
             raise UsageError("--sse-kms-key-id needs --sse aws:kms or aws:kms:dsse")
+        if encryption is not None and self.customer_key is not None:
+            raise UsageError("--sse names another encryption than by a key of yours (SSE-C)")
         if self.new_objects.bucket_key and encryption != "aws:kms":
             raise UsageError("--bucket-key needs --sse aws:kms")
 

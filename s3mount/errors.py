@@ -205,6 +205,12 @@ class RejectedError(StoreError):
     """Any other 4xx: the request can never succeed as it is (key too long, too large, KMS, quota...)."""
 
 
+class CustomerKeyError(RejectedError):
+    """The object needs a key for SSE-C that was not given, or another one; or the store does not encrypt with it."""
+
+    exit_code = 10
+
+
 class DamagedBodyError(RejectedError):
     """The local bytes to send are not those that were written: the disk changed or lost them. Nothing was sent."""
 

@@ -67,11 +67,12 @@ async def open_bucket(
     """``async with open_bucket("s3://BUCKET/PREFIX") as bucket``: connections stay warm within the block.
 
     ``settings`` are those of ``StoreConfig``: ``endpoint_url``, ``region``, ``profile``, ``path_style``,
-    ``timeouts`` (a ``TimeoutSettings``), ``connections_max``... Credentials are boto3's. ``on_request`` is told of
-    each request when it has ended (a ``RequestRecord``). ``policy`` decides the deadlines of ``Bucket.request``.
+    ``timeouts`` (a ``TimeoutSettings``), ``customer_key`` (a ``CustomerKey``)... Credentials are boto3's.
+    ``on_request`` is told of each request when it has ended (a ``RequestRecord``). ``policy`` decides the deadlines
+    of ``Bucket.request``.
 
     Raises LocationError, UsageError and what keeps the store from being opened (NoCredentialsError,
-    WrongRegionError, NetworkError).
+    EncryptionKeyError, WrongRegionError, NetworkError).
     """
     location = parse_s3(url, raw=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from s3mount.bulk.sources import READ_BYTES, Read, StoreSource, upload_stream
 from s3mount.checkout.paths import permissions
 from s3mount.config import MIB, StoreConfig
 from s3mount.errors import (
+    CustomerKeyError,
     DestinationError,
     FileExistsHereError,
     NoSuchKeyError,
@@ -51,6 +53,8 @@ from s3mount.transfer.source import FileSource, Source, SourceChangedError
 from s3mount.transfer.tags import restore_tags
 from s3mount.transfer.upload import GO_ON, Resume, upload
 from s3mount.tree import attributes
+
+log = logging.getLogger(__name__)
 
 PART_BYTES = 8 * MIB
 SOURCE_SLOTS = 16
@@ -99,8 +103,12 @@ class Transfers:
     ) -> None:
         self._session = session
         self._report = report
-        self._config = config
         self._source_config = source_config or config
+        of_source = self._source_config.customer_key
+        self._is_rekeyed = of_source != config.customer_key
+        if self._is_rekeyed:
+            config = msgspec.structs.replace(config, copy_source_key=of_source)
+        self._config = config
         self._how = how
         self._fetching = Fetching(report.moved, slots=session.slots)
         self._source_slots = trio.CapacityLimiter(how.source_slots)
@@ -394,22 +402,24 @@ class Transfers:
             raise PreconditionFailedError("it was replaced since it was listed", key=item.key)
         is_one_bucket = bucket == to.bucket and self._is_one_store
         headers = self._carried(info, is_one_bucket=is_one_bucket)
+        # The destination's store has another key, by which it could not look at the source.
+        named = "" if is_one_bucket and not self._is_rekeyed else bucket
         if is_one_bucket and item.key == to.key and not (self._how.names_version or self._changes):
             raise DestinationError("source and destination are the same object")
         version_id = item.version_id or info.version_id
+        done = None
         if self._is_one_store:
-            ref = ContentRef(
-                item.key, info.etag, info.size, version_id, "" if is_one_bucket else bucket
-            )
+            ref = ContentRef(item.key, info.etag, info.size, version_id, named)
             done = await self._copied(ref, to, headers)
-        else:
+        if done is None:
             wanted = Wanted(item.key, info.etag, info.size, version_id)
             done = await self._sent(StoreSource(source, wanted, info.size), to, headers)
         if done.skipped is None:
             await self._remove(source, version_id, info.etag, item.key)
         return done
 
-    async def _copied(self, ref: ContentRef, to: S3Location, headers: ObjectHeaders) -> Done:
+    async def _copied(self, ref: ContentRef, to: S3Location, headers: ObjectHeaders) -> Done | None:
+        """Copied by S3. ``None`` where the store does not by the source's own key, which Ceph 16 does not."""
         store = await self._session.store(self._config, to.bucket)
         if why := await self._is_taken(store, to.key):
             return Done(skipped=why)
@@ -418,6 +428,10 @@ class Transfers:
                 result: PutResult = await store.copy(
                     ref, to.key, headers, condition=self._condition
                 )
+        except CustomerKeyError as error:
+            # The key is the right one: its source was looked at with it.
+            log.info("%r is copied through here: %s", ref.key, error)
+            return None
         except PreconditionFailedError as error:
             if self._how.exists == "overwrite":
                 raise
@@ -428,13 +442,19 @@ class Transfers:
 
     @property
     def _is_one_store(self) -> bool:
-        mine = msgspec.structs.replace(self._config, new_objects=ObjectHeaders())
-        return mine == msgspec.structs.replace(self._source_config, new_objects=ObjectHeaders())
+        mine, theirs = (
+            msgspec.structs.replace(
+                each, new_objects=ObjectHeaders(), customer_key=None, copy_source_key=None
+            )
+            for each in (self._config, self._source_config)
+        )
+        return mine == theirs
 
     @property
     def _changes(self) -> bool:
         nothing = ObjectHeaders()
-        return (self._how.headers, self._config.new_objects) != (nothing, nothing)
+        told = (self._how.headers, self._config.new_objects)
+        return self._is_rekeyed or told != (nothing, nothing)
 
     def _carried(self, info: ObjectInfo, *, is_one_bucket: bool) -> ObjectHeaders:
         """What a copy has beside its bytes: what its source has, and what was given in place of it."""

@@ -84,7 +84,15 @@ HINTS: Mapping[str, str] = {
 HELPER_NAMES = frozenset(("mount.s3mount", "mount.fuse.s3mount"))
 """Names under which mount(8) starts its helpers."""
 
-OTHER_VARIABLES = frozenset(("S3MOUNT_RUN_DIR", "S3MOUNT_DEMO_PYTHON", config_file.VARIABLE))
+OTHER_VARIABLES = frozenset(
+    (
+        "S3MOUNT_RUN_DIR",
+        "S3MOUNT_DEMO_PYTHON",
+        "S3MOUNT_SSE_C_KEY",
+        "S3MOUNT_SRC_SSE_C_KEY",
+        config_file.VARIABLE,
+    )
+)
 """Variables of ours that mirror no option."""
 
 

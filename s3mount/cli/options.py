@@ -11,6 +11,7 @@ import click
 
 from s3mount.cli.param_types import rates, timeouts
 from s3mount.config import StoreConfig, default_state_dir
+from s3mount.customer_key import CustomerKey, keep_descriptor
 from s3mount.logs import without_secrets
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,6 +69,20 @@ _OPTIONS = (
     option("--no-sign-request", is_flag=True, help="Ask anonymously, for public buckets."),
     option("--path-style", is_flag=True, help="Bucket in the path, not in the host name."),
     option("--request-payer", is_flag=True, help="Pay for requests to somebody else's bucket."),
+    option(
+        "--sse-c-key-file",
+        type=click.Path(),
+        metavar="FILE",
+        help="Encrypt and read with the key in FILE (SSE-C): 32 bytes, or base64.",
+    ),
+    expert_option(
+        "--sse-c-key-fd", type=int, metavar="N", help="The same from an open descriptor."
+    ),
+    expert_option(
+        "--sse-c-key-is-master",
+        is_flag=True,
+        help="Each object has a key of its own, made of that and its URL, as s3am has it.",
+    ),
     option(
         "--ca-bundle",
         type=click.Path(exists=True),
@@ -140,8 +155,35 @@ def store_config(values: dict[str, Any], bucket: str = "", **more: Any) -> Store
         up_bytes_per_s=values["bwlimit"][0],
         down_bytes_per_s=values["bwlimit"][1],
         background=values["background"],
+        customer_key=customer_key(values, "sse_c_key"),
         **more,
     )
+
+
+def customer_key(values: dict[str, Any], name: str) -> CustomerKey | None:
+    """Where the key for SSE-C lies that the options ``name`` or the variable name, if any.
+
+    Raises EncryptionKeyError, click.UsageError.
+    """
+    path, descriptor = absolute(values[f"{name}_file"]), values[f"{name}_fd"]
+    variable = ENVIRONMENT_PREFIX + name.upper()
+    option_names = f"--{name.replace('_', '-')}-file and -fd"
+    if path is not None and descriptor is not None:
+        raise click.UsageError(f"{option_names} contradict each other")
+    if descriptor is not None:
+        keep_descriptor(descriptor)
+    elif path is None and variable not in os.environ:
+        if values[f"{name}_is_master"]:
+            raise click.UsageError(f"there is no master key: {option_names}, or {variable}")
+        return None
+    key = CustomerKey(
+        path=path or "",
+        variable="" if path or descriptor is not None else variable,
+        descriptor=descriptor,
+        is_master=values[f"{name}_is_master"],
+    )
+    key.read()
+    return key
 
 
 def absolute(path: str | None) -> str | None:

@@ -23,6 +23,7 @@ from typing import IO, TypeAlias
 import msgspec
 
 from s3mount import mountinfo
+from s3mount.customer_key import child_stdin, kept_descriptors
 
 STEP_TIMEOUT_S = 30.0
 """How long one step of the start may take before the parent gives up on it."""
@@ -111,11 +112,11 @@ def start_in_background(
         try:
             process = subprocess.Popen(
                 [*(command or own_command()), *arguments, "--ready-fd", str(writing)],
-                stdin=subprocess.DEVNULL,
+                stdin=child_stdin(),
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
-                pass_fds=[writing],
+                pass_fds=[writing, *kept_descriptors()],
                 env=own_environment(),
             )
         finally:

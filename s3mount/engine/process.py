@@ -21,6 +21,7 @@ from typing import Protocol, TypeAlias
 
 import trio
 
+from s3mount.customer_key import child_stdin, kept_descriptors
 from s3mount.engine.signals import signals_held
 
 log = logging.getLogger(__name__)
@@ -78,13 +79,13 @@ class EngineProcess:
             with theirs, signals_held():
                 self._process = subprocess.Popen(
                     [*command, "--fd", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
+                    stdin=child_stdin(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     env=_environment(),
                     cwd=folder,
                     close_fds=True,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), *kept_descriptors()],
                 )
         except BaseException:
             ours.close()

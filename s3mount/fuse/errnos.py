@@ -18,6 +18,7 @@ TABLE: tuple[tuple[type[Exception], int], ...] = (
     (errors.PreconditionFailedError, errno.ESTALE),
     (errors.ConflictError, errno.EAGAIN),
     (errors.RangeError, errno.EIO),
+    (errors.CustomerKeyError, errno.EACCES),
     (errors.RejectedError, errno.EIO),
     (errors.ChecksumError, errno.EIO),
     (errors.ThrottledError, errno.EIO),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 import trio
 from botocore.credentials import Credentials as BotocoreCredentials
 
@@ -14,6 +15,7 @@ from s3mount.config import PART_BYTES_MAX, StoreConfig
 from s3mount.errors import (
     AccessDeniedError,
     CertificateError,
+    PreconditionFailedError,
     RejectedError,
     S3MountError,
     StoreError,
@@ -56,6 +58,7 @@ from s3mount.s3.calls.writing import Writer
 from s3mount.s3.documents import NOT_XML, parse_versioning
 from s3mount.s3.headers import check_key
 from s3mount.s3.http.credentials import STALE_CODES, CredentialSource, files_of_settings
+from s3mount.s3.http.customer_keys import NOT_ENCRYPTED, CustomerKeys
 from s3mount.s3.http.http_client import HttpClient
 from s3mount.s3.http.perf_log import PerfLog, Recorder
 from s3mount.s3.http.requests import Call
@@ -80,7 +83,7 @@ class S3Store:
     """``Store`` for one bucket. To be entered with ``async with`` before use.
 
     Entering asks boto3 for credentials, region and endpoint, in a thread; it raises UsageError,
-    NoCredentialsError, WrongRegionError or NetworkError. Leaving closes the idle connections.
+    NoCredentialsError, EncryptionKeyError, WrongRegionError or NetworkError. Leaving closes the idle connections.
     ``recorder`` is told of each request, in place of the file that ``config`` may name.
     """
 
@@ -100,6 +103,7 @@ class S3Store:
     async def __aenter__(self) -> S3Store:
         self._files = files_of_settings()
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
+        keys = CustomerKeys(self.config)
         self._estimates_file = estimates.file_of(self.config, bound.address.base_url)
         self._perf_log = PerfLog(self.config.perf_log) if self.config.perf_log else None
         self._http = HttpClient(
@@ -112,6 +116,7 @@ class S3Store:
             account=self._source(bound.account),
             estimates=estimates.load(self._estimates_file),
             recorder=self._recorder or self._perf_log,
+            customer_keys=keys,
         )
         if self._http.is_express:
             # AWS S3 User Guide, "Features not supported by directory buckets".
@@ -265,13 +270,29 @@ class S3Store:
         if stored is None:
             stored = (await self.describe(source.key, version_id=source.version_id)).headers
         stored = stored or ObjectHeaders()
-        if source.size <= PART_BYTES_MAX:
+        if source.size > PART_BYTES_MAX or self.traits.copies_keyed is False:
+            return await self._copy_by_parts(source, key, stored, condition)
+        try:
             return await self._writer.copy(source, key, headers, condition, stored)
+        except RejectedError as error:
+            is_unencrypted = error.code == NOT_ENCRYPTED
+            is_unknown = error.status == 501 and self._http.customer_keys.are_used
+            if not is_unencrypted and not is_unknown:
+                raise
+            # Ceph 16 copies in parts alone what has a key, or is to have one.
+            self.traits.copies_keyed = False
+        if is_unencrypted and condition != ANY:
+            now = await self.head(key)
+            if now.etag != source.etag:
+                raise PreconditionFailedError("somebody else changed the object", key=key)
+            condition = Condition(if_match=now.etag)
         return await self._copy_by_parts(source, key, stored, condition)
 
     async def _copy_by_parts(
         self, source: ContentRef, key: Key, headers: ObjectHeaders, condition: Condition
     ) -> PutResult:
+        if not source.size:
+            return await self._writer.put(key, b"", headers, condition)
         is_retry = self.traits.copied_checksums is False
         try:
             return await self._copy_parts(source, key, headers, condition)
@@ -470,6 +491,9 @@ class S3Store:
             self._reader, self._writer, self._multipart, self._versions, self.traits, temporary_key
         )
         if known is not None:
+            if self._http.customer_keys.are_used:
+                # It may have been found before there was a key: with one they never are.
+                known = msgspec.structs.replace(known, etag_is_md5=False)
             self.traits.adopt(known)
             if killed:
                 await trials.remove_left(killed, is_all=False)

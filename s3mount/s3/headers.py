@@ -36,6 +36,8 @@ _FIELDS = (
     ("storage_class", "x-amz-storage-class"),
 )
 SSE = "x-amz-server-side-encryption"
+CUSTOMER = f"{SSE}-customer-"
+"""What the names of SSE-C's three headers begin with."""
 _BESIDE = (
     ("website_redirect", "x-amz-website-redirect-location"),
     ("encryption", SSE),
@@ -211,9 +213,7 @@ def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
 
 def has_foreign_etag(answer: Mapping[str, str]) -> bool:
     """Encrypted with keys that S3 does not own alone: the ETag has the form of an MD5 and is none."""
-    encryption = answer.get("x-amz-server-side-encryption", "")
-    customer = "x-amz-server-side-encryption-customer-algorithm"
-    return encryption.startswith("aws:") or customer in answer
+    return answer.get(SSE, "").startswith("aws:") or f"{CUSTOMER}algorithm" in answer
 
 
 def whole_number(text: str) -> int | None:

@@ -23,6 +23,7 @@ class Traits(msgspec.Struct):
     checksums. ``lists_versions``: ListObjectVersions is there.
     ``counts_tags``: HEAD tells how many tags an object has. ``has_tags``: it knows tags, and they may be read.
     ``has_acls``: the bucket has ACLs enabled, and they may be read.
+    ``copies_keyed``: CopyObject heeds keys for SSE-C.
     ``atomic``: of several conditional PUTs at once one wins. ``verifies_checksums``: a wrong one is refused.
     The rest: whether the condition is refused with 412 when it does not hold, and only then.
     """
@@ -47,6 +48,7 @@ class Traits(msgspec.Struct):
     has_acls: bool | None = None
     atomic: bool | None = None
     verifies_checksums: bool | None = None
+    copies_keyed: bool | None = None
 
     def adopt(self, known: Capabilities) -> None:
         """Take over what an earlier probe of the same bucket found."""

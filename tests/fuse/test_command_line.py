@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -283,6 +284,27 @@ def test_owner_and_modes_as_told(person: Person) -> None:
     # -f %a %u %g of both, by another process.
     shown = person.shell("stat -c '%a %u %g' mnt/folder mnt/folder/file").stdout.split("\n")
     assert shown[:2] == ["710 12 34", "640 12 34"]
+    person.does("unmount", "mnt")
+
+
+def test_a_key_for_sse_c_from_a_pipe(person: Person) -> None:
+    """Which gives it once: the mount in the background has it, and the engine that follows on one that was killed."""
+    key = os.urandom(32)
+    program = f"{shlex.quote(sys.executable)} -m s3mount"
+    words = f"{program} {person.bucket} mnt --sse-c-key-fd 0"
+    done = person.shell(f"echo {base64.b64encode(key).decode()} | {words}")
+    assert done.returncode == 0, done.stderr
+    (person.path / "file").write_text("x")
+    person.does("wait", "mnt")
+    person.processes()[1].kill()
+    (person.path / "second").write_text("y")
+    person.does("wait", "mnt")
+    for name, body in (("file", b"x"), ("second", b"y")):
+        answer = person.client.get_object(
+            Bucket=person.bucket, Key=name, SSECustomerAlgorithm="AES256", SSECustomerKey=key
+        )
+        assert answer["SSECustomerAlgorithm"] == "AES256"
+        assert answer["Body"].read() == body
     person.does("unmount", "mnt")
 
 

@@ -44,6 +44,8 @@ class Habit(enum.Enum):
     STUCK_VERSION_LISTS = (
         "the second page of ListObjectVersions says that it goes on where it began (versitygw)"
     )
+    NO_NEEDLESS_KEYS = "400 to a key for SSE-C for an object that is encrypted otherwise (AWS)"
+    NO_CUSTOMER_KEYS = "keys for SSE-C are taken, and nothing is encrypted with them"
     CUT_VERSION_LISTS = "ListObjectVersions leaves the oldest out (Adobe S3Mock)"
 
 
@@ -77,6 +79,8 @@ class _HabitConnection(FaultyConnection):
             return refusal
         if Habit.NOT_ATOMIC in relay.habits and fields.get("if-none-match") == "*":
             head = self._together(request, head)
+        if Habit.NO_CUSTOMER_KEYS in relay.habits:
+            head = _without(head, _CUSTOMER)
         if Habit.NOTHING_VERIFIED in relay.habits and request.method == "PUT":
             head = _without(head, "x-amz-checksum-", "content-md5", "x-amz-sdk-checksum")
         if Habit.BARE_MARKERS in relay.habits and _is_marker(request):
@@ -113,7 +117,21 @@ class _HabitConnection(FaultyConnection):
             return _error(500, "InternalError", "not a directory") if is_put else None
         if Habit.NO_PART_COPIES in habits and is_copy and "partNumber=" in query:
             return Reply(b"HTTP/1.1 200 OK\r\n", b"", 0, False)
+        if Habit.NO_NEEDLESS_KEYS in habits and self._has_needless_key(request, fields, source):
+            why = "The encryption parameters are not applicable to this object."
+            refusal = _error(400, "InvalidRequest", why)
+            return refusal._replace(body=b"") if request.method == "HEAD" else refusal
         return self._incomplete(request, body)
+
+    def _has_needless_key(self, request: Request, fields: dict[str, str], source: str) -> bool:
+        """Does it bring a key for what is read, which has none?"""
+        path = f"/{source.lstrip('/')}" if source else request.path
+        needs = f"{_COPY_SOURCE_CUSTOMER}key" if source else f"{_CUSTOMER}key"
+        if needs not in fields or (not source and request.method not in ("GET", "HEAD")):
+            return False
+        look = f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        there = super()._ask(request._replace(method="HEAD", path=path, query=""), look, b"")
+        return there.head.startswith(b"HTTP/1.1 200")
 
     def _incomplete(self, request: Request, body: bytes) -> Reply | None:
         """The refusal of a CompleteMultipartUpload that lacks what the store demands of it."""
@@ -186,6 +204,8 @@ class _HabitConnection(FaultyConnection):
         return reply._replace(body=body, length=length)
 
 
+_CUSTOMER = "x-amz-server-side-encryption-customer-"
+_COPY_SOURCE_CUSTOMER = "x-amz-copy-source-server-side-encryption-customer-"
 _MARKER_FILE = (
     b'HTTP/1.1 200 OK\r\nETag: "d41d8cd98f00b204e9800998ecf8427e"\r\nContent-Type: text/plain\r\n'
     b"Last-Modified: Sun, 29 Nov 2026 12:00:00 GMT\r\nx-amz-request-id: habit\r\n"

@@ -28,6 +28,7 @@ class Kind(enum.Enum):
     """What a store tells beside such an ETag."""
 
     KMS = "that the object is encrypted with a key of KMS, and its checksum"
+    CUSTOMER = "that it is encrypted with a key of its user, where it is, and its checksum"
     SILENT = "nothing"
 
 
@@ -77,7 +78,7 @@ class _OpaqueConnection(FaultyConnection):
             head = _TOLD.sub(b"", head)
             if b"xml" in head:
                 body = _TOLD_IN_XML.sub(b"", body)
-        elif has_etag:
+        elif has_etag and self._relay.kind is Kind.KMS:
             head += b"x-amz-server-side-encryption: aws:kms\r\n"
         if request.method != "HEAD":
             length = len(body)

@@ -16,7 +16,7 @@ from s3mount.cli.objects.bulk import (
     selection_options,
 )
 from s3mount.cli.objects.object_options import new_objects, object_options
-from s3mount.cli.options import store_options
+from s3mount.cli.options import customer_key, expert_option, option, store_options
 from s3mount.cli.param_types import size
 from s3mount.errors import PartSizeError, UsageError
 from s3mount.refs import ObjectHeaders
@@ -33,6 +33,7 @@ NOT_REPEATED = frozenset(
         *("files_from", "files_from0", "raw", "no_follow_symlinks"),
         *("endpoint_url", "region", "profile", "no_sign_request", "path_style", "request_payer"),
         *("ca_bundle", "no_verify_ssl", "perf_log", "bwlimit", "background", "timeouts"),
+        *("sse_c_key_file", "sse_c_key_fd", "sse_c_key_is_master"),
     )
 )
 """Options that say which objects are meant, where S3 is, or how to tell of them: a line for one object needs none."""
@@ -68,6 +69,18 @@ _SOURCE = (
     click.option("--source-endpoint-url", metavar="URL", help="The sources' S3, if another."),
     click.option("--source-profile", metavar="NAME", help="Profile in ~/.aws for the sources."),
     click.option("--source-region", metavar="NAME", help="Region of the sources."),
+    option(
+        "--src-sse-c-key-file",
+        type=click.Path(),
+        metavar="FILE",
+        help="The sources' key (SSE-C), if another.",
+    ),
+    expert_option(
+        "--src-sse-c-key-fd", type=int, metavar="N", help="The same from an open descriptor."
+    ),
+    expert_option(
+        "--src-sse-c-key-is-master", is_flag=True, help="It is a master key, as for s3am."
+    ),
 )
 _TREE = (
     click.option("-r", "-R", "--recursive", is_flag=True, help="Folders too."),
@@ -166,11 +179,12 @@ def chosen_of(given: dict[str, Any]) -> Chosen:
 
 def source_config_of(given: dict[str, Any], config: StoreConfig) -> StoreConfig:
     """How the sources in S3 are asked: as the destination, but for what was said of them."""
-    told = {
+    told: dict[str, object] = {
         "endpoint_url": given["source_endpoint_url"],
         "profile": given["source_profile"],
         "region": given["source_region"],
     }
+    told["customer_key"] = customer_key(given, "src_sse_c_key")
     told = {name: value for name, value in told.items() if value is not None}
     return msgspec.structs.replace(config, new_objects=ObjectHeaders(), **told)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from s3mount.errors import AccessDeniedError, RejectedError, StoreError
+from s3mount.errors import AccessDeniedError, CustomerKeyError, RejectedError, StoreError
 from s3mount.refs import Key, ObjectHeaders
 from s3mount.s3.headers import ACL, ACL_PREFIXES, LOCK_PREFIX, SSE, TAGGING, TAGGING_DIRECTIVE
 
@@ -48,6 +48,8 @@ class Rights:
             wanted = wanted | _PRIVATE
         try:
             return await attempt(wanted)
+        except CustomerKeyError:
+            raise
         except (AccessDeniedError, RejectedError) as error:
             refusal: StoreError = error
         for left_out, less in self._fewer(wanted, headers, takes_tags_along=takes_tags_along):

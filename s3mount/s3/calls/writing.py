@@ -393,7 +393,14 @@ class Writer:
             if headers is None
             else _replacing(headers, is_same=source.key == key and not source.bucket)
         )
-        call = Call("copy", "PUT", key, size_bytes=source.size, error_in_body=True)
+        call = Call(
+            "copy",
+            "PUT",
+            key,
+            size_bytes=source.size,
+            error_in_body=True,
+            source=self._place(source),
+        )
 
         async def send(wanted: dict[str, str]) -> PutResult:
             call.headers = base | wanted
@@ -431,11 +438,14 @@ class Writer:
                 raise
             return await settle_copy(self._reader.head, source, key, headers, error)
 
+    def _place(self, source: ContentRef) -> tuple[str, Key]:
+        return source.bucket or self._bucket, source.key
+
     def _source_headers(self, source: ContentRef) -> dict[str, str]:
-        bucket = source.bucket or self._bucket
+        bucket, key = self._place(source)
         # An access point's objects lie below "object/" (CopyObject, x-amz-copy-source).
         between = "/object/" if bucket.startswith("arn:") else "/"
-        place = encode_path(f"{bucket}{between}{source.key}")
+        place = encode_path(f"{bucket}{between}{key}")
         if source.version_id is not None:
             place += "?" + canonical_query([("versionId", source.version_id)])
         return {"x-amz-copy-source": place}
@@ -517,6 +527,7 @@ class Writer:
             headers=self._source_headers(source) | guards,
             size_bytes=byte_range.length,
             error_in_body=True,
+            source=self._place(source),
         )
         try:
             _, (etag, checksum) = await self._http.read(call, _copied_part)
@@ -576,7 +587,15 @@ class Writer:
         """CopyObject with just these conditions, looking at nothing before or after."""
         wanted = self._source_headers(source) | headers
         wanted["x-amz-metadata-directive"] = "REPLACE"
-        call = Call("copy", "PUT", key, headers=wanted, size_bytes=source.size, error_in_body=True)
+        call = Call(
+            "copy",
+            "PUT",
+            key,
+            headers=wanted,
+            size_bytes=source.size,
+            error_in_body=True,
+            source=self._place(source),
+        )
         answer, (etag, _) = await self._http.read(call, _copied_object)
         return put_result(answer, etag)
 
@@ -595,6 +614,7 @@ class Writer:
             headers=headers,
             size_bytes=source.size,
             error_in_body=True,
+            source=self._place(source),
         )
         _, (etag, checksum) = await self._http.read(call, _copied_part, tries_max=2)
         size = source.size if byte_range is None else byte_range.length

@@ -34,6 +34,7 @@ from s3mount.refs import FileSlice
 from s3mount.s3.headers import beside, http_date_ns, lacking
 from s3mount.s3.http import genuine
 from s3mount.s3.http.credentials import CredentialSource, Renew
+from s3mount.s3.http.customer_keys import CustomerKeys
 from s3mount.s3.http.error_mapping import Refusal, action_denied
 from s3mount.s3.http.hedging import HEDGED_KINDS, Hedger
 from s3mount.s3.http.perf_log import Recorder, record_of
@@ -209,6 +210,7 @@ class HttpClient:
         account: CredentialSource | None = None,
         estimates: Estimates | None = None,
         recorder: Recorder | None = None,
+        customer_keys: CustomerKeys | None = None,
     ) -> None:
         self.config = config
         self._renew = renew
@@ -229,6 +231,7 @@ class HttpClient:
         self.outage = Outage(self._outage_changed)
         self._pool = Pool(address.origin, self._connected)
         self._beside = beside(config.new_objects)
+        self.customer_keys = customer_keys or CustomerKeys(config)
         self.rebind(address, credentials, account)
 
     def rebind(
@@ -238,6 +241,7 @@ class HttpClient:
         account: CredentialSource | None = None,
     ) -> None:
         """From now on use this address and these credentials."""
+        self.customer_keys.rebind(address.base_url, address.region)
         self.address = address
         self.credentials = credentials
         self._account = account or credentials
@@ -325,7 +329,7 @@ class HttpClient:
                 return await self._through_gate(call, retry)
             except StoreError as error:
                 call.failure = error
-                if await self._renew(error):
+                if await self._renew(error) or self.customer_keys.tries_otherwise(call, error):
                     continue
                 retry += 1
                 is_void = bool(error.code) and isinstance(error, ThrottledError)
@@ -541,6 +545,7 @@ class HttpClient:
         if answer.status >= 300 or answer.refusal is not None:
             self._refuse(call, answer)
         genuine.check_body(call, answer)
+        self.customer_keys.check(call, answer)
         call.moved = max(watch.moved, call.size_bytes if call.error_in_body else 0)
         self.marks.learn(call.method, answer.headers)
         if watch.sent_at_s:
@@ -562,6 +567,7 @@ class HttpClient:
         headers = {"host": address.origin.host_header, **call.headers}
         if call.kind in CREATING_KINDS and call.method in ("PUT", "POST"):
             headers |= lacking(headers, self._beside)
+        self.customer_keys.put_into(call, headers)
         if self.config.request_payer:
             headers["x-amz-request-payer"] = "requester"
         signer.sign(

@@ -25,6 +25,8 @@ class Call:
     With ``error_in_body`` a 200 answer may still be an error (COPY). ``check_body`` parses the document of a
     successful answer and raises ServerFaultError when it is none; without it the answer has no document.
     ``sent_to`` is the host that the last try went to, ``failure`` why it failed, ``answer_began`` if anything came.
+    ``source`` is the bucket and key of what a copy reads. ``is_keyless`` and ``refused_otherwise`` are
+    of ``customer_keys``.
     ``tries`` counts them, ``tried_at_s`` is when the last one began, ``moved`` how many bytes it sent and received,
     or the store copied for it.
     ``is_hedgeable``: it may be asked twice at once, and ``adopt`` takes the second one's answer, which is in memory,
@@ -46,6 +48,7 @@ class Call:
         "hedged_try",
         "in_doubt",
         "is_hedgeable",
+        "is_keyless",
         "key",
         "kind",
         "method",
@@ -53,8 +56,10 @@ class Call:
         "on_head",
         "payload_hash",
         "query",
+        "refused_otherwise",
         "sent_to",
         "size_bytes",
+        "source",
         "tried_at_s",
         "tries",
         "work_s",
@@ -75,6 +80,7 @@ class Call:
         on_head: Callable[[Head], Sink | None] | None = None,
         before_try: Callable[[], None] | None = None,
         error_in_body: bool = False,
+        source: tuple[str, Key] | None = None,
     ) -> None:
         self.kind = kind
         self.method = method
@@ -87,6 +93,9 @@ class Call:
         self.work_s = work_s
         self.on_head = on_head
         self.error_in_body = error_in_body
+        self.source = source
+        self.is_keyless: bool | None = None
+        self.refused_otherwise: StoreError | None = None
         self.before_try = before_try
         self.before_retry: Callable[[], Awaitable[None]] | None = None
         self.answer_began = False
@@ -115,6 +124,7 @@ class Call:
             on_head=None if self.adopt is not None else self.on_head,
         )
         made.check_body = self.check_body
+        made.is_keyless = self.is_keyless
         made.is_hedgeable = False
         return made
 
