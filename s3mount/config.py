@@ -194,6 +194,20 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+class TcpConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a daemon serves s3daemon's clients: at ``host`` (of this machine alone) and ``port``.
+
+    What lies below ``roots`` anybody here may have sent. ``clients_max`` are served at once, ``log_path`` gets a
+    line for each request (empty: stderr).
+    """
+
+    host: str = "localhost"
+    port: int = 15555
+    roots: tuple[str, ...] = ()
+    clients_max: int = 25
+    log_path: str = ""
+
+
 class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of one daemon. ``store`` is that of each bucket, but for the bucket.
 
@@ -205,6 +219,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str
     socket: str
     group: int | None = None
+    tcp: TcpConfig | None = None
     spool_bytes_max: int = 100 * GIB
     part_bytes: int = 8 * MIB
     uploads_max: int = 16

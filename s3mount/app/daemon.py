@@ -26,6 +26,7 @@ from s3mount.daemon.intake import Intake
 from s3mount.daemon.outbox import Outbox
 from s3mount.daemon.ownership import StateLock
 from s3mount.daemon.server import ControlServer
+from s3mount.daemon.tcp import TcpServer, bound, requests_log
 from s3mount.engine.client import EngineClient
 from s3mount.errors import LocalDiskError, MountError, S3MountError, UsageError
 from s3mount.logs import dump_stacks_on_sigusr1
@@ -192,7 +193,7 @@ class Daemon:
         self._told_to_end = trio.Event()
         self._whole = trio.CancelScope()
 
-    async def run(self, listener: socket.socket) -> int:
+    async def run(self, listener: socket.socket, tcp: list[socket.socket]) -> int:
         """Serve until a signal; 0: all is in S3, 1: something is kept for the next start."""
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         listener.setblocking(False)
@@ -209,6 +210,13 @@ class Daemon:
                             background = Background(taking)
                             intake = Intake(outboxes.of)
                             background.keep(intake.run, trio.socket.from_stdlib_socket(listener))
+                            if self._config.tcp is not None:
+                                server = TcpServer(
+                                    self._config.tcp,
+                                    outboxes.of,
+                                    requests_log(self._config.tcp.log_path),
+                                )
+                                background.keep(server.run, tcp)
                             self._announce()
                             await self._told_to_end.wait()
                             systemd.notify("STOPPING=1")
@@ -246,8 +254,13 @@ def run_daemon(config: DaemonConfig) -> int:
     crashpoints.arm()
     check_writable("state", Path(config.state_dir))
     _allow_many_files()
-    with listening(Path(config.socket), config.group) as listener:
-        return run_loop(lambda: Daemon(config).run(listener))
+    passed = systemd.passed_sockets()
+    unix = [each for each in passed if each.family == socket.AF_UNIX]
+    inet = [each for each in passed if each.family != socket.AF_UNIX]
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listening(Path(config.socket), config.group, unix))
+        tcp = stack.enter_context(bound(config.tcp, inet)) if config.tcp is not None else []
+        return run_loop(lambda: Daemon(config).run(listener, tcp))
 
 
 def _allow_many_files() -> None:
@@ -259,13 +272,14 @@ def _allow_many_files() -> None:
 
 
 @contextlib.contextmanager
-def listening(path: Path, group: int | None) -> Iterator[socket.socket]:
+def listening(
+    path: Path, group: int | None, passed: list[socket.socket]
+) -> Iterator[socket.socket]:
     """The listening socket at ``path``: for this user, and the members of ``group``, if given.
 
-    The one that systemd passed, where it did. Raises MountError where another daemon listens there, LocalDiskError.
+    The one that systemd ``passed``, where it did. Raises MountError where another daemon listens there, LocalDiskError.
     """
     with contextlib.ExitStack() as stack:
-        passed = systemd.passed_sockets()
         if passed:
             yield stack.enter_context(passed[0])
             return

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from s3mount.cli.objects.object_options import new_objects, object_options
 from s3mount.cli.options import absolute, option, store_config, store_options
 from s3mount.cli.param_types import seconds, size, size_from
-from s3mount.config import GIB, MIB, DaemonConfig, default_state_dir
+from s3mount.config import GIB, MIB, DaemonConfig, StoreConfig, TcpConfig, default_state_dir
 from s3mount.errors import UsageError
 from s3mount.logs import LEVELS
 
@@ -20,6 +21,21 @@ from s3mount.logs import LEVELS
 @click.command("daemon", short_help="Take files from others, and send them.")
 @option("--socket", type=click.Path(), help="Where to listen.  [default: in the run folder]")
 @option("--group", metavar="GROUP", help="Let its members hand files over as well.")
+@option(
+    "--tcp",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[HOST:PORT]",
+    help="Serve s3daemon's clients as well, at localhost:15555 or as its variables say.",
+)
+@option(
+    "--tcp-root",
+    multiple=True,
+    type=click.Path(),
+    metavar="DIR",
+    help="Let anybody on this machine have sent by them what lies below; repeatable.",
+)
 @store_options
 @object_options
 @option("--state-dir", type=click.Path(), help="Where to keep what is not in S3 yet.")
@@ -58,8 +74,11 @@ def daemon_config(given: dict[str, Any]) -> DaemonConfig:
         raise UsageError(
             "--group needs --socket in a folder that its members can enter: the run folder is private"
         )
+    tcp = _tcp_config(given)
+    store = store_config(given, new_objects=new_objects(given))
     return DaemonConfig(
-        store=store_config(given, new_objects=new_objects(given)),
+        store=store if tcp is None else _as_s3daemon(store),
+        tcp=tcp,
         state_dir=absolute(given["state_dir"]) or str(default_state_dir()),
         socket=absolute(given["socket"]) or str(_own_socket()),
         group=group,
@@ -86,3 +105,48 @@ def _gid(name: str | None) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise UsageError(f"--group {name}: there is no such group") from None
+
+
+def _tcp_config(given: dict[str, Any]) -> TcpConfig | None:
+    """``--tcp`` and s3daemon's variables. Raises UsageError."""
+    if given["tcp"] is None:
+        if given["tcp_root"]:
+            raise UsageError("--tcp-root is of --tcp")
+        return None
+    host, colon, port = given["tcp"].rpartition(":")
+    if given["tcp"] and not (colon and host and port.isdecimal() and int(port) < 1 << 16):
+        raise UsageError(f"--tcp {given['tcp']}: HOST:PORT, as localhost:15555")
+    return TcpConfig(
+        host=host.strip("[]") or os.environ.get("S3DAEMON_HOST", "localhost"),
+        port=int(port or _number("S3DAEMON_PORT", 15555)),
+        roots=tuple(os.path.abspath(os.path.expanduser(each)) for each in given["tcp_root"]),
+        clients_max=int(_number("S3DAEMON_MAX_CLIENTS", 25)),
+        log_path=absolute(os.environ.get("S3DAEMON_LOG")) or "",
+    )
+
+
+def _as_s3daemon(store: StoreConfig) -> StoreConfig:
+    """With what s3daemon's variables say of S3: path style, as it had it. Raises UsageError."""
+    timeouts = msgspec.structs.replace(
+        store.timeouts,
+        connect_s=_number("S3DAEMON_CONNECT_TIMEOUT", store.timeouts.connect_s),
+        tries=int(_number("S3DAEMON_MAX_RETRIES", 2)),
+    )
+    return msgspec.structs.replace(
+        store,
+        endpoint_url=store.endpoint_url or os.environ.get("S3_ENDPOINT_URL"),
+        path_style=True,
+        connections_max=int(_number("S3DAEMON_MAX_CONNECTIONS", store.connections_max)),
+        timeouts=timeouts,
+    )
+
+
+def _number(variable: str, default: float) -> float:
+    text = os.environ.get(variable)
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise UsageError(f"{variable}={text}: it must be a number above 0")
+    return number

@@ -18,7 +18,7 @@ from s3mount.background import Background, reason_of
 from s3mount.bulk.location import parse_s3
 from s3mount.daemon import handover
 from s3mount.daemon.handover import Commit, Hand, Read, Refused, Stored, Taken, Welcome
-from s3mount.daemon.outbox import NotSentError, Outbox
+from s3mount.daemon.outbox import NotSentError, Outbox, path_of_open
 from s3mount.errors import InternalError, S3MountError, SourceError, UsageError
 from s3mount.spool.journal.changes import Put
 from s3mount.spool.submission import Submissions
@@ -168,7 +168,8 @@ class Conversation:
             owner = (self._peer.uid, self._peer.gid)
             confirm = partial(self._confirm, hand.id)
             return lambda submissions: submissions.stream(key, fd, owner, confirm)
-        path = self._path_of(fd)
+        # Another user could put a file there that is not theirs to read.
+        path = path_of_open(fd) if self._peer.uid == os.geteuid() else ""
         if hand.by_reference and not path:
             raise SourceError(
                 "the daemon cannot open it by its name, as --by-reference needs; without, it is copied"
@@ -176,21 +177,6 @@ class Conversation:
         if path and (hand.by_reference or hand.wait):
             return lambda submissions: submissions.refer(key, fd, path)
         return lambda submissions: submissions.copy(key, fd, is_forced=not hand.wait)
-
-    def _path_of(self, fd: int) -> str:
-        """Where the daemon finds the open file of its own user again; empty where it does not.
-
-        Another user could put a file there that is not theirs to read.
-        """
-        if self._peer.uid != os.geteuid():
-            return ""
-        try:
-            path = os.readlink(f"/proc/self/fd/{fd}")
-            there, about = os.stat(path), os.fstat(fd)
-        except OSError:
-            return ""
-        is_same = (there.st_dev, there.st_ino) == (about.st_dev, about.st_ino)
-        return path if is_same and os.access(path, os.R_OK) else ""
 
     async def _confirm(self, hand_id: int, size_bytes: int) -> None:
         """Ask the client whether the stream's end was meant: it goes down with a program that was killed."""

@@ -91,7 +91,7 @@ class Outbox:
         key: Key,
         take: Callable[[Submissions], Awaitable[Put]],
         *,
-        taken: Callable[[Put], Awaitable[None]],
+        taken: Callable[[Put], Awaitable[None]] | None = None,
         tries_max: int | None = None,
         is_kept: bool = True,
     ) -> PutResult:
@@ -102,7 +102,8 @@ class Outbox:
         """
         with self._watching(key) as watch:
             change = await self.take(key, take)
-            await taken(change)
+            if taken is not None:
+                await taken(change)
             while True:
                 watch.news = trio.Event()
                 result = next((each for seq, each in watch.heard if seq >= change.seq), None)
@@ -212,3 +213,14 @@ class Outbox:
         """Leave the rest for the next start, if all that is left to do is to send it."""
         if self.is_ending:
             self.ended.set()
+
+
+def path_of_open(fd: int) -> str:
+    """Where the daemon finds an open file again by its name; empty where it does not."""
+    try:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        there, about = os.stat(path), os.fstat(fd)
+    except OSError:
+        return ""
+    is_same = (there.st_dev, there.st_ino) == (about.st_dev, about.st_ino)
+    return path if is_same and os.access(path, os.R_OK) else ""

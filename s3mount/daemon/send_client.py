@@ -18,7 +18,8 @@ from s3mount.errors import MountError, S3MountError
 from s3mount.tasks import first_error
 
 SOCKET_NAME = "daemon.sock"
-CONNECT_TIMEOUT_S = 5.0
+WELCOME_TIMEOUT_S = 60.0
+"""A daemon that is only being started, by its socket, takes over first what it had."""
 
 
 class HandRefusedError(S3MountError):
@@ -127,7 +128,7 @@ async def connected(path: Path) -> AsyncIterator[SendClient]:
 
 async def _greet(connection: trio.socket.SocketType, path: Path) -> None:
     try:
-        with trio.fail_after(CONNECT_TIMEOUT_S):
+        with trio.fail_after(WELCOME_TIMEOUT_S):
             with registry.short_path(path) as address:
                 await connection.connect(address)
             packet, _ = await handover.receive(connection)

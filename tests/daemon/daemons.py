@@ -129,9 +129,10 @@ class Daemon:
         return body
 
     def keys(self) -> list[str]:
-        """What the bucket holds."""
+        """What the bucket holds, beside what is just being tried of it."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
-        return [each["Key"] for page in pages for each in page.get("Contents", ())]
+        keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
+        return [key for key in keys if not key.startswith(".s3mount/")]
 
     def versions(self) -> list[str]:
         """The key of every version and delete marker."""

@@ -6,7 +6,9 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +23,12 @@ STEPS = (
     *("fsync: blob forced", "fsync: journal forced", "send: before", "put: answered"),
     *("part: sent", "complete: answered", "change: finished", "recovery: change taken over"),
 )
+AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -119,6 +127,40 @@ def test_a_pipe_whose_sender_was_killed_is_not_taken(daemon: Daemon) -> None:
     sender.stdin.close()
     wait_until(lambda: not _blobs(daemon))
     assert daemon.keys() == []
+
+
+def test_what_came_before_it_started_waits_in_the_socket_of_systemd(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    path = tmp_path / "passed.sock"
+    (tmp_path / "it").write_bytes(b"it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        sender = subprocess.Popen(
+            daemon.argv("send", "--socket", str(path), "it", "{b}/it"),
+            env=daemon.environment(),
+            cwd=tmp_path,
+        )
+        where = ("--endpoint-url", daemon.server.endpoint_url, "--path-style")
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                AS_SYSTEMD,
+                str(listener.fileno()),
+                *daemon.argv("daemon", *where),
+            ],
+            env=daemon.environment(),
+            pass_fds=[listener.fileno()],
+        )
+        try:
+            assert sender.wait(40) == 0
+        finally:
+            process.terminate()
+            process.wait(40)
+    assert daemon.keys() == ["it"]
+    assert path.exists()
 
 
 @pytest.mark.parametrize("size", [10, 18 * MIB])
