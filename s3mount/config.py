@@ -89,8 +89,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long from the start of an outage on requests that read wait for its end; then they fail at once."""
     estimates_dir: str = ""
     """Where what is learnt of each endpoint's speed is kept for the next run; empty: nowhere."""
-    perf_log: str = ""
-    """A file that gets a line for each request: JSON, or CSV where its name ends in ``.csv``; empty: none."""
+    perf_logs: tuple[str, ...] = ()
+    """Files that get a line for each request: JSON, or CSV where the name ends in ``.csv``."""
     up_bytes_per_s: int = 0
     down_bytes_per_s: int = 0
     """How fast bodies of requests and answers may go, over all connections to the bucket; 0: as fast as they can."""

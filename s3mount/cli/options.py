@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -114,6 +116,19 @@ _OPTIONS = (
 )
 
 
+_recorded_in: ContextVar[str] = ContextVar("recorded_in", default="")
+
+
+@contextmanager
+def recording(path: str) -> Iterator[None]:
+    """Within the block all settings that ``store_config`` makes have requests recorded in ``path`` as well."""
+    token = _recorded_in.set(path)
+    try:
+        yield
+    finally:
+        _recorded_in.reset(token)
+
+
 def store_options(command: F) -> F:
     """Give a command the options that say where S3 is and how to ask it."""
     for add in reversed(_OPTIONS):
@@ -151,7 +166,7 @@ def store_config(values: dict[str, Any], bucket: str = "", **more: Any) -> Store
         verify_tls=not values["no_verify_ssl"],
         timeouts=values["timeouts"],
         estimates_dir=str(default_state_dir() / "estimates"),
-        perf_log=absolute(values["perf_log"]) or "",
+        perf_logs=tuple(filter(None, (absolute(values["perf_log"]), _recorded_in.get()))),
         up_bytes_per_s=values["bwlimit"][0],
         down_bytes_per_s=values["bwlimit"][1],
         background=values["background"],

@@ -12,6 +12,7 @@ import click
 
 from s3mount.cli import output
 from s3mount.cli.objects import bulk
+from s3mount.cli.objects.perf import requests_told
 from s3mount.cli.options import store_config, store_options
 from s3mount.errors import S3MountError, SourceError, UsageError, reason
 
@@ -47,6 +48,7 @@ class Line(NamedTuple):
 )
 @bulk.dry_run_option
 @bulk.report_options
+@bulk.perf_option
 @store_options
 @click.pass_context
 def run_lines(context: click.Context, /, source: str, numworkers: int, **given: Any) -> int:
@@ -56,13 +58,18 @@ def run_lines(context: click.Context, /, source: str, numworkers: int, **given: 
     process and its connections and run side by side, in no order. Options here are those of every line,
     unless it says otherwise. A line that fails is told, the others go on, and the exit status is 1.
     """
+    with requests_told(given["perf"]):
+        return _run(_options_given(context), source, numworkers, given)
+
+
+def _run(options: dict[str, Any], source: str, numworkers: int, given: dict[str, Any]) -> int:
     from s3mount import tasks
     from s3mount.bulk.running import for_each, open_session
     from s3mount.bulk.selecting import streamed
     from s3mount.cli.objects.bulk_progress import Shown
 
     shown = Shown(is_quiet=given["quiet"])
-    runner = Runner(given, _options_given(context), shown)
+    runner = Runner(given, options, shown)
 
     async def main() -> None:
         async def work() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 PIECE_S = 0.1
 """Bytes go in pieces of what the rate allows in so long, within these bounds."""
 PIECE_BYTES_MIN = 4 << 10
 PIECE_BYTES_MAX = 1 << 20
-YIELD_TARGET_S = 0.025
-"""A queue of this and it is time to yield: a quarter of what LEDBAT may cause (RFC 6817)."""
+YIELD_TARGET_S = 0.06
+"""A queue of this and it is time to yield, as for LEDBAT++; RFC 6817 allows 0.1 s."""
+YIELD_FILTER = 4
+"""The least of so many round trips counts, as one may have met a busy machine and no queue (RFC 6817, 2.4.2)."""
 YIELD_START = 256 << 10
 YIELD_MIN = 32 << 10
 """Bytes a second: what begins, and what is left where others want everything."""
 YIELD_MAX = 1 << 40
-_FAST, _SLOW = 2.0, 1.1
+_FAST, _SLOW, _CALMER = 2.0, 1.1, 1.05
 _LESS = 0.5
 
 
@@ -61,16 +65,22 @@ class Yielding:
     def __init__(self, target_s: float = YIELD_TARGET_S) -> None:
         self._target_s = target_s
         self._grows = _FAST
+        self._recent: deque[float] = deque(maxlen=YIELD_FILTER)
         self.bytes_per_s = float(YIELD_START)
 
     def round(self, queue_s: float, moved_per_s: float) -> None:
         """In the last round packets waited ``queue_s``, and so much was moved by who obeys this rate."""
-        if queue_s > self._target_s:
-            self._grows = _SLOW
-            least = min(self.bytes_per_s, max(moved_per_s, YIELD_MIN))
-            self.bytes_per_s = max(float(YIELD_MIN), least * _LESS)
+        self._recent.append(queue_s)
+        least_s = min(self._recent)
+        if least_s > self._target_s:
+            if len(self._recent) == YIELD_FILTER:
+                self._recent.clear()
+                self._grows = _SLOW
+                least = min(self.bytes_per_s, max(moved_per_s, YIELD_MIN))
+                self.bytes_per_s = max(float(YIELD_MIN), least * _LESS)
         elif 2 * moved_per_s > self.bytes_per_s:
-            # Who has nothing to send learns nothing of the line.
-            room = 1 - queue_s / self._target_s
+            # Who has nothing to send learns nothing of the line. The longer it is calm, the faster it grows.
+            self._grows = min(self._grows * _CALMER, _FAST)
+            room = 1 - least_s / self._target_s
             grown = self.bytes_per_s * (1 + (self._grows - 1) * room)
             self.bytes_per_s = min(grown, float(YIELD_MAX))

@@ -60,7 +60,7 @@ from s3mount.s3.headers import check_key
 from s3mount.s3.http.credentials import STALE_CODES, CredentialSource, files_of_settings
 from s3mount.s3.http.customer_keys import NOT_ENCRYPTED, CustomerKeys
 from s3mount.s3.http.http_client import HttpClient
-from s3mount.s3.http.perf_log import PerfLog, Recorder
+from s3mount.s3.http.perf_log import PerfLog, Recorder, RequestRecord
 from s3mount.s3.http.requests import Call
 from s3mount.s3.http.signing import canonical_query
 from s3mount.s3.http.statistics import Statistics
@@ -84,7 +84,7 @@ class S3Store:
 
     Entering asks boto3 for credentials, region and endpoint, in a thread; it raises UsageError,
     NoCredentialsError, EncryptionKeyError, WrongRegionError or NetworkError. Leaving closes the idle connections.
-    ``recorder`` is told of each request, in place of the file that ``config`` may name.
+    ``recorder`` is told of each request, in place of the files that ``config`` may name.
     """
 
     def __init__(self, config: StoreConfig, *, recorder: Recorder | None = None) -> None:
@@ -98,14 +98,14 @@ class S3Store:
         self._renewed_at_s = float("-inf")
         self._files: tuple[object, ...] = ()
         self._estimates_file: Path | None = None
-        self._perf_log: PerfLog | None = None
+        self._perf_logs: list[PerfLog] = []
 
     async def __aenter__(self) -> S3Store:
         self._files = files_of_settings()
         bound = await trio.to_thread.run_sync(bind, self.config, abandon_on_cancel=True)
         keys = CustomerKeys(self.config)
         self._estimates_file = estimates.file_of(self.config, bound.address.base_url)
-        self._perf_log = PerfLog(self.config.perf_log) if self.config.perf_log else None
+        self._perf_logs = [PerfLog(path) for path in self.config.perf_logs]
         self._http = HttpClient(
             self.config,
             bound.address,
@@ -115,7 +115,7 @@ class S3Store:
             on_outage=lambda reason: self.on_outage(reason),
             account=self._source(bound.account),
             estimates=estimates.load(self._estimates_file),
-            recorder=self._recorder or self._perf_log,
+            recorder=self._recorder or (self._record if self._perf_logs else None),
             customer_keys=keys,
         )
         if self._http.is_express:
@@ -133,6 +133,10 @@ class S3Store:
             self._http, self._reader, self._writer, self.traits, bound.sign_payload
         )
         return self
+
+    def _record(self, record: RequestRecord) -> None:
+        for log in self._perf_logs:
+            log(record)
 
     async def _renew(self, error: StoreError) -> bool:
         """Where other settings may cure ``error``, ask boto3 for all anew; ``True`` when they are others now.
@@ -197,8 +201,8 @@ class S3Store:
     ) -> None:
         self._http.close()
         estimates.save(self._estimates_file, self._http.timeouts.estimates)
-        if self._perf_log is not None:
-            self._perf_log.close()
+        for log in self._perf_logs:
+            log.close()
         await trio.lowlevel.checkpoint()
 
     @property

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from s3mount.cli import output
+from s3mount.cli.objects.perf import requests_told
 from s3mount.cli.options import store_config
 from s3mount.errors import S3MountError, SourceError, reason
 
@@ -44,6 +45,12 @@ def report_options(command: F) -> F:
         click.option("-q", "--quiet", is_flag=True, help="Tell only what failed."),
     )
     return _added(command, options)
+
+
+def perf_option(command: F) -> F:
+    """``--perf``."""
+    told = "A table of all requests at the end, on standard error."
+    return click.option("--perf", is_flag=True, help=told)(command)
 
 
 def dry_run_option(command: F) -> F:
@@ -170,6 +177,17 @@ def perform(
 
     Without ``has_summary`` standard output is the command's own.
     """
+    with requests_told(given.get("perf", False) and _collected.get() is None):
+        return _perform(operation, given, main, has_summary, new_objects)
+
+
+def _perform(
+    operation: str,
+    given: dict[str, Any],
+    main: Callable[[Session, Report, StoreConfig], Awaitable[None]],
+    has_summary: bool,
+    new_objects: ObjectHeaders | None,
+) -> int:
     config = store_config(given)
     if new_objects is not None:
         config = msgspec.structs.replace(config, new_objects=new_objects)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @bulk.names_options
 @bulk.dry_run_option
 @bulk.report_options
+@bulk.perf_option
 @store_options
 def rm(places: tuple[str, ...], **given: Any) -> int:
     """Delete what S3URL names: an object, s3://BUCKET/a/*.tmp, or with -r a folder or a whole bucket.

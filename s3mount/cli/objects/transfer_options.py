@@ -12,6 +12,7 @@ from s3mount.cli.objects.bulk import (
     F,
     dry_run_option,
     names_options,
+    perf_option,
     report_options,
     selection_options,
 )
@@ -32,7 +33,7 @@ NOT_REPEATED = frozenset(
         *("as_json", "quiet", "dry_run", "recursive", "include", "exclude", "exclude_from"),
         *("files_from", "files_from0", "raw", "no_follow_symlinks"),
         *("endpoint_url", "region", "profile", "no_sign_request", "path_style", "request_payer"),
-        *("ca_bundle", "no_verify_ssl", "perf_log", "bwlimit", "background", "timeouts"),
+        *("ca_bundle", "no_verify_ssl", "perf_log", "perf", "bwlimit", "background", "timeouts"),
         *("sse_c_key_file", "sse_c_key_fd", "sse_c_key_is_master"),
     )
 )
@@ -100,7 +101,7 @@ def single_options(command: F) -> F:
 
 def _added(command: F, first: tuple[Any, ...], last: tuple[Any, ...]) -> F:
     options = (*first, *_HOW, *_HEADERS, object_options, *_SOURCE, *last)
-    for add in reversed((*options, report_options, store_options)):
+    for add in reversed((*options, report_options, perf_option, store_options)):
         command = add(command)
     return command
 

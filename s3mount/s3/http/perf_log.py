@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -103,6 +103,16 @@ class PerfLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def records_in(path: str) -> Iterator[RequestRecord]:
+    """The records of a log in JSON lines, one by one. Raises LocalDiskError."""
+    decoder = msgspec.json.Decoder(RequestRecord)
+    try:
+        with open(path, "rb") as lines:
+            yield from map(decoder.decode, lines)
+    except OSError as error:
+        raise LocalDiskError(f"{path}: {error.strerror}") from error
 
 
 def _csv_line(values: tuple[object, ...]) -> bytes:

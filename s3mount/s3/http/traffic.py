@@ -18,7 +18,7 @@ from s3mount.s3.http.limiter import Limiter
 from s3mount.s3.http.statistics import Statistics
 
 ROUND_S = 1.0
-YIELDING_ROUND_S = 0.5
+YIELDING_ROUND_S = 0.25
 LOOK_S = 0.05
 """How often it is looked whether a round trip has ended."""
 PROBE_S_MAX = 2.0

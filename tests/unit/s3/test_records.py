@@ -28,7 +28,7 @@ def config(server: S3Server, bucket: str, tmp_path: Path, log: str = "") -> Stor
         bucket=bucket,
         endpoint_url=server.endpoint_url,
         path_style=True,
-        perf_log=log and str(tmp_path / log),
+        perf_logs=(str(tmp_path / log),) if log else (),
         estimates_dir=str(tmp_path / "estimates"),
     )
 
