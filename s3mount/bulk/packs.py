@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import time
+
 import trio
 
 from s3mount.bulk.location import S3Location
-from s3mount.bulk.report import Report
+from s3mount.bulk.report import Outcome, Report
 from s3mount.bulk.running import FATAL, OneByOne, for_each
-from s3mount.errors import NoSuchKeyError, PackError, S3MountError, SourceError, UsageError
-from s3mount.pack.finding import Loaded, Pack, find_packs, load, pack_at
+from s3mount.errors import (
+    NoSuchKeyError,
+    ObjectExistsError,
+    PackError,
+    PreconditionFailedError,
+    S3MountError,
+    SourceError,
+    UsageError,
+)
+from s3mount.pack.finding import Loaded, Pack, find_packs, load, pack_at, scan
+from s3mount.pack.index import INDEX_HEADERS, SUFFIX, encode
+from s3mount.refs import Condition, FileSlice
 from s3mount.s3.store import Store
+from s3mount.transfer.scratch import scratch
 
 INDEXES_AT_ONCE = 16
+INDEXING = "pack index"
 
 
 async def named_packs(store: Store, location: S3Location) -> list[Pack]:
@@ -75,3 +89,46 @@ async def loaded_packs(
         ]
         if not packs:
             return found
+
+
+async def make_index(store: Store, location: S3Location, report: Report, *, replaces: bool) -> None:
+    """Put the index of a tar file, whoever wrote it, beside it. Members that get no entry are told, with the reason.
+
+    Raises SourceError where there is none, PackError for what is no tar file, ObjectExistsError where there is an
+    index that is not to be replaced, and StoreError.
+    """
+    began_s = time.monotonic()
+    if location.is_folder:
+        raise UsageError(f"{location.url} is a folder: name the tar files")
+    (pack,) = await named_packs(store, location)
+    if pack.beside is not None and not replaces:
+        raise ObjectExistsError(f"{location.url}{SUFFIX} is there: --force makes it anew")
+
+    def refuse(name: str, why: str) -> None:
+        report.complain(f"{location.url}: {name!r} is left out: {why}")
+
+    head, entries = await scan(store, pack.tar, refuse)
+    data = encode(head, entries)
+    condition = Condition(if_absent=True)
+    if pack.beside is not None:
+        condition = Condition(if_match=pack.beside.etag)
+    key = f"{pack.tar.key}{SUFFIX}"
+    try:
+        with scratch() as (file, path):
+            file.write(data)
+            file.flush()
+            body = FileSlice(path, 0, len(data))
+            result = await store.put(key, body, INDEX_HEADERS, condition=condition)
+    except PreconditionFailedError as error:
+        raise ObjectExistsError(f"{location.url}{SUFFIX} was written by somebody else") from error
+    report.moved(len(data))
+    outcome = Outcome(
+        operation=INDEXING,
+        success=True,
+        source=location.url,
+        destination=f"{location.url}{SUFFIX}",
+        bytes=len(data),
+        seconds=round(time.monotonic() - began_s, 6),
+        version_id=result.version_id,
+    )
+    report.take(outcome)

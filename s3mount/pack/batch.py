@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import IO, BinaryIO, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from s3mount.errors import DiskFullError, SourceError
 from s3mount.pack import index
@@ -84,12 +87,19 @@ class Batch:
             self._file.write(bytes(padded(size) - size))
         return self._added(name, len(header), size, digest.hexdigest(), about)
 
-    def add_member(self, entry: Entry, member: bytes | memoryview) -> Entry:
-        """A member of another pack as it is there, headers included, with its place in the order of writes."""
-        moved = self._here(entry, self.size + entry.body - entry.header)
+    def add_member(self, entry: Entry, member: IO[bytes]) -> Entry:
+        """A member of another pack as it is there, headers included, with its place in the order of writes.
+
+        ``member`` has the bytes from ``entry.header`` to ``entry.stop``.
+        """
+        length = entry.stop - entry.header
         with self._whole():
-            self._file.write(member)
-        self.size += len(member)
+            shutil.copyfileobj(member, self._file)
+            if self._file.tell() != self.size + length:
+                raise SourceChangedError(f"a member of {length} bytes has another length")
+        body = self.size + entry.body - entry.header
+        moved = msgspec.structs.replace(entry, header=self.size, body=body)
+        self.size += length
         self.entries.append(moved)
         return moved
 
@@ -99,20 +109,6 @@ class Batch:
         entry = Entry(name, deleted=True, order="" if order == self.id else order)
         self.entries.append(entry)
         return entry
-
-    def _here(self, entry: Entry, body: int) -> Entry:
-        return Entry(
-            entry.name,
-            self.size,
-            body,
-            entry.size,
-            entry.sha256,
-            entry.mtime,
-            entry.mode,
-            entry.kind,
-            entry.target,
-            entry.order,
-        )
 
     def _added(self, name: str, header_bytes: int, size: int, digest: str, about: About) -> Entry:
         entry = Entry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -12,15 +13,18 @@ import msgspec
 
 from s3mount.errors import PackError
 from s3mount.pack.entry import Entry, why_no_name
+from s3mount.refs import ObjectHeaders
 
 VERSION = 1
 SUFFIX = ".idx"
 """The index of ``KEY`` is the object ``KEY.idx``."""
+INDEX_HEADERS = ObjectHeaders(content_type="application/gzip")
 LINE_BYTES_MAX = 64 << 10
 PACKED_BYTES_MAX = 256 << 20
 UNPACKED_BYTES_MAX = 1 << 30
 """Of an index; a name takes about 200 bytes in it, and packed 60. What is larger is refused, not read into memory."""
 _PIECE_BYTES = 1 << 20
+_ID = re.compile(r"[0-9]{1,19}(-[0-9a-f]{1,32})?")
 
 
 class Head(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -105,14 +109,18 @@ def decode(data: bytes, place: str) -> Index:
 
 def _check(head: Head, entries: list[Entry], place: str) -> None:
     """What a reader relies on: every range lies in the pack, and every name can be one."""
-    if "/" in head.pack or not head.pack or not head.id:
+    if "/" in head.pack or not head.pack:
         raise PackError(f"{place}: it names no pack in its own folder")
+    if not _ID.fullmatch(head.id):
+        raise PackError(f"{place}: {head.id[:50]!r} is no id of a pack")
     end = head.size or (1 << 63)
     for entry in entries:
         if why_no_name(entry.name.removesuffix("/") if entry.kind == "folder" else entry.name):
             raise PackError(f"{place}: {entry.name[:200]!r} can be no name")
         if not 0 <= entry.header <= entry.body <= end - entry.size <= end:
             raise PackError(f"{place}: {entry.name[:200]!r} lies outside of the pack")
+        if entry.order and not _ID.fullmatch(entry.order):
+            raise PackError(f"{place}: {entry.order[:50]!r} is no id of a pack")
 
 
 def _lines(data: bytes, place: str) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import msgspec
 import trio
@@ -23,7 +23,7 @@ from s3mount.errors import (
 from s3mount.flow.backoff import Backoff
 from s3mount.pack.batch import PACK_BYTES_MAX, About, Batch, Layout, header_of
 from s3mount.pack.entry import MODE, Entry, padded
-from s3mount.pack.index import SUFFIX
+from s3mount.pack.index import INDEX_HEADERS, SUFFIX
 from s3mount.refs import Body, Condition, Key, ObjectHeaders, PutResult
 from s3mount.s3.store import Store
 
@@ -244,10 +244,10 @@ class Writer:
             entry = await trio.to_thread.run_sync(batch.content.add_file, name, file, size, about)
             return self._placed(batch, entry)
 
-    async def add_member(self, entry: Entry, member: bytes | memoryview) -> Placed:
+    async def add_member(self, entry: Entry, member: IO[bytes]) -> Placed:
         """Put a member as another pack has it: its headers and body, filled up to whole blocks."""
         async with self._lock:
-            batch = await self._open_bytes(len(member))
+            batch = await self._open_bytes(entry.stop - entry.header)
             return self._placed(batch, batch.content.add_member(entry, member))
 
     async def delete(self, name: str, *, order: str = "") -> PackBatch:
@@ -393,9 +393,8 @@ class Writer:
                 # Two writers of one window: each has a pack, and the second one's place is told by wait().
                 content.key = f"{self._folder}{content.id}-{batch.nonce}.tar"
         tar = batch.tar
-        about = ObjectHeaders(content_type="application/gzip")
         body = content.index_body(tar.etag)
-        if await self._put_new(batch, f"{batch.key}{SUFFIX}", body, about) is None:
+        if await self._put_new(batch, f"{batch.key}{SUFFIX}", body, INDEX_HEADERS) is None:
             raise ObjectExistsError(f"{batch.key}{SUFFIX} was written by somebody else")
         batch.stored(tar)
 

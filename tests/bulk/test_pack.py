@@ -148,3 +148,61 @@ def test_a_kill_between_the_pack_and_its_index_loses_nothing(
     # Done again, nothing is twice.
     places.run("pack", "create", "src/", "{b}/in/")
     assert places.lines("pack", "ls", "{b}/in/") == sorted(made, key=str.encode)
+
+
+@pytest.mark.timeout(300)
+def test_packs_are_unpacked_as_they_were_and_compacted(versioned: Places, tmp_path: Path) -> None:
+    made = tree(tmp_path / "src", 60)
+    versioned.run("pack", "create", "src/", "{b}/in/", "--pack-files", "30")
+    told = versioned.told("pack", "unpack", "{b}/in/", "got")
+    assert (told[-1]["objects"], told[-1]["failed"]) == (60, 0)
+    for name, data in made.items():
+        about = (tmp_path / "got" / name).stat()
+        assert (tmp_path / "got" / name).read_bytes() == data
+        assert (about.st_mode & 0o777, about.st_mtime_ns) == (0o640, 1_500_000_000_123_456_789)
+    versioned.run("pack", "unpack", "{b}/in/", "{b}/out/", "sub1/0001 é", "sub2/0005 é")
+    head = versioned.client.head_object(Bucket=versioned.bucket, Key="out/sub1/0001 é")
+    assert head["Metadata"]["mtime"] == "1500000000.123456789"
+    present = versioned.keys()
+    assert sorted(key for key in present if key.startswith("out/")) == [
+        *("out/sub1/0001 é", "out/sub2/0005 é"),
+    ]
+    # All but a few are replaced: their packs are written anew, and the old ones are gone for good.
+    for name in list(made)[5:]:
+        (tmp_path / "src" / name).write_bytes(b"new")
+        made[name] = b"new"
+    versioned.run("pack", "create", "src/", "{b}/in/", "--exclude", "*/0000 é")
+    present = versioned.keys()
+    old = {key for key in present if key.endswith(".tar")}
+    dry = versioned.told("pack", "compact", "-n", "{b}/in/")
+    assert dry[-1]["objects"] == 2
+    told = versioned.told("pack", "compact", "{b}/in/")
+    assert (told[-1]["objects"], told[-1]["failed"]) == (2, 0)
+    gone = {line["source"].partition(f"{versioned.bucket}/")[2] for line in told[:-1]}
+    assert len(gone & old) == 2
+    assert not {key for key, _ in versioned.versions()} & gone
+    versioned.run("pack", "unpack", "{b}/in/", "again")
+    for name, data in made.items():
+        assert (tmp_path / "again" / name).read_bytes() == data
+    assert versioned.told("pack", "compact", "{b}/in/")[-1]["objects"] == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_tar_file_of_gnu_tar_gets_an_index(places: Places, tmp_path: Path) -> None:
+    made = tree(tmp_path / "src", 20)
+    subprocess.run(
+        ["tar", "-C", tmp_path / "src", "-cf", tmp_path / "g.tar", "."], check=True, timeout=30
+    )
+    places.put("a/g.tar", body=(tmp_path / "g.tar").read_bytes())
+    assert "no index" in places.error("pack", "ls", "{b}/a/g.tar", status=1)
+    places.run("pack", "index", "{b}/a/g.tar")
+    listed = {line["name"]: line for line in places.told("pack", "ls", "{b}/a/g.tar")}
+    assert {name for name, line in listed.items() if line["type"] == "file"} == set(made)
+    for name in list(made)[:5]:
+        assert read_alone(places, listed[name]) == made[name]
+    assert "--force" in places.error("pack", "index", "{b}/a/g.tar", status=3)
+    places.run("pack", "index", "--force", "{b}/a/g.tar")
+    places.run("pack", "unpack", "{b}/a/g.tar", "got")
+    assert (tmp_path / "got" / "sub1/0001 é").read_bytes() == made["sub1/0001 é"]
+    places.put("a/z.tar", body=b"\x1f\x8b" + bytes(2000))
+    assert "gzip" in places.error("pack", "index", "{b}/a/z.tar", status=1)

@@ -8,7 +8,7 @@ import click
 
 from s3mount.cli import output
 from s3mount.cli.objects import bulk
-from s3mount.cli.options import option, store_options
+from s3mount.cli.options import store_options
 from s3mount.cli.param_types import size_from
 
 if TYPE_CHECKING:
@@ -18,6 +18,25 @@ if TYPE_CHECKING:
     from s3mount.config import StoreConfig
     from s3mount.pack.finding import Alive, Loaded
     from s3mount.s3.store import Store
+
+
+def _limits(command: bulk.F) -> bulk.F:
+    """``--pack-bytes`` and ``--pack-files``."""
+    by_bytes = click.option(
+        "--pack-bytes",
+        type=size_from(1),
+        default="64M",
+        show_default=True,
+        help="A pack is closed when it is so large.",
+    )
+    by_files = click.option(
+        "--pack-files",
+        type=click.IntRange(1, 1_000_000),
+        default=10_000,
+        show_default=True,
+        help="A pack is closed when it has so many files.",
+    )
+    return by_bytes(by_files(command))
 
 
 @click.group("pack", short_help="Small files as a few tar files, and any tar file by its members.")
@@ -31,20 +50,7 @@ def pack() -> None:
 @pack.command("create", short_help="Pack local files.", epilog=bulk.EXIT_HINT)
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True)
 @click.argument("destination", metavar="S3URL/")
-@option(
-    "--pack-bytes",
-    type=size_from(1),
-    default="64M",
-    show_default=True,
-    help="A pack is closed when it is so large.",
-)
-@option(
-    "--pack-files",
-    type=click.IntRange(1, 1_000_000),
-    default=10_000,
-    show_default=True,
-    help="A pack is closed when it has so many files.",
-)
+@_limits
 @click.option("--storage-class", help="Of the packs; their indexes are STANDARD.")
 @click.option("--no-follow-links", is_flag=True, help="Leave symbolic links out.")
 @bulk.selection_options
@@ -154,6 +160,116 @@ def locate(place: str, names: tuple[str, ...], **given: Any) -> int:
             report.counts.objects += 1
 
     return bulk.perform("pack locate", given, main, has_summary=False)
+
+
+@pack.command("index", short_help="Make the index of any tar file.", epilog=bulk.EXIT_HINT)
+@click.argument("places", metavar="S3URL...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="In place of an index that is there.")
+@bulk.report_options
+@store_options
+def index(places: tuple[str, ...], **given: Any) -> int:
+    """Put an index beside tar files in S3, whoever wrote them, so that pack ls, locate and unpack read them.
+
+    Headers alone are read: v7, ustar, pax and GNU tar, not packed by gzip or the like.
+    """
+    from s3mount.bulk.packs import INDEXING, make_index
+
+    located = [bulk.s3_location(place, raw=True, command=INDEXING) for place in places]
+
+    async def main(session: Session, report: Report, config: StoreConfig) -> None:
+        from s3mount.bulk.running import FATAL
+        from s3mount.errors import S3MountError
+
+        report.expect(len(located))
+        report.all_known()
+        for location in located:
+            store = await session.store(config, location.bucket)
+            try:
+                await make_index(store, location, report, replaces=given["force"])
+            except S3MountError as error:
+                if isinstance(error, FATAL):
+                    raise
+                report.fail(INDEXING, location.url, None, error)
+
+    return bulk.perform(INDEXING, given, main)
+
+
+@pack.command("unpack", short_help="Members as files or objects.", epilog=bulk.EXIT_HINT)
+@click.argument("place", metavar="S3URL")
+@click.argument("destination", metavar="FOLDER|S3URL/")
+@click.argument("names", metavar="[NAME...]", nargs=-1)
+@bulk.selection_options
+@bulk.report_options
+@store_options
+def unpack(place: str, destination: str, names: tuple[str, ...], **given: Any) -> int:
+    """Write what lies in the packs of the folder S3URL/, or in the tar file S3URL, into a folder, here or in S3.
+
+    All of it, or the names that are given. Each is held to the digest that its index has.
+    """
+    from s3mount.bulk.location import LocalPath, S3Location, parse
+    from s3mount.bulk.unpacking import OPERATION
+    from s3mount.errors import DestinationError
+
+    location = bulk.s3_location(place, raw=given["raw"], command=OPERATION)
+    chosen = bulk.path_filter(given)
+    to = parse(destination, raw=True)
+    if not isinstance(to, LocalPath | S3Location) or (
+        isinstance(to, S3Location) and not to.is_folder
+    ):
+        raise DestinationError(f"{destination}: a folder, or s3://BUCKET/FOLDER/ with its slash")
+
+    async def main(session: Session, report: Report, config: StoreConfig) -> None:
+        from s3mount.bulk.unpacking import Unpacking
+
+        store = await session.store(config, location.bucket)
+        target = await session.store(config, to.bucket) if isinstance(to, S3Location) else None
+        unpacking = Unpacking(store, location, report, to, target)
+        await unpacking.run(names=names, takes=chosen.takes)
+
+    return bulk.perform(OPERATION, given, main)
+
+
+@pack.command("compact", short_help="Write anew what little is alive.", epilog=bulk.EXIT_HINT)
+@click.argument("place", metavar="S3URL/")
+@click.option(
+    "--live-below",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Packs of whose bytes a smaller share is alive.",
+)
+@click.option(
+    "--keep-versions", is_flag=True, help="Hide old packs by delete markers, where there are such."
+)
+@_limits
+@bulk.dry_run_option
+@bulk.report_options
+@store_options
+def compact(place: str, **given: Any) -> int:
+    """Copy what is alive in packs of the folder S3URL/ into new ones, and remove those.
+
+    Others may read, write and compact meanwhile. Tar files that others wrote stay as they are.
+    """
+    from s3mount.bulk.compacting import OPERATION
+    from s3mount.pack.writer import Limits
+
+    location = _folder(place, given | {"raw": True})
+    limits = Limits(given["pack_bytes"], given["pack_files"])
+
+    async def main(session: Session, report: Report, config: StoreConfig) -> None:
+        from s3mount.bulk.compacting import Compacting
+
+        compacting = Compacting(
+            await session.store(config, location.bucket),
+            location,
+            report,
+            limits=limits,
+            live_below=given["live_below"],
+            keeps_versions=given["keep_versions"],
+        )
+        await compacting.run()
+
+    return bulk.perform(OPERATION, given, main)
 
 
 async def _version_of(store: Store, found: Alive) -> str | None:

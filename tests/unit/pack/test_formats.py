@@ -252,6 +252,8 @@ GOOD = {"s3mount_pack_index": 1, "id": "1", "pack": "1.tar", "size": 1000}
     [
         ([{"s3mount_pack_index": 2, "id": "1", "pack": "1.tar"}], "version 2"),
         ([GOOD | {"pack": "../1.tar"}], "own folder"),
+        ([GOOD | {"id": "x"}], "no id"),
+        ([GOOD, {"name": "a", "order": "-1"}], "no id"),
         ([GOOD, {"name": "a", "header": 0, "body": 512, "size": 489}], "outside"),
         ([GOOD, {"name": "a", "header": -512, "body": 0, "size": 1}], "outside"),
         ([GOOD, {"name": "a", "header": 600, "body": 512, "size": 1}], "outside"),
