@@ -212,7 +212,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of one daemon. ``store`` is that of each bucket, but for the bucket.
 
     ``state_dir`` holds a state folder for each bucket. ``socket`` is where it listens for files, ``group`` whose
-    members may hand some over as well. Each bucket has up to ``spool_bytes_max``.
+    members may hand some over as well. Each bucket has up to ``spool_bytes_max``, and a process of its own until
+    nothing was to be done for ``idle_after_s``.
     """
 
     store: StoreConfig
@@ -223,6 +224,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     spool_bytes_max: int = 100 * GIB
     part_bytes: int = 8 * MIB
     uploads_max: int = 16
+    idle_after_s: float = 600.0
     log_file: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_timeout_s: float = 60.0

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 OUTBOXES_MAX = 64
 """Buckets at a time: each has a process that talks to S3, of 60 MiB."""
 BACKLOG = 128
+IDLE_LOOK_S = 0.5
 
 
 class Outboxes:
@@ -50,6 +51,7 @@ class Outboxes:
         self._nursery = nursery
         self._log_path = log_path
         self._opening = trio.Lock()
+        self._gone: dict[str, trio.Event] = {}
         self.all: dict[str, Outbox] = {}
         self.left = 0
 
@@ -75,13 +77,28 @@ class Outboxes:
     async def _opened(self, config: MountConfig) -> Outbox:
         async with self._opening:
             found = self.all.get(config.state_dir)
-            if found is None:
+            if found is not None:
+                found.used()
+            else:
                 if len(self.all) >= OUTBOXES_MAX:
                     raise UsageError(f"the daemon sends to {OUTBOXES_MAX} buckets already")
                 with first_error():
                     found = await self._nursery.start(self._run, config)
                 assert found is not None
             return found
+
+    async def end_idle(self) -> None:
+        """End those that had nothing to do for a while, for ever."""
+        idle_s = self._config.idle_after_s
+        while True:
+            await trio.sleep(max(idle_s / 4, IDLE_LOOK_S))
+            async with self._opening:
+                for place, outbox in list(self.all.items()):
+                    if outbox.is_idle(idle_s):
+                        log.info("nothing is to be done for %s", outbox.name)
+                        outbox.is_ending = True
+                        outbox.ended.set()
+                        await self._gone[place].wait()
 
     async def _run(self, config: MountConfig, *, task_status: trio.TaskStatus[Outbox]) -> None:
         folder = Path(config.state_dir)
@@ -108,6 +125,7 @@ class Outboxes:
                 control = Control(outbox, record)
                 await nursery.start(control.run)
                 self.all[config.state_dir] = outbox
+                self._gone[config.state_dir] = trio.Event()
                 task_status.started(outbox)
                 try:
                     await outbox.ended.wait()
@@ -119,6 +137,8 @@ class Outboxes:
             with contextlib.suppress(LocalDiskError):
                 lock.note("ended", left, left_bytes)
             self.left += left
+        del self.all[config.state_dir]
+        self._gone.pop(config.state_dir).set()
 
     def _record(self, config: MountConfig) -> registry.MountRecord:
         pid = os.getpid()
@@ -210,6 +230,7 @@ class Daemon:
                             background = Background(taking)
                             intake = Intake(outboxes.of)
                             background.keep(intake.run, trio.socket.from_stdlib_socket(listener))
+                            background.keep(outboxes.end_idle)
                             if self._config.tcp is not None:
                                 server = TcpServer(
                                     self._config.tcp,

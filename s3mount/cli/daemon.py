@@ -11,7 +11,14 @@ import click
 import msgspec
 
 from s3mount.cli.objects.object_options import new_objects, object_options
-from s3mount.cli.options import absolute, option, store_config, store_options
+from s3mount.cli.options import (
+    absolute,
+    expert_option,
+    help_all_option,
+    option,
+    store_config,
+    store_options,
+)
 from s3mount.cli.param_types import seconds, size, size_from
 from s3mount.config import GIB, MIB, DaemonConfig, StoreConfig, TcpConfig, default_state_dir
 from s3mount.errors import UsageError
@@ -47,6 +54,12 @@ from s3mount.logs import LEVELS
 )
 @option("--part-size", type=size, default=8 * MIB, help="Of multipart uploads.  [default: 8M]")
 @option("--uploads", type=int, default=16, help="Large uploads at once.  [default: 16]")
+@expert_option(
+    "--idle-after",
+    type=seconds,
+    default=600.0,
+    help="End a bucket's process when it had nothing to do for so long.  [default: 10m]",
+)
 @option("--log-file", type=click.Path(), help="[default: stderr]")
 @option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
 @option(
@@ -55,6 +68,7 @@ from s3mount.logs import LEVELS
     default=60.0,
     help="Time to send what is left when told to stop.  [default: 60s]",
 )
+@help_all_option
 def daemon(**given: Any) -> int:
     """Take files that s3mount send hands over, keep them safe, and send them to S3.
 
@@ -85,6 +99,7 @@ def daemon_config(given: dict[str, Any]) -> DaemonConfig:
         spool_bytes_max=given["spool_size"],
         part_bytes=given["part_size"],
         uploads_max=given["uploads"],
+        idle_after_s=given["idle_after"],
         log_file=absolute(given["log_file"]),
         log_level=given["log_level"],
         drain_timeout_s=given["drain_timeout"],

@@ -67,6 +67,8 @@ class Outbox:
         self._watches: dict[Key, list[_Watch]] = {}
         self._spool = filesystem.state.spool
         self._submissions = Submissions(self._spool, trio.CapacityLimiter(READS_MAX))
+        self._taking = 0
+        self._used_at = trio.current_time()
         self.is_ending = False
         self.ended = trio.Event()
         filesystem.outcomes.on_event = self._heard
@@ -84,7 +86,21 @@ class Outbox:
         """Take a file. Raises what ``take`` does, and MountError while the daemon ends."""
         if self.is_ending:
             raise MountError("the daemon ends: hand it over again once it runs")
-        return await take(self._submissions)
+        self._taking += 1
+        try:
+            return await take(self._submissions)
+        finally:
+            self._taking -= 1
+            self.used()
+
+    def used(self) -> None:
+        """Somebody is about to hand a file over, or has done it."""
+        self._used_at = trio.current_time()
+
+    def is_idle(self, for_s: float) -> bool:
+        """Was nothing to be done for so long?"""
+        is_busy = self._taking or self._watches or self._spool.changes
+        return not is_busy and trio.current_time() - self._used_at >= for_s
 
     async def deliver(
         self,

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.daemon.daemons import Daemon, wait_until
@@ -111,6 +112,17 @@ def test_what_s3_refuses_is_told_and_kept(daemon: Daemon, tmp_path: Path) -> Non
     assert daemon.stop() == 0
 
 
+def test_a_bucket_with_nothing_to_do_has_no_process(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.start("--idle-after", "1s")
+    for body in (b"one", b"two"):
+        (tmp_path / "it").write_bytes(body)
+        daemon.run("send", "it", "{b}/it")
+        assert daemon.body("it") == body
+        wait_until(lambda: not psutil.Process(daemon.pid).children())
+    assert b"no daemon" in daemon.run("status", "{b}", status=1).stderr
+    assert daemon.stop() == 0
+
+
 def test_a_pipe_whose_sender_was_killed_is_not_taken(daemon: Daemon) -> None:
     daemon.start()
     sender = subprocess.Popen(
@@ -179,7 +191,7 @@ def test_what_s3_had_when_the_daemon_was_killed_is_no_second_version(
     assert daemon.versions() == ["it"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(200 + 25 * KILLS)
 def test_killed_again_and_again_it_loses_nothing_and_sends_nothing_twice(
     versioned_daemon: Daemon, tmp_path: Path
 ) -> None:

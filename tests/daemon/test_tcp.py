@@ -19,6 +19,7 @@ from tests.daemon.daemons import Daemon
 
 NOBODY = 65534
 FILES = int(os.environ.get("S3MOUNT_TEST_TCP_FILES", "200"))
+FILE_BYTES = int(os.environ.get("S3MOUNT_TEST_TCP_FILE_BYTES", str(1 << 14)))
 LINE = re.compile(r"INFO (.+) __main__ - ([0-9]+.[0-9]+) ([0-9]+.[0-9]+) sec - (.+)")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -140,9 +141,10 @@ def test_silent_clients_block_nobody(daemon: Daemon, tmp_path: Path) -> None:
             each.close()
 
 
+@pytest.mark.timeout(120 + FILES)
 def test_many_files_by_25_clients_at_once(daemon: Daemon, tmp_path: Path) -> None:
     served = Served(daemon)
-    bodies = {f"{number:04}": os.urandom(1 << 14) for number in range(FILES)}
+    bodies = {f"{number:04}": os.urandom(FILE_BYTES) for number in range(FILES)}
     for name, body in bodies.items():
         (tmp_path / name).write_bytes(body)
 
