@@ -253,6 +253,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the process of one mount runs, beside what it mounts.
 
     ``source`` is the bucket as the user named it. ``kernel_options`` go to the kernel as they are.
+    ``metrics`` is where a process tells of it by HTTP; empty: nowhere.
     ``ready_fd`` is the pipe on which a background mount tells its parent how the start went.
     """
 
@@ -263,6 +264,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_file: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_timeout_s: float = 60.0
+    metrics: str = ""
     ready_fd: int | None = None
 
 

@@ -5,6 +5,8 @@ Names of metrics with a part that varies end with ``_*``; the parts are listed w
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 
@@ -15,6 +17,11 @@ class Metric(NamedTuple):
     kind: Literal["counter", "gauge"]
     unit: str
     meaning: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What may stand for the ``*`` of the name: the words behind the meaning's colon."""
+        return tuple(self.meaning.partition(": ")[2].split(", "))
 
 
 S3_METRICS = (
@@ -92,7 +99,71 @@ LOOP_METRICS = (
 )
 """What ``status`` tells under ``loop``."""
 
-METRICS: tuple[Metric, ...] = S3_METRICS + ENGINE_METRICS + LISTING_METRICS + LOOP_METRICS
+UPLOAD_METRICS = (
+    Metric("uploads", "counter", "1", "changes that S3 took"),
+    Metric("uploaded_bytes", "counter", "B", "bytes of contents that were sent and taken"),
+    Metric("copied_bytes", "counter", "B", "bytes of parts that S3 copied itself"),
+    Metric("deduplicated", "counter", "1", "files that S3 had already and copied"),
+    Metric("saved_bytes", "counter", "B", "bytes that were not sent for that"),
+    Metric("postponed", "counter", "1", "tries to send a change that failed and are repeated"),
+    Metric("parked", "counter", "1", "times that S3 refused a change for good"),
+    Metric("conflicts", "counter", "1", "keys that somebody else wrote first"),
+    Metric("overwritten", "counter", "1", "of these, times that ours replaced theirs"),
+)
+"""What ``status`` tells under ``uploads``."""
+
+CACHE_METRICS = (
+    Metric("cache_hits", "counter", "1", "reads whose bytes lay on the local disk"),
+    Metric("cache_misses", "counter", "1", "reads that waited for S3"),
+    Metric("cache_bytes", "gauge", "B", "bytes that the cache holds"),
+    Metric("cache_bytes_max", "gauge", "B", "bytes that it may hold"),
+    Metric("cache_evicted_bytes", "counter", "B", "bytes that were evicted to make room"),
+    Metric("cache_damaged", "counter", "1", "blocks that the disk had altered and that came anew"),
+    Metric("cache_requests", "counter", "1", "requests for bytes of objects"),
+    Metric("cache_fetched_bytes", "counter", "B", "bytes that these brought"),
+    Metric("cache_prefetch_bytes", "gauge", "B", "bytes on their way ahead of readers"),
+    Metric("cache_prefetch_failures", "counter", "1", "requests ahead of readers that failed"),
+    Metric("cache_open_entries", "gauge", "1", "contents that are open in the cache"),
+    Metric("files_ahead_asked", "counter", "1", "files that were fetched before they were opened"),
+    Metric("files_ahead_used", "counter", "1", "of these, files that were opened then"),
+    Metric("files_ahead_unused", "counter", "1", "of these, files that nobody opened"),
+)
+"""What ``status`` tells under ``cache``."""
+
+SPOOL_METRICS = (
+    Metric("used_bytes", "gauge", "B", "bytes of files that are not in S3 yet"),
+    Metric("max_bytes", "gauge", "B", "bytes that the spool may hold"),
+    Metric("disk_free_bytes", "gauge", "B", "room left on the disk below the spool"),
+)
+"""What ``status`` tells under ``spool``."""
+
+SECTIONS: Mapping[str, tuple[Metric, ...]] = {
+    "s3": S3_METRICS + ENGINE_METRICS,
+    "listings": LISTING_METRICS,
+    "loop": LOOP_METRICS,
+    "uploads": UPLOAD_METRICS,
+    "cache": CACHE_METRICS,
+    "spool": SPOOL_METRICS,
+}
+"""The metrics by the part of a mount's status that tells them."""
+
+METRICS: tuple[Metric, ...] = tuple(metric for each in SECTIONS.values() for metric in each)
+
+
+def exported_name(section: str, metric: Metric) -> str:
+    """The name of a metric where Prometheus collects it: with its unit, without ``_total``.
+
+    >>> exported_name("s3", Metric("requests_*", "counter", "1", ""))
+    's3mount_s3_requests'
+    >>> exported_name("loop", Metric("turn_max_s", "gauge", "s", ""))
+    's3mount_loop_turn_max_seconds'
+    """
+    name = metric.name.removesuffix("_*").removeprefix(f"{section}_")
+    if metric.unit == "s":
+        name = f"{name.removesuffix('_s')}_seconds"
+    if metric.unit == "B" and not re.search("_bytes(_|$)|^bytes_", f"_{name}_"):
+        name = f"{name}_bytes"
+    return f"s3mount_{section}" if name == section else f"s3mount_{section}_{name}"
 
 
 def find(name: str) -> Metric:

@@ -26,13 +26,14 @@ LASTING_KINDS = frozenset(
     ("BaseGoneError", "BlobGoneError", "DamagedBlobError", "InternalError", "SourceGoneError")
 )
 """Errors whose reason cannot be removed."""
+CONFLICT_ADVICE = "to decide a conflict: s3mount retry [--overwrite], or discard"
 
 
 class PendingChange(msgspec.Struct, frozen=True):
     """One change that is not in S3 yet. ``error`` says why the last try failed.
 
     ``conflict``: somebody else wrote it first, and it waits for a person to decide. ``error_kind`` names the
-    class of the error.
+    class of the error. ``changed_at_ns`` is when the file was last changed, 0 where that is not known.
     """
 
     key: str
@@ -43,6 +44,7 @@ class PendingChange(msgspec.Struct, frozen=True):
     error: str | None = None
     conflict: bool = False
     error_kind: str = ""
+    changed_at_ns: int = 0
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -217,20 +219,23 @@ def _trouble(snapshot: Snapshot) -> list[str]:
         state = "conflict" if change.conflict else change.state
         tries = "1 try" if change.attempts == 1 else f"{change.attempts} tries"
         lines.append(f"  {state} after {tries}: {_shown(change.key)}: {change.error}")
-    if any(change.conflict for change in snapshot.troubled):
-        lines.append("  to decide a conflict: s3mount retry [--overwrite], or discard")
-        return lines
-    kinds = {change.error_kind for change in snapshot.troubled if change.state == "parked"}
-    if kinds & LASTING_KINDS:
-        lines.append(
-            "  where the reason cannot pass: a copy of what is here by s3mount export, then s3mount "
-            "discard"
-        )
-    if "ArchivedError" in kinds:
-        lines.append("  archived: restore the object in S3, then s3mount retry; or s3mount discard")
-    if kinds - LASTING_KINDS - {"ArchivedError"}:
-        lines.append("  once the reason is gone: s3mount retry; a copy of it: s3mount export")
-    return lines
+    told = dict.fromkeys(map(advice_on, snapshot.troubled))
+    if CONFLICT_ADVICE in told:
+        told = {CONFLICT_ADVICE: None}
+    return lines + [f"  {each}" for each in told if each]
+
+
+def advice_on(change: PendingChange) -> str:
+    """What a person can do about a change that is not sent; empty where time alone will tell."""
+    if change.conflict:
+        return CONFLICT_ADVICE
+    if change.state != "parked":
+        return ""
+    if change.error_kind in LASTING_KINDS:
+        return "where the reason cannot pass: a copy of what is here by s3mount export, then s3mount discard"
+    if change.error_kind == "ArchivedError":
+        return "archived: restore the object in S3, then s3mount retry; or s3mount discard"
+    return "once the reason is gone: s3mount retry; a copy of it: s3mount export"
 
 
 def _missing(missing: Missing) -> list[str]:

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "discard": "s3mount.cli.mounts.discard:discard",
     "export": "s3mount.cli.mounts.export:export",
     "recover": "s3mount.cli.mounts.recover:recover",
+    "metrics": "s3mount.cli.mounts.metrics:metrics",
     "doctor": "s3mount.cli.mounts.doctor:doctor",
     "ls": "s3mount.cli.objects.ls:ls",
     "du": "s3mount.cli.objects.du:du",

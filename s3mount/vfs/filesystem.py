@@ -24,7 +24,7 @@ from s3mount.refs import Capabilities
 from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
-from s3mount.spool.journal.changes import Change
+from s3mount.spool.journal.changes import Change, Delete
 from s3mount.spool.journal.path_filter import select
 from s3mount.spool.journal.put_log import PutLog
 from s3mount.spool.journal.states import State
@@ -441,4 +441,7 @@ def _describe_change(change: Change) -> dict[str, Any]:
         "error": change.error or None,
         "error_kind": change.error_kind,
         "conflict": change.held,
+        "changed_at_ns": 0
+        if isinstance(change, Delete) or change.attributes is None
+        else change.attributes.ctime_ns,
     }

@@ -162,6 +162,12 @@ class _MountCommand(click.Command):
 @option("--log-file", type=click.Path(), help="[default: 'log' in the state folder]")
 @option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
 @option(
+    "--metrics",
+    default="",
+    metavar="[HOST:]PORT",
+    help="Serve metrics, and a page that shows the mount, by HTTP there.",
+)
+@option(
     "--drain-timeout",
     type=seconds,
     default=60.0,
@@ -299,8 +305,18 @@ def run_config(values: dict[str, Any]) -> RunConfig:
         log_file=absolute(values["log_file"]),
         log_level=values["log_level"],
         drain_timeout_s=values["drain_timeout"],
+        metrics=_monitored(values["metrics"]),
         ready_fd=values["ready_fd"],
     )
+
+
+def _monitored(address: str) -> str:
+    """``address``, if something can listen there. Raises UsageError."""
+    if address:
+        from s3mount.cli.mounts.metrics import address_of
+
+        address_of(address)
+    return address
 
 
 def _with_mount_options(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
