@@ -80,9 +80,14 @@ def answer(peer: socket.socket, fields: dict[bytes, bytes], zeros: int) -> None:
         first, _, last = fields[b"range"].removeprefix(b"bytes=").partition(b"-")
         start, length, total = int(first), int(last) - int(first) + 1, LARGE
         status = "206 Partial Content"
+    where = (
+        f"Content-Range: bytes {start}-{start + length - 1}/{total}\r\n"
+        if b"range" in fields
+        else ""
+    )
     head = (
         f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: {ETAG}-2\r\n"
-        f"Content-Range: bytes {start}-{start + length - 1}/{total}\r\n"
+        f"{where}"
         "Last-Modified: Sat, 21 Nov 2026 01:24:00 GMT\r\nx-amz-request-id: 1\r\n"
         "x-amz-meta-mode: 33188\r\nx-amz-meta-mtime: 1700000000\r\n"
         "Content-Type: application/octet-stream\r\nDate: Sat, 21 Nov 2026 01:24:01 GMT\r\n\r\n"

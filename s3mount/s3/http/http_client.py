@@ -424,11 +424,10 @@ class HttpClient:
             return answer
         finally:
             gate.leave()
-            traffic.look(trio.current_time())
 
     async def _ask_again(self, call: Call) -> Answer | None:
         """A second request beside one that is late, where there is room for it."""
-        way, traffic = self.traffic.reading, self.traffic
+        way = self.traffic.reading
         if not way.may_hedge:
             return None
         await way.gate.enter()
@@ -437,7 +436,6 @@ class HttpClient:
             return await self.once(call, 1)
         finally:
             way.gate.leave()
-            traffic.look(trio.current_time())
 
     async def once(self, call: Call, retry: int) -> Answer:
         """One try (two, when the first met a kept connection that the store had closed)."""
@@ -470,6 +468,7 @@ class HttpClient:
         finally:
             now = trio.current_time()
             self._hedger.leave(call)
+            self.traffic.look(now)
             self.statistics.ended(now - began_s, now - scope.deadline)
         if scope.cancelled_caught and call.hedge is not None:
             self._note_reachable(call, began_s, None)
