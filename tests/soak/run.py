@@ -188,6 +188,8 @@ class Soak:
         """What only a person can decide (SEMANTICS.md, 4): a file that was changed in part while S3 was away, and
         whose former bytes are nowhere any more. What was written is exported, and the rest given up.
         """
+        # Which changes are such shows when each was tried.
+        mount.command("wait", str(mount.path), "--timeout", str(DRAIN_S), limit_s=DRAIN_S)
         waiting = [
             change["key"]
             for change in pending_of(mount)["list"]
