@@ -66,6 +66,10 @@ class Served(Protocol):
         """Try refused changes again now; their keys. Raises S3MountError."""
         ...
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``."""
+        ...
+
     async def refresh(self, paths: Sequence[str]) -> None:
         """Forget what is known of them, so that the next look asks S3."""
         ...
@@ -217,6 +221,11 @@ class Lifetime:
         """Try refused changes again now; their keys. Raises S3MountError."""
         assert self._parts is not None
         return await self._parts.filesystem.retry(paths, overwrite=overwrite)
+
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``."""
+        assert self._parts is not None
+        await self._parts.filesystem.set_rates(up_bytes_per_s, down_bytes_per_s)
 
     async def refresh(self, paths: Sequence[str]) -> None:
         """Forget what is known of them, so that the next look asks S3."""

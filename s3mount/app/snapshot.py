@@ -88,6 +88,10 @@ class CachedBuckets:
         """See ``EnginePool.renew_credentials``."""
         await self._pool.renew_credentials()
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``EnginePool.set_rates``."""
+        await self._pool.set_rates(up_bytes_per_s, down_bytes_per_s)
+
     def open_reader(self, bucket: str) -> CacheReader | None:
         """See ``vfs.buckets.Buckets``."""
         found = self._buckets.opened.get(bucket)
@@ -130,6 +134,10 @@ class SnapshotMount:
         """No change is ever refused; but credentials are asked for anew. Raises S3MountError."""
         await self._caches.renew_credentials()
         return []
+
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``."""
+        await self._caches.set_rates(up_bytes_per_s, down_bytes_per_s)
 
     async def refresh(self, paths: Sequence[str]) -> None:
         """What was cannot change: there is nothing to look at again."""

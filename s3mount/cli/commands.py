@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "wait": "s3mount.cli.mounts.wait:wait",
     "retry": "s3mount.cli.mounts.retry:retry",
     "refresh": "s3mount.cli.mounts.refresh:refresh",
+    "bwlimit": "s3mount.cli.mounts.bwlimit:bwlimit",
     "discard": "s3mount.cli.mounts.discard:discard",
     "export": "s3mount.cli.mounts.export:export",
     "recover": "s3mount.cli.mounts.recover:recover",
@@ -60,7 +61,18 @@ COMMANDS: Mapping[str, str] = {
 }
 
 OF_MOUNTS = frozenset(
-    ("unmount", "umount", "status", "wait", "retry", "refresh", "discard", "export", "recover")
+    (
+        "unmount",
+        "umount",
+        "status",
+        "wait",
+        "retry",
+        "refresh",
+        "bwlimit",
+        "discard",
+        "export",
+        "recover",
+    )
 )
 """Commands in which ``@NAME`` of the configuration file stands for its mount point."""
 

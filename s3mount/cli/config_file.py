@@ -40,6 +40,7 @@ NO_STORE = frozenset(
         "wait",
         "retry",
         "refresh",
+        "bwlimit",
         "export",
         "discard",
         "recover",

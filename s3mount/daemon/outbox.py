@@ -195,6 +195,10 @@ class Outbox:
         """See ``Filesystem.retry``."""
         return await self._filesystem.retry(paths, overwrite=overwrite)
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``."""
+        await self._filesystem.set_rates(up_bytes_per_s, down_bytes_per_s)
+
     async def refresh(self, paths: Sequence[str]) -> None:
         """See ``Filesystem.refresh``."""
         await self._filesystem.refresh(paths)

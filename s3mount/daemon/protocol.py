@@ -56,6 +56,13 @@ class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
     paths: tuple[str, ...] = ()
 
 
+class SetRates(msgspec.Struct, frozen=True, tag="set-rates"):
+    """Hold bodies to so many bytes a second from now on, up and down; 0: to none."""
+
+    up_bytes_per_s: int
+    down_bytes_per_s: int
+
+
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """As ``Wait`` for everything; then stays connected until the process has ended."""
 
@@ -64,7 +71,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """A process that only sends what is left after its mount has ended: keep the rest and exit now."""
 
 
-Request: TypeAlias = Status | StatusOf | Wait | Retry | Discard | Refresh | Leave | Stop
+Request: TypeAlias = Status | StatusOf | Wait | Retry | Discard | Refresh | SetRates | Leave | Stop
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

@@ -49,6 +49,10 @@ class Mounted(Protocol):
         """Try refused changes again now; their keys. Raises S3MountError."""
         ...
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """Hold bodies to these rates from now on; 0: to none. Raises S3MountError."""
+        ...
+
     async def refresh(self, paths: Sequence[str]) -> None:
         """Forget what is known of them, so that the next look asks S3."""
         ...
@@ -191,6 +195,7 @@ class ControlServer:
         | protocol.Retry
         | protocol.Discard
         | protocol.Refresh
+        | protocol.SetRates
         | protocol.Stop,
     ) -> dict[str, Any]:
         if isinstance(request, protocol.Retry):
@@ -201,6 +206,9 @@ class ControlServer:
             return {"keys": await self._mounted.discard(request.paths, is_rehearsal=rehearsal)}
         if isinstance(request, protocol.Refresh):
             await self._mounted.refresh(request.paths)
+            return {}
+        if isinstance(request, protocol.SetRates):
+            await self._mounted.set_rates(request.up_bytes_per_s, request.down_bytes_per_s)
             return {}
         if isinstance(request, protocol.StatusOf):
             return await self._mounted.snapshot_of(request.path)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from s3mount import metrics
@@ -139,6 +140,16 @@ class EngineClient:
     async def renew_credentials(self) -> None:
         """See ``Store.renew_credentials``."""
         await self._ask(Call(messages.RenewCredentials(next(self._ids))), messages.Done)
+
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``. Later children keep to them as well."""
+        self._supervisor.config = msgspec.structs.replace(
+            self._supervisor.config,
+            up_bytes_per_s=up_bytes_per_s,
+            down_bytes_per_s=down_bytes_per_s,
+        )
+        request = messages.SetRates(next(self._ids), up_bytes_per_s, down_bytes_per_s)
+        await self._ask(Call(request), messages.Done)
 
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""

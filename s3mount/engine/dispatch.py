@@ -195,6 +195,11 @@ async def _may_write(store: Store, r: messages.MayWrite, _: Report) -> Reply:
     return messages.Answered(r.id, await store.may_write(r.temporary_key))
 
 
+async def _set_rates(store: Store, r: messages.SetRates, _: Report) -> Reply:
+    await store.set_rates(r.up_bytes_per_s, r.down_bytes_per_s)
+    return messages.Done(r.id)
+
+
 async def _renew_credentials(store: Store, r: messages.RenewCredentials, _: Report) -> Reply:
     await store.renew_credentials()
     return messages.Done(r.id)
@@ -229,6 +234,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.Statistics: _statistics,
     messages.MayWrite: _may_write,
     messages.RenewCredentials: _renew_credentials,
+    messages.SetRates: _set_rates,
 }
 
 

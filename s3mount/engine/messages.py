@@ -262,6 +262,13 @@ class RenewCredentials(Request, tag=34, frozen=True, array_like=True, gc=False):
     """``Store.renew_credentials``."""
 
 
+class SetRates(Request, tag=39, frozen=True, array_like=True, gc=False):
+    """``Store.set_rates``."""
+
+    up_bytes_per_s: int
+    down_bytes_per_s: int
+
+
 class MayWrite(Request, tag=35, frozen=True, array_like=True, gc=False):
     """``Store.may_write``."""
 
@@ -480,6 +487,7 @@ ToChild: TypeAlias = (
     | Probe
     | Statistics
     | RenewCredentials
+    | SetRates
     | MayWrite
 )
 

@@ -100,6 +100,14 @@ class EnginePool:
         for engine in list(self._running.values()):
             await engine.renew_credentials()
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``, for each engine, later ones too. Raises the first error."""
+        self._config = msgspec.structs.replace(
+            self._config, up_bytes_per_s=up_bytes_per_s, down_bytes_per_s=down_bytes_per_s
+        )
+        for engine in list(self._running.values()):
+            await engine.set_rates(up_bytes_per_s, down_bytes_per_s)
+
     async def close(self) -> None:
         """End all engines. Calls under way end first, within bounds."""
         for engine in list(self._running.values()):

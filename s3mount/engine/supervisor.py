@@ -90,7 +90,8 @@ class EngineSupervisor:
     """One child at a time, for as long as ``run`` runs."""
 
     def __init__(self, config: StoreConfig, spawn: Spawn) -> None:
-        self._config = config
+        self.config = config
+        """What every later child is started with."""
         self._spawn = spawn
         self._calls: dict[int, Call] = {}
         self.greeting: Request | None = None
@@ -245,7 +246,7 @@ class EngineSupervisor:
             return f"it cannot be started: {error}"
         self._alive = True
         channel = Channel(child.socket, messages.decoder_for_parent())
-        channel.post(messages.Start(self._config, logging.getLogger("s3mount").getEffectiveLevel()))
+        channel.post(messages.Start(self.config, logging.getLogger("s3mount").getEffectiveLevel()))
         if self.greeting is not None:
             channel.post(self.greeting)
         reason = ""

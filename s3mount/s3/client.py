@@ -169,6 +169,11 @@ class S3Store:
         async with self._renewing:
             await self._bind_anew()
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``."""
+        await trio.lowlevel.checkpoint()
+        self._http.traffic.set_limits(up_bytes_per_s, down_bytes_per_s)
+
     async def _bind_anew(self) -> bool:
         """Ask boto3 for all; ``True`` when it is other than before. Raises as entering does."""
         before = self._bound_to

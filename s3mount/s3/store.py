@@ -106,6 +106,10 @@ class Store(Readable, Protocol):
         """
         ...
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """Hold bodies to these rates from now on, as ``StoreConfig`` does from the start; 0: to none. Repeatable."""
+        ...
+
     @property
     def lists_in_order(self) -> bool:
         """Does it list keys in the order of UTF-8, from any key on? S3 Express does neither."""

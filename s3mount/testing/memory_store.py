@@ -181,6 +181,10 @@ class MemoryStore:
         """See ``Store.renew_credentials``: there are none."""
         await trio.lowlevel.checkpoint()
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``: nothing goes over a line."""
+        await trio.lowlevel.checkpoint()
+
     async def put_tags(self, key: Key, tags: str, *, version_id: VersionId | None = None) -> None:
         """See ``Store.put_tags``."""
         arguments = {"key": key, "tags": tags, "version_id": version_id}

@@ -319,6 +319,10 @@ class Filesystem:
             log.warning("what was refused is tried again; credentials are not told in time")
         return await self.decisions.retry(paths, overwrite=overwrite)
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        """See ``Store.set_rates``."""
+        await self.store.set_rates(up_bytes_per_s, down_bytes_per_s)
+
     async def refresh(self, paths: Sequence[str]) -> None:
         """See ``Refreshing.refresh``."""
         await self.refreshing.refresh(paths)

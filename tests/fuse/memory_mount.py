@@ -169,6 +169,9 @@ class PretendedUploads:
     async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
         return []
 
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def refresh(self, paths: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
 

@@ -17,20 +17,30 @@ pytestmark = pytest.mark.needs_s3  # not for the plain folder
 KIB = 1 << 10
 
 
+def seconds_to_read(path: Path, data: bytes) -> float:
+    began_s = time.monotonic()
+    assert path.read_bytes() == data
+    return time.monotonic() - began_s
+
+
 def test_a_mount_records_its_requests_and_keeps_to_its_rate(
     s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "requests.jsonl"
     options = ["--perf-log", str(log), "--bwlimit", "off:256K", "--write-through"]
     data = os.urandom(1024 * KIB)
-    s3_server.boto3_client().put_object(Bucket=bucket, Key="there", Body=data)
+    for name in ("there", "free", "held"):
+        s3_server.boto3_client().put_object(Bucket=bucket, Key=name, Body=data)
     mount = Mount(s3_server, bucket, tmp_path, options=options)
     mount.mount()
     try:
         (mount.path / "small").write_bytes(b"x" * 5000)
-        began_s = time.monotonic()
-        assert (mount.path / "there").read_bytes() == data
-        assert time.monotonic() - began_s > 3
+        assert seconds_to_read(mount.path / "there", data) > 3
+        for rate, name in (("off", "free"), ("1M:256K", "held")):
+            done = mount.command("bwlimit", str(mount.path), rate)
+            assert done.returncode == 0, done.stderr
+            took_s = seconds_to_read(mount.path / name, data)
+            assert (took_s > 3) == (name == "held"), took_s
     finally:
         mount.unmount()
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -106,8 +106,9 @@ def test_a_mount_that_is_not_there(write: Write, capsys: pytest.CaptureFixture[s
 
 def test_commands_of_mounts_take_the_name(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     write(WORK)
-    for command in ("unmount", "umount", "status", "wait", "retry", "refresh"):
-        assert main([command, "@work"]) == 1
+    for command in ("unmount", "umount", "status", "wait", "retry", "refresh", "bwlimit"):
+        more = ["1M"] if command == "bwlimit" else []
+        assert main([command, "@work", *more]) == 1
         assert "/nowhere/work" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ SLOW = ("trio", "boto3", "botocore", "pyfuse3", "rich", "pyarrow")
 @pytest.mark.parametrize(
     "command",
     [
-        *("status", "wait", "unmount", "retry", "refresh", "mount", "mount-helper"),
+        *("status", "wait", "unmount", "retry", "refresh", "bwlimit", "mount", "mount-helper"),
         *("ls", "du", "cat", "rm", "sync", "cancel", "sum", "verify", "presign", "run"),
         *("generate-sse-key", "pack"),
     ],

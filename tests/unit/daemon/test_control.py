@@ -29,6 +29,7 @@ class Pretended:
         self.left = 0
         self.refused = ""
         self.stopped = False
+        self.rates = (0, 0)
         self.waited_for: list[tuple[str, ...]] = []
 
     async def snapshot(self) -> dict[str, Any]:
@@ -55,6 +56,9 @@ class Pretended:
 
     async def refresh(self, paths: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        self.rates = (up_bytes_per_s, down_bytes_per_s)
 
     async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         return [f"{path} rehearsal={is_rehearsal}" for path in paths]
