@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from s3mount.api.bucket import Upload as Upload
     from s3mount.api.bucket import open_bucket as open
     from s3mount.api.outcomes import SomeFailedError as SomeFailedError
+    from s3mount.api.packs import BlockingPackWriter as BlockingPackWriter
+    from s3mount.api.packs import PackWriter as PackWriter
     from s3mount.config import TimeoutSettings as TimeoutSettings
     from s3mount.customer_key import CustomerKey as CustomerKey
     from s3mount.errors import S3MountError as S3MountError
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockingBucket",
+    "BlockingPackWriter",
     "Bucket",
     "Condition",
     "CustomerKey",
     "ObjectHeaders",
+    "PackWriter",
     "S3MountError",
     "SomeFailedError",
     "TimeoutSettings",
@@ -47,6 +51,8 @@ NAMES = {
     "open_sync": "s3mount.api.blocking:open_sync",
     "BlockingBucket": "s3mount.api.blocking:BlockingBucket",
     "SomeFailedError": "s3mount.api.outcomes:SomeFailedError",
+    "PackWriter": "s3mount.api.packs:PackWriter",
+    "BlockingPackWriter": "s3mount.api.packs:BlockingPackWriter",
     "TimeoutSettings": "s3mount.config:TimeoutSettings",
     "CustomerKey": "s3mount.customer_key:CustomerKey",
     "S3MountError": "s3mount.errors:S3MountError",

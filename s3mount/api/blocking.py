@@ -69,23 +69,24 @@ class BlockingBucket:
 
     def __init__(self, token: trio.lowlevel.TrioToken, bucket: Bucket) -> None:
         self._token = token
-        self._bucket = bucket
+        self.inner = bucket
 
-    def _do(self, work: Callable[[], Awaitable[T]]) -> T:
+    def do(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Await ``work()`` in the loop. Raises what that raises."""
         return trio.from_thread.run(work, trio_token=self._token)
 
     @property
     def name(self) -> str:
         """The bucket's name."""
-        return self._bucket.name
+        return self.inner.name
 
     def head(self, key: Key, *, version_id: str | None = None) -> ObjectInfo:
         """See ``Bucket.head``."""
-        return self._do(partial(self._bucket.head, key, version_id=version_id))
+        return self.do(partial(self.inner.head, key, version_id=version_id))
 
     def get(self, key: Key, *, version_id: str | None = None) -> bytes:
         """See ``Bucket.get``."""
-        return self._do(partial(self._bucket.get, key, version_id=version_id))
+        return self.do(partial(self.inner.get, key, version_id=version_id))
 
     def put(
         self,
@@ -96,46 +97,46 @@ class BlockingBucket:
         condition: Condition = ANY,
     ) -> PutResult:
         """See ``Bucket.put``."""
-        return self._do(partial(self._bucket.put, key, data, headers, condition=condition))
+        return self.do(partial(self.inner.put, key, data, headers, condition=condition))
 
     def open(self, key: Key, *, version_id: str | None = None) -> io.BufferedReader:
         """An object as a binary file: ``read``, ``seek``, ``readinto``, as pandas, pyarrow and zipfile want it."""
-        file = self._do(partial(self._bucket.open, key, version_id=version_id))
-        return io.BufferedReader(_RawFile(self._do, file), BUFFER_BYTES)
+        file = self.do(partial(self.inner.open, key, version_id=version_id))
+        return io.BufferedReader(_RawFile(self.do, file), BUFFER_BYTES)
 
     def list(self, prefix: str = "", **chosen: Any) -> Iterator[Item]:
         """See ``Bucket.list``: the items one by one, as they are listed."""
-        listing = self._bucket.list(prefix, **chosen)
-        items = self._do(partial(_iterator, listing))
+        listing = self.inner.list(prefix, **chosen)
+        items = self.do(partial(_iterator, listing))
         while True:
-            item = self._do(partial(anext, items, None))
+            item = self.do(partial(anext, items, None))
             if item is None:
                 return
             yield item
 
     def upload(self, sources: Iterable[PathLike | Upload], **how: Any) -> Summary:
         """See ``Bucket.upload``. ``progress`` is called in the thread of the loop."""
-        return self._do(partial(self._bucket.upload, sources, **how))
+        return self.do(partial(self.inner.upload, sources, **how))
 
     def download(self, keys: Iterable[Key], folder: PathLike, **how: Any) -> Summary:
         """See ``Bucket.download``."""
-        return self._do(partial(self._bucket.download, keys, folder, **how))
+        return self.do(partial(self.inner.download, keys, folder, **how))
 
     def copy(self, keys: Iterable[Key], to: str, **how: Any) -> Summary:
         """See ``Bucket.copy``."""
-        return self._do(partial(self._bucket.copy, keys, to, **how))
+        return self.do(partial(self.inner.copy, keys, to, **how))
 
     def copy_as(self, key: Key, to: str) -> None:
         """See ``Bucket.copy_as``."""
-        self._do(partial(self._bucket.copy_as, key, to))
+        self.do(partial(self.inner.copy_as, key, to))
 
     def move(self, keys: Iterable[Key], to: str, **how: Any) -> Summary:
         """See ``Bucket.move``."""
-        return self._do(partial(self._bucket.move, keys, to, **how))
+        return self.do(partial(self.inner.move, keys, to, **how))
 
     def delete(self, keys: Iterable[Key], **how: Any) -> Summary:
         """See ``Bucket.delete``."""
-        return self._do(partial(self._bucket.delete, keys, **how))
+        return self.do(partial(self.inner.delete, keys, **how))
 
 
 async def _iterator(listing: Listing) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import trio
@@ -43,6 +43,18 @@ from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 T = TypeVar("T")
 PathLike: TypeAlias = "str | os.PathLike[str]"
 NO_HEADERS = ObjectHeaders()
+
+
+class Closing(Protocol):
+    """What holds something that S3 has not got."""
+
+    async def close(self) -> None:
+        """Return when S3 has it."""
+        ...
+
+    def abandon(self) -> None:
+        """Give up what S3 has not got. Repeatable."""
+        ...
 
 
 class Upload(NamedTuple):
@@ -81,15 +93,25 @@ async def open_bucket(
         raise UsageError(f"a setting that there is not: {error}") from None
     prefix = location.key if location.is_folder else f"{location.key}/"
     failure: Exception | None = None
+    bucket: Bucket | None = None
     async with (
         trio.open_nursery() as nursery,
         open_session(partial(S3Store, recorder=on_request)) as session,
     ):
         try:
             store = await session.store(config, location.bucket)
-            yield Bucket(nursery, session, store, config, prefix, policy)
-        except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
-            failure = error
+            bucket = Bucket(nursery, session, store, config, prefix, policy)
+            try:
+                yield bucket
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
+                failure = error
+            for writer in bucket.writers:
+                await writer.close()
+        except Exception as error:  # noqa: BLE001 - as above; what the program raised comes first
+            failure = failure or error
+        finally:
+            for writer in bucket.writers if bucket is not None else ():
+                writer.abandon()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
@@ -118,6 +140,8 @@ class Bucket:
         self._session = session
         self._config = config
         self._requests = Requests(config.timeouts, policy)
+        self.writers: list[Closing] = []
+        """Closed when the block of ``open_bucket`` ends, but for a cancellation."""
 
     @property
     def name(self) -> str:

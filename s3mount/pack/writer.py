@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -33,6 +33,8 @@ UNDER_WAY_MAX = 5
 """Packs at once of one writer, with the one that is being filled: so much of the disk they take."""
 MEMBER_BYTES_MAX = PACK_BYTES_MAX - (64 << 20)
 """Of one with its headers; the rest is for the index."""
+CLOCKS_DIFFER_S = 0.02
+"""A window that is waited for by the one clock has ended by the other, too: else it would be opened twice."""
 BATCH_HEADER = "s3mount-batch"
 """User metadata by which a writer knows its own pack again, when the answer to a PUT was lost."""
 
@@ -120,7 +122,10 @@ class PackBatch:
         self._ended.set()
 
 
-class Placed(NamedTuple):
+B = TypeVar("B")
+
+
+class Placed(NamedTuple, Generic[B]):
     """Where a member will lie: ``header`` and ``body`` are offsets in the object ``key`` of ``bucket``.
 
     ``GET`` with ``Range: bytes=BODY-(BODY + SIZE - 1)`` reads it, as soon as ``batch.wait()`` has returned.
@@ -132,7 +137,7 @@ class Placed(NamedTuple):
     header: int
     body: int
     size: int
-    batch: PackBatch
+    batch: B
 
 
 @asynccontextmanager
@@ -203,7 +208,7 @@ class Writer:
 
     async def put(
         self, name: str, body: bytes, *, mode: int = MODE, mtime_ns: int | None = None
-    ) -> Placed:
+    ) -> Placed[PackBatch]:
         """Put a member into a pack: where it will lie. Waits while too much waits for S3.
 
         The time is by default now, in whole seconds. Raises UsageError for a name that cannot be one (the writer
@@ -216,7 +221,7 @@ class Writer:
 
     def try_put(
         self, name: str, body: bytes, *, mode: int = MODE, mtime_ns: int | None = None
-    ) -> Placed:
+    ) -> Placed[PackBatch]:
         """As ``put``, but raises PackFullError where that would wait."""
         about = self._about(mode, mtime_ns)
         try:
@@ -236,7 +241,9 @@ class Writer:
         finally:
             self._lock.release()
 
-    async def put_file(self, name: str, file: BinaryIO, size: int, about: About) -> Placed:
+    async def put_file(
+        self, name: str, file: BinaryIO, size: int, about: About
+    ) -> Placed[PackBatch]:
         """Put ``size`` bytes of a file, read in a thread. Raises as ``put``, SourceError, SourceChangedError."""
         async with self._lock:
             batch = await self._open_for(name, size, about)
@@ -244,7 +251,7 @@ class Writer:
             entry = await trio.to_thread.run_sync(batch.content.add_file, name, file, size, about)
             return self._placed(batch, entry)
 
-    async def add_member(self, entry: Entry, member: IO[bytes]) -> Placed:
+    async def add_member(self, entry: Entry, member: IO[bytes]) -> Placed[PackBatch]:
         """Put a member as another pack has it: its headers and body, filled up to whole blocks."""
         async with self._lock:
             batch = await self._open_bytes(entry.stop - entry.header)
@@ -262,12 +269,12 @@ class Writer:
             mtime_ns = self._clock.now_ns() // 10**9 * 10**9
         return About(mtime_ns, mode)
 
-    def _put(self, name: str, body: bytes, about: About) -> Placed:
+    def _put(self, name: str, body: bytes, about: About) -> Placed[PackBatch]:
         batch = self._open
         assert batch is not None
         return self._placed(batch, batch.content.add(name, body, about))
 
-    def _placed(self, batch: PackBatch, entry: Entry) -> Placed:
+    def _placed(self, batch: PackBatch, entry: Entry) -> Placed[PackBatch]:
         if self._is_full(batch):
             self._close_open()
         return Placed(
@@ -343,7 +350,7 @@ class Writer:
     async def _close_in_time(self, batch: PackBatch, seconds: float) -> None:
         if self._limits.windows:
             end_s = int(batch.content.id.partition("-")[0]) / 1000 + seconds
-            seconds = max(0.0, end_s - self._clock.now_ns() / 1e9)
+            seconds = max(0.0, end_s - self._clock.now_ns() / 1e9) + CLOCKS_DIFFER_S
         await trio.sleep(seconds)
         async with self._lock:
             if self._open is batch:

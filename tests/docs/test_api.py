@@ -59,7 +59,7 @@ def test_the_examples_run_in_their_order(
     assert "data/photos/a.jpg 4" in told
     assert "sent" in told
     assert "table.csv" in told
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 10
 
 
 @pytest.mark.parametrize("name", [*s3mount.NAMES])

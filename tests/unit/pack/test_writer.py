@@ -24,7 +24,7 @@ from s3mount.errors import (
 from s3mount.pack import index
 from s3mount.pack.entry import Entry
 from s3mount.pack.finding import Loaded, Pack, alive, find_packs, index_inside, load
-from s3mount.pack.writer import UNDER_WAY_MAX, Limits, Placed, open_writer
+from s3mount.pack.writer import UNDER_WAY_MAX, Limits, PackBatch, Placed, open_writer
 from s3mount.refs import ObjectHeaders, ObjectInfo
 from s3mount.testing.memory_store import MemoryStore, NoFaults
 
@@ -69,7 +69,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def member_at(store: MemoryStore, placed: Placed) -> bytes:
+def member_at(store: MemoryStore, placed: Placed[PackBatch]) -> bytes:
     return store.contents()[placed.batch.key][placed.body : placed.body + placed.size]
 
 
@@ -253,7 +253,7 @@ def test_windows_give_the_names_and_offsets_of_the_batches_of_the_past() -> None
             assert fourth.key.startswith("logs/1700000015000-")
             began_s = trio.current_time()
             await fourth.batch.wait()
-            assert trio.current_time() - began_s == pytest.approx(5, abs=0.01)
+            assert trio.current_time() - began_s == pytest.approx(5, abs=0.1)
         for placed, body in ((second, b"2"), (third, b"3"), (fourth, b"4")):
             assert member_at(store, placed) == body
         with tarfile.open(fileobj=io.BytesIO(store.contents()[first.key])) as tar:
