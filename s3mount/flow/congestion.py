@@ -20,6 +20,8 @@ STEEPEST = 0.5
 MINUTE_S = 60.0
 MINUTES = 10
 """The least round trip is looked for in so many minutes, as routes change (RFC 6817, 2.4.2)."""
+KNOWN_FOR_S = 120.0
+"""What an earlier run met counts for so long: this machine may be elsewhere now."""
 SETTLE_S = 2.0
 """What a smaller window moves is measured for so long."""
 ELASTICITY = 0.5
@@ -51,7 +53,7 @@ class Narrowable(Protocol):
 class RoundTrip:
     """The least round trip of the last minutes, and how much longer one is: the queue. Times are of one clock.
 
-    ``known_s``: the least that an earlier run met, 0 for none; it counts for the first minutes.
+    ``known_s``: the least that an earlier run met, 0 for none; it counts for KNOWN_FOR_S.
     """
 
     def __init__(self, known_s: float = 0.0) -> None:
@@ -69,7 +71,8 @@ class RoundTrip:
         """How long a packet waited whose round trip took ``sample_s``."""
         if not self._begun:
             self._begun = True
-            self._least = deque((now_s, each) for _, each in self._least)
+            began_s = now_s + KNOWN_FOR_S - MINUTES * MINUTE_S
+            self._least = deque((began_s, each) for _, each in self._least)
         if not self._least or now_s - self._least[-1][0] >= MINUTE_S:
             self._least.append((now_s, sample_s))
         elif sample_s < self._least[-1][1]:

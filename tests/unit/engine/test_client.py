@@ -387,6 +387,32 @@ class TestDeath:
 
         run(main)
 
+    def test_rates_that_were_changed_hold_for_later_children_too(self) -> None:
+        opened: list[StoreConfig] = []
+        children: list[LocalChild] = []
+
+        @asynccontextmanager
+        async def open_store(config: StoreConfig) -> AsyncIterator[Store]:
+            await trio.lowlevel.checkpoint()
+            opened.append(config)
+            yield MemoryStore()
+
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+
+                def spawn() -> LocalChild:
+                    children.append(LocalChild(nursery, open_store))
+                    return children[-1]
+
+                async with EngineClient(CONFIG, spawn=spawn) as client:
+                    await client.set_rates(1000, 2000)
+                    children[-1].kill()
+                    await client.put("k", b"v", H)
+
+        run(main)
+        rates = [(config.up_bytes_per_s, config.down_bytes_per_s) for config in opened]
+        assert rates == [(0, 0), (1000, 2000)]
+
 
 class TestEnding:
     def test_stop_lets_calls_finish_and_takes_no_more(self) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from s3mount.flow.congestion import FLOOR, HOLD_S, MINUTE_S, MINUTES, Gradient, RoundTrip
+from s3mount.flow.congestion import (
+    FLOOR,
+    HOLD_S,
+    KNOWN_FOR_S,
+    MINUTE_S,
+    MINUTES,
+    Gradient,
+    RoundTrip,
+)
 from s3mount.flow.window import Window
 
 ROUND_S = 1.0
@@ -139,4 +147,5 @@ def test_a_longer_way_is_believed_after_ten_minutes() -> None:
 def test_what_an_earlier_run_knew_counts_at_first() -> None:
     trip = RoundTrip(0.05)
     assert trip.queue_s(1e6, 0.25) == pytest.approx(0.2)
-    assert trip.queue_s(1e6 + MINUTES * MINUTE_S, 0.25) == 0
+    assert trip.queue_s(1e6 + KNOWN_FOR_S - 1, 0.25) == pytest.approx(0.2)
+    assert trip.queue_s(1e6 + KNOWN_FOR_S, 0.25) == 0
