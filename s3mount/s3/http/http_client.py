@@ -169,7 +169,6 @@ class _Watch:
         # By our own will: neither the store nor the line is slower for it.
         self._scope.deadline += seconds
         self.began_at_s += seconds
-        self._next_look_s += seconds
         if self.sent_at_s:
             self._paused_s += seconds
 

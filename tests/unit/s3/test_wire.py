@@ -223,3 +223,28 @@ def test_only_acknowledged_bytes_move_a_deadline() -> None:
         assert scope.deadline == moved
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_rest_that_a_rate_wants_moves_the_deadline_and_leaves_the_network_looked_at() -> None:
+    async def main() -> None:
+        size = 8 << 20
+        call = Call("fetch", "GET", "key", size_bytes=size)
+        allowance = Timeouts().allowance(call.kind, size, 0)
+        scope = trio.CancelScope(deadline=trio.current_time() + allowance.total_s)
+        first = scope.deadline
+        looked: list[float] = []
+
+        class Looked(Traffic):
+            def look(self, now_s: float) -> None:
+                looked.append(now_s)
+
+        traffic = Looked(StoreConfig(bucket="bucket"), Statistics(), lambda: None)
+        watch = _Watch(scope, allowance, call, Statistics(), traffic, trio.current_time())
+        for _ in range(20):
+            watch.received(64 << 10)
+            watch.paused(1.0)
+            await trio.sleep(1.0)
+        assert scope.deadline >= first + 20
+        assert len(looked) == 19
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
