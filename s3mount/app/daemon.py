@@ -54,9 +54,12 @@ class Outboxes:
         self._gone: dict[str, trio.Event] = {}
         self.all: dict[str, Outbox] = {}
         self.left = 0
+        self._is_ending = False
 
     async def of(self, bucket: str) -> Outbox:
         """The outbox of ``bucket``. Raises S3MountError where it cannot be opened."""
+        if self._is_ending:
+            raise MountError("the daemon ends: hand it over again once it runs")
         return await self._opened(self._config.outbox(bucket))
 
     async def recover(self) -> None:
@@ -154,6 +157,7 @@ class Outboxes:
 
     async def end(self, drain_s: float) -> None:
         """Take no more, send what is left within ``drain_s``, and end all."""
+        self._is_ending = True
         for outbox in self.all.values():
             outbox.is_ending = True
         with trio.move_on_after(drain_s) as draining:

@@ -14,7 +14,16 @@ from typing import NamedTuple, TypeAlias
 
 from s3mount.bulk.location import LocalPath, Location, RemoteUrl, S3Location, Stream
 from s3mount.bulk.report import Report
-from s3mount.bulk.running import FATAL, Done, Flattened, Performer, Task, for_each, refusing
+from s3mount.bulk.running import (
+    FATAL,
+    Done,
+    Flattened,
+    OneByOne,
+    Performer,
+    Task,
+    for_each,
+    refusing,
+)
 from s3mount.bulk.selecting import (
     Item,
     Send,
@@ -53,6 +62,7 @@ class Copying:
     """Copies what was named to one destination.
 
     ``words`` are the options that ``run`` needs to do the same; ``write`` writes to standard output, if there is one.
+    ``at_once`` of the sources are copied side by side.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class Copying:
         *,
         words: Sequence[str] = (),
         write: Write | None = None,
+        at_once: int = 1,
     ) -> None:
+        self._at_once = at_once
         self._operation = operation
         self._transfers = transfers
         self._report = report
@@ -80,14 +92,16 @@ class Copying:
         """Copy all. Failures of single objects are reported; raises what all would meet, and UsageError."""
         if len(sources) > 1 and not self._is_into:
             raise UsageError("several sources need a folder as destination: end it with a slash")
-        for source in sources:
-            try:
-                await self._from(source)
-            except S3MountError as error:
-                if isinstance(error, (UsageError, *FATAL)):
-                    raise
-                self._report.fail(self._operation, source.url, self._to.url, error)
+        await for_each(OneByOne(sources), self._copy, workers=self._at_once)
         self._report.all_known()
+
+    async def _copy(self, source: Location) -> None:
+        try:
+            await self._from(source)
+        except S3MountError as error:
+            if isinstance(error, (UsageError, *FATAL)):
+                raise
+            self._report.fail(self._operation, source.url, self._to.url, error)
 
     async def _from(self, source: Location) -> None:
         if isinstance(source, S3Location):

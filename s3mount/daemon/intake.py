@@ -17,7 +17,7 @@ import trio
 from s3mount.background import Background, reason_of
 from s3mount.bulk.location import parse_s3
 from s3mount.daemon import handover
-from s3mount.daemon.handover import Commit, Hand, Read, Refused, Stored, Taken, Welcome
+from s3mount.daemon.handover import Hand, Read, Refused, Stored, Taken, Welcome
 from s3mount.daemon.outbox import NotSentError, Outbox, path_of_open
 from s3mount.errors import InternalError, S3MountError, SourceError, UsageError
 from s3mount.spool.journal.changes import Put
@@ -34,6 +34,10 @@ ANSWER_TIMEOUT_S = 30.0
 
 OpenOutbox: TypeAlias = Callable[[str], Awaitable[Outbox]]
 """The outbox of a bucket, opened where it is not. Raises S3MountError."""
+
+
+class _HungUpError(Exception):
+    """The client is gone, or does not listen."""
 
 
 class Peer(NamedTuple):
@@ -71,7 +75,7 @@ class Intake:
 
     async def _serve(self, connection: trio.socket.SocketType, token: object) -> None:
         try:
-            with connection, contextlib.suppress(OSError, trio.TooSlowError):
+            with connection, contextlib.suppress(_HungUpError):
                 await Conversation(connection, self._outbox_of).run()
         finally:
             self._slots.release_on_behalf_of(token)
@@ -89,40 +93,45 @@ class Conversation:
         self._hands = trio.CapacityLimiter(HANDS_MAX)
 
     async def run(self) -> None:
-        """Until the client hangs up. Raises OSError."""
+        """Until the client hangs up, or says what means nothing."""
         await self._answer(Welcome(handover.PROTOCOL, __version__))
         async with trio.open_nursery() as nursery:
             background = Background(nursery)
             while True:
                 await self._hands.acquire_on_behalf_of(token := object())
-                packet, fds = await handover.receive(self._connection)
-                if not packet:
-                    nursery.cancel_scope.cancel()
-                    handover.close_all(fds)
-                    return
-                try:
-                    request = handover.decode_request(packet)
-                except msgspec.MsgspecError as error:
-                    handover.close_all(fds)
-                    await self._answer(
-                        Refused(0, f"the daemon does not know this request: {error}")
-                    )
-                    nursery.cancel_scope.cancel()
-                    return
-                if isinstance(request, Commit):
-                    handover.close_all(fds)
-                    self._hands.release_on_behalf_of(token)
-                    if request.id in self._streams:
-                        self._streams[request.id].set()
-                else:
+                request, fds = await self._next()
+                if isinstance(request, Hand):
                     background.start(self._take, request, fds, token)
+                    continue
+                handover.close_all(fds)
+                if request is None:
+                    nursery.cancel_scope.cancel()
+                    return
+                self._hands.release_on_behalf_of(token)
+                if request.id in self._streams:
+                    self._streams[request.id].set()
+
+    async def _next(self) -> tuple[handover.Request | None, list[int]]:
+        """The next request and the files that come with it; ``None`` at the end."""
+        try:
+            packet, fds = await handover.receive(self._connection)
+        except OSError:
+            return None, []
+        if not packet:
+            return None, fds
+        try:
+            return handover.decode_request(packet), fds
+        except msgspec.MsgspecError as error:
+            with contextlib.suppress(_HungUpError):
+                await self._answer(Refused(0, f"the daemon does not know this request: {error}"))
+            return None, fds
 
     async def _take(self, hand: Hand, fds: list[int], token: object) -> None:
         try:
             with _closing(fds):
                 await self._answer(await self._outcome(hand, fds))
-        except OSError as error:
-            log.debug("the client of %s hung up: %s", hand.key, error)
+        except _HungUpError:
+            log.debug("the client of %r hung up", hand.key)
         finally:
             self._hands.release_on_behalf_of(token)
 
@@ -132,22 +141,24 @@ class Conversation:
                 raise UsageError(
                     "no open file came with the request (too many open files in the daemon?)"
                 )
-            return await self._done(hand, fds[0])
+            return await self._done(hand, fds)
         except NotSentError as error:
             return Refused(hand.id, str(error), error.exit_code, error.is_kept)
         except S3MountError as error:
             return Refused(hand.id, str(error), error.exit_code)
+        except _HungUpError:
+            raise
         except Exception as error:
             log.exception("internal error: %r was not taken", hand.key)
             return Refused(hand.id, str(InternalError(f"internal error: {reason_of(error)}")))
 
-    async def _done(self, hand: Hand, fd: int) -> Taken | Stored:
-        """Do what is asked. Raises S3MountError and OSError."""
+    async def _done(self, hand: Hand, fds: list[int]) -> Taken | Stored:
+        """Do what is asked. Raises S3MountError."""
         to = parse_s3(f"s3://{hand.bucket}/{hand.key}", raw=True)
         if to.is_folder:
             raise UsageError(f"{to.url} names no key")
         outbox = await self._outbox_of(to.bucket)
-        take = self._way(hand, to.key, fd)
+        take = self._way(hand, to.key, fds[0])
         if not hand.wait:
             change = await outbox.take(to.key, take)
             return Taken(hand.id, change.size)
@@ -157,6 +168,9 @@ class Conversation:
         async def taken(change: Put) -> None:
             nonlocal size_bytes
             size_bytes = change.size
+            # It may be long until S3 has it.
+            handover.close_all(fds)
+            fds.clear()
             await self._answer(Taken(hand.id, size_bytes))
 
         result = await outbox.deliver(to.key, take, taken=taken)
@@ -188,9 +202,12 @@ class Conversation:
             del self._streams[hand_id]
 
     async def _answer(self, answer: handover.Answer) -> None:
-        async with self._sending:
-            with trio.fail_after(ANSWER_TIMEOUT_S):
-                await handover.send(self._connection, answer)
+        try:
+            async with self._sending:
+                with trio.fail_after(ANSWER_TIMEOUT_S):
+                    await handover.send(self._connection, answer)
+        except (OSError, trio.TooSlowError):
+            raise _HungUpError from None
 
 
 @contextlib.contextmanager

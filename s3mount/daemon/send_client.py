@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -93,23 +94,27 @@ class SendClient:
 
     async def listen(self) -> None:
         """Take answers until the daemon hangs up."""
-        try:
-            while True:
-                packet, fds = await handover.receive(self._connection)
-                handover.close_all(fds)
-                if not packet:
-                    break
-                answer = handover.decode_answer(packet)
-                waiting = None if isinstance(answer, Welcome) else self._waiting.get(answer.id)
-                if waiting is not None:
-                    await waiting.send(answer)
-        except (OSError, msgspec.MsgspecError) as error:
-            self._why_ended = f"the daemon cannot be understood: {error}"
+        with contextlib.suppress(OSError):
+            try:
+                await self._hear()
+            except msgspec.MsgspecError as error:
+                self._why_ended = f"the daemon cannot be understood: {error}"
         self._why_ended = self._why_ended or (
             "the daemon ended; what it had taken, it sends once it runs again"
         )
         for waiting in list(self._waiting.values()):
             waiting.close()
+
+    async def _hear(self) -> None:
+        while True:
+            packet, fds = await handover.receive(self._connection)
+            handover.close_all(fds)
+            if not packet:
+                return
+            answer = handover.decode_answer(packet)
+            waiting = None if isinstance(answer, Welcome) else self._waiting.get(answer.id)
+            if waiting is not None:
+                await waiting.send(answer)
 
 
 @asynccontextmanager

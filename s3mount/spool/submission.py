@@ -41,13 +41,8 @@ class Submissions:
         """Take a copy of an open file; shared with it where the file system can (XFS, btrfs)."""
         about = _stat_regular(source)
         await self._have_room(about.st_size)
-        # Taken before the bytes come, as others come meanwhile.
-        self._spool.grew(about.st_size)
-        try:
-            blob = self._new_blob()
-        finally:
-            self._spool.grew(-about.st_size)
-        return await self._taken(blob, key, source, about, is_forced=is_forced)
+        blob = self._new_blob()
+        return await self._taken(blob, key, source, about, about.st_size, is_forced=is_forced)
 
     async def refer(self, key: Key, source: int, path: str) -> Put:
         """Take an open file that stays where it is, at ``path``, unchanged until S3 has it.
@@ -62,7 +57,7 @@ class Submissions:
             blob = self._spool.new_reference(path)
         except OSError as error:
             raise SourceError(str(error.strerror)) from error
-        return await self._taken(blob, key, source, about, is_forced=False)
+        return await self._taken(blob, key, source, about, 0, is_forced=False)
 
     async def stream(
         self,
@@ -80,8 +75,10 @@ class Submissions:
             while data := await self._read(source):
                 await self._have_room(len(data))
                 before = blob.held_bytes
-                blob.write(blob.size, data)
-                self._spool.grew(blob.held_bytes - before)
+                try:
+                    blob.write(blob.size, data)
+                finally:
+                    self._spool.grew(blob.held_bytes - before)
             await confirm(blob.size)
             now_ns = time.time_ns()
             attributes = Attributes(stat.S_IFREG | 0o644, *owner, now_ns, now_ns, now_ns)
@@ -107,16 +104,24 @@ class Submissions:
             raise _of_disk(error) from error
 
     async def _taken(
-        self, blob: Blob, key: Key, source: int, about: os.stat_result, *, is_forced: bool
+        self,
+        blob: Blob,
+        key: Key,
+        source: int,
+        about: os.stat_result,
+        needed_bytes: int,
+        *,
+        is_forced: bool,
     ) -> Put:
+        # The room is taken before the bytes come: others come meanwhile.
+        self._spool.grew(needed_bytes)
         try:
-            while blob.size < about.st_size:
-                stop = min(blob.size + CHUNK_BYTES, about.st_size)
-                held = blob.held_bytes
-                try:
+            try:
+                while blob.size < about.st_size:
+                    stop = min(blob.size + CHUNK_BYTES, about.st_size)
                     await trio.to_thread.run_sync(blob.append, source, stop, limiter=self._threads)
-                finally:
-                    self._spool.grew(blob.held_bytes - held)
+            finally:
+                self._spool.grew(blob.held_bytes - needed_bytes)
             _must_be_same(about, os.fstat(source))
             attributes = Attributes(
                 about.st_mode,

@@ -123,6 +123,27 @@ def test_a_bucket_with_nothing_to_do_has_no_process(daemon: Daemon, tmp_path: Pa
     assert daemon.stop() == 0
 
 
+def test_what_was_taken_of_a_sender_that_is_killed_stays(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.start(endpoint_url=NOWHERE)
+    for number in range(30):
+        (tmp_path / f"in{number:02}").write_bytes(b"it")
+    names = [f"in{number:02}" for number in range(30)]
+    sender = subprocess.Popen(
+        daemon.argv("send", *names, "{b}/"), env=daemon.environment(), cwd=tmp_path
+    )
+    wait_until(lambda: len(_blobs(daemon)) == 30)
+    sender.kill()
+    sender.wait(10)
+    assert "30 changes" in _status(daemon)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as rude:
+        rude.connect(str(daemon.socket))
+        rude.recv(1000)
+        rude.send(b"no request")
+        assert b"does not know this request" in rude.recv(1000)
+        assert rude.recv(1000) == b""
+    assert "30 changes" in _status(daemon)
+
+
 def test_a_pipe_whose_sender_was_killed_is_not_taken(daemon: Daemon) -> None:
     daemon.start()
     sender = subprocess.Popen(

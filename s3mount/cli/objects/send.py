@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from s3mount.bulk.running import Session
 
 
+HANDS_MAX = 64
+"""Files that are named one by one and handed over at once."""
+
+
 @click.command("send", short_help="Hand files to the daemon, which sends them.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.argument("destination", metavar="S3URL")
@@ -76,7 +80,14 @@ def send(files: tuple[str, ...], destination: str, **given: Any) -> int:
                 by_reference=given["by_reference"],
                 deletes_source=given["delete_after"],
             )
-            copying = Copying("send", handing, report, to, Chosen(given["recursive"], chosen.takes))
+            copying = Copying(
+                "send",
+                handing,
+                report,
+                to,
+                Chosen(given["recursive"], chosen.takes),
+                at_once=HANDS_MAX,
+            )
             await copying.run(sources)
 
     job = bulk.Job(
