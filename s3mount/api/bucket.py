@@ -32,7 +32,7 @@ from s3mount.bulk.selecting import Item, Send, Takes, all_names, objects
 from s3mount.bulk.sources import Read, from_file
 from s3mount.bulk.transfers import PART_BYTES, Exists, How, Transfers
 from s3mount.config import StoreConfig, default_state_dir
-from s3mount.errors import UsageError
+from s3mount.errors import S3MountError, UsageError
 from s3mount.flow.parts import PartPlan
 from s3mount.patterns import PathFilter
 from s3mount.refs import ANY, Condition, Key, ObjectHeaders, ObjectInfo, PutResult
@@ -94,25 +94,27 @@ async def open_bucket(
     prefix = location.key if location.is_folder else f"{location.key}/"
     failure: Exception | None = None
     bucket: Bucket | None = None
-    async with (
-        trio.open_nursery() as nursery,
-        open_session(partial(S3Store, recorder=on_request)) as session,
-    ):
-        try:
-            store = await session.store(config, location.bucket)
-            bucket = Bucket(nursery, session, store, config, prefix, policy)
+    try:
+        async with (
+            trio.open_nursery() as nursery,
+            open_session(partial(S3Store, recorder=on_request)) as session,
+        ):
             try:
+                store = await session.store(config, location.bucket)
+                bucket = Bucket(nursery, session, store, config, prefix, policy)
                 yield bucket
             except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
                 failure = error
-            for writer in bucket.writers:
-                await writer.close()
-        except Exception as error:  # noqa: BLE001 - as above; what the program raised comes first
-            failure = failure or error
-        finally:
             for writer in bucket.writers if bucket is not None else ():
-                writer.abandon()
-        nursery.cancel_scope.cancel()
+                try:
+                    await writer.close()
+                except S3MountError as error:
+                    # What the program raised comes first.
+                    failure = failure or error
+            nursery.cancel_scope.cancel()
+    finally:
+        for writer in bucket.writers if bucket is not None else ():
+            writer.abandon()
     if failure is not None:
         raise failure
 

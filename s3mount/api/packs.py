@@ -109,7 +109,7 @@ class PackWriter:
         await self._writer.close()
 
     def abandon(self) -> None:
-        """Give up what S3 has not got. Repeatable."""
+        """Give up what S3 has not got, when nothing is under way any more. Repeatable."""
         self._writer.abandon()
 
 

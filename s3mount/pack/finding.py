@@ -89,9 +89,9 @@ async def load(store: Readable, pack: Pack, place: str) -> Loaded | None:
     """
     if pack.beside is None:
         inside = await index_inside(store, pack.tar)
-        return None if inside is None else Loaded(pack, index.decode(inside, place))
+        return None if inside is None else Loaded(pack, index.decode(inside, place, pack.tar.size))
     data = await read_at(store, pack.beside.ref, 0, pack.beside.size)
-    found = index.decode(data, f"{place}{SUFFIX}")
+    found = index.decode(data, f"{place}{SUFFIX}", pack.tar.size)
     if (found.head.size, found.head.etag) != (pack.tar.size, pack.tar.etag):
         raise PackError(
             f"{place} was replaced since its index was made: s3mount pack index --force {place}"
@@ -166,10 +166,11 @@ async def read_at(store: Readable, ref: ContentRef, offset: int, length: int) ->
     return data
 
 
-def order_of(loaded: Loaded, position: int) -> tuple[str, str, int]:
-    """By which an entry is later than another of the same key."""
-    entry = loaded.contents.entries[position]
-    return (entry.order or loaded.contents.head.id, loaded.contents.head.id, position)
+def order_of(loaded: Loaded, position: int) -> tuple[str, str, str, int]:
+    """By which an entry is later than another of the same key, for whoever looks."""
+    pack_id = loaded.contents.head.id
+    order = loaded.contents.entries[position].order or pack_id
+    return (order, pack_id, loaded.pack.tar.key, position)
 
 
 def merged(packs: Iterable[Loaded]) -> dict[Key, tuple[Loaded, int]]:

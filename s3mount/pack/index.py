@@ -77,8 +77,11 @@ def encode(head: Head, entries: Iterable[Entry]) -> bytes:
     return bytes(packed)
 
 
-def decode(data: bytes, place: str) -> Index:
-    """Read an index, which lies at ``place``. Raises PackError for one that is not whole, or says what cannot be."""
+def decode(data: bytes, place: str, size: int) -> Index:
+    """Read an index, which lies at ``place``, of a tar file of ``size`` bytes.
+
+    Raises PackError for one that is not whole, or says what cannot be.
+    """
     digest = hashlib.sha256()
     lines = _lines(data, place)
     head: Head | None = None
@@ -103,17 +106,16 @@ def decode(data: bytes, place: str) -> Index:
         raise PackError(f"{place}: it is no index of a pack: {error}") from error
     if (foot.entries, foot.sha256) != (len(entries), digest.hexdigest()):
         raise PackError(f"{place}: the index is damaged: its checksum is another one")
-    _check(head, entries, place)
+    _check(head, entries, place, size)
     return Index(head, entries)
 
 
-def _check(head: Head, entries: list[Entry], place: str) -> None:
+def _check(head: Head, entries: list[Entry], place: str, end: int) -> None:
     """What a reader relies on: every range lies in the pack, and every name can be one."""
     if "/" in head.pack or not head.pack:
         raise PackError(f"{place}: it names no pack in its own folder")
     if not _ID.fullmatch(head.id):
         raise PackError(f"{place}: {head.id[:50]!r} is no id of a pack")
-    end = head.size or (1 << 63)
     for entry in entries:
         if why_no_name(entry.name.removesuffix("/") if entry.kind == "folder" else entry.name):
             raise PackError(f"{place}: {entry.name[:200]!r} can be no name")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import IO, Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -27,12 +28,18 @@ from s3mount.pack.index import INDEX_HEADERS, SUFFIX
 from s3mount.refs import Body, Condition, Key, ObjectHeaders, PutResult
 from s3mount.s3.store import Store
 
+B = TypeVar("B")
+T = TypeVar("T")
 PACK_BYTES = 64 << 20
 PACK_FILES = 10_000
 UNDER_WAY_MAX = 5
 """Packs at once of one writer, with the one that is being filled: so much of the disk they take."""
 MEMBER_BYTES_MAX = PACK_BYTES_MAX - (64 << 20)
 """Of one with its headers; the rest is for the index."""
+INLINE_BYTES_MAX = 1 << 20
+"""A larger member is digested and written in a thread: 1 MiB takes about a millisecond."""
+INLINE_ENTRIES_MAX = 1000
+"""The index of so many takes a few milliseconds."""
 CLOCKS_DIFFER_S = 0.02
 """A window that is waited for by the one clock has ended by the other, too: else it would be opened twice."""
 BATCH_HEADER = "s3mount-batch"
@@ -122,9 +129,6 @@ class PackBatch:
         self._ended.set()
 
 
-B = TypeVar("B")
-
-
 class Placed(NamedTuple, Generic[B]):
     """Where a member will lie: ``header`` and ``body`` are offsets in the object ``key`` of ``bucket``.
 
@@ -148,18 +152,29 @@ async def open_writer(
     ``Writer.close``. Raises what the block raises, as it is.
     """
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            writer = Writer(store, bucket, folder, nursery, limits, **how)
+    writer: Writer | None = None
+    try:
+        async with trio.open_nursery() as nursery:
             try:
+                writer = Writer(store, bucket, folder, nursery, limits, **how)
                 yield writer
-            finally:
-                writer.abandon()
-        except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
-            failure = error
-        nursery.cancel_scope.cancel()
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
+                failure = error
+            nursery.cancel_scope.cancel()
+    finally:
+        # Nobody writes to its files any more.
+        if writer is not None:
+            writer.abandon()
     if failure is not None:
         raise failure
+
+
+async def _with_index(content: Batch, work: Callable[[], T]) -> T:
+    """Do what makes the index of a pack, in a thread where it is a long one."""
+    if len(content.entries) > INLINE_ENTRIES_MAX:
+        return await trio.to_thread.run_sync(work)
+    await trio.lowlevel.checkpoint()
+    return work()
 
 
 class Writer:
@@ -216,8 +231,13 @@ class Writer:
         """
         about = self._about(mode, mtime_ns)
         async with self._lock:
-            await self._open_for(name, len(body), about)
-            return self._put(name, body, about)
+            batch = await self._open_for(name, len(body), about)
+            add = batch.content.add
+            if len(body) > INLINE_BYTES_MAX:
+                entry = await trio.to_thread.run_sync(add, name, body, about)
+            else:
+                entry = add(name, body, about)
+            return self._placed(batch, entry)
 
     def try_put(
         self, name: str, body: bytes, *, mode: int = MODE, mtime_ns: int | None = None
@@ -237,7 +257,8 @@ class Writer:
                 except trio.WouldBlock:
                     raise PackFullError(f"{UNDER_WAY_MAX} packs wait for S3") from None
                 self._begin()
-            return self._put(name, body, about)
+            assert self._open is not None
+            return self._placed(self._open, self._open.content.add(name, body, about))
         finally:
             self._lock.release()
 
@@ -268,11 +289,6 @@ class Writer:
         if mtime_ns is None:
             mtime_ns = self._clock.now_ns() // 10**9 * 10**9
         return About(mtime_ns, mode)
-
-    def _put(self, name: str, body: bytes, about: About) -> Placed[PackBatch]:
-        batch = self._open
-        assert batch is not None
-        return self._placed(batch, batch.content.add(name, body, about))
 
     def _placed(self, batch: PackBatch, entry: Entry) -> Placed[PackBatch]:
         if self._is_full(batch):
@@ -393,14 +409,14 @@ class Writer:
         """The tar file, then its index. Repeatable: what S3 has is not sent again."""
         content = batch.content
         if not content.is_finished:
-            content.finish()
+            await _with_index(content, content.finish)
         while batch.tar is None:
             batch.tar = await self._put_new(batch, batch.key, content.body, self._headers)
             if batch.tar is None:
                 # Two writers of one window: each has a pack, and the second one's place is told by wait().
                 content.key = f"{self._folder}{content.id}-{batch.nonce}.tar"
         tar = batch.tar
-        body = content.index_body(tar.etag)
+        body = await _with_index(content, partial(content.index_body, tar.etag))
         if await self._put_new(batch, f"{batch.key}{SUFFIX}", body, INDEX_HEADERS) is None:
             raise ObjectExistsError(f"{batch.key}{SUFFIX} was written by somebody else")
         batch.stored(tar)
@@ -437,7 +453,7 @@ class Writer:
             raise failures[0]
 
     def abandon(self) -> None:
-        """Give up the local files of what S3 does not have. Repeatable."""
+        """Give up the local files of what S3 does not have, when nothing is under way any more. Repeatable."""
         for batch in self._under_way:
             batch.content.close()
 

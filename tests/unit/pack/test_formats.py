@@ -88,7 +88,7 @@ def test_what_is_packed_is_what_tar_reads_where_the_index_says(
             assert file.read() == data
         inside = tar.extractfile(found[-1])
         assert inside is not None
-        assert index.decode(inside.read(), "inside").entries == batch.entries
+        assert index.decode(inside.read(), "inside", len(whole)).entries == batch.entries
     batch.close()
 
 
@@ -202,7 +202,7 @@ ENTRIES = [
 def test_an_index_is_lines_of_json_that_others_read() -> None:
     data = index.encode(HEAD, ENTRIES)
     assert data == index.encode(HEAD, list(ENTRIES))
-    assert index.decode(data, "here") == (HEAD, ENTRIES)
+    assert index.decode(data, "here", 10_000) == (HEAD, ENTRIES)
     lines = gzip.decompress(data).splitlines(keepends=True)
     told = [json.loads(line) for line in lines]
     assert told[0]["s3mount_pack_index"] == 1
@@ -223,7 +223,7 @@ def test_a_damaged_index_is_never_believed(place: int, other: int) -> None:
     data = bytearray(index.encode(HEAD, ENTRIES))
     data[place % len(data)] ^= other
     try:
-        found = index.decode(bytes(data), "here")
+        found = index.decode(bytes(data), "here", 10_000)
     except PackError:
         return
     # Bits of gzip's header that say nothing of what is in it.
@@ -234,7 +234,7 @@ def test_a_damaged_index_is_never_believed(place: int, other: int) -> None:
 def test_an_index_that_is_cut_off_is_not_read(length: int) -> None:
     data = index.encode(HEAD, ENTRIES)
     with pytest.raises(PackError):
-        index.decode(data[: length % len(data)], "here")
+        index.decode(data[: length % len(data)], "here", 10_000)
 
 
 def packed(*lines: object) -> bytes:
@@ -267,7 +267,7 @@ GOOD = {"s3mount_pack_index": 1, "id": "1", "pack": "1.tar", "size": 1000}
 )
 def test_an_index_that_says_what_cannot_be_is_refused(lines: list[object], why: str) -> None:
     with pytest.raises(PackError, match=why):
-        index.decode(packed(*lines), "here")
+        index.decode(packed(*lines), "here", 1000)
 
 
 def test_an_index_that_unpacks_to_more_than_any_can_be_is_refused(
@@ -275,12 +275,12 @@ def test_an_index_that_unpacks_to_more_than_any_can_be_is_refused(
 ) -> None:
     monkeypatch.setattr(index, "UNPACKED_BYTES_MAX", 3 << 20)
     with pytest.raises(PackError, match="larger"):
-        index.decode(packed(GOOD, *[{"name": "a"}] * 300_000), "here")
+        index.decode(packed(GOOD, *[{"name": "a"}] * 300_000), "here", 10_000)
 
 
 def test_fields_of_later_versions_are_passed_over() -> None:
     data = packed(GOOD | {"later": 1}, {"name": "a", "body": 512, "size": 1, "later": []})
-    assert index.decode(data, "here").entries == [Entry("a", 0, 512, 1)]
+    assert index.decode(data, "here", 10_000).entries == [Entry("a", 0, 512, 1)]
 
 
 @given(st.integers(-(10**19), 10**19))

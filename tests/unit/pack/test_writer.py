@@ -6,7 +6,6 @@ import io
 import itertools
 import tarfile
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from s3mount.errors import (
     UsageError,
 )
 from s3mount.pack import index
+from s3mount.pack.batch import Batch
 from s3mount.pack.entry import Entry
 from s3mount.pack.finding import Loaded, Pack, alive, find_packs, index_inside, load
 from s3mount.pack.writer import UNDER_WAY_MAX, Limits, PackBatch, Placed, open_writer
@@ -299,7 +299,7 @@ def test_a_later_pack_replaces_and_deletes_whatever_the_clock_says() -> None:
     run(main)
 
 
-def test_a_pack_without_its_index_object_is_read_by_its_last_member(tmp_path: Path) -> None:
+def test_a_pack_without_its_index_object_is_read_by_its_last_member() -> None:
     async def main() -> None:
         store = MemoryStore()
         async with open_writer(store, "b", "", Limits()) as writer:
@@ -317,7 +317,8 @@ def test_a_pack_without_its_index_object_is_read_by_its_last_member(tmp_path: Pa
         assert inside.contents.entries == beside.contents.entries
         assert len(inside.contents.entries) == 2500
 
-    run(main)
+    # A thread's time is not the clock's of a test.
+    trio.run(main)
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, bytes(1024), b"x" * 300_000], ids=len)
@@ -378,3 +379,41 @@ def test_limits_that_cannot_be_are_refused(limits: Limits) -> None:
 
     with pytest.raises(UsageError):
         run(main)
+
+
+def test_an_index_inside_a_pack_names_nothing_outside_of_it() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        batch = Batch("1", "1.tar")
+        batch.entries.append(Entry("a", 0, 512, 1 << 40))
+        batch.finish()
+        await store.put("1.tar", batch.body, ObjectHeaders())
+        batch.close()
+        (pack,) = await find_packs(store, "")
+        with pytest.raises(PackError, match="outside"):
+            await load(store, pack, "here")
+
+    run(main)
+
+
+def test_packs_of_one_id_have_one_order_for_whoever_looks() -> None:
+    def loaded(key: str) -> Loaded:
+        pack = Pack(ObjectInfo(key, 5000, "e", 1), None)
+        return Loaded(pack, index.Index(index.Head(1, "5", "x"), [entry("a")]))
+
+    first, second = loaded("f/5-1.tar"), loaded("f/5-2.tar")
+    for packs in ([first, second], [second, first]):
+        assert [each.loaded for each in alive(packs)] == [second]
+
+
+def test_a_large_member_goes_by_a_thread_and_lies_where_it_is_told() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        async with open_writer(store, "b", "", Limits()) as writer:
+            body = bytes(range(256)) * 10_000
+            placed = [await writer.put(name, body) for name in ("a", "b")]
+            await writer.close()
+            assert all(member_at(store, each) == body for each in placed)
+
+    # A thread's time is not the clock's of a test.
+    trio.run(main)
