@@ -312,7 +312,7 @@ def _rounds(bench: Bench, options: argparse.Namespace) -> None:
     options.results.mkdir(parents=True, exist_ok=True)
 
     def keep() -> None:
-        (options.results / "results.md").write_text(f"{facts}\n{bench.table()}")
+        (options.results / "results.md").write_text(f"# Bad networks\n\n{facts}\n{bench.table()}")
 
     bench.fill()
     steps: list[Callable[[], None]] = []

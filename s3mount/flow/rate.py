@@ -8,8 +8,9 @@ PIECE_S = 0.1
 """Bytes go in pieces of what the rate allows in so long, within these bounds."""
 PIECE_BYTES_MIN = 4 << 10
 PIECE_BYTES_MAX = 1 << 20
-YIELD_TARGET_S = 0.06
-"""A queue of this and it is time to yield, as for LEDBAT++; RFC 6817 allows 0.1 s."""
+YIELD_TARGET_S = 0.025
+"""A queue of this and it is time to yield: a quarter of what LEDBAT may cause (RFC 6817). Where others filled the queue
+before the first round trip was met, only how much it swings tells of it, so that more would be too much."""
 YIELD_FILTER = 4
 """The least of so many round trips counts, as one may have met a busy machine and no queue (RFC 6817, 2.4.2)."""
 YIELD_START = 256 << 10
