@@ -83,11 +83,12 @@ async def open_session(
 
 
 class Done(NamedTuple):
-    """What came of a task: ``skipped`` says why nothing was to be done."""
+    """What came of a task: ``skipped`` says why nothing was to be done, ``etag`` is the object's that it was about."""
 
     size_bytes: int = 0
     version_id: str | None = None
     skipped: str | None = None
+    etag: str = ""
 
 
 class Task(NamedTuple):

@@ -34,7 +34,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     """One object, version, folder of a list or local file.
 
     ``url`` is as users write it, ``name`` what it is called from where the listing began. ``key`` is empty of a
-    local file, whose path is ``url``. ``size`` is ``None`` where nobody asked yet.
+    local file, whose path is ``url``. ``size`` is ``None`` where nobody asked yet. ``ctime_ns`` is a local file's.
     """
 
     url: str
@@ -48,6 +48,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     is_latest: bool = True
     is_delete_marker: bool = False
     is_folder: bool = False
+    ctime_ns: int = 0
 
     @property
     def ref(self) -> ContentRef:
@@ -223,6 +224,11 @@ async def local_files(items: Iterator[Item], send: Send) -> None:
         await send(batch)
 
 
+def file_item(path: str, name: str, about: os.stat_result) -> Item:
+    """A local file."""
+    return Item(path, name, about.st_size, about.st_mtime_ns, ctime_ns=about.st_ctime_ns)
+
+
 def walk(
     folder: str,
     refuse: Refuse,
@@ -267,7 +273,7 @@ def walk(
                 # Whatever is said of the folder itself: some of what lies in it may be included.
                 stack.append((found, me, _names_in(path, refuse, follow_links)))
             elif stat.S_ISREG(about.st_mode):
-                yield Item(path, found, about.st_size, about.st_mtime_ns)
+                yield file_item(path, found, about)
             elif not stat.S_ISLNK(about.st_mode):
                 refuse(path, "it is neither a file nor a folder")
     finally:

@@ -1,7 +1,9 @@
 """Which object each file of a folder was found to be equal to, so that S3 is not asked for its time of change again.
 
-A row tells size and time of change of the file, and the ETag of the object, when both were the same. Where all three
-still are, so are the two. The table lies in the cache folder; losing it costs a HEAD of each object.
+A row tells size and times of change of the file, and the ETag of the object, when both were the same. Where all
+still are, so are the two. That the bytes were, not only the time of change, holds as long as nobody touched the file
+at all (its ctime, which no program can set). The table lies in the cache folder; losing it costs a HEAD of each
+object, and reading the files anew where bytes are compared.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from s3mount import db
 from s3mount.bulk.selecting import Item
 from s3mount.errors import LocalDiskError
+from s3mount.refs import ETag
 
 TABLES_MAX = 200
 """Tables of so many pairs of places are kept, those used last."""
@@ -25,6 +28,10 @@ MIGRATIONS = (
         name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, etag TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    -- ctime_ns: the file's when its bytes were known to be the object's, else 0.
+    ALTER TABLE file ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 
@@ -33,7 +40,7 @@ class SyncMemory:
 
     def __init__(self, cache_dir: Path, local: str, remote: str) -> None:
         self._database: sqlite3.Connection | None = None
-        self._waiting: list[tuple[str, int, int, str]] = []
+        self._waiting: list[tuple[str, int, int, str, int]] = []
         of = f"{os.path.abspath(local)}\0{remote}".encode("utf-8", "surrogateescape")
         folder = cache_dir / "sync"
         path = folder / f"{hashlib.sha256(of).hexdigest()[:32]}.sqlite"
@@ -43,22 +50,28 @@ class SyncMemory:
             self._database = db.open_database(path, MIGRATIONS, flushes=False)
             os.utime(path)
 
-    def knows(self, file: Item, obj: Item) -> bool:
-        """Were these two seen to be the same, and are they what they were?"""
-        if self._database is None or not obj.etag:
+    def knows(self, file: Item, etag: ETag, *, by_bytes: bool = False) -> bool:
+        """Were the file and an object with this ETag seen to be the same, and is the file what it was?
+
+        ``by_bytes``: not only by the time of change.
+        """
+        if self._database is None or not etag:
             return False
         with contextlib.suppress(sqlite3.Error):
             row = self._database.execute(
-                "SELECT size, mtime_ns, etag FROM file WHERE name = ?", (file.name,)
+                "SELECT size, mtime_ns, etag, ctime_ns FROM file WHERE name = ?", (file.name,)
             ).fetchone()
-            return bool(row == (file.size, file.modified_ns, obj.etag))
+            if row is None or row[:3] != (file.size, file.modified_ns, etag):
+                return False
+            return not by_bytes or (file.ctime_ns > 0 and row[3] == file.ctime_ns)
         return False
 
-    def remember(self, file: Item, obj: Item) -> None:
+    def remember(self, file: Item, etag: ETag, *, by_bytes: bool = False) -> None:
         """These two are the same."""
-        if self._database is None or not obj.etag:
+        if self._database is None or not etag:
             return
-        self._waiting.append((file.name, file.size or 0, file.modified_ns, obj.etag))
+        ctime_ns = file.ctime_ns if by_bytes else 0
+        self._waiting.append((file.name, file.size or 0, file.modified_ns, etag, ctime_ns))
         if len(self._waiting) >= BATCH_ROWS:
             self._flush()
 
@@ -68,7 +81,7 @@ class SyncMemory:
             return
         with contextlib.suppress(sqlite3.Error):
             self._database.execute("BEGIN")
-            self._database.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?)", rows)
             self._database.execute("COMMIT")
 
     def close(self) -> None:

@@ -6,7 +6,9 @@ there are. What is too much is deleted after all else succeeded, and waits for t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from s3mount.bulk.location import LocalPath, S3Location
 from s3mount.bulk.matching import Pair, Pairs, Side, is_same
 from s3mount.bulk.report import Report
 from s3mount.bulk.running import Done, Performer, Task, for_each
-from s3mount.bulk.selecting import Item, Refuse, Send, Takes, streamed
+from s3mount.bulk.selecting import Item, Refuse, Send, Takes, file_item, streamed
 from s3mount.bulk.sync_memory import SyncMemory
 from s3mount.bulk.transfers import Transfers
 from s3mount.checkout.paths import refusal
@@ -131,8 +133,7 @@ class Sync:
         if rules.size_only:
             return True
         if rules.checksum:
-            same = await is_same(source, self._source, there, self._destination, may_read=False)
-            return same is True
+            return await self._has_same_bytes(source, there)
         if self._source.store is None:
             return await self._is_unchanged(source, there, self._destination)
         if self._destination.store is None:
@@ -142,9 +143,19 @@ class Sync:
             there.modified_ns >= source.modified_ns
         )
 
+    async def _has_same_bytes(self, source: Item, there: Item) -> bool:
+        """By digests; what was compared once is remembered, and neither asked for nor read again."""
+        file, obj = (source, there) if self._source.store is None else (there, source)
+        if self._is_local and self._memory.knows(file, obj.etag, by_bytes=True):
+            return True
+        same = await is_same(source, self._source, there, self._destination, may_read=False)
+        if same and self._is_local and _is_as_listed(file):
+            self._memory.remember(file, obj.etag, by_bytes=True)
+        return same is True
+
     async def _is_unchanged(self, file: Item, obj: Item, side: Side) -> bool:
         """Has a file the time of change that its object keeps? Asked of S3 once, and remembered with the ETag."""
-        if self._memory.knows(file, obj):
+        if self._memory.knows(file, obj.etag):
             return True
         assert side.store is not None
         info = await side.store.head(obj.key)
@@ -159,7 +170,7 @@ class Sync:
         else:
             is_unchanged = abs(info.last_modified_ns - file.modified_ns) < SECOND_NS
         if is_unchanged and info.etag == obj.etag:
-            self._memory.remember(file, obj)
+            self._memory.remember(file, obj.etag)
         return is_unchanged
 
     # ------------------------------------------------------------------------ copying
@@ -180,7 +191,14 @@ class Sync:
             at = destination.at(item.name)
             if isinstance(source, S3Location):
                 return partial(self._transfers.across, item, source.bucket, at)
-            return partial(self._transfers.up, item.url, at)
+
+            async def up() -> Done:
+                done = await self._transfers.up(item.url, at)
+                if done.skipped is None and _is_as_listed(item):
+                    self._memory.remember(item, done.etag, by_bytes=True)
+                return done
+
+            return up
         assert isinstance(source, S3Location)
         why = refusal(item.name)
         path = os.path.join(destination.path, item.name)
@@ -188,7 +206,14 @@ class Sync:
         async def down() -> Done:
             if why:
                 raise DestinationError(why)
-            return await self._transfers.down(item, source.bucket, path)
+            began_ns = time.time_ns()
+            done = await self._transfers.down(item, source.bucket, path)
+            with contextlib.suppress(OSError):
+                made = file_item(path, item.name, os.stat(path))
+                # It has its object's time: one that is as young as this was changed by somebody since.
+                if made.size == done.size_bytes and made.modified_ns < began_ns:
+                    self._memory.remember(made, done.etag)
+            return done
 
         return down
 
@@ -218,6 +243,15 @@ class Sync:
                 await self._performer.perform(
                     Task("rm", item.url, None, partial(_remove, item.url))
                 )
+
+
+def _is_as_listed(item: Item) -> bool:
+    """Has nobody touched a local file since it was listed?"""
+    try:
+        now = file_item(item.url, item.name, os.stat(item.url))
+    except OSError:
+        return False
+    return now == item
 
 
 async def _remove(path: str) -> Done:

@@ -220,7 +220,7 @@ class Transfers:
                 return self._taken(error)
         if ledger is not None:
             await restore_tags(store, to.key, headers.tags, result.version_id)
-        return Done(source.size, result.version_id)
+        return Done(source.size, result.version_id, etag=result.etag)
 
     def _headers_of(self, key: Key, found: os.stat_result | None) -> ObjectHeaders:
         """What goes with a new object: what was given, the type by its name, and what the file was."""
@@ -293,7 +293,7 @@ class Transfers:
             return self._file_taken(error)
         info = arrived.info
         await self._remove(store, item.version_id or info.version_id, info.etag, item.key)
-        return Done(info.size, info.version_id)
+        return Done(info.size, info.version_id, etag=info.etag)
 
     async def _down_marker(self, store: Store, item: Item, path: str) -> Done:
         """An object that stands for a folder; one with bytes of its own cannot be had on a disk."""

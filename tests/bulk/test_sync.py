@@ -115,14 +115,45 @@ def test_no_clobber_and_update_leave_what_is_there(places: Places, folder: Path)
 
 
 def test_nothing_to_do_takes_a_list_and_no_more(places: Places, folder: Path) -> None:
-    places.run("sync", "-q", "d", "{b}/t/")
+    """After a run that copied, in both directions, by times and by bytes; once more after others put the objects."""
     with Relay(places.server.endpoint_url) as relay:
-        places.run("sync", "-q", "d", "{b}/t/", endpoint_url=relay.url)
-        first = len(relay.requests("HEAD"))
-        places.run("sync", "-q", "d", "{b}/t/", endpoint_url=relay.url)
-        assert (first, len(relay.requests("HEAD"))) == (6, 6)
-        assert not relay.requests("PUT")
-        assert len(relay.requests("GET")) == 2
+
+        def asked(*words: str) -> tuple[int, int]:
+            """HEADs, and what brings or moves bytes; beside lists."""
+            before = len(relay.requests("HEAD")), len(relay.requests("PUT"))
+            places.run("sync", "-q", *words, endpoint_url=relay.url)
+            return (
+                len(relay.requests("HEAD")) - before[0],
+                len(relay.requests("PUT")) - before[1],
+            )
+
+        asked("d", "{b}/t/")
+        assert asked("d", "{b}/t/") == (0, 0)
+        assert asked("d", "{b}/t/", "--checksum") == (0, 0)
+        asked("{b}/t/", "back")
+        assert asked("{b}/t/", "back") == (0, 0)
+        # What is downloaded was not read again: once it is, and then it is known.
+        assert asked("{b}/t/", "back", "--checksum")[0] == 6
+        assert asked("{b}/t/", "back", "--checksum") == (0, 0)
+        for name in NAMES:
+            places.put(f"u/{name}", body=name.encode())
+        assert asked("d", "{b}/u/") == (6, 0)
+        assert asked("d", "{b}/u/") == (0, 0)
+        gets = [each for each in relay.requests("GET") if "list-type" not in each.query]
+        assert len(gets) == 6
+
+
+def test_by_bytes_what_was_touched_is_read_again(places: Places, folder: Path) -> None:
+    """Other bytes of the same size and time of change: no run by times can see them, one by bytes does."""
+    assert summary(places, "--checksum", "d", "{b}/t/") == (6, 0, 0)
+    assert summary(places, "--checksum", "d", "{b}/t/") == (6, 6, 0)
+    about = (folder / "a").stat()
+    (folder / "a").write_text("?")
+    os.utime(folder / "a", ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert summary(places, "d", "{b}/t/") == (6, 6, 0)
+    assert summary(places, "--checksum", "d", "{b}/t/") == (6, 5, 0)
+    body = places.client.get_object(Bucket=places.bucket, Key="t/a")["Body"].read()
+    assert body == b"?"
 
 
 def test_a_manifest_as_source_is_a_checkout(places: Places) -> None:
