@@ -11,7 +11,10 @@ import msgspec
 from s3mount.config import TimeoutSettings
 from s3mount.names import OWN_NAME, is_name, normal_prefix
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?b?)|b)?\s*", re.IGNORECASE)
+_SIZE = re.compile(
+    r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgtp])(i?b?)|(kilo|mega|giga|tera|peta|kibi|mebi|gibi|tebi|pebi)|b|byte)?\s*",
+    re.IGNORECASE,
+)
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", re.IGNORECASE)
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _YES, _NO = ("1", "true", "yes", "on", "t", "y"), ("", "0", "false", "no", "off", "f", "n")
@@ -26,12 +29,15 @@ RATE_MIN = 4 << 10
 def size(value: str | int) -> int:
     """Bytes: ``10G`` and ``10GiB`` are 10 * 2**30, ``10GB`` is 10 * 10**9, ``4096`` is 4096.
 
+    s3am's words as well: ``0.5kilo`` and ``0.5kibi`` are 512.
+
     Raises click.BadParameter, as the others here do.
     """
     found = _SIZE.fullmatch(str(value))
     if found is None:
         raise click.BadParameter(f"{value!r} is no size such as 512MiB or 10G")
-    number, letter, rest = found.groups()
+    number, letter, rest, word = found.groups()
+    letter = letter or (word or "")[:1]
     base = 1000 if (rest or "").lower() == "b" else 1024
     power = _LETTERS.index(letter.lower()) + 1 if letter else 0
     return int(float(number) * base**power)

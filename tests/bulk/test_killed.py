@@ -13,6 +13,7 @@ import pytest
 
 from s3mount.transfer.partial import BLOCK_SHIFT
 from tests.bulk.moving import MIB, Moving
+from tests.bulk.web import Web
 from tests.fuse.bucket_contents import wait_until
 from tests.servers import S3Server
 from tests.servers.counting import Decision, Fault, Relay, Request
@@ -82,6 +83,18 @@ def kill_ten_times(
     decide.allow(SIZE)
 
 
+def in_partial_file(folder: Path) -> int:
+    """How much the partial file has: blocks with a checksum."""
+    try:
+        with (folder / ".file.partial").open("rb") as file:
+            file.seek(SIZE)
+            sums = file.read(8 * (SIZE >> BLOCK_SHIFT))
+    except FileNotFoundError:
+        return 0
+    there = sum(sums[at : at + 8] != bytes(8) for at in range(0, len(sums), 8))
+    return there << BLOCK_SHIFT
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("s3_server", ["localstack"], indirect=True)
 def test_an_upload(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -118,6 +131,26 @@ def test_an_upload(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("s3_server", ["localstack"], indirect=True)
+def test_a_download_from_a_web_server(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    moving = Moving(s3_server, bucket, tmp_path)
+    (tmp_path / "far").mkdir()
+    digest = write_marked(tmp_path / "far" / "file")
+    with Web((tmp_path / "far" / "file").read_bytes()) as web, Relay(web.base) as relay:
+
+        def asked(request: Request) -> int:
+            return request.asked[1] if request.asked[1] > 1 else 0
+
+        relay.decide = decide = LetPass(asked, Fault.HANG_INSIDE)
+        url = f"{relay.url}/dir/file"
+        kill_ten_times(moving, decide, lambda: in_partial_file(tmp_path), url, "file")
+        assert not (tmp_path / "file").exists()
+        moving.told("download", url, "file")
+        assert SIZE <= decide.passed <= SIZE * (1 + TWICE_MAX)
+    assert hashlib.md5((tmp_path / "file").read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("s3_server", ["localstack"], indirect=True)
 def test_a_download(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
     moving = Moving(s3_server, bucket, tmp_path)
     digest = write_marked(tmp_path / "file")
@@ -131,18 +164,9 @@ def test_a_download(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
 
         relay.decide = decide = LetPass(asked, Fault.HANG_INSIDE)
 
-        def arrived() -> int:
-            """What the partial file has: blocks with a checksum."""
-            try:
-                with (tmp_path / ".file.partial").open("rb") as file:
-                    file.seek(SIZE)
-                    sums = file.read(8 * (SIZE >> BLOCK_SHIFT))
-            except FileNotFoundError:
-                return 0
-            there = sum(sums[at : at + 8] != bytes(8) for at in range(0, len(sums), 8))
-            return there << BLOCK_SHIFT
-
-        kill_ten_times(moving, decide, arrived, f"{moving.s3}/file", "file")
+        kill_ten_times(
+            moving, decide, lambda: in_partial_file(tmp_path), f"{moving.s3}/file", "file"
+        )
         assert not (tmp_path / "file").exists()
         moving.told("cp", f"{moving.s3}/file", "file")
         assert SIZE <= decide.passed <= SIZE * (1 + TWICE_MAX)

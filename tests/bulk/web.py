@@ -10,6 +10,11 @@ from typing import Self
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    """Ranges come all at once."""
+
+
 class Web:
     """Serves ``data`` at ``url``; ``/gone`` is not there and ``/moved`` leads to it.
 
@@ -24,7 +29,7 @@ class Web:
         self.asked: list[tuple[int, int]] = []
         self.sent = 0
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.base = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.url = f"{self.base}/dir/file.txt"
 

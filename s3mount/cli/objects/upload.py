@@ -81,15 +81,16 @@ def upload(ctx: click.Context, /, source: str, destination: str, **given: Any) -
 @single_options
 @click.pass_context
 def download(ctx: click.Context, /, source: str, destination: str, **given: Any) -> int:
-    """Download S3URL to FILE, or into it where it is a folder or ends with a slash.
+    """Download S3URL, or an http, https or ftp URL, to FILE, or into it where it is a folder or ends with a slash.
 
     What is unfinished lies in .NAME.partial beside it.
     """
-    from s3mount.bulk.location import LocalPath, parse, parse_s3
+    from s3mount.bulk.location import LocalPath, RemoteUrl, parse, parse_s3
     from s3mount.errors import DestinationError
 
     _check(given)
-    parse_s3(source)
+    if not isinstance(parse(source, raw=True), RemoteUrl):
+        parse_s3(source)
     to = parse(destination)
     if not isinstance(to, LocalPath):
         raise DestinationError(f"{destination}: not a local file")

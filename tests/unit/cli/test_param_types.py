@@ -21,6 +21,9 @@ from s3mount.cli import param_types
         ("10GB", 10 * 10**9),
         ("1.5T", 3 << 39),
         (" 2 P ", 2 << 50),
+        ("0.5kilo", 512),
+        ("1 mebi", 1 << 20),
+        (".5K", 512),
     ],
 )
 def test_a_size_is_read_as_written(text: str, size_bytes: int) -> None:
