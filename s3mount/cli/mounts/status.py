@@ -16,7 +16,8 @@ from s3mount.daemon import protocol
 def status(path: str | None, as_json: bool, verbose: bool) -> int:
     """Show all your mounts, one MOUNTPOINT, or what is known of the file at one PATH in a mount.
 
-    Without an argument also what earlier mounts keep for the next one, in the usual state folder.
+    s3://BUCKET/KEY stands for what a daemon has for it. Without an argument also what daemons have, and what earlier
+    mounts keep for the next one, in the usual state folder.
 
     Exit status 0; 1 when a mount shown does not work any more, or PATH is in no mount.
     """

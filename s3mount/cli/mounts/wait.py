@@ -40,7 +40,7 @@ def wait(
     """Wait until all changes made so far to the mount, or only those to PATHs, are in S3.
 
     Exit status 0 when they are, 1 with what is stuck. A PATH is relative to the mount point, unless
-    it is the path of something in the mount.
+    it is the path of something in the mount. s3://BUCKET/KEY stands for what a daemon has for it.
     """
     mount, relative = find_paths(mountpoint, paths)
     _wait_for(mount, relative, timeout)
