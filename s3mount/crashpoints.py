@@ -31,6 +31,8 @@ STEPS = (
     "spool: labelled",
     "spool: recorded",
     "spool: saved",
+    "step: written ahead",
+    "step: settled in part",
     "close: journalled",
     "fsync: blob forced",
     "fsync: journal forced",

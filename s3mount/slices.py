@@ -17,6 +17,7 @@ STEP = 256
 RUN = 8192
 
 T = TypeVar("T")
+Ordered = TypeVar("Ordered", str, tuple[int, str])
 
 
 class Pace:
@@ -40,12 +41,12 @@ async def sliced(items: Sequence[T], step: int = STEP) -> AsyncIterator[Sequence
         await pace.rest()
 
 
-async def in_order(names: Sequence[str]) -> list[str]:
-    """``names``, sorted: in runs, a slice each, which are then merged at once.
+async def in_order(names: Sequence[Ordered]) -> list[Ordered]:
+    """``names``, or other things, sorted: in runs, a slice each, which are then merged at once.
 
     Of 200,000 names in any order that merging takes 30 ms, where sorting all of them at once takes 150.
     """
-    runs: list[str] = []
+    runs: list[Ordered] = []
     async for run in sliced(names, RUN):
         runs += sorted(run)
     runs.sort()

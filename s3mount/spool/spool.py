@@ -7,7 +7,7 @@ stands between two awaits of the caller is a critical section.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -20,7 +20,7 @@ from s3mount.spool.blobs.blobs import Blob, BlobFolder
 from s3mount.spool.blobs.extents import Extents
 from s3mount.spool.journal import recovery, salvage
 from s3mount.spool.journal.changes import ABSENT, Change, Copy, Delete, Put, as_put, blob_id_of
-from s3mount.spool.journal.dependencies import Dependencies
+from s3mount.spool.journal.dependencies import Dependencies, Exchange
 from s3mount.spool.journal.durability import (
     Durability,
     Offload,
@@ -28,7 +28,7 @@ from s3mount.spool.journal.durability import (
     is_rebooted,
     note_boot,
 )
-from s3mount.spool.journal.journal import Journal
+from s3mount.spool.journal.journal import Journal, SumsRow
 from s3mount.spool.journal.labels import Labels
 from s3mount.spool.journal.recover_blob import (
     data_ranges,
@@ -71,6 +71,7 @@ class Spool:
         self._seq = 0
         self._is_rebooted = False
         self._room = trio.Event()
+        self.steps = trio.Lock()
         self.durability = Durability(self.journal, offload or flush_threads())
 
     @classmethod
@@ -270,6 +271,18 @@ class Spool:
         """
         new = list(changes)
         gone = [key for key in removed if key in self.changes]
+        self.prepare(new)
+        unused = self._losing_blobs(new, gone)
+        self.label(new, unused)
+        self._journal(new, gone)
+        crashpoint("spool: recorded")
+        self.show(new, gone)
+        if unused or any(map(empties_s3, new)):
+            self.flush_too(new)
+        self.drop_unused(unused)
+
+    def prepare(self, new: Iterable[Change]) -> None:
+        """Let changes that are about to be recorded tell what their rows must."""
         for change in new:
             change.seq = self.next_seq()
             if isinstance(change, Put):
@@ -280,10 +293,9 @@ class Spool:
                 change.first_seq = earlier.first_seq if earlier else change.seq
             if earlier is not None:
                 _inherit_tries(change, earlier)
-        unused = self._losing_blobs(new, gone)
-        self._label(new, unused)
-        self._journal(new, gone)
-        crashpoint("spool: recorded")
+
+    def show(self, new: Sequence[Change], gone: Sequence[Key]) -> None:
+        """The journal has it: so have the others, and what may be sent is lined up."""
         for key in gone:
             self.dependencies.remove(self.changes[key])
         for change in new:
@@ -291,6 +303,10 @@ class Spool:
             if earlier is not None:
                 self.dependencies.remove(earlier)
             self.dependencies.add(change)
+        self.tell(new, gone)
+
+    def tell(self, new: Sequence[Change], gone: Iterable[Key]) -> None:
+        """Tell who waits for changes that came and went, and let the new ones be sent."""
         for key in [*gone, *(change.key for change in new)]:
             with contained(f"what waits for {key!r} is not told"):
                 self.on_removed(key)
@@ -298,11 +314,15 @@ class Spool:
             if change.state is State.QUEUED:
                 with contained(f"{change.key!r} is not lined up"):
                     self.on_queued(change)
-        if unused or any(_empties_s3(change) for change in new):
-            # What was there before may go, here or in S3, once this is carried out.
-            for change in new:
-                if blob_id_of(change):
-                    self.durability.flush_too(self.blobs.path_of(blob_id_of(change)))
+
+    def flush_too(self, new: Iterable[Change]) -> None:
+        """What was there before may go, here or in S3, once this is carried out."""
+        for change in new:
+            if blob_id_of(change):
+                self.durability.flush_too(self.blobs.path_of(blob_id_of(change)))
+
+    def drop_unused(self, unused: Iterable[Blob]) -> None:
+        """No change needs these blobs any more."""
         for blob in unused:
             with contained(f"the blob {blob.id} stays until the next start"):
                 self.drop_unless_open(blob)
@@ -348,7 +368,7 @@ class Spool:
             self._describe_blob(change)
         self.dependencies.remove(change)
         self.dependencies.add(change)
-        self._label([change], [])
+        self.label([change], [])
         self._journal([change], makes_room=makes_room)
         crashpoint("spool: saved")
 
@@ -370,7 +390,7 @@ class Spool:
         self.dependencies.add(other)
         crashpoint("spool: saved")
 
-    def _label(self, changes: Iterable[Change], unused: Iterable[Blob]) -> None:
+    def label(self, changes: Iterable[Change], unused: Iterable[Blob]) -> None:
         """Before the journal, so that a kill in between leaves labels that its rows overrule."""
         for change in changes:
             blob = self.blob_of(change)
@@ -384,15 +404,35 @@ class Spool:
         self, changes: list[Change], removed: Iterable[Key] = (), *, makes_room: bool = False
     ) -> None:
         """Write changes and what is known of their blobs' bytes. Raises LocalDiskError."""
-        puts = [change for change in changes if isinstance(change, Put) and change.blob_id]
-        blobs = [self.live_blobs[change.blob_id] for change in puts]
-        sums = [
-            (blob.id, number, body) for blob in blobs for number, body in blob.sums.dirty_rows()
-        ]
-        settled = [blob.id for blob in blobs if blob.sums.is_unsettled]
+        sums, settled = self._sums_of(changes)
         self.journal.record(changes, removed, sums=sums, settled=settled, makes_room=makes_room)
-        for change in puts:
-            self.live_blobs[change.blob_id].sums.settled(change.size, change.sums)
+        self._sums_stored(changes)
+
+    def _sums_of(self, changes: Iterable[Change]) -> tuple[list[SumsRow], list[str]]:
+        blobs = [blob for change in changes if (blob := self.blob_of(change)) is not None]
+        rows = [(blob.id, at, body) for blob in blobs for at, body in blob.sums.dirty_rows()]
+        return rows, [blob.id for blob in blobs if blob.sums.is_unsettled]
+
+    def _sums_stored(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            blob = self.blob_of(change)
+            if blob is not None and isinstance(change, Put):
+                blob.sums.settled(change.size, change.sums)
+
+    def take_step(
+        self, new: Sequence[Change], gone: Sequence[Key], dropped: Iterable[Key], ahead: Exchange
+    ) -> None:
+        """Record what ``ahead`` says, which the journal was told but for the keys ``dropped``, and the rest.
+
+        ``new`` are prepared. As ``record``, but for who is to be told. Raises LocalDiskError, and then nothing has
+        changed.
+        """
+        sums, settled = self._sums_of(new)
+        self.journal.take_step(new, gone, dropped, sums=sums, settled=settled)
+        self._sums_stored(new)
+        crashpoint("spool: recorded")
+        self.dependencies.take(ahead)
+        self.show(new, [key for key in gone if key in self.changes])
 
     def finish(self, change: Change) -> None:
         """S3 has ``change``: forget it. Raises LocalDiskError."""
@@ -539,7 +579,8 @@ class Spool:
         crashpoint("fsync: journal forced")
 
 
-def _empties_s3(change: Change) -> bool:
+def empties_s3(change: Change) -> bool:
+    """May what S3 has go by it?"""
     return isinstance(change, Delete) and change.expected != ABSENT
 
 

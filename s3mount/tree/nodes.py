@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 from s3mount.refs import Attributes, Key, ObjectInfo
+from s3mount.slices import sliced
 from s3mount.tree.dropped import DroppedDirectories, Place
 from s3mount.tree.node import GONE, HELD_MAX, UNPACKED, Block, Node
 
@@ -251,11 +252,30 @@ class Nodes:
 
     def unpack_below(self, directory: Node) -> None:
         """Give every entry below ``directory`` a node, as its key is about to be another."""
-        assert directory.directory is not None
-        for child in list(directory.directory.children.values()):
-            if child.is_directory:
-                self.unpack_below(child)
-        self._drop_blocks(directory)
+        todo = [directory]
+        while todo:
+            at = todo.pop()
+            assert at.directory is not None
+            children = at.directory.children
+            for block in children.blocks:
+                for index in block.present():
+                    self._unpack(block, index)
+            self._drop_blocks(at)
+            todo += [child for child in children.nodes.values() if child.directory is not None]
+
+    async def unpack_most_below(self, directory: Node) -> None:
+        """The same in slices; what comes meanwhile may be left out."""
+        todo = [directory]
+        while todo:
+            at = todo.pop()
+            assert at.directory is not None
+            children = at.directory.children
+            for block in children.blocks:
+                async for places in sliced(range(len(block)), 64):
+                    for index in places:
+                        if not block.flags[index] & (GONE | UNPACKED) and block in children.blocks:
+                            self._unpack(block, index)
+            todo += [child for child in children.nodes.values() if child.directory is not None]
 
     def _drop_blocks(self, directory: Node) -> None:
         assert directory.directory is not None

@@ -35,7 +35,7 @@ from tests.sim.foreign import Rivals
 from tests.sim.mount import Mount
 from tests.sim.program import TRIES_MAX, Program, Wrong
 from tests.sim.recovery import recover, recover_from_power_cut
-from tests.sim.world import Killed, World, small_blocks, small_requests
+from tests.sim.world import Killed, World, small_blocks, small_requests, small_steps
 from tests.unexpected import none_expected
 
 LIVES_MAX = 4
@@ -57,6 +57,8 @@ RARE_STEPS = (
     "blob: cloned",
     "rename: exchange recorded",
     "rename: directory recorded",
+    "step: written ahead",
+    "step: settled in part",
     "recovery: blob removed",
     "recovery: parts confirmed",
     "change: earlier state is in S3",
@@ -355,6 +357,7 @@ def play(seed: int, folder: Path, *, is_verbose: bool = False) -> Simulation:
     with (
         small_requests(),
         small_blocks(),
+        small_steps() if seed % 2 else nullcontext(),
         none_expected(),
         mock.patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
         # The names of blobs.

@@ -66,6 +66,19 @@ def small_requests() -> Iterator[None]:
 
 
 @contextmanager
+def small_steps() -> Iterator[None]:
+    """A folder of any size is moved in slices, of two files each, and others go on after each."""
+    subtree = "s3mount.vfs.namespace.subtree"
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch(f"{subtree}.AHEAD_MIN", 0))
+        stack.enter_context(mock.patch(f"{subtree}.PLANNED_AT_ONCE", 2))
+        stack.enter_context(mock.patch(f"{subtree}.LATE_MAX", 1))
+        stack.enter_context(mock.patch("s3mount.spool.journal.journal.SETTLED_AT_ONCE", 2))
+        stack.enter_context(mock.patch("s3mount.slices.SLICE_S", 0.0))
+        yield
+
+
+@contextmanager
 def small_blocks() -> Iterator[None]:
     """Checksums of blocks of a KiB, and contents known from the first byte on: files of 20 KiB have many."""
     with ExitStack() as stack:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import repeat
 
 from s3mount.refs import Key
 from s3mount.spool.journal.changes import Change, Delete, parent_of
@@ -65,9 +67,47 @@ class Dependencies:
         for former in self._former.pop(change.key, ()):
             _discard(self._moved, former, change.key)
 
+    def take(self, exchange: Exchange) -> None:
+        """``remove`` and ``add`` of all that ``exchange`` was told of; its changes must still be as they were then."""
+        changes, new, gone = self.changes, exchange.new, exchange.gone
+        _consume(map(changes.pop, gone.keys() - new.keys(), repeat(None)))
+        changes.update(new)
+        for directory, keys in exchange.left.items():
+            self._below.get(directory, set()).difference_update(keys)
+        for directory, keys in exchange.came.items():
+            self._below.setdefault(directory, set()).update(keys)
+        for directory in exchange.left.keys() | exchange.came.keys():
+            if not self._below.get(directory, True):
+                del self._below[directory]
+        for directory, step in exchange.implied.items():
+            if step:
+                self._count_implied_in(directory, step)
+        self.put_bytes -= sum(map(self._put_sizes.pop, gone, repeat(0)))
+        self._put_sizes.update(exchange.sizes)
+        self.put_bytes += sum(exchange.sizes.values())
+        _consume(map(self.troubled.pop, gone, repeat(None)))
+        self.troubled.update(exchange.troubled)
+        self._take_readers(exchange)
+
+    def _take_readers(self, exchange: Exchange) -> None:
+        come, go = exchange.readers, exchange.left_readers
+        _consume(map(self._reads.pop, go.of, repeat(None)))
+        self._reads.update((key, source) for key, (source,) in come.of.items())
+        _swap(self._readers, go.by, come.by)
+        come, go = exchange.moved, exchange.left_moved
+        _consume(map(self._former.pop, go.of, repeat(None)))
+        self._former.update(come.of)
+        _swap(self._moved, go.by, come.by)
+
+    def exchange(self) -> Exchange:
+        """A new, empty one."""
+        return Exchange(self._bytes_of, self._reads, self._former)
+
     def _count_implied(self, key: Key, step: int) -> None:
         """Count ``key`` for every directory above it, listed under that directory's parent."""
-        directory = parent_of(key)
+        self._count_implied_in(parent_of(key), step)
+
+    def _count_implied_in(self, directory: Key, step: int) -> None:
         while directory:
             above = parent_of(directory)
             counts = self._implied.setdefault(above, {})
@@ -94,11 +134,6 @@ class Dependencies:
         """The changes of keys directly in ``directory`` (a key that is empty or ends with ``/``)."""
         for key in self._below.get(directory, ()):
             yield self.changes[key]
-
-    def under(self, prefix: Key) -> list[Change]:
-        """All changes of keys that begin with ``prefix``, in order of their seq."""
-        found = [change for key, change in self.changes.items() if key.startswith(prefix)]
-        return sorted(found, key=lambda change: change.seq)
 
     def readers_of(self, key: Key) -> set[Key]:
         """Keys whose change still needs what S3 holds under ``key``."""
@@ -141,6 +176,102 @@ class Dependencies:
                 seen.add(key)
                 todo.extend(reader for reader in self.readers_of(key) if reader != key)
         return False
+
+
+class Exchange:
+    """Very many changes that come and go at once: what ``Dependencies.take`` needs of them, found out before."""
+
+    def __init__(
+        self,
+        bytes_of: Callable[[Change], int],
+        reads: Mapping[Key, Key],
+        former: Mapping[Key, tuple[Key, ...]],
+    ) -> None:
+        self._bytes_of = bytes_of
+        self._reads = reads
+        self._former = former
+        self.new: dict[Key, Change] = {}
+        self.gone: dict[Key, Change] = {}
+        self.left: dict[Key, set[Key]] = {}
+        self.came: dict[Key, set[Key]] = {}
+        self.implied: Counter[Key] = Counter()
+        self.sizes: dict[Key, int] = {}
+        self.troubled: dict[Key, Change] = {}
+        self.readers, self.left_readers = _Named(), _Named()
+        self.moved, self.left_moved = _Named(), _Named()
+
+    def add(self, key: Key, there: Change | None, change: Change | None) -> None:
+        """``change`` comes in place of ``there``; ``None``: there is, or will be, nothing."""
+        directory = parent_of(key)
+        if there is not None:
+            self.gone[key] = there
+            self.implied[directory] -= not isinstance(there, Delete)
+            if key in self._reads:
+                self.left_readers.add(key, (self._reads[key],))
+            if key in self._former:
+                self.left_moved.add(key, self._former[key])
+        if change is None:
+            self.left.setdefault(directory, set()).add(key)
+            return
+        self.new[key] = change
+        self.came.setdefault(directory, set()).add(key)
+        self.implied[directory] += not isinstance(change, Delete)
+        size_bytes = self._bytes_of(change)
+        if size_bytes:
+            self.sizes[key] = size_bytes
+        if change.error:
+            self.troubled[key] = change
+        if change.reads is not None:
+            self.readers.add(key, (change.reads,))
+        if change.former:
+            self.moved.add(key, change.former)
+
+    def drop(self, key: Key) -> None:
+        """As if ``key`` had not been told of. Repeatable."""
+        directory = parent_of(key)
+        there, change = self.gone.pop(key, None), self.new.pop(key, None)
+        self.implied[directory] += there is not None and not isinstance(there, Delete)
+        self.implied[directory] -= change is not None and not isinstance(change, Delete)
+        _discard(self.left, directory, key)
+        _discard(self.came, directory, key)
+        for named in (self.readers, self.left_readers, self.moved, self.left_moved):
+            named.drop(key)
+        self.sizes.pop(key, None)
+        self.troubled.pop(key, None)
+
+
+class _Named:
+    """Keys, and the keys that each names: ``of`` it, and ``by`` whom each is named."""
+
+    def __init__(self) -> None:
+        self.of: dict[Key, tuple[Key, ...]] = {}
+        self.by: dict[Key, set[Key]] = {}
+
+    def add(self, key: Key, names: tuple[Key, ...]) -> None:
+        self.of[key] = names
+        for name in names:
+            self.by.setdefault(name, set()).add(key)
+
+    def drop(self, key: Key) -> None:
+        for name in self.of.pop(key, ()):
+            _discard(self.by, name, key)
+
+
+def _swap(index: dict[Key, set[Key]], less: dict[Key, set[Key]], more: dict[Key, set[Key]]) -> None:
+    """Take the members of ``less`` from ``index``, and let it have those of ``more``, which it takes over."""
+    for name, members in less.items():
+        left = index.get(name)
+        if left is not None:
+            left -= members
+            if not left:
+                del index[name]
+    for name in index.keys() & more.keys():
+        more[name] |= index[name]
+    index.update(more)
+
+
+def _consume(iterator: Iterator[object]) -> None:
+    deque(iterator, maxlen=0)
 
 
 def _discard(index: dict[Key, set[Key]], name: Key, member: Key) -> None:

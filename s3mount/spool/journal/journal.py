@@ -46,8 +46,17 @@ MIGRATIONS = (
     -- Blobs of which blocks with a stored checksum may have changed since: theirs say nothing.
     CREATE TABLE unsettled (blob_id TEXT PRIMARY KEY) WITHOUT ROWID;
     """,
+    """
+    -- Rows of one step of very many keys, written ahead of it; without a body the key's row goes. They count once
+    -- the step is taken, which its row tells; from then on they go to ``change``, some at a time.
+    CREATE TABLE ahead (key TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB) WITHOUT ROWID;
+    CREATE TABLE step (is_taken INTEGER PRIMARY KEY);
+    """,
 )
 
+
+SETTLED_AT_ONCE = 256
+"""So many rows of a step go to their place in one transaction: about 1 ms."""
 
 SumsRow = tuple[str, int, bytes]
 """Blob id, chunk number, and the chunk's checksums."""
@@ -75,6 +84,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.commits = 1
+        self._is_settling = False
         self._database = db.open_database(path, MIGRATIONS, any_thread=True, is_exclusive=True)
         self._reserve = Reserve(path.with_name("reserve"))
         self._encode = msgspec.msgpack.Encoder().encode
@@ -137,6 +147,7 @@ class Journal:
         changes: list[Change] = []
         damaged: list[DamagedRow] = []
         try:
+            self._end_step()
             # As bytes: what is damaged need not be text.
             rows = self._database.execute(
                 "SELECT CAST(key AS BLOB), CAST(body AS BLOB) FROM change ORDER BY seq"
@@ -186,18 +197,81 @@ class Journal:
         encode = self._encode
         gone = [(key,) for key in removed]
         rows = [(change.key, change.seq, encode(change)) for change in changes]
+        # What is newer than a step that was taken.
+        passed = [*gone, *((row[0],) for row in rows)] if self._is_settling else []
         if not rows and not sums and not settled:
-            self._remove([("DELETE FROM change WHERE key = ?", gone)])
+            removal = [("DELETE FROM change WHERE key = ?", gone)]
+            self._remove([*removal, ("DELETE FROM ahead WHERE key = ?", passed)])
             return
-        if len(rows) == 1 and not (gone or sums or settled):
+        if len(rows) == 1 and not (gone or sums or settled or passed):
             # One statement is its own transaction: half the time of BEGIN, INSERT, COMMIT.
             self._single("INSERT OR REPLACE INTO change VALUES (?, ?, ?)", rows[0])
             return
         with self._transaction() as database:
+            database.executemany("DELETE FROM ahead WHERE key = ?", passed)
             database.executemany("DELETE FROM change WHERE key = ?", gone)
             database.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?)", rows)
             database.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", sums)
             database.executemany("DELETE FROM unsettled WHERE blob_id = ?", [(b,) for b in settled])
+
+    def write_ahead(self, changes: Iterable[Change], removed: Iterable[Key]) -> None:
+        """Write a part of what ``take_step`` is to record. It counts for nothing till then. Raises LocalDiskError."""
+        while self._is_settling:
+            # The disk had no room to end the one before.
+            self.settle_step()
+        rows: list[tuple[Key, int, bytes | None]] = [(key, 0, None) for key in removed]
+        rows += [(change.key, change.seq, self._encode(change)) for change in changes]
+        with self._transaction() as database:
+            database.executemany("INSERT OR REPLACE INTO ahead VALUES (?, ?, ?)", rows)
+
+    def take_step(
+        self,
+        changes: Iterable[Change],
+        removed: Iterable[Key],
+        dropped: Iterable[Key],
+        *,
+        sums: Sequence[SumsRow] = (),
+        settled: Sequence[str] = (),
+    ) -> None:
+        """Record what was written ahead, but for the keys ``dropped``, and the rest as ``record`` does: all or nothing.
+
+        How long it takes depends on the rest alone. Raises LocalDiskError.
+        """
+        rows = [(change.key, change.seq, self._encode(change)) for change in changes]
+        gone = [(key,) for key in removed]
+        late = [(key,) for key in dropped] + gone + [(row[0],) for row in rows]
+        with self._transaction() as database:
+            database.executemany("DELETE FROM ahead WHERE key = ?", late)
+            database.executemany("DELETE FROM change WHERE key = ?", gone)
+            database.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?)", rows)
+            database.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", sums)
+            database.executemany("DELETE FROM unsettled WHERE blob_id = ?", [(b,) for b in settled])
+            database.execute("INSERT INTO step VALUES (1)")
+        self._is_settling = True
+
+    def settle_step(self) -> bool:
+        """Bring some rows of the step that was taken to their place; are there any left? Raises LocalDiskError."""
+        last = self._database.execute(
+            "SELECT key FROM ahead ORDER BY key LIMIT 1 OFFSET ?", (SETTLED_AT_ONCE - 1,)
+        ).fetchone()
+        with self._transaction() as database:
+            _settle(database, None if last is None else last[0])
+        self._is_settling = last is not None
+        return self._is_settling
+
+    def forget_ahead(self) -> None:
+        """There will be no step. Repeatable. Raises LocalDiskError."""
+        if self._is_settling:
+            return
+        self._run([("DELETE FROM ahead WHERE key >= ?", [("",)])])
+
+    def _end_step(self) -> None:
+        """A step that an earlier run took is recorded in full, one that it only began is not."""
+        if self._database.execute("SELECT 1 FROM step").fetchone():
+            with self._transaction() as database:
+                _settle(database, None)
+        elif self._database.execute("SELECT 1 FROM ahead").fetchone():
+            self.forget_ahead()
 
     def unsettle(self, blob_id: str) -> None:
         """The blob's checksums are not to be trusted until they are recorded again. Raises LocalDiskError."""
@@ -279,3 +353,20 @@ class Journal:
     def force(self) -> None:
         """Flush to disk what is committed; for use in a thread. Raises OSError."""
         db.force_to_disk(self._path)
+
+
+def _settle(database: sqlite3.Connection, last: Key | None) -> None:
+    """Bring the rows of a step up to the key ``last`` to their place, or all, which ends it."""
+    span, bound = ("key <= ?", (last,)) if last is not None else ("1", ())
+    database.execute(
+        f"DELETE FROM change WHERE key IN (SELECT key FROM ahead WHERE body IS NULL AND {span})",
+        bound,
+    )
+    database.execute(
+        "INSERT OR REPLACE INTO change"
+        f" SELECT key, seq, body FROM ahead WHERE body IS NOT NULL AND {span}",
+        bound,
+    )
+    database.execute(f"DELETE FROM ahead WHERE {span}", bound)
+    if last is None:
+        database.execute("DELETE FROM step")

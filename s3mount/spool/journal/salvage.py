@@ -159,11 +159,28 @@ def readable(rows: Path) -> tuple[dict[str, list[tuple[object, ...]]], str | Non
     """
     found: dict[str, list[tuple[object, ...]]] = {}
     why: str | None = None
-    for table, columns, keys in _schema():
+    for table, columns, keys in _schema(_version(rows)):
         content, problem = _readable_table(rows, table, columns, keys)
         found[table] = content
         why = why or problem
+    ahead = found.pop("ahead", [])
+    if found.pop("step", []):
+        changes = {row[0]: row for row in found["change"]} | {row[0]: row for row in ahead}
+        found["change"] = [row for row in changes.values() if row[2] is not None]
     return found, why
+
+
+def _version(journal: Path) -> int:
+    """Which schema the journal has; the newest where that cannot be read."""
+    with contextlib.suppress(sqlite3.Error):
+        connection = sqlite3.connect(journal)
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        finally:
+            connection.close()
+        if 0 < version < len(MIGRATIONS):
+            return int(version)
+    return len(MIGRATIONS)
 
 
 @contextmanager
@@ -313,11 +330,11 @@ def _finish(folder: Path) -> None:
         _sync(folder)
 
 
-def _schema() -> list[tuple[str, list[str], list[str]]]:
-    """Every table of the newest schema: name, columns, primary key."""
+def _schema(version: int) -> list[tuple[str, list[str], list[str]]]:
+    """Every table of the schema ``version``: name, columns, primary key."""
     connection = sqlite3.connect(":memory:")
     try:
-        for script in MIGRATIONS:
+        for script in MIGRATIONS[:version]:
             connection.executescript(script)
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema")]
         found = []

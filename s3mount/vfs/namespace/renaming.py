@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import stat
-from collections.abc import Iterable
+from typing import NamedTuple
 
 from s3mount.crashpoints import crashpoint
-from s3mount.refs import ContentRef, Key, ObjectInfo
+from s3mount.refs import Key
 from s3mount.s3.store import Store
 from s3mount.spool.journal.changes import (
     ABSENT,
@@ -16,10 +15,8 @@ from s3mount.spool.journal.changes import (
     Delete,
     Put,
     PutOrCopy,
-    parent_of,
-    renamed,
 )
-from s3mount.spool.journal.states import State
+from s3mount.spool.step import Step
 from s3mount.spool.upload.uploader import Uploader
 from s3mount.tree.listing import list_subtree
 from s3mount.tree.names import check_key
@@ -27,8 +24,9 @@ from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
 from s3mount.vfs.listing.directories import Directories
 from s3mount.vfs.namespace.directory_times import DirectoryTimes
-from s3mount.vfs.namespace.naming import Batch, Naming, deletion
-from s3mount.vfs.open_files import OpenFile, must_be_in_place
+from s3mount.vfs.namespace.naming import Batch, Naming
+from s3mount.vfs.namespace.subtree import SubtreeMove, copy_of, moved_change, note_former, unwind
+from s3mount.vfs.open_files import must_be_in_place
 from s3mount.vfs.state import MountState, changed
 
 RENAME_NOREPLACE = 1
@@ -99,7 +97,8 @@ class Renaming:
             for change in batch.changes:
                 if change.key == new_key:
                     change.expected_size = target.content.size
-        self._unwind(batch)
+        unwind(self._state.spool, batch)
+        self._state.spool.record(batch.changes, batch.removed)
         crashpoint("rename: file recorded")
         if target is not None:
             self._naming.drop_blob(target, replaced_blob)
@@ -122,36 +121,18 @@ class Renaming:
         file = self._state.files.of(node)
         moved: PutOrCopy
         if change is not None:
-            moved = _moved(change, new_key, expected, file)
+            moved = moved_change(change, new_key, expected, file)
         elif node.content is not None:
-            moved = self._copy_of(node.content, node, new_key, expected)
+            moved = copy_of(node.content, node, new_key, expected)
         else:
             raise OSError(errno.EIO, "a file without content cannot be moved")
         self._naming.plan_removal(node, batch)
         if any(each.key == old_key for each in batch.changes):
-            self._note_former(moved, old_key)
+            note_former(self._state.spool.changes, moved, old_key)
         if self._is_way_back(moved, new_key):
             batch.removed.append(new_key)
         else:
             batch.changes.append(moved)
-
-    def _note_former(self, moved: PutOrCopy, old_key: Key) -> None:
-        """The deletion of ``old_key`` waits until S3 has ``moved``, whatever is written to it till then."""
-        going = self._state.spool.changes
-        earlier = (
-            key for key in moved.former if key != moved.key and isinstance(going.get(key), Delete)
-        )
-        moved.former = (*earlier, old_key)
-
-    def _copy_of(self, content: ContentRef, node: Node, new_key: Key, expected: str | None) -> Copy:
-        return Copy(
-            key=new_key,
-            source=content,
-            attributes=node.attributes,
-            headers=node.headers,
-            replace_headers=False,
-            expected=expected,
-        )
 
     def _is_way_back(self, moved: Change, new_key: Key) -> bool:
         """Does a file return to the key where S3 still has it as it is?"""
@@ -164,17 +145,6 @@ class Renaming:
             and not self._uploader.queue.is_sending(new_key)
             and not self._uploader.sender.moves.may_take(new_key, self._uploader.queue)
         )
-
-    def _unwind(self, batch: Batch) -> None:
-        """Record ``batch``; a change that would wait for itself first gets its content fetched."""
-        spool = self._state.spool
-        for index, change in enumerate(batch.changes):
-            there = spool.changes.get(change.key)
-            if change.expected == ABSENT and there is not None:
-                change.expected = there.expected
-            if isinstance(change, Copy) and spool.dependencies.waits_in_circle(change):
-                batch.changes[index] = self._state.spool.as_fetched(change)
-        spool.record(batch.changes, batch.removed)
 
     async def _exchange(self, node: Node, target: Node | None) -> tuple[Node, Node | None]:
         if target is None:
@@ -223,132 +193,55 @@ class Renaming:
         new_prefix = check_key(f"{self._state.nodes.key_of(new_parent)}{new_name}/")
         watch = self._directories.watch_finished()
         stored = await list_subtree(self._store, old_prefix)
-        batch = self._plan_subtree(node, old_prefix, new_prefix, stored, set(watch.keys))
-        if target is not None:
-            # The empty directory that is replaced may have a marker in S3.
-            for change in batch.changes:
-                change.expected = None if change.key == new_prefix else change.expected
-        self._unwind(batch)
+        move = SubtreeMove(self._state, self._uploader, node, old_prefix, new_prefix, stored, watch)
+        place = _Place(new_parent, new_name, target)
+        if not move.is_large():
+            self._must_fit(move, place)
+            batch = move.rest(replaces=target is not None)
+            self._state.spool.record(batch.changes, batch.removed)
+            self._moved_to(node, place)
+            return
+        spool = self._state.spool
+        async with spool.steps:
+            step = Step(spool)
+            try:
+                await self._state.nodes.unpack_most_below(node)
+                await move.plan_ahead(step)
+                self._must_fit(move, place)
+                batch = move.rest(step, replaces=target is not None)
+                step.take(batch.changes, batch.removed)
+                self._moved_to(node, place)
+            except BaseException:
+                if not step.is_taken:
+                    step.abandon()
+                raise
+            await step.finish()
+
+    def _must_fit(self, move: SubtreeMove, place: _Place) -> None:
+        """Raise OSError where a directory cannot be moved any more, as what it meets changed meanwhile."""
+        nodes, parent, target = self._state.nodes, place.parent, place.target
+        assert parent.directory is not None
+        if not move.node.linked or nodes.key_of(move.node) != move.old_prefix:
+            raise OSError(errno.ENOENT, "the directory went elsewhere meanwhile")
+        if not parent.linked or f"{nodes.key_of(parent)}{place.name}/" != move.new_prefix:
+            raise OSError(errno.ENOENT, "the directory that it goes to is gone")
+        if parent.directory.children.get(place.name) is not target:
+            raise OSError(errno.EBUSY, "the name that it goes to was taken or left meanwhile")
+        if target is not None and target.directory is not None and target.directory.children:
+            raise OSError(errno.ENOTEMPTY, "directory is not empty")
+
+    def _moved_to(self, node: Node, place: _Place) -> None:
         crashpoint("rename: directory recorded")
-        if target is not None:
-            self._state.nodes.unlink(target)
-        self._state.nodes.move(node, new_parent, new_name)
+        if place.target is not None:
+            self._state.nodes.unlink(place.target)
+        self._state.nodes.move(node, place.parent, place.name)
         self._contents.follow_pending()
         node.attributes = changed(node.attributes, ctime_ns=self._state.now_ns())
 
-    def _plan_subtree(
-        self,
-        node: Node,
-        old_prefix: Key,
-        new_prefix: Key,
-        stored: list[ObjectInfo],
-        finished: set[Key],
-    ) -> Batch:
-        """Plan the move of every key below ``old_prefix``: what S3 lists, and what is pending."""
-        batch = Batch()
-        pending = {
-            change.key: change for change in self._state.spool.dependencies.under(old_prefix)
-        }
-        for info in stored:
-            if info.key in pending or info.key in finished:
-                continue
-            new_key = check_key(new_prefix + info.key[len(old_prefix) :])
-            child = self._state.find(info.key)
-            content = info.ref
-            if child is not None and child.content is not None and not child.is_directory:
-                content = child.content
-            moved = self._moved_copy(content, child, info, new_key)
-            self._note_former(moved, info.key)
-            batch.changes.append(moved)
-            # Not what is listed: that may be somebody else's already.
-            batch.changes.append(deletion(info.key, content.etag))
-        for key in finished:
-            child = self._state.find(key) if key.startswith(old_prefix) else None
-            if child is None or key in pending:
-                continue
-            new_key = check_key(new_prefix + key[len(old_prefix) :])
-            if child.is_directory:
-                batch.changes.append(self._fresh_marker(child, new_key))
-            elif child.content is not None:
-                moved = self._copy_of(child.content, child, new_key, ABSENT)
-                self._note_former(moved, key)
-                batch.changes.append(moved)
-            batch.changes.append(deletion(key, None))
-        for key, change in pending.items():
-            self._plan_pending_move(change, new_prefix + key[len(old_prefix) :], batch)
-        if all(change.key != new_prefix for change in batch.changes):
-            batch.changes.append(self._fresh_marker(node, new_prefix))
-        _keep_hidden(batch, pending.values())
-        if old_prefix not in batch.removed and all(
-            change.key != old_prefix for change in batch.changes
-        ):
-            batch.changes.append(deletion(old_prefix, None))
-        return batch
 
-    def _moved_copy(
-        self, content: ContentRef, child: Node | None, info: ObjectInfo, new_key: Key
-    ) -> Copy:
-        if child is not None and not child.is_directory:
-            return self._copy_of(content, child, new_key, ABSENT)
-        kind = stat.S_IFDIR if info.key.endswith("/") else stat.S_IFREG
-        return Copy(
-            key=new_key,
-            source=content,
-            attributes=child.attributes
-            if child is not None
-            else self._state.file_attributes(info.last_modified_ns, kind),
-            replace_headers=False,
-            expected=ABSENT,
-        )
+class _Place(NamedTuple):
+    """Where a directory goes: ``target`` is the empty one that it replaces."""
 
-    def _fresh_marker(self, node: Node, key: Key) -> Put:
-        return Put(key=key, attributes=node.attributes, headers=node.headers, expected=ABSENT)
-
-    def _plan_pending_move(self, change: Change, new_key: Key, batch: Batch) -> None:
-        """Plan the move of a pending change, whether or not its file is loaded."""
-        key = change.key
-        in_store = (
-            change.expected != ABSENT or bool(change.tried) or self._uploader.queue.is_sending(key)
-        )
-        if not isinstance(change, Delete):
-            child = self._state.find(key)
-            file = self._state.files.of(child) if child is not None else None
-            moved = _moved(change, check_key(new_key), ABSENT, file)
-            batch.changes.append(moved)
-            if in_store:
-                self._note_former(moved, key)
-                batch.changes.append(deletion(key, change.expected))
-            else:
-                batch.removed.append(key)
-
-
-def _keep_hidden(batch: Batch, pending: Iterable[Change]) -> None:
-    """A directory that S3 never had shows there by what is still to be deleted below: its deletion is noted too."""
-    going = {
-        parent_of(change.key) for change in [*batch.changes, *pending] if isinstance(change, Delete)
-    }
-    removed = []
-    # What lies deeper first.
-    for key in sorted(batch.removed, key=len, reverse=True):
-        if key in going:
-            batch.changes.append(deletion(key, None))
-            going.add(parent_of(key))
-        else:
-            removed.append(key)
-    batch.removed = removed
-
-
-def _moved(
-    change: PutOrCopy, new_key: Key, expected: str | None, file: OpenFile | None
-) -> PutOrCopy:
-    """The pending ``change`` under another key, of which nothing was sent yet.
-
-    A file that somebody may still write waits for its last close under its new name too.
-    """
-    is_written = file is not None and file.writers and isinstance(change, Put)
-    state = State.OPEN if is_written else State.QUEUED
-    moved = renamed(change, new_key, expected=expected, state=state)
-    moved.expected_size = -1
-    if isinstance(moved, Put):
-        moved.content_seq = 0
-    return moved
+    parent: Node
+    name: str
+    target: Node | None

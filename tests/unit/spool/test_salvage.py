@@ -83,7 +83,7 @@ def cut_in_half(folder: Path) -> None:
 def a_page_of_zeros(folder: Path) -> None:
     with journal_of(folder).open("r+b") as file:
         # Where the rows lie; the first pages are the schema and the tables' roots.
-        file.seek(file.seek(0, os.SEEK_END) // 4096 * 2 // 3 * 4096)
+        file.seek(file.seek(0, os.SEEK_END) // 4096 * 5 // 6 * 4096)
         file.write(bytes(4096))
 
 
