@@ -15,7 +15,7 @@ SLOW = ("trio", "boto3", "botocore", "pyfuse3", "rich", "pyarrow")
     [
         *("status", "wait", "unmount", "retry", "refresh", "bwlimit", "mount", "mount-helper"),
         *("ls", "du", "cat", "rm", "sync", "cancel", "sum", "verify", "presign", "run"),
-        *("generate-sse-key", "pack"),
+        *("generate-sse-key", "pack", "send", "daemon"),
     ],
 )
 def test_a_command_that_only_asks_imports_little(command: str) -> None:
@@ -28,3 +28,11 @@ def test_a_command_that_only_asks_imports_little(command: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == []
+
+
+def test_the_daemon_needs_no_fuse() -> None:
+    code = "import sys, s3mount.app.daemon; print('pyfuse3' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["False"]
