@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import trio
@@ -23,13 +24,20 @@ from s3mount.bulk.selecting import (
 )
 from s3mount.config import StoreConfig
 from s3mount.errors import InternalError, LocalDiskError, SourceError, UsageError
+from s3mount.manifest.external_sort import Runs
+from s3mount.manifest.spill_file import Spill
 from s3mount.refs import ObjectDigests
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
 from s3mount.transfer.proving import hash_file
 
+BATCH_ITEMS = 1000
 READ_ALGORITHM = "sha256"
 """By which bytes are compared that had to be read."""
+
+
+def _by_name(item: Item) -> tuple[str]:
+    return (item.name,)
 
 
 class Pair(NamedTuple):
@@ -120,14 +128,29 @@ class Side(NamedTuple):
         return self.place._replace(key=self.place.base).at(name).url
 
     async def items(self, takes: Takes, refuse: Refuse, send: Send) -> None:
-        """What lies in it, in the order of names. Raises UsageError for S3 Express, which lists in none."""
+        """What lies in it, in the order of names; what S3 Express lists in none is sorted, on the disk if much."""
         if isinstance(self.place, LocalPath):
             await local_files(walk(self.place.path, refuse, takes=takes), send)
             return
         assert self.store is not None
-        if not self.store.lists_in_order:
-            raise UsageError("directory buckets list in no order, so that they cannot be compared")
-        await objects(self.store, self.place, send, takes=takes)
+        if self.store.lists_in_order:
+            await objects(self.store, self.place, send, takes=takes)
+            return
+        spill: Spill[Item] = Spill(Item)
+        runs = Runs(spill, _by_name)
+
+        async def keep(batch: list[Item]) -> None:
+            for item in batch:
+                runs.add(item)
+            await trio.lowlevel.checkpoint()
+
+        try:
+            await objects(self.store, self.place, keep, takes=takes)
+            items = runs.merged()
+            while batch := list(islice(items, BATCH_ITEMS)):
+                await send(batch)
+        finally:
+            spill.close()
 
     async def item(self) -> Item:
         """The one that it names. Raises SourceError."""

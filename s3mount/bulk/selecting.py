@@ -17,7 +17,7 @@ import trio
 
 from s3mount.bulk.location import S3Location
 from s3mount.errors import NoSuchKeyError, SourceError, UsageError
-from s3mount.manifest.external_sort import Runs
+from s3mount.manifest.external_sort import Runs, entry_order
 from s3mount.manifest.model import Entry
 from s3mount.manifest.spill_file import Spill
 from s3mount.manifest.versions.key_pages import ObjectPages, VersionPages
@@ -301,7 +301,7 @@ def _names_in(folder: str, refuse: Refuse, follow_links: bool) -> Generator[str,
 
     spill: Spill[Entry] = Spill(Entry)
     try:
-        for entry in Runs(entries(), spill).merged():
+        for entry in Runs.of(entries(), spill, entry_order).merged():
             yield entry.key
     finally:
         spill.close()

@@ -36,7 +36,7 @@ class Ordered:
 
     def _spill(self, source: Iterator[Entry]) -> None:
         # What these load in turn takes longer than a small checkout with nothing to do.
-        from s3mount.manifest.external_sort import Runs
+        from s3mount.manifest.external_sort import Runs, entry_order
         from s3mount.manifest.spill_file import Spill
 
         buckets: set[str] = set()
@@ -52,7 +52,7 @@ class Ordered:
         spill: Spill[Entry] = Spill(Entry)
         self._close = spill.close
         try:
-            self.entries = Runs(counted(), spill).merged()
+            self.entries = Runs.of(counted(), spill, entry_order).merged()
         except BaseException:
             self.close()
             raise

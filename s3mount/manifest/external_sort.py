@@ -1,22 +1,27 @@
-"""Sorts entries by bucket and then by key in the order of UTF-8, on the disk where they are many."""
+"""Sorts entries by bucket and then by key in the order of UTF-8, and other rows, on the disk where they are many."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, Self, TypeAlias, TypeVar
+
+import msgspec
 
 from s3mount.errors import ManifestError
 from s3mount.manifest.model import Entry, is_same_line
 from s3mount.manifest.spill_file import Chunk, Spill
 
+T = TypeVar("T", bound=msgspec.Struct)
+Order: TypeAlias = tuple[str, ...]
 ENTRIES_IN_MEMORY_MAX = 100_000
 """Entries that are sorted at once; about 50 MB."""
 CHUNK_ENTRIES = 1000
 """Entries of each run that are in memory while runs are merged."""
 
 
-def _order(entry: Entry) -> tuple[str, str]:
-    # Text compares by code points, which is the order of UTF-8.
+def entry_order(entry: Entry) -> tuple[str, str]:
+    """Text compares by code points, which is the order of UTF-8."""
     return entry.bucket, entry.key
 
 
@@ -29,7 +34,7 @@ def sorted_entries(entries: Iterable[Entry], name: str) -> Iterator[Entry]:
     """
     spill: Spill[Entry] = Spill(Entry)
     try:
-        runs = Runs(entries, spill)
+        runs = Runs.of(entries, spill, entry_order)
         for _ in _once(runs.merged(), name):
             pass
         yield from _once(runs.merged(), name)
@@ -37,35 +42,46 @@ def sorted_entries(entries: Iterable[Entry], name: str) -> Iterator[Entry]:
         spill.close()
 
 
-class Runs:
-    """All of ``entries``, which are read at once, in sorted runs.
+class Runs(Generic[T]):
+    """Rows in sorted runs, by ``order``, which tells text in the order of UTF-8.
 
-    What does not fit into memory goes to ``spill``. Raises what the entries raise, and LocalDiskError.
+    What does not fit into memory goes to ``spill``. Raises LocalDiskError.
     """
 
-    def __init__(self, entries: Iterable[Entry], spill: Spill[Entry]) -> None:
+    def __init__(self, spill: Spill[T], order: Callable[[T], Order]) -> None:
         self._spill = spill
+        self._order = order
         self._runs: list[list[Chunk]] = []
-        self._held: list[Entry] = []
-        last: tuple[str, str] | None = None
-        for entry in entries:
-            self._held.append(entry)
-            if len(self._held) < ENTRIES_IN_MEMORY_MAX:
-                continue
-            self._held.sort(key=_order)
-            if last is None or _order(self._held[0]) < last:
-                self._runs.append([])
-            last = _order(self._held[-1])
-            for start in range(0, len(self._held), CHUNK_ENTRIES):
-                self._runs[-1].append(spill.put(self._held[start : start + CHUNK_ENTRIES]))
-            self._held = []
-        self._held.sort(key=_order)
+        self._held: list[T] = []
+        self._last: Order | None = None
 
-    def merged(self) -> Iterator[Entry]:
-        """The entries, sorted. Repeatable."""
-        return heapq.merge(*map(self._run, self._runs), self._held, key=_order)
+    @classmethod
+    def of(cls, rows: Iterable[T], spill: Spill[T], order: Callable[[T], Order]) -> Self:
+        """All of ``rows``, which are read at once. Raises what they raise."""
+        runs = cls(spill, order)
+        for row in rows:
+            runs.add(row)
+        return runs
 
-    def _run(self, chunks: list[Chunk]) -> Iterator[Entry]:
+    def add(self, row: T) -> None:
+        """One more."""
+        self._held.append(row)
+        if len(self._held) < ENTRIES_IN_MEMORY_MAX:
+            return
+        self._held.sort(key=self._order)
+        if self._last is None or self._order(self._held[0]) < self._last:
+            self._runs.append([])
+        self._last = self._order(self._held[-1])
+        for start in range(0, len(self._held), CHUNK_ENTRIES):
+            self._runs[-1].append(self._spill.put(self._held[start : start + CHUNK_ENTRIES]))
+        self._held = []
+
+    def merged(self) -> Iterator[T]:
+        """The rows, sorted. Repeatable."""
+        self._held.sort(key=self._order)
+        return heapq.merge(*map(self._run, self._runs), self._held, key=self._order)
+
+    def _run(self, chunks: list[Chunk]) -> Iterator[T]:
         for chunk in chunks:
             yield from self._spill.get(chunk)
 
@@ -73,7 +89,7 @@ class Runs:
 def _once(entries: Iterable[Entry], name: str) -> Iterator[Entry]:
     before: Entry | None = None
     for entry in entries:
-        if before is not None and _order(before) == _order(entry):
+        if before is not None and entry_order(before) == entry_order(entry):
             if not is_same_line(before, entry):
                 one, other = (each.version_id or each.etag for each in (before, entry))
                 raise ManifestError(
