@@ -125,7 +125,8 @@ class Step:
         async for keys in sliced(list(self._ahead.gone)):
             spool.tell([], keys)
         self._drop_unused(map(blob_id_of, self._ahead.gone.values()))
-        await settle(spool)
+        with contained("the journal keeps the rows of a step where they are until the next one"):
+            await settle(spool)
 
 
 async def settle(spool: Spool) -> None:

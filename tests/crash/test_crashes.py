@@ -23,6 +23,8 @@ SERVERS = 2
 WHOLE_RUN_KILLS = 300
 """From so many on every step must have been hit."""
 KILL_S = 12.0
+STEPS = [step for step in crashpoints.STEPS if not step.startswith(("step: ", "discard: "))]
+"""The load has no folder that is large enough for a step of its own, and gives nothing up: the simulation does."""
 
 pytestmark = pytest.mark.timeout(120 + 2 * KILL_S * KILLS)
 
@@ -40,10 +42,10 @@ def test_nothing_acknowledged_is_lost_by_kills(
     mount = mount_factory(bucket, *options, mounted=False)
     campaign = Campaign(mount, contents, seed=KILLS)
     try:
-        campaign.run(KILLS // SERVERS, crashpoints.STEPS, must_hit=KILLS >= WHOLE_RUN_KILLS)
+        campaign.run(KILLS // SERVERS, STEPS, must_hit=KILLS >= WHOLE_RUN_KILLS)
     finally:
         for where, number in sorted(campaign.kills.items()):
             print(f"{number:4} kills at {where}")
-    assert any(where in crashpoints.STEPS for where in campaign.kills)
+    assert any(where in STEPS for where in campaign.kills)
     if KILLS >= WHOLE_RUN_KILLS:
-        assert set(crashpoints.STEPS) <= set(campaign.kills)
+        assert set(STEPS) <= set(campaign.kills)

@@ -189,6 +189,28 @@ def test_a_kill_while_a_folder_moves_leaves_it_under_one_name(
 
 
 @simulated
+async def test_rows_that_a_fault_kept_from_their_place_count_all_the_same(
+    tmp_path: Path, unexpected: list[str]
+) -> None:
+    world = World(tmp_path)
+    with small_steps():
+        async with world.mounted() as mount:
+            files = await half_sent(world, mount, FILES)
+            fault = RuntimeError("thrown by the test")
+            with mock.patch.object(Journal, "settle_step", side_effect=fault):
+                await mount.rename("d", "e")
+            await mount.change("e/f0002", b"!", 0)
+            files["f0002"] = b"!" + files["f0002"][1:]
+            await mount.rename("e", "f")
+            assert await files_in(mount, "f") == files
+            await mount.sync()
+            assert world.files() == {f"f/{path}": data for path, data in files.items()}
+            await trio.sleep(3)
+            assert mount.leftovers() == []
+    unexpected.clear()
+
+
+@simulated
 async def test_a_folder_that_cannot_be_journalled_stays_where_it_is(tmp_path: Path) -> None:
     world = World(tmp_path)
     with small_steps():
