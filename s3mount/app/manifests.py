@@ -363,9 +363,11 @@ def restore(
             brought_here(source, access.open_store) as path,
             open_buckets(access.open_store) as buckets,
         ):
-            plans = await _plans(access, source, path, prefix, buckets, show, deletes=deletes)
+            plans = await plans_of(
+                access.bucket, source, path, prefix, buckets, show, deletes=deletes
+            )
             try:
-                return await _carry_out_all(plans, buckets, agree, report, show)
+                return await carry_out_all(plans, buckets, agree, report, show)
             finally:
                 for plan in plans:
                     plan.close()
@@ -373,8 +375,8 @@ def restore(
     return tasks.run(main)
 
 
-async def _plans(
-    access: Access,
+async def plans_of(
+    home_bucket: str | None,
     source: str,
     path: Path,
     prefix: str | None,
@@ -383,9 +385,13 @@ async def _plans(
     *,
     deletes: bool,
 ) -> list[Plan]:
-    read = partial(read_entries, path, bucket=access.bucket)
+    """What a restore of the manifest ``source``, here at ``path``, would do to each bucket. Raises S3MountError.
+
+    ``home_bucket``: of manifests that name none. Each plan is to be closed.
+    """
+    read = partial(read_entries, path, bucket=home_bucket)
     beginnings = await trio.to_thread.run_sync(lambda: shared_beginnings(read()))
-    scopes = await trio.to_thread.run_sync(partial(scopes_of, path, bucket=access.bucket))
+    scopes = await trio.to_thread.run_sync(partial(scopes_of, path, bucket=home_bucket))
     if not beginnings:
         raise UsageError(f"{source} names no keys, so nothing says what to restore")
     selections = {
@@ -424,13 +430,14 @@ def _only_below(entries: Iterator[Entry], prefix: str) -> Iterator[Entry]:
     return (entry for entry in entries if entry.key.startswith(prefix))
 
 
-async def _carry_out_all(
+async def carry_out_all(
     plans: list[Plan],
     buckets: Buckets[str, Store],
     agree: Callable[[list[Plan]], bool],
     report: Callable[[Step, str], None],
     show: Show,
 ) -> Restored:
+    """Do what ``plans`` say, if ``agree`` says so of them. Raises S3MountError."""
     counts = {kind: sum(plan.counts[kind] for plan in plans) for kind in plans[0].counts}
     progress = Progress()
     for plan in plans:

@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, str] = {
     "discard": "s3mount.cli.mounts.discard:discard",
     "export": "s3mount.cli.mounts.export:export",
     "recover": "s3mount.cli.mounts.recover:recover",
+    "undo": "s3mount.cli.mounts.undo:undo",
+    "history": "s3mount.cli.mounts.undo:history",
     "metrics": "s3mount.cli.mounts.metrics:metrics",
     "doctor": "s3mount.cli.mounts.doctor:doctor",
     "ls": "s3mount.cli.objects.ls:ls",
@@ -72,6 +74,8 @@ OF_MOUNTS = frozenset(
         "discard",
         "export",
         "recover",
+        "undo",
+        "metrics",
     )
 )
 """Commands in which ``@NAME`` of the configuration file stands for its mount point."""

@@ -44,10 +44,12 @@ NO_STORE = frozenset(
         "export",
         "discard",
         "recover",
+        "metrics",
+        "undo",
+        "history",
     )
 )
 """Commands without the options of ``[defaults]``; ``mount`` takes them with those of its section."""
-MANIFEST_COMMANDS = ("create", "show", "verify", "diff", "restore")
 MARK = "@"
 """Begins the name of a mount in the file."""
 
@@ -156,16 +158,23 @@ def _meant(name: str, known: Iterable[str]) -> str:
     )
 
 
+class _OfGroup(dict[str, Any]):
+    """Defaults of a command, and of all commands below it where it is a group."""
+
+    def get(self, _name: str, _default: Any = None) -> Any:
+        """The same for each command of the group."""
+        return self
+
+
 class StoreDefaults(dict[str, Any]):
     """``[defaults]`` as click's default map of all commands. The file is read when a command of S3 asks."""
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The defaults of the command ``name``; those of its commands are the same. Raises UsageError."""
+        """The defaults of the command ``name``. Raises UsageError."""
         if name in NO_STORE:
             return default
         file = load()
-        found = checked(file, "defaults", file.defaults, store_option_list())
-        return {**found, **dict.fromkeys(MANIFEST_COMMANDS, found)} if name == "manifest" else found
+        return _OfGroup(checked(file, "defaults", file.defaults, store_option_list()))
 
 
 def _value(where: str, option: click.Option, value: object) -> object:

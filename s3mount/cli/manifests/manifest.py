@@ -322,7 +322,7 @@ def restore(**given: Any) -> int:
 
     def agree(plans: list[Plan]) -> bool:
         status_line.clear()
-        _show_plans(plans, with_steps=dry_run)
+        show_plans(plans, with_steps=dry_run)
         if dry_run or not any(plan.steps for plan in plans):
             return False
         return yes or click.confirm("Restore this?", err=True)
@@ -358,7 +358,8 @@ def restore(**given: Any) -> int:
     return 1 if failed else 0
 
 
-def _show_plans(plans: list[Plan], *, with_steps: bool) -> None:
+def show_plans(plans: list[Plan], *, with_steps: bool) -> None:
+    """Tell on standard error what a restore would do; ``with_steps``: and to which keys, the first of them."""
     verbs = {"copy": "restore", "look": "compare", "delete": "delete", "missing": "missing"}
     for plan in plans:
         counts = plan.counts

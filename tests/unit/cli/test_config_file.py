@@ -117,7 +117,7 @@ def test_defaults_are_those_of_commands_without_a_mount(
 ) -> None:
     write("[defaults]\nendpoint-url = 'ftp:'")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    for words in (["ls", "s3://b"], ["manifest", "create", "s3://b"]):
+    for words in (["ls", "s3://b"], ["manifest", "create", "s3://b"], ["pack", "ls", "s3://b/"]):
         assert main(words) == 2
         assert "--endpoint-url ftp:" in capsys.readouterr().err
 
