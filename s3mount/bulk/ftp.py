@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import trio
 
-from s3mount.bulk.ranged import Write
+from s3mount.bulk.ranged import RangedSource, Write
 from s3mount.bulk.sources import READ_BYTES, Read
 from s3mount.errors import SourceError
 from s3mount.flow.backoff import Backoff
@@ -57,21 +57,11 @@ class _Transfer:
         self._ftp.close()
 
 
-class FtpSource:
+class FtpSource(RangedSource):
     """See ``ranged.RangedSource``: a file whose server tells its size and begins at any byte."""
-
-    is_local = False
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self.size = 0
-        self.validator = ""
-
-    async def state(self) -> str:
-        """See ``Source.state``: size and time, as the server tells them."""
-        if not await self.look():
-            raise SourceError("the server does not tell its size any more")
-        return f"{self.size} {self.validator}"
 
     async def look(self) -> bool:
         """Ask what there is; can it be read from any byte on? Raises SourceError."""

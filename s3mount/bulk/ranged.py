@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 import trio
 
-from s3mount.errors import DiskFullError
+from s3mount.errors import DiskFullError, SourceError
 from s3mount.refs import Body, ByteRange, FileSlice
 from s3mount.s3.checksums import CacheBlockSums
 from s3mount.transfer.fetching import OpenFile
@@ -18,24 +18,26 @@ from s3mount.transfer.scratch import scratch
 Write = Callable[[bytes], object]
 
 
-class RangedSource(Protocol):
-    """See ``transfer.source.Source``; ``validator`` tells its state, empty where nothing does."""
+class RangedSource(abc.ABC):
+    """See ``transfer.source.Source``. ``look`` sets ``size`` and ``validator``, its state if anything tells that."""
 
-    is_local: bool
-    size: int
-    validator: str
+    is_local = False
+    size = 0
+    validator = ""
 
     async def state(self) -> str:
-        """See ``Source.state``."""
-        ...
+        """See ``Source.state``: size and validator, which are asked for."""
+        if not await self.look():
+            raise SourceError("the server gives no ranges of it any more")
+        return f"{self.size} {self.validator}"
 
+    @abc.abstractmethod
     async def look(self) -> bool:
         """Ask what there is; can ranges be asked for? Raises SourceError."""
-        ...
 
+    @abc.abstractmethod
     async def fetch(self, span: ByteRange, write: Write) -> None:
         """Give ``write`` the bytes of ``span``, in order. Raises SourceError, SourceChangedError."""
-        ...
 
 
 class Ranged:

@@ -12,7 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 import httpx2 as httpx
 import trio
 
-from s3mount.bulk.ranged import Write
+from s3mount.bulk.ranged import RangedSource, Write
 from s3mount.bulk.sources import Read
 from s3mount.errors import SourceError
 from s3mount.flow.backoff import Backoff
@@ -25,22 +25,12 @@ TIMEOUT_S = 30.0
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class HttpSource:
+class HttpSource(RangedSource):
     """A URL whose server gives ranges. ``open_url`` makes it."""
-
-    is_local = False
 
     def __init__(self, client: httpx.AsyncClient, url: str) -> None:
         self._client = client
         self._url = url
-        self.size = 0
-        self.validator = ""
-
-    async def state(self) -> str:
-        """See ``Source.state``: size and ETag, else Last-Modified. Asks for the first byte."""
-        if not await self.look():
-            raise SourceError("the server gives no ranges any more")
-        return f"{self.size} {self.validator}"
 
     async def look(self) -> bool:
         """Ask what the URL has; does the server give ranges? Raises SourceError."""
