@@ -17,6 +17,7 @@ import trio
 from s3mount.background import Background, reason_of
 from s3mount.bulk.location import parse_s3
 from s3mount.daemon import handover
+from s3mount.daemon.accepting import serve_each
 from s3mount.daemon.handover import Hand, Read, Refused, Stored, Taken, Welcome
 from s3mount.daemon.outbox import NotSentError, Outbox, path_of_open
 from s3mount.errors import InternalError, S3MountError, SourceError, UsageError
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 CONNECTIONS_MAX = 64
 HANDS_MAX = 256
 """So many files of one connection are taken or waited for at once; then no more is read from it."""
-ACCEPT_PAUSE_S = 1.0
 ANSWER_TIMEOUT_S = 30.0
 
 OpenOutbox: TypeAlias = Callable[[str], Awaitable[Outbox]]
@@ -57,28 +57,11 @@ class Intake:
 
     async def run(self, listener: trio.socket.SocketType) -> None:
         """Take connections for ever."""
-        async with trio.open_nursery() as nursery:
-            background = Background(nursery)
-            while True:
-                await self._slots.acquire_on_behalf_of(token := object())
-                try:
-                    connection, _ = await listener.accept()
-                except OSError as error:
-                    self._slots.release_on_behalf_of(token)
-                    log.warning("a client cannot be answered now: %s", error.strerror)
-                    await trio.sleep(ACCEPT_PAUSE_S)
-                    continue
-                except BaseException:
-                    self._slots.release_on_behalf_of(token)
-                    raise
-                background.start(self._serve, connection, token)
+        await serve_each(listener, self._serve, self._slots)
 
-    async def _serve(self, connection: trio.socket.SocketType, token: object) -> None:
-        try:
-            with connection, contextlib.suppress(_HungUpError):
-                await Conversation(connection, self._outbox_of).run()
-        finally:
-            self._slots.release_on_behalf_of(token)
+    async def _serve(self, connection: trio.socket.SocketType) -> None:
+        with contextlib.suppress(_HungUpError):
+            await Conversation(connection, self._outbox_of).run()
 
 
 class Conversation:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import trio
 
-from s3mount.background import Background
 from s3mount.bulk.location import parse_s3
 from s3mount.config import TcpConfig
 from s3mount.daemon import peers
+from s3mount.daemon.accepting import serve_each
 from s3mount.daemon.intake import OpenOutbox
 from s3mount.daemon.outbox import path_of_open
 from s3mount.daemon.rights import Rights
@@ -39,7 +39,6 @@ LINGER_S = 2.0
 REQUEST_BYTES_MAX = 16 << 10
 CONNECTIONS_MAX = 1000
 BACKLOG = 128
-ACCEPT_PAUSE_S = 1.0
 SUCCESS = b"Success"
 FORM = "the request must be FILENAME ALIAS/BUCKET/KEY"
 
@@ -92,43 +91,23 @@ class TcpServer:
         self._requests.info("Starting server")
         try:
             async with trio.open_nursery() as nursery:
-                background = Background(nursery)
                 for listener in listeners:
                     listener.setblocking(False)
-                    background.keep(
-                        self._accept, trio.socket.from_stdlib_socket(listener), background
-                    )
+                    plain = trio.socket.from_stdlib_socket(listener)
+                    nursery.start_soon(serve_each, plain, self._serve, self._connections)
         finally:
             self._rights.close()
 
-    async def _accept(self, listener: trio.socket.SocketType, background: Background) -> None:
-        while True:
-            await self._connections.acquire_on_behalf_of(token := object())
-            try:
-                connection, _ = await listener.accept()
-            except OSError as error:
-                self._connections.release_on_behalf_of(token)
-                log.warning("a client cannot be answered now: %s", error.strerror)
-                await trio.sleep(ACCEPT_PAUSE_S)
-                continue
-            except BaseException:
-                self._connections.release_on_behalf_of(token)
-                raise
-            background.start(self._serve, connection, token)
-
-    async def _serve(self, connection: trio.socket.SocketType, token: object) -> None:
-        try:
-            with connection, contextlib.suppress(OSError, trio.TooSlowError):
-                answer = await self._answer(connection)
-                with trio.fail_after(ANSWER_TIMEOUT_S):
-                    await trio.SocketStream(connection).send_all(answer)
-                connection.shutdown(socket.SHUT_WR)
-                # Closed with something unread, the connection would be reset, and the answer lost.
-                with trio.move_on_after(LINGER_S):
-                    while await connection.recv(REQUEST_BYTES_MAX):
-                        pass
-        finally:
-            self._connections.release_on_behalf_of(token)
+    async def _serve(self, connection: trio.socket.SocketType) -> None:
+        with contextlib.suppress(OSError, trio.TooSlowError):
+            answer = await self._answer(connection)
+            with trio.fail_after(ANSWER_TIMEOUT_S):
+                await trio.SocketStream(connection).send_all(answer)
+            connection.shutdown(socket.SHUT_WR)
+            # Closed with something unread, the connection would be reset, and the answer lost.
+            with trio.move_on_after(LINGER_S):
+                while await connection.recv(REQUEST_BYTES_MAX):
+                    pass
 
     async def _answer(self, connection: trio.socket.SocketType) -> bytes:
         # At once: of a connection that was closed it is not known whose it was.

@@ -108,7 +108,11 @@ class Daemon:
         return [sys.executable, "-m", "s3mount", *given]
 
     def run(
-        self, *words: str, status: int = 0, stdin: bytes = b""
+        self,
+        *words: str,
+        status: int = 0,
+        stdin: bytes = b"",
+        timeout_s: float = COMMAND_TIMEOUT_S,
     ) -> subprocess.CompletedProcess[bytes]:
         """A command to its end, which must be ``status``."""
         done = subprocess.run(
@@ -117,7 +121,7 @@ class Daemon:
             cwd=self.folder,
             input=stdin,
             capture_output=True,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=timeout_s,
         )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         assert done.returncode == status, f"{done.stderr.decode()}\n{self.log}"
