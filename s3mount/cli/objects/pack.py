@@ -64,7 +64,7 @@ def create(sources: tuple[str, ...], destination: str, **given: Any) -> int:
     has replaces it. Each file is told when S3 has its pack.
     """
     from s3mount.bulk.location import LocalPath, parse
-    from s3mount.bulk.packing import OPERATION, Packing
+    from s3mount.bulk.packs.packing import OPERATION, Packing
     from s3mount.errors import SourceError
     from s3mount.pack.writer import Limits, open_writer
 
@@ -109,7 +109,7 @@ def list_names(place: str, **given: Any) -> int:
     chosen = bulk.path_filter(given)
 
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
-        from s3mount.bulk.packs import loaded_packs
+        from s3mount.bulk.packs.named import loaded_packs
 
         store = await session.store(config, location.bucket)
         packs = await loaded_packs(store, location, report, "pack ls")
@@ -141,7 +141,7 @@ def locate(place: str, names: tuple[str, ...], **given: Any) -> int:
     location = bulk.s3_location(place, raw=True, command="pack locate")
 
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
-        from s3mount.bulk.packs import loaded_packs
+        from s3mount.bulk.packs.named import loaded_packs
         from s3mount.errors import SourceError
         from s3mount.pack.finding import alive
 
@@ -172,7 +172,7 @@ def index(places: tuple[str, ...], **given: Any) -> int:
 
     Headers alone are read: v7, ustar, pax and GNU tar, not packed by gzip or the like.
     """
-    from s3mount.bulk.packs import INDEXING, make_index
+    from s3mount.bulk.packs.named import INDEXING, make_index
 
     located = [bulk.s3_location(place, raw=True, command=INDEXING) for place in places]
 
@@ -207,7 +207,7 @@ def unpack(place: str, destination: str, names: tuple[str, ...], **given: Any) -
     All of it, or the names that are given. Each is held to the digest that its index has.
     """
     from s3mount.bulk.location import LocalPath, S3Location, parse
-    from s3mount.bulk.unpacking import OPERATION
+    from s3mount.bulk.packs.unpacking import OPERATION
     from s3mount.errors import DestinationError
 
     location = bulk.s3_location(place, raw=given["raw"], command=OPERATION)
@@ -219,7 +219,7 @@ def unpack(place: str, destination: str, names: tuple[str, ...], **given: Any) -
         raise DestinationError(f"{destination}: a folder, or s3://BUCKET/FOLDER/ with its slash")
 
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
-        from s3mount.bulk.unpacking import Unpacking
+        from s3mount.bulk.packs.unpacking import Unpacking
 
         store = await session.store(config, location.bucket)
         target = await session.store(config, to.bucket) if isinstance(to, S3Location) else None
@@ -250,14 +250,14 @@ def compact(place: str, **given: Any) -> int:
 
     Others may read, write and compact meanwhile. Tar files that others wrote stay as they are.
     """
-    from s3mount.bulk.compacting import OPERATION
+    from s3mount.bulk.packs.compacting import OPERATION
     from s3mount.pack.writer import Limits
 
     location = _folder(place, given | {"raw": True})
     limits = Limits(given["pack_bytes"], given["pack_files"])
 
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
-        from s3mount.bulk.compacting import Compacting
+        from s3mount.bulk.packs.compacting import Compacting
 
         compacting = Compacting(
             await session.store(config, location.bucket),

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 import trio
 
-from s3mount.bulk.compacting import Compacting, plan
 from s3mount.bulk.location import LocalPath, S3Location
-from s3mount.bulk.members import GAP_BYTES_MAX, Sink, Span, read_spans
-from s3mount.bulk.packs import loaded_packs, make_index
+from s3mount.bulk.packs.compacting import Compacting, plan
+from s3mount.bulk.packs.members import GAP_BYTES_MAX, Sink, Span, read_spans
+from s3mount.bulk.packs.named import loaded_packs, make_index
+from s3mount.bulk.packs.unpacking import Unpacking
 from s3mount.bulk.report import Report
 from s3mount.bulk.selecting import all_names
-from s3mount.bulk.unpacking import Unpacking
 from s3mount.errors import ObjectExistsError, PackError, ServerFaultError
 from s3mount.pack.finding import alive
 from s3mount.pack.writer import Limits, open_writer

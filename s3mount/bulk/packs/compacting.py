@@ -16,8 +16,8 @@ from typing import IO, NamedTuple
 import trio
 
 from s3mount.bulk.location import S3Location
-from s3mount.bulk.members import Sink, Span, read_spans
-from s3mount.bulk.packs import loaded_packs
+from s3mount.bulk.packs.members import Sink, Span, read_spans
+from s3mount.bulk.packs.named import loaded_packs
 from s3mount.bulk.report import Outcome, Report
 from s3mount.bulk.running import FATAL
 from s3mount.clock import SystemClock, WallClock
