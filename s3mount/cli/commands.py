@@ -135,6 +135,15 @@ class Commands(click.Group):
         found: click.Command = getattr(importlib.import_module(module), name)
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant, which the configuration file gives defaults."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None and not ctx.resilient_parsing:
+            config_file.give_defaults(name, command)
+        return name, command, rest
+
 
 @click.group(
     cls=Commands,
@@ -171,7 +180,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog_name="s3mount",
             standalone_mode=False,
             obj=given,
-            default_map=config_file.StoreDefaults(),
         )
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as ended:

@@ -158,23 +158,15 @@ def _meant(name: str, known: Iterable[str]) -> str:
     )
 
 
-class _OfGroup(dict[str, Any]):
-    """Defaults of a command, and of all commands below it where it is a group."""
-
-    def get(self, _name: str, _default: Any = None) -> Any:
-        """The same for each command of the group."""
-        return self
-
-
-class StoreDefaults(dict[str, Any]):
-    """``[defaults]`` as click's default map of all commands. The file is read when a command of S3 asks."""
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The defaults of the command ``name``. Raises UsageError."""
-        if name in NO_STORE:
-            return default
-        file = load()
-        return _OfGroup(checked(file, "defaults", file.defaults, store_option_list()))
+def give_defaults(name: str, command: click.Command) -> None:
+    """Let ``[defaults]`` fill in the options of ``command``, and of those below it. Raises UsageError."""
+    if name in NO_STORE:
+        return
+    file = load()
+    found = checked(file, "defaults", file.defaults, store_option_list())
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    for each in (command, *below):
+        each.context_settings["default_map"] = found
 
 
 def _value(where: str, option: click.Option, value: object) -> object:
