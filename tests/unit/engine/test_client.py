@@ -405,6 +405,7 @@ class TestDeath:
                     return children[-1]
 
                 async with EngineClient(CONFIG, spawn=spawn) as client:
+                    await client.put("before", b"v", H)
                     await client.set_rates(1000, 2000)
                     children[-1].kill()
                     await client.put("k", b"v", H)
