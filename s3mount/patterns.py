@@ -63,19 +63,36 @@ class PathFilter:
         self._is_excluded = (
             _Last(self._exclude) if has_negations else _any_of("--exclude", self._exclude)
         )
+        # What an expression finds in a folder's path it need not find in the paths below.
+        plain = [rule for rule in self._exclude if not rule.given.startswith(REGEX)]
+        self._prunes = self._is_excluded if has_negations else _any_of("--exclude", plain)
         self.takes_all = not include and not exclude
         self._unseen = [
             *(("--include", rule) for rule in self._include),
             *(("--exclude", rule) for rule in self._exclude),
         ]
 
+    def __call__(self, path: str) -> bool:
+        """See ``takes``."""
+        return self.takes(path)
+
+    def enters(self, folder: str) -> bool:
+        """May anything in the folder, whose path ends with a slash, be meant? An excluded folder need not be listed."""
+        if self._prunes is None or not self._prunes(folder):
+            return True
+        self._note_seen(folder)
+        return False
+
     def takes(self, path: str) -> bool:
         """Is the file at ``path`` meant? A path that ends with a slash is a folder's."""
-        if self._unseen:
-            self._unseen = [each for each in self._unseen if not each[1].below.search(path)]
+        self._note_seen(path)
         if self._is_excluded is not None and self._is_excluded(path):
             return False
         return self._is_included is None or self._is_included(path)
+
+    def _note_seen(self, path: str) -> None:
+        if self._unseen:
+            self._unseen = [each for each in self._unseen if not each[1].below.search(path)]
 
     def unmatched(self) -> list[str]:
         """The options whose pattern matched none of the paths asked for so far, as they were given."""

@@ -27,7 +27,6 @@ from s3mount.bulk.running import (
 from s3mount.bulk.selecting import (
     Item,
     Send,
-    Takes,
     all_names,
     local_files,
     named_objects,
@@ -40,6 +39,7 @@ from s3mount.bulk.sources import from_file
 from s3mount.bulk.transfers import Transfers
 from s3mount.checkout.paths import refusal
 from s3mount.errors import DestinationError, S3MountError, SourceError, UsageError
+from s3mount.patterns import PathFilter
 from s3mount.s3.store import Store
 
 Destination: TypeAlias = S3Location | LocalPath | Stream
@@ -49,11 +49,14 @@ class Chosen(NamedTuple):
     """Which of what is named is meant. ``names`` are those of ``--files-from``."""
 
     recursive: bool = False
-    takes: Takes = all_names
+    takes: PathFilter = all_names
     names: Iterator[str] | None = None
     follows_links: bool = True
     version_id: str | None = None
 
+
+SOURCES_AT_ONCE = 16
+"""Of those that are named singly; each may be a tree, whose objects go side by side as well."""
 
 Write: TypeAlias = Callable[[memoryview], Awaitable[None]]
 
@@ -75,7 +78,7 @@ class Copying:
         *,
         words: Sequence[str] = (),
         write: Write | None = None,
-        at_once: int = 1,
+        at_once: int = SOURCES_AT_ONCE,
     ) -> None:
         self._at_once = at_once
         self._operation = operation
@@ -92,8 +95,29 @@ class Copying:
         """Copy all. Failures of single objects are reported; raises what all would meet, and UsageError."""
         if len(sources) > 1 and not self._is_into:
             raise UsageError("several sources need a folder as destination: end it with a slash")
-        await for_each(OneByOne(sources), self._copy, workers=self._at_once)
+        workers = 1 if self._is_ordered(sources) else self._at_once
+        await for_each(OneByOne(sources), self._copy, workers=workers)
         self._report.all_known()
+
+    def _is_ordered(self, sources: Sequence[Location]) -> bool:
+        """Must they come one after the other? So do lines of a dry run, and sources of which a later one may have the
+        place of an earlier one: of two that are called alike, or with what lies in a folder, the last one stays.
+        """
+        if self._report.is_dry_run or self._chosen.names is not None:
+            return True
+        names = []
+        for source in sources:
+            if isinstance(source, Stream) or source.is_folder:
+                return True
+            if isinstance(source, RemoteUrl):
+                names.append(source.name)
+            elif isinstance(source, LocalPath):
+                names.append(os.path.basename(os.path.abspath(source.path)))
+            else:
+                if source.is_pattern:
+                    return True
+                names.append(os.path.basename(source.key))
+        return len(set(names)) < len(names)
 
     async def _copy(self, source: Location) -> None:
         try:

@@ -16,7 +16,6 @@ from s3mount.bulk.selecting import (
     Item,
     Refuse,
     Send,
-    Takes,
     local_files,
     objects,
     one_object,
@@ -26,6 +25,7 @@ from s3mount.config import StoreConfig
 from s3mount.errors import InternalError, LocalDiskError, SourceError, UsageError
 from s3mount.manifest.external_sort import Runs
 from s3mount.manifest.spill_file import Spill
+from s3mount.patterns import PathFilter
 from s3mount.refs import ObjectDigests
 from s3mount.s3.headers import is_md5_etag
 from s3mount.s3.store import Store
@@ -127,7 +127,7 @@ class Side(NamedTuple):
             return os.path.join(self.place.path, name)
         return self.place._replace(key=self.place.base).at(name).url
 
-    async def items(self, takes: Takes, refuse: Refuse, send: Send) -> None:
+    async def items(self, takes: PathFilter, refuse: Refuse, send: Send) -> None:
         """What lies in it, in the order of names; what S3 Express lists in none is sorted, on the disk if much."""
         if isinstance(self.place, LocalPath):
             await local_files(walk(self.place.path, refuse, takes=takes), send)

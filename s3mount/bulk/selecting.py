@@ -22,6 +22,7 @@ from s3mount.manifest.model import Entry
 from s3mount.manifest.spill_file import Spill
 from s3mount.manifest.versions.key_pages import ObjectPages, VersionPages
 from s3mount.manifest.versions.version_scan import Scan
+from s3mount.patterns import PathFilter
 from s3mount.refs import ContentRef, ObjectInfo, ObjectVersion
 from s3mount.s3.store import Store
 from s3mount.tasks import first_error
@@ -59,15 +60,12 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 Send: TypeAlias = Callable[[list[Item]], Awaitable[None]]
 """Takes items, in order; nothing more is listed than fits into memory while it waits."""
-Takes: TypeAlias = Callable[[str], bool]
-"""Is the name meant? ``PathFilter.takes``."""
 Refuse: TypeAlias = Callable[[str, str], None]
 """Is told of a path that cannot be read, and why."""
 
 
-def all_names(name: str) -> bool:
-    """A ``Takes`` that takes all."""
-    return True
+all_names = PathFilter()
+"""Takes all."""
 
 
 @asynccontextmanager
@@ -95,7 +93,7 @@ async def objects(
     location: S3Location,
     send: Send,
     *,
-    takes: Takes = all_names,
+    takes: PathFilter = all_names,
     with_versions: bool = False,
     delimiter: str | None = None,
 ) -> None:
@@ -233,7 +231,7 @@ def walk(
     folder: str,
     refuse: Refuse,
     *,
-    takes: Takes = all_names,
+    takes: PathFilter = all_names,
     follow_links: bool = True,
 ) -> Iterator[Item]:
     """Every file below ``folder``, in the order in which S3 lists their names. Blocks.
@@ -258,7 +256,7 @@ def walk(
                 continue
             found = below + name
             path = root + found
-            if not name.endswith("/") and not takes(found):
+            if not (takes.enters(found) if name.endswith("/") else takes(found)):
                 continue
             try:
                 about = os.stat(path) if follow_links else os.lstat(path)

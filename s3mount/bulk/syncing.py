@@ -20,12 +20,13 @@ from s3mount.bulk.location import LocalPath, S3Location
 from s3mount.bulk.matching import Pair, Pairs, Side, is_same
 from s3mount.bulk.report import Report
 from s3mount.bulk.running import Done, Performer, Task, for_each
-from s3mount.bulk.selecting import Item, Refuse, Send, Takes, file_item, streamed
+from s3mount.bulk.selecting import Item, Refuse, Send, file_item, streamed
 from s3mount.bulk.sync_memory import SyncMemory
 from s3mount.bulk.transfers import Transfers
 from s3mount.checkout.paths import refusal
 from s3mount.errors import DestinationError, S3MountError, SourceError
 from s3mount.manifest.spill_file import Chunk, Spill
+from s3mount.patterns import PathFilter
 from s3mount.tree import attributes
 
 TIMES_APART_NS = 1_000_000
@@ -62,7 +63,7 @@ class Sync:
         report: Report,
         memory: SyncMemory,
         *,
-        takes: Takes,
+        takes: PathFilter,
         refuse: Refuse,
     ) -> None:
         self._source = source

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bulk.moving import MIB, Moving, random_bytes
+from tests.bulk.places import Places
 from tests.conftest import own_bucket
 from tests.servers import S3Server
 
@@ -224,3 +225,19 @@ def test_between_two_stores_the_bytes_come_through_here(
     head = moving.client.head_object(Bucket=moving.bucket, Key="in/large")
     assert (head["ContentType"], head["Metadata"]["mtime"]) == ("text/plain", "1.5")
     assert source.keys() == []
+
+
+def test_of_several_sources_called_alike_the_last_one_stays(places: Places) -> None:
+    names = [f"{number}" for number in range(24)]
+    for name in names:
+        (places.folder / name).mkdir()
+        (places.folder / name / "same").write_text(name)
+        (places.folder / f"own-{name}").write_text(name)
+    places.run("cp", *(f"{name}/same" for name in names), "{b}/alike/")
+    places.run("cp", *(f"own-{name}" for name in names), "{b}/own/")
+    assert places.keys() == ["alike/same", *sorted(f"own/own-{name}" for name in names)]
+    body = places.client.get_object(Bucket=places.bucket, Key="alike/same")["Body"].read()
+    assert body == names[-1].encode()
+    copied = [f"{{b}}/own/own-{name}" for name in names]
+    places.run("cp", *copied, "back/")
+    assert {path.read_text() for path in (places.folder / "back").iterdir()} == set(names)

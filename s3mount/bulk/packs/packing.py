@@ -13,11 +13,12 @@ import trio
 from s3mount.bulk.location import LocalPath, S3Location
 from s3mount.bulk.report import Outcome, Report
 from s3mount.bulk.running import FATAL, Flattened, refusing
-from s3mount.bulk.selecting import Item, Takes, local_files, streamed, walk
+from s3mount.bulk.selecting import Item, local_files, streamed, walk
 from s3mount.errors import S3MountError, SourceError, UsageError
 from s3mount.pack.batch import About
 from s3mount.pack.entry import check_name
 from s3mount.pack.writer import PackBatch, Writer
+from s3mount.patterns import PathFilter
 from s3mount.tasks import first_error
 
 OPERATION = "pack create"
@@ -34,7 +35,7 @@ class Packing:
         self._began_s = time.monotonic()
 
     async def run(
-        self, sources: Sequence[LocalPath], *, takes: Takes, follow_links: bool = True
+        self, sources: Sequence[LocalPath], *, takes: PathFilter, follow_links: bool = True
     ) -> None:
         """Pack all that is named, and return when S3 has it. Failures of single files are reported.
 
@@ -57,7 +58,7 @@ class Packing:
                     # Each of its files is told of by who waits for the pack.
                     await trio.lowlevel.checkpoint()
 
-    async def _from(self, source: LocalPath, takes: Takes, follow_links: bool) -> None:
+    async def _from(self, source: LocalPath, takes: PathFilter, follow_links: bool) -> None:
         if not os.path.isdir(source.path):
             name = os.path.basename(source.path)
             size = os.path.getsize(source.path) if os.path.isfile(source.path) else 0

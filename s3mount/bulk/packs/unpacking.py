@@ -17,7 +17,6 @@ from s3mount.bulk.packs.members import Sink, Span, read_spans
 from s3mount.bulk.packs.named import loaded_packs
 from s3mount.bulk.report import Outcome, Report
 from s3mount.bulk.running import FATAL
-from s3mount.bulk.selecting import Takes
 from s3mount.bulk.sources import from_file, upload_stream
 from s3mount.checkout.paths import permissions, refusal
 from s3mount.errors import (
@@ -32,6 +31,7 @@ from s3mount.errors import (
 from s3mount.flow.parts import PartPlan
 from s3mount.pack.entry import Entry
 from s3mount.pack.finding import Alive, Loaded, alive
+from s3mount.patterns import PathFilter
 from s3mount.refs import ObjectHeaders
 from s3mount.s3.store import Store
 from s3mount.tasks import first_error
@@ -67,7 +67,7 @@ class Unpacking:
         self._done: set[str] = set()
         self._folders: set[str] = set()
 
-    async def run(self, *, names: Sequence[str], takes: Takes) -> None:
+    async def run(self, *, names: Sequence[str], takes: PathFilter) -> None:
         """Unpack the names that are given, or all that ``takes`` leaves. Failures of single ones are reported.
 
         A pack that another command compacts meanwhile is looked for again. Raises what all would meet.

@@ -53,7 +53,7 @@ def cat(places: tuple[str, ...], **given: Any) -> int:
                             await send(piece)
 
                 if location.is_pattern or location.is_folder:
-                    await selecting.objects(store, location, take, takes=chosen.takes)
+                    await selecting.objects(store, location, take, takes=chosen)
                     if not found:
                         raise bulk.nothing_there(location)
                 else:

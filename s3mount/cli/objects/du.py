@@ -48,7 +48,7 @@ def du(places: tuple[str, ...], **given: Any) -> int:
                 report.counts.objects += len(items)
 
             await selecting.objects(
-                store, location, add, takes=chosen.takes, with_versions=given["versions"]
+                store, location, add, takes=chosen, with_versions=given["versions"]
             )
             if not classes and not location.is_everything:
                 report.fail("du", location.url, None, bulk.nothing_there(location))

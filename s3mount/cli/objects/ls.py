@@ -60,7 +60,7 @@ def ls(place: str | None, **given: Any) -> int:
                 store,
                 location,
                 show,
-                takes=chosen.takes,
+                takes=chosen,
                 with_versions=given["versions"],
                 delimiter=None if is_deep or given["versions"] else "/",
             )

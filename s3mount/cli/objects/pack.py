@@ -84,7 +84,7 @@ def create(sources: tuple[str, ...], destination: str, **given: Any) -> int:
         ) as writer:
             await Packing(writer, report, to).run(
                 [path for path in paths if isinstance(path, LocalPath)],
-                takes=chosen.takes,
+                takes=chosen,
                 follow_links=not given["no_follow_links"],
             )
 
@@ -224,7 +224,7 @@ def unpack(place: str, destination: str, names: tuple[str, ...], **given: Any) -
         store = await session.store(config, location.bucket)
         target = await session.store(config, to.bucket) if isinstance(to, S3Location) else None
         unpacking = Unpacking(store, location, report, to, target)
-        await unpacking.run(names=names, takes=chosen.takes)
+        await unpacking.run(names=names, takes=chosen)
 
     return bulk.perform(OPERATION, given, main)
 

@@ -89,9 +89,7 @@ def rm(places: tuple[str, ...], **given: Any) -> int:
             found += len(items)
             await take(items)
 
-        await selecting.objects(
-            store, place, count, takes=chosen.takes, with_versions=given["versions"]
-        )
+        await selecting.objects(store, place, count, takes=chosen, with_versions=given["versions"])
         return found
 
     return bulk.perform("rm", given, main)

@@ -85,7 +85,7 @@ def send(files: tuple[str, ...], destination: str, **given: Any) -> int:
                 handing,
                 report,
                 to,
-                Chosen(given["recursive"], chosen.takes),
+                Chosen(given["recursive"], chosen),
                 at_once=HANDS_MAX,
             )
             await copying.run(sources)

@@ -79,7 +79,7 @@ class _Summing:
             if isinstance(place, S3Location):
                 store = await session.store(config, place.bucket)
                 if place.is_pattern or place.is_folder:
-                    await selecting.objects(store, place, show, takes=chosen.takes)
+                    await selecting.objects(store, place, show, takes=chosen)
                 else:
                     await show([await selecting.one_object(store, place)])
             elif not isinstance(place, LocalPath):
@@ -87,7 +87,7 @@ class _Summing:
                     f"{text} cannot be read twice: sum takes files and s3://BUCKET/KEY"
                 )
             elif os.path.isdir(place.path):
-                files = selecting.walk(place.path, refusing(report, "sum"), takes=chosen.takes)
+                files = selecting.walk(place.path, refusing(report, "sum"), takes=chosen)
                 await selecting.local_files(files, show)
             else:
                 await show([selecting.Item(place.path, place.path)])

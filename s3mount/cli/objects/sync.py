@@ -107,7 +107,7 @@ def sync(context: click.Context, /, source: str, destination: str, **given: Any)
                 transfers,
                 report,
                 memory,
-                takes=chosen.takes,
+                takes=chosen,
                 refuse=refusing(report, "sync"),
             ).run()
         finally:

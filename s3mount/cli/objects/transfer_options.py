@@ -171,7 +171,7 @@ def chosen_of(given: dict[str, Any]) -> Chosen:
 
     return Chosen(
         recursive=given["recursive"],
-        takes=path_filter(given).takes,
+        takes=path_filter(given),
         names=given_names(given),
         follows_links=not given["no_follow_symlinks"],
         version_id=given["version_id"],

@@ -57,7 +57,7 @@ def verify(left: str, right: str, **given: Any) -> int:
             return
         sides = [side.as_folder() for side in sides]
         refuse = refusing(report, "verify")
-        produce = [partial(side.items, chosen.takes, refuse) for side in sides]
+        produce = [partial(side.items, chosen, refuse) for side in sides]
         async with streamed(produce[0]) as lefts, streamed(produce[1]) as rights:
             await for_each(Pairs(lefts, rights), do, workers=AT_ONCE)
         if not report.counts.objects:

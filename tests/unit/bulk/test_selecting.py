@@ -63,7 +63,7 @@ def test_folders_and_patterns_name_what_lies_there(url: str, names: list[str]) -
 
 
 def test_filters_take_names_from_where_the_listing_began() -> None:
-    takes = PathFilter([], ["/b", "a.txt"]).takes
+    takes = PathFilter([], ["/b", "a.txt"])
     found = listed(holding(*KEYS), parse_s3("s3://b/p/"), takes=takes)
     assert [item.url for item in found] == ["s3://b/p/"]
 
@@ -213,9 +213,47 @@ def test_a_walk_is_in_the_order_of_keys(tmp_path: Path) -> None:
     assert [item.name for item in found] == sorted(names)
     assert [item.size for item in found] == [len(name.encode()) for name in sorted(names)]
     assert not told
-    takes = PathFilter([], ["d/e", "*.h"]).takes
+    takes = PathFilter([], ["d/e", "*.h"])
     found = list(selecting.walk(f"{tmp_path}/", lambda path, why: None, takes=takes))
     assert {item.name for item in found} == set(names) - {"d/e/f", "d.h"}
+
+
+class Asked(PathFilter):
+    """A filter that notes what it is asked for."""
+
+    def __init__(self, exclude: list[str]) -> None:
+        super().__init__([], exclude)
+        self.asked: list[str] = []
+
+    def takes(self, path: str) -> bool:
+        self.asked.append(path)
+        return super().takes(path)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "asked"),
+    [
+        (["big"], ["a", "d/b"]),
+        (["big/"], ["a", "d/b"]),
+        (["*", "!d"], ["a", "d/b"]),
+        (["re:big/$"], ["a", "big/c", "big/e/f", "d/b"]),
+        (["big/c"], ["a", "big/c", "big/e/f", "d/b"]),
+    ],
+)
+def test_a_folder_that_is_excluded_is_not_looked_into(
+    tmp_path: Path, exclude: list[str], asked: list[str]
+) -> None:
+    (tmp_path / "big/e").mkdir(parents=True)
+    (tmp_path / "d").mkdir()
+    for name in ("a", "big/c", "big/e/f", "d/b"):
+        (tmp_path / name).write_text("")
+    takes = Asked(exclude)
+    found = list(selecting.walk(str(tmp_path), lambda path, why: None, takes=takes))
+    assert takes.asked == asked
+    assert (takes.unmatched() == []) == (not exclude[0].startswith("re:"))
+    assert [item.name for item in found] == [
+        name for name in asked if PathFilter([], exclude).takes(name)
+    ]
 
 
 def test_what_is_included_is_found_in_any_folder(tmp_path: Path) -> None:
@@ -224,7 +262,7 @@ def test_what_is_included_is_found_in_any_folder(tmp_path: Path) -> None:
     for name in ("a.txt", "d/b.txt", "d/c", "d/e/f.txt"):
         (tmp_path / name).write_text("")
     (tmp_path / "d/gone").symlink_to("nowhere")
-    takes = PathFilter(["*.txt"], ["/a.txt"]).takes
+    takes = PathFilter(["*.txt"], ["/a.txt"])
     told: list[str] = []
     found = selecting.walk(str(tmp_path), lambda path, why: told.append(path), takes=takes)
     assert [item.name for item in found] == ["d/b.txt", "d/e/f.txt"]
