@@ -124,6 +124,9 @@ class Directories:
         forgotten = self._forgotten
         ahead = await self._walks.take(directory, key)
         if ahead is None:
+            await self._merger.show_pending_ahead(directory, key)
+            if not directory.linked or self._state.nodes.key_of(directory) != key:
+                return False
             started = trio.current_time()
             watch = self._finished.watch()
             # What is finished while S3 lists must have a node by then, or it would be missed.
@@ -355,6 +358,9 @@ class Directories:
         """The same while the directory's key is ``prefix``; nothing is learnt where it moved meanwhile."""
         assert directory.directory is not None
         key = check_key(prefix + name)
+        await self._merger.show_pending_ahead(directory, prefix)
+        if not directory.linked or self._state.nodes.key_of(directory) != prefix:
+            return
         watch = self._finished.watch()
         self._merger.show_pending(directory, prefix)
         listing = Listing()

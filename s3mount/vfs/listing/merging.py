@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from s3mount.refs import Key, ObjectInfo
@@ -248,18 +248,35 @@ class Merger:
         nodes = directory.directory.children.nodes
         start, dependencies = len(prefix), self._state.spool.dependencies
         # At once, as what is finished from now on must have a node: 50,000 that have one take 6 ms.
-        for key in [key for key in dependencies.keys_below(prefix) if key[start:] not in nodes]:
-            change = dependencies.changes[key]
-            name = key[start:].rstrip("/")
-            if isinstance(change, Delete) or not name or self._state.is_hidden(directory, name):
-                continue
-            if name not in directory.directory.children:
-                self._add_pending(directory, name, change)
+        missing = [key for key in dependencies.keys_below(prefix) if key[start:] not in nodes]
+        self._show_files(directory, prefix, missing)
         for key in list(dependencies.directories_in(prefix)):
             name = key[start:-1]
             is_shown = name in nodes or name in directory.directory.children
             if not is_shown and not self._state.is_hidden(directory, name):
                 self._add_directory(directory, name)
+
+    async def show_pending_ahead(self, directory: Node, prefix: Key) -> None:
+        """Add such nodes for files in slices, so that ``show_pending`` has little left to do.
+
+        What comes or goes meanwhile is left to that.
+        """
+        async for keys in sliced(list(self._state.spool.dependencies.keys_below(prefix))):
+            if not directory.linked or self._state.nodes.key_of(directory) != prefix:
+                return
+            self._show_files(directory, prefix, keys)
+
+    def _show_files(self, directory: Node, prefix: Key, keys: Sequence[Key]) -> None:
+        """Add a node for each of ``keys`` that is pending, no deletion, and has none."""
+        assert directory.directory is not None
+        changes = self._state.spool.changes
+        for key in keys:
+            change, name = changes.get(key), key[len(prefix) :].rstrip("/")
+            if change is None or isinstance(change, Delete) or not name:
+                continue
+            is_hidden = self._state.is_hidden(directory, name)
+            if not is_hidden and name not in directory.directory.children:
+                self._add_pending(directory, name, change)
 
     def _add_pending(self, directory: Node, name: str, change: PutOrCopy) -> None:
         assert change.attributes is not None
