@@ -32,6 +32,7 @@ class LetPass:
         self._fault = fault
         self._lock = threading.Lock()
         self._left = 0
+        self._let: set[tuple[object, ...]] = set()
         self.passed = 0
         self.hung = 0
 
@@ -39,16 +40,20 @@ class LetPass:
         """So many bytes more."""
         with self._lock:
             self._left, self.hung = more, 0
+            self._let.clear()
 
     def __call__(self, request: Request) -> Decision:
         """What befalls ``request``."""
         size = self._is_meant(request)
+        same = (request.method, request.path, request.query, request.asked)
         with self._lock:
-            if not size:
+            # What is asked for again since then was late, and not lost by a kill.
+            if not size or same in self._let:
                 return None
             if self._left <= 0:
                 self.hung += 1
                 return self._fault
+            self._let.add(same)
             self._left -= size
             self.passed += size
             return None
