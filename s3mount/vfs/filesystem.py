@@ -38,7 +38,7 @@ from s3mount.vfs.file_readahead import FileReadahead
 from s3mount.vfs.listing.directories import Directories
 from s3mount.vfs.listing.list_readahead import ListReadahead
 from s3mount.vfs.listing.merging import Merger
-from s3mount.vfs.listing.refreshing import ForgetEntry, Refreshing, no_kernel
+from s3mount.vfs.listing.refreshing import Refreshing, no_kernel
 from s3mount.vfs.namespace.decisions import Decisions
 from s3mount.vfs.namespace.directory_times import TOUCH_PERIOD_S, DirectoryTimes
 from s3mount.vfs.namespace.metadata import Metadata
@@ -53,6 +53,7 @@ from s3mount.vfs.uploads.dedupe import Deduplicator
 from s3mount.vfs.uploads.filling import BlobFiller
 from s3mount.vfs.uploads.upload_provider import UploadProvider
 from s3mount.vfs.uploads.uploads import UploadOutcomes
+from s3mount.vfs.view import ForgetEntry
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class Filesystem:
         self.metadata = Metadata(state, self.directories, self.contents, times, store)
         self.decisions = Decisions(state, times, self.uploader)
         self._snapshots = snapshots
+        self._forget_entry = forget_entry
 
     def _new_uploader(self, provider: UploadProvider) -> Uploader:
         return Uploader(
@@ -175,6 +177,8 @@ class Filesystem:
                 self.state.background = background = Background(nursery)
                 try:
                     task_status.started()
+                    if self._snapshots is not None:
+                        background.keep(self._snapshots.keep_room, self._forget_entry)
                     if not self.config.read_only:
                         self.puts.open()
                         self.store.on_outage = self._outage_changed

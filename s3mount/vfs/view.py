@@ -6,8 +6,8 @@ views. ``fuse.operations`` translates between them and the kernel, and decides w
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import NamedTuple, Protocol, TypeAlias
 
 from s3mount.refs import Attributes
 
@@ -16,6 +16,10 @@ SLOT_BITS = 40
 only snapshot, has slot 0."""
 FOREVER_S = 3.0e8
 """What cannot change the kernel may believe for ten years."""
+
+
+ForgetEntry: TypeAlias = Callable[[int, str], Awaitable[None]]
+"""Lets the kernel forget a name below a directory, by the number of its inode."""
 
 
 class Entry(NamedTuple):

@@ -6,10 +6,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from s3mount.vfs.snapshots.snapshots_dir import SNAPSHOTS_MAX
 from tests.conftest import own_bucket
 from tests.fuse.bucket_contents import wait_until
 from tests.fuse.mounts import status_of, status_of_file
@@ -363,6 +365,24 @@ def test_pasts_below_a_live_mount(mount_factory: Make, writer: Writer) -> None:
     assert (one["path"], one["key"], one["size"]) == (f".snapshots/{first}/dir/b", "dir/b", 3)
     assert one["version_id"] == put.version_id
     assert status_of_file(mount, ".snapshots")["mode"] == "0o40555"
+    mount.unmount()
+
+
+@pytest.mark.timeout(240)
+def test_more_times_than_may_be_open_at_once(mount_factory: Make, writer: Writer) -> None:
+    writer.put("a", b"one")
+    moment = writer.moment()
+    now = datetime.fromisoformat(moment)
+    mount = mount_factory(writer.bucket, "--snapshots")
+    pasts = mount.path / ".snapshots"
+    inside = pasts / moment
+    with (inside / "a").open("rb") as held:
+        for minutes in range(2 * SNAPSHOTS_MAX):
+            past = pasts / f"{now - timedelta(minutes=minutes + 1):%Y-%m-%dT%H:%M:%SZ}"
+            assert os.listdir(past) == []
+        assert held.read() == b"one"
+    assert contents(inside) == {"a": b"one"}
+    assert len(status_of(mount)["snapshots"]) <= SNAPSHOTS_MAX
     mount.unmount()
 
 

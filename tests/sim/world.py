@@ -28,7 +28,8 @@ from s3mount.spool.spool import Spool
 from s3mount.spool.upload.capabilities import KnownCapabilities
 from s3mount.testing.memory_store import Faults, MemoryStore
 from s3mount.vfs.filesystem import Filesystem
-from s3mount.vfs.listing.refreshing import ForgetEntry, no_kernel
+from s3mount.vfs.listing.refreshing import no_kernel
+from s3mount.vfs.view import ForgetEntry
 from tests.sim.disk import Disk
 from tests.sim.mount import Mount
 

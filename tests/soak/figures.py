@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,11 +38,22 @@ def look(mount: Mount) -> Figures:
     processes = [psutil.Process(mount.pid), *engines_of(mount)]
     memory, descriptors, threads = [], 0, 0
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             memory.append(process.memory_info().rss / MIB)
-            descriptors += process.num_fds()
+            descriptors += _descriptors_of(process.pid)
             threads += process.num_threads()
     return Figures(memory[0], sum(memory[1:]), descriptors, threads, len(processes))
+
+
+def _descriptors_of(pid: int) -> int:
+    """How many a process has, but for those of snapshots, of which up to 64 stay open: what is looked at in the
+    past in an hour is about as many.
+    """
+    count = 0
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += "/catalogs/past-" not in os.readlink(entry.path)
+    return count
 
 
 def growth(samples: Sequence[Figures]) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import trio
 
@@ -14,15 +13,12 @@ from s3mount.tree.memory import HeadMemory
 from s3mount.tree.node import Node, names_in
 from s3mount.vfs.listing.directories import Directories
 from s3mount.vfs.state import MountState
+from s3mount.vfs.view import ForgetEntry
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 64
 """So many nodes are forgotten in one transaction of the memory of attributes."""
-
-
-ForgetEntry: TypeAlias = Callable[[int, str], Awaitable[None]]
-"""Lets the kernel forget a name below a directory, by the number of its inode."""
 
 
 async def no_kernel(parent: int, name: str) -> None:

@@ -17,13 +17,13 @@ from s3mount.manifest.times import parse_time
 from s3mount.refs import Attributes
 from s3mount.vfs.snapshots.missing_versions import MissingVersions
 from s3mount.vfs.snapshots.snapshot import SnapshotView
-from s3mount.vfs.view import FOREVER_S, SLOT_BITS, Entry, View
+from s3mount.vfs.view import FOREVER_S, SLOT_BITS, Entry, ForgetEntry, View
 
 log = logging.getLogger(__name__)
 
 SNAPSHOTS_INODE = 1 << 62
 SNAPSHOTS_MAX = 64
-"""Snapshots that are open at a time, each with a catalog and its cache."""
+"""Snapshots that are open at a time, each with a catalog and its cache: four descriptors."""
 
 Open = Callable[
     [int, int, str, MissingVersions], Awaitable[tuple[SnapshotView, Callable[[], None]]]
@@ -60,6 +60,7 @@ class SnapshotsDirectory:
         """By name, that which was looked at longest ago first: the slot, the view, and what closes it."""
         self._opening = trio.Lock()
         self._next_slot = 1
+        self._is_crowded = trio.Event()
 
     def close(self) -> None:
         """Close all snapshots. Repeatable."""
@@ -84,8 +85,23 @@ class SnapshotsDirectory:
                     self._open[name] = (slot, *opened)
                     self._views[slot] = opened[0]
                     log.info("the snapshot of %s is shown", name)
+                    if len(self._open) > SNAPSHOTS_MAX * 3 // 4:
+                        self._is_crowded.set()
         self._open[name] = found = self._open.pop(name)
         return found[1]
+
+    async def keep_room(self, forget_entry: ForgetEntry) -> None:
+        """Before there are too many, have the kernel forget what was looked at longest ago, for ever.
+
+        The kernel remembers a name as long as it has memory, and what it remembers counts as in use. It cannot be
+        asked while it waits for a lookup in the same folder; so not in ``_make_room``.
+        """
+        while True:
+            await self._is_crowded.wait()
+            self._is_crowded = trio.Event()
+            for name in list(self._open)[: len(self._open) - SNAPSHOTS_MAX // 2]:
+                if name in self._open and not self._open[name][1].open_files:
+                    await forget_entry(SNAPSHOTS_INODE, name)
 
     def _make_room(self) -> None:
         """Close what was looked at longest ago and is not in use, if there is too much. Raises OSError."""

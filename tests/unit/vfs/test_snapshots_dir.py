@@ -75,6 +75,36 @@ def test_a_snapshot_that_s3_is_asked_for_is_not_closed_for_another(
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_the_kernel_is_made_to_forget_the_oldest_before_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots_dir, "SNAPSHOTS_MAX", 4)
+
+    async def main() -> None:
+        opened = Opened()
+        forgotten: list[str] = []
+
+        async def forget_entry(parent: int, name: str) -> None:
+            await trio.lowlevel.checkpoint()
+            assert parent == SNAPSHOTS_INODE
+            forgotten.append(name)
+            opened.snapshots[int(name[-2:]) - 1].references = 0
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opened.directory.keep_room, forget_entry)
+            for day in range(1, 10):
+                async with trio.open_nursery() as asking:
+                    asking.start_soon(opened.directory.lookup, SNAPSHOTS_INODE, f"2020-01-{day:02}")
+                    await trio.testing.wait_all_tasks_blocked()
+                    opened.snapshots[-1].answered.set()
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert forgotten[:2] == ["2020-01-01", "2020-01-02"]
+        assert len(opened.views) <= 4 + 1
+
+    trio.run(main)
+
+
 def test_what_the_kernel_forgot_makes_room_and_leaves_the_table() -> None:
     async def main() -> None:
         opened = Opened()
