@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from s3mount import logs
-from s3mount.cli import config_file, output
+from s3mount.cli import completing, config_file, output
 from s3mount.cli.mounts import mount_helper
 from s3mount.cli.options import ENVIRONMENT_PREFIX
 from s3mount.version import __version__
@@ -58,6 +58,7 @@ COMMANDS: Mapping[str, str] = {
     "upload": "s3mount.cli.objects.upload:upload",
     "download": "s3mount.cli.objects.upload:download",
     "config": "s3mount.cli.mounts.config:config",
+    "completion": "s3mount.cli.completion:completion",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.mounts.mount_helper:helper",
 }
@@ -115,8 +116,6 @@ OTHER_VARIABLES = frozenset(
 
 TEST_PREFIXES = ("S3MOUNT_TEST_", "S3MOUNT_SIM_", "S3MOUNT_CRASH_", "S3MOUNT_PROPERTY_")
 """Begin the variables of the test suites."""
-COMPLETION_VARIABLE = "_S3MOUNT_COMPLETE"
-"""By which a shell asks for its completion script, and for completions."""
 
 
 class Commands(click.Group):
@@ -168,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments is None and given[:1] != ["mount-helper"] and mount_helper.started_by_mount_fuse()
     ):
         given = [*mount_helper.without_blanket_grants(given), "--quiet"]
-    if not given and COMPLETION_VARIABLE not in os.environ:
+    if not given and completing.VARIABLE not in os.environ:
         context = click.Context(group, info_name="s3mount", **group.context_settings)
         click.echo(group.get_help(context), err=True)
         return 2

@@ -34,6 +34,7 @@ NO_STORE = frozenset(
         "mount",
         "mount-helper",
         "config",
+        "completion",
         "demo",
         "unmount",
         "status",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 from botocore.config import Config
 
 from s3mount.config import StoreConfig
@@ -13,6 +14,8 @@ from s3mount.s3.boto_session import bind
 from s3mount.s3.http.error_mapping import from_boto
 from s3mount.s3.http.resolve import make_client, make_session
 
+NAMES_MAX = 200
+"""More than these help nobody who types."""
 PRESIGNED_S_MAX = 7 * 24 * 3600
 """A signature of version 4 is believed no longer."""
 
@@ -73,6 +76,30 @@ def list_buckets(config: StoreConfig) -> list[Bucket]:
     except Exception as error:
         # boto3 raises its own types, and those of what it is built on.
         raise from_boto(error, key="", bucket=config.bucket) from error
+
+
+def list_names(config: StoreConfig, beginning: str, *, timeout_s: float) -> list[str]:
+    """Keys and folders that begin so, one page of them; the account's buckets where ``config`` names none. Blocks.
+
+    Gives up after about ``timeout_s``. Raises StoreError, UsageError.
+    """
+    quick = msgspec.structs.replace(
+        config, timeouts=msgspec.structs.replace(config.timeouts, connect_s=timeout_s)
+    )
+    try:
+        client = make_client(make_session(quick), quick, quick.region, read_timeout_s=timeout_s)
+        if not config.bucket:
+            return [each["Name"] for each in client.list_buckets().get("Buckets", ())]
+        page = client.list_objects_v2(
+            Bucket=config.bucket, Prefix=beginning, Delimiter="/", MaxKeys=NAMES_MAX
+        )
+    except S3MountError:
+        raise
+    except Exception as error:
+        # boto3 raises its own types, and those of what it is built on.
+        raise from_boto(error, key="", bucket=config.bucket) from error
+    folders = [each["Prefix"] for each in page.get("CommonPrefixes", ())]
+    return sorted([*folders, *(each["Key"] for each in page.get("Contents", ()))])
 
 
 def presigned_url(

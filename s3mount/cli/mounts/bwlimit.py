@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.mounts import find_mount
 from s3mount.cli.param_types import rates
 from s3mount.daemon import protocol
@@ -11,7 +12,7 @@ from s3mount.errors import MountError
 
 
 @click.command("bwlimit", short_help="Change how fast a running mount may be.")
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=MOUNTED)
 @click.argument("rate", type=rates, metavar="RATE[:RATE]")
 def bwlimit(mountpoint: str, rate: tuple[int, int]) -> int:
     """Hold the mount to so many bytes a second from now on, to S3 and from it: 10M, 512K:2M, off:1M, off.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.mounts import Mount, find_mount
 from s3mount.cli.mounts.state_folders import find_state
 from s3mount.cli.mounts.wait import below_mount
@@ -12,7 +13,7 @@ from s3mount.errors import MountError, UsageError
 
 
 @click.command("discard", short_help="Give up changes that are not in S3 yet.")
-@click.argument("place", metavar="MOUNTPOINT|STATE_DIR")
+@click.argument("place", type=MOUNTED, metavar="MOUNTPOINT|STATE_DIR")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--yes", is_flag=True, help="Do it; without, only show what would be given up.")
 def discard(place: str, paths: tuple[str, ...], yes: bool) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.state_folders import StateFolder, find_state
 from s3mount.cli.mounts.wait import write_back
 from s3mount.errors import MountError, S3MountError
@@ -20,7 +21,7 @@ OWN_MARKER = f"{OWN_NAME}/"
 
 
 @click.command("export", short_help="Copy files that are not in S3 yet into a folder.")
-@click.argument("place", metavar="MOUNTPOINT|STATE_DIR")
+@click.argument("place", type=MOUNTED, metavar="MOUNTPOINT|STATE_DIR")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def export(place: str, folder: Path) -> int:
     """Copy what is not in S3 yet out of a mount, or out of a state folder, into the new folder DIR.

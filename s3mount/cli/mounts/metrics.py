@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import click
 
 from s3mount.cli import output
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.mounts import find_mount, find_mounts, snapshot_of
 from s3mount.errors import UsageError
 from s3mount.status import Snapshot
 
 
 @click.command("metrics", short_help="What mounts count, for Prometheus, and as a web page.")
-@click.argument("mountpoints", nargs=-1, metavar="[MOUNTPOINT]...")
+@click.argument("mountpoints", type=MOUNTED, nargs=-1, metavar="[MOUNTPOINT]...")
 @click.option(
     "--with-parent", is_flag=True, hidden=True, help="End with the process that started this one."
 )

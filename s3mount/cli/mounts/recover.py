@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from s3mount import logs, status
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.state_folders import (
     StateFolder,
     default_base,
@@ -22,7 +23,7 @@ STALL_S = 60.0
 
 
 @click.command("recover", short_help="Send what a state folder holds, without a mount.")
-@click.argument("place", required=False, metavar="[STATE_DIR|MOUNTPOINT]")
+@click.argument("place", type=MOUNTED, required=False, metavar="[STATE_DIR|MOUNTPOINT]")
 @click.option("--dry-run", is_flag=True, help="Only show what is there; change nothing.")
 @click.option(
     "--set-aside", is_flag=True, help="Set a newer release's journal aside and go on without it."

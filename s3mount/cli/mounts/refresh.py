@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.mounts import find_mount
 from s3mount.cli.mounts.wait import below_mount
 from s3mount.daemon import protocol
@@ -11,7 +12,7 @@ from s3mount.errors import MountError
 
 
 @click.command("refresh", short_help="Forget what is known; the next look asks S3.")
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=MOUNTED)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 def refresh(mountpoint: str, paths: tuple[str, ...]) -> int:
     """Forget what is known of the mount, or of PATHs and all below them: the next look asks S3.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.wait import find_paths
 from s3mount.daemon import protocol
 from s3mount.errors import MountError
 
 
 @click.command("retry", short_help="Try again now what S3 refused.")
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=MOUNTED)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "--overwrite", is_flag=True, help="Let yours replace what others wrote, in held conflicts."

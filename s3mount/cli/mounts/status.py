@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from s3mount import status as snapshots
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.mounts import find_mount, find_mounts, leftovers, snapshot_of
 from s3mount.daemon import protocol
 
 
 @click.command("status", short_help="What is mounted, and what is not in S3 yet.")
-@click.argument("path", required=False, metavar="[MOUNTPOINT|PATH]")
+@click.argument("path", type=MOUNTED, required=False, metavar="[MOUNTPOINT|PATH]")
 @click.option("-v", "--verbose", is_flag=True, help="Each thing that S3 honours, or does not.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(path: str | None, as_json: bool, verbose: bool) -> int:

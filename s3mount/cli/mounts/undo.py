@@ -12,6 +12,7 @@ import click
 
 from s3mount import logs
 from s3mount.cli import output
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.manifests.status_line import StatusLine
 from s3mount.cli.mounts.mounts import Mount, find_mount
 from s3mount.cli.mounts.wait import find_paths
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command("undo", short_help="Bring files of a mount back to what they were at a time.")
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=MOUNTED)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "--to", "at", required=True, metavar="TIME", help="2026-10-01T00:00Z, 2026-10-01, -3d, -10m."
@@ -102,7 +103,7 @@ def _tell(place: str, restored: Restored, dry_run: bool) -> bool:
 
 
 @click.command("history", short_help="The versions of a file in a mount.")
-@click.argument("path")
+@click.argument("path", type=MOUNTED)
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each version.")
 def history(path: str, as_json: bool) -> int:
     """List the versions in S3 of the file at PATH, which may have been removed: when written, size, version.

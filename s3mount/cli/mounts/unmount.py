@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import click
 
 from s3mount import mountinfo, status
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.mounts import Mount, find_mount
 from s3mount.cli.param_types import seconds
 from s3mount.cli.progress import Uploads
@@ -23,7 +24,7 @@ EXIT_TIMEOUT_S = 20.0
 
 
 @click.command("unmount", short_help="Send what is left, then unmount.")
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=MOUNTED)
 @click.option(
     "--timeout",
     type=seconds,

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import click
 
 from s3mount import mountinfo
+from s3mount.cli.completing import MOUNTED
 from s3mount.cli.mounts.mounts import OUTBOX, Mount, find_mount, snapshot_of
 from s3mount.cli.param_types import seconds
 from s3mount.cli.progress import Uploads
@@ -26,7 +27,7 @@ ENTRIES_AT_ONCE = 1000
 
 
 @click.command("wait", short_help="Wait until all changes are in S3.")
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=MOUNTED)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--timeout", type=seconds, metavar="S", help="Give up after this time.")
 @click.option(

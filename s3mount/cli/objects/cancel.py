@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_options
 from s3mount.cli.param_types import seconds
@@ -21,7 +22,7 @@ AT_ONCE = 16
 
 
 @click.command("cancel", short_help="Abort unfinished uploads.", epilog=bulk.EXIT_HINT)
-@click.argument("place", metavar="S3URL")
+@click.argument("place", type=PLACE, metavar="S3URL")
 @click.option("--prefix", "is_prefix", is_flag=True, help="Of all keys that begin so.")
 @click.option(
     "--older-than", type=seconds, metavar="TIME", help="Only those begun longer ago: 12h, 7d."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3mount.cli import output
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_options
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("cat", short_help="Write objects to standard output.", epilog=bulk.EXIT_HINT)
-@click.argument("places", metavar="S3URL...", nargs=-1, required=True)
+@click.argument("places", type=PLACE, metavar="S3URL...", nargs=-1, required=True)
 @click.option("--version-id", metavar="ID", help="This version of one object.")
 @bulk.selection_options
 @store_options

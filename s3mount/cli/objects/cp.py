@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3mount.cli import output
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects.bulk import EXIT_HINT, perform
 from s3mount.cli.objects.transfer_options import (
     chosen_of,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("cp", short_help="Copy files and objects.", epilog=EXIT_HINT)
-@click.argument("places", nargs=-1, required=True, metavar="SOURCE... DESTINATION")
+@click.argument("places", type=PLACE, nargs=-1, required=True, metavar="SOURCE... DESTINATION")
 @transfer_options
 @click.pass_context
 def cp(ctx: click.Context, /, places: tuple[str, ...], **given: Any) -> int:
@@ -38,7 +39,7 @@ def cp(ctx: click.Context, /, places: tuple[str, ...], **given: Any) -> int:
 
 
 @click.command("mv", short_help="Move files and objects.", epilog=EXIT_HINT)
-@click.argument("places", nargs=-1, required=True, metavar="SOURCE... DESTINATION")
+@click.argument("places", type=PLACE, nargs=-1, required=True, metavar="SOURCE... DESTINATION")
 @transfer_options
 @click.pass_context
 def mv(ctx: click.Context, /, places: tuple[str, ...], **given: Any) -> int:

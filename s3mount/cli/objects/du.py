@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3mount.cli import output
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_options
 
@@ -20,7 +21,7 @@ DEFAULT_CLASS = "STANDARD"
 
 
 @click.command("du", short_help="Objects and bytes, by storage class.", epilog=bulk.EXIT_HINT)
-@click.argument("places", metavar="S3URL...", nargs=-1, required=True)
+@click.argument("places", type=PLACE, metavar="S3URL...", nargs=-1, required=True)
 @click.option("-g", "--group", is_flag=True, help="A line for each storage class as well.")
 @click.option("-H", "--human", is_flag=True, help="Sizes as 1.5 MiB.")
 @click.option("--versions", is_flag=True, help="All versions, as they are paid for.")

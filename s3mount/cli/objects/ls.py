@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3mount.cli import output
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_config, store_options
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("ls", short_help="List objects, folders, versions, buckets.", epilog=bulk.EXIT_HINT)
-@click.argument("place", metavar="[S3URL]", required=False)
+@click.argument("place", type=PLACE, metavar="[S3URL]", required=False)
 @click.option("-R", "-r", "--recursive", is_flag=True, help="All that lies below, too.")
 @click.option("-l", "--long", "is_long", is_flag=True, help="With date, size and storage class.")
 @click.option("-H", "--human", is_flag=True, help="As -l, with sizes as 1.5 MiB.")

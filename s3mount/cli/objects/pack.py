@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3mount.cli import output
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_options
 from s3mount.cli.param_types import size_from
@@ -48,8 +49,8 @@ def pack() -> None:
 
 
 @pack.command("create", short_help="Pack local files.", epilog=bulk.EXIT_HINT)
-@click.argument("sources", metavar="SRC...", nargs=-1, required=True)
-@click.argument("destination", metavar="S3URL/")
+@click.argument("sources", type=PLACE, metavar="SRC...", nargs=-1, required=True)
+@click.argument("destination", type=PLACE, metavar="S3URL/")
 @_limits
 @click.option("--storage-class", help="Of the packs; their indexes are STANDARD.")
 @click.option("--no-follow-links", is_flag=True, help="Leave symbolic links out.")
@@ -92,7 +93,7 @@ def create(sources: tuple[str, ...], destination: str, **given: Any) -> int:
 
 
 @pack.command("ls", short_help="List the names in packs.", epilog=bulk.EXIT_HINT)
-@click.argument("place", metavar="S3URL")
+@click.argument("place", type=PLACE, metavar="S3URL")
 @click.option("-l", "--long", "is_long", is_flag=True, help="With date and size.")
 @click.option("--packs", is_flag=True, help="The packs, and how much of each is alive.")
 @bulk.selection_options
@@ -129,7 +130,7 @@ def list_names(place: str, **given: Any) -> int:
 
 
 @pack.command("locate", short_help="Where a name's bytes lie.", epilog=bulk.EXIT_HINT)
-@click.argument("place", metavar="S3URL")
+@click.argument("place", type=PLACE, metavar="S3URL")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @bulk.raw_option
 @store_options
@@ -163,7 +164,7 @@ def locate(place: str, names: tuple[str, ...], **given: Any) -> int:
 
 
 @pack.command("index", short_help="Make the index of any tar file.", epilog=bulk.EXIT_HINT)
-@click.argument("places", metavar="S3URL...", nargs=-1, required=True)
+@click.argument("places", type=PLACE, metavar="S3URL...", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="In place of an index that is there.")
 @bulk.report_options
 @store_options
@@ -195,8 +196,8 @@ def index(places: tuple[str, ...], **given: Any) -> int:
 
 
 @pack.command("unpack", short_help="Members as files or objects.", epilog=bulk.EXIT_HINT)
-@click.argument("place", metavar="S3URL")
-@click.argument("destination", metavar="FOLDER|S3URL/")
+@click.argument("place", type=PLACE, metavar="S3URL")
+@click.argument("destination", type=PLACE, metavar="FOLDER|S3URL/")
 @click.argument("names", metavar="[NAME...]", nargs=-1)
 @bulk.selection_options
 @bulk.report_options
@@ -230,7 +231,7 @@ def unpack(place: str, destination: str, names: tuple[str, ...], **given: Any) -
 
 
 @pack.command("compact", short_help="Write anew what little is alive.", epilog=bulk.EXIT_HINT)
-@click.argument("place", metavar="S3URL/")
+@click.argument("place", type=PLACE, metavar="S3URL/")
 @click.option(
     "--live-below",
     type=click.FloatRange(0, 1),

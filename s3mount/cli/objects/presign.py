@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_config, store_options
 from s3mount.cli.param_types import seconds
@@ -15,7 +16,7 @@ from s3mount.cli.param_types import seconds
 @click.command(
     "presign", short_help="A URL that others may use for a while.", epilog=bulk.EXIT_HINT
 )
-@click.argument("place", metavar="S3URL")
+@click.argument("place", type=PLACE, metavar="S3URL")
 @click.option(
     "--expires",
     type=seconds,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_options
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("rm", short_help="Delete objects, folders or versions.", epilog=bulk.EXIT_HINT)
-@click.argument("places", metavar="S3URL...", nargs=-1, required=True)
+@click.argument("places", type=PLACE, metavar="S3URL...", nargs=-1, required=True)
 @click.option("-r", "--recursive", is_flag=True, help="All that lies below, too.")
 @click.option(
     "--versions", is_flag=True, help="Destroy all versions and delete markers, not only hide them."

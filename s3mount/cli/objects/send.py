@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import absolute, option
 from s3mount.errors import UsageError
@@ -21,7 +22,7 @@ HANDS_MAX = 64
 
 @click.command("send", short_help="Hand files to the daemon, which sends them.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.argument("destination", metavar="S3URL")
+@click.argument("destination", type=PLACE, metavar="S3URL")
 @click.option("-r", "-R", "--recursive", is_flag=True, help="Folders too.")
 @click.option(
     "--wait", "way", flag_value="wait", default="wait", help="Until S3 has them (default)."

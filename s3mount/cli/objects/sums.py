@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3mount.cli import output
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_options
 
@@ -23,7 +24,7 @@ AT_ONCE = 4
 
 
 @click.command("sum", short_help="Digests of objects and files.", epilog=bulk.EXIT_HINT)
-@click.argument("places", metavar="[S3URL|PATH]...", nargs=-1)
+@click.argument("places", type=PLACE, metavar="[S3URL|PATH]...", nargs=-1)
 @click.option(
     "-a",
     "--algorithm",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.objects.transfer_options import (
     how_of,
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @click.command("sync", short_help="Make a folder hold what another holds.", epilog=bulk.EXIT_HINT)
-@click.argument("source", metavar="SOURCE")
-@click.argument("destination", metavar="DESTINATION")
+@click.argument("source", type=PLACE, metavar="SOURCE")
+@click.argument("destination", type=PLACE, metavar="DESTINATION")
 @click.option("--size-only", is_flag=True, help="What has the same size is the same.")
 @click.option(
     "--checksum", is_flag=True, help="Compare bytes, by ETags and checksums: no object is read."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects.bulk import EXIT_HINT, perform
 from s3mount.cli.objects.transfer_options import (
     EXISTS,
@@ -30,8 +31,8 @@ _SLOTS = click.IntRange(1, 1000)
 
 
 @click.command("upload", short_help="Upload one file or URL, in parts.", epilog=EXIT_HINT)
-@click.argument("source", metavar="SOURCE")
-@click.argument("destination", metavar="S3URL")
+@click.argument("source", type=PLACE, metavar="SOURCE")
+@click.argument("destination", type=PLACE, metavar="S3URL")
 @_RESUME
 @click.option(
     "--exists",
@@ -60,8 +61,8 @@ def upload(ctx: click.Context, /, source: str, destination: str, **given: Any) -
 
 
 @click.command("download", short_help="Download one object, in ranges.", epilog=EXIT_HINT)
-@click.argument("source", metavar="S3URL")
-@click.argument("destination", metavar="FILE")
+@click.argument("source", type=PLACE, metavar="S3URL")
+@click.argument("destination", type=PLACE, metavar="FILE")
 @_RESUME
 @click.option(
     "--file-exists",

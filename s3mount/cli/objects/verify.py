@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s3mount.cli.completing import PLACE
 from s3mount.cli.objects import bulk
 from s3mount.cli.options import store_options
 from s3mount.errors import ChecksumError, SourceError
@@ -21,8 +22,8 @@ AT_ONCE = 8
 
 
 @click.command("verify", short_help="Do two places hold the same bytes?", epilog=bulk.EXIT_HINT)
-@click.argument("left", metavar="SOURCE")
-@click.argument("right", metavar="DESTINATION")
+@click.argument("left", type=PLACE, metavar="SOURCE")
+@click.argument("right", type=PLACE, metavar="DESTINATION")
 @click.option("--one-way", is_flag=True, help="What only DESTINATION has is no fault.")
 @bulk.selection_options
 @bulk.report_options

@@ -61,14 +61,20 @@ class Address(msgspec.Struct, frozen=True):
     account_signer: Signer | None = None
 
 
-def make_client(session: boto3.Session, config: StoreConfig, region: str | None) -> S3Client:
+def make_client(
+    session: boto3.Session,
+    config: StoreConfig,
+    region: str | None,
+    *,
+    read_timeout_s: float = CONTROL_READ_TIMEOUT_S,
+) -> S3Client:
     """boto3's client, by which it resolves addresses, without retries of its own. Raises UsageError."""
     style = "path" if config.path_style else "auto"
     options: dict[str, Any] = {
         "s3": {"addressing_style": style},
         "retries": {"total_max_attempts": 1},
         "connect_timeout": config.timeouts.connect_s,
-        "read_timeout": CONTROL_READ_TIMEOUT_S,
+        "read_timeout": read_timeout_s,
         "max_pool_connections": CONTROL_CONNECTIONS,
         # Some stores refuse the checksums that boto3 would add by itself (Ceph 16: 411).
         "request_checksum_calculation": "when_required",
