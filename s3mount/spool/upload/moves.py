@@ -122,6 +122,24 @@ class Moves:
             return False
         return self._point(change, content, there)
 
+    def is_wanted(self, there: ObjectInfo) -> bool:
+        """Did a rename of ours bring under this key what another change still reads under the key from before?"""
+        if not self._are_known:
+            return False
+        return any(
+            (content.etag, content.size) == (there.etag, there.size)
+            for key in self._spool.dependencies.moved_from(there.key)
+            if (content := self._read_by(key)) is not None
+        )
+
+    def _read_by(self, key: Key) -> ContentRef | None:
+        """The content in S3 that the change of ``key`` reads, if it reads any."""
+        change = self._spool.changes.get(key)
+        if change is None or isinstance(change, Copy):
+            return None if change is None else change.source
+        blob = self._spool.blob_of(change)
+        return None if blob is None else blob.base
+
     async def find(self, content: ContentRef) -> ContentRef | None:
         """``content`` is gone: where a rename under way may have brought it. Raises StoreError."""
         return await self._find(content, self._spool.dependencies.moved_from(content.key))

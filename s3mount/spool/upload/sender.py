@@ -356,6 +356,8 @@ class Sender:
                 code=error.code,
                 request_id=error.request_id,
             )
+        if self.moves.is_wanted(there):
+            raise ConflictError("another file waits to be copied from it", key=change.key)
         change.expected = there.etag
         began = isinstance(change, Put) and change.upload_attributes is not None
         if self._own.ctime_of(there) == written_ns and not began:

@@ -137,6 +137,44 @@ def test_a_file_that_goes_back_while_s3_renames_it_is_not_deleted(
     run()
 
 
+class RenameAndCopiesLate(FirstRenameLate):
+    """Copies are slower than whatever is put meanwhile."""
+
+    async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
+        await super().before(operation, arguments)
+        if operation == "copy":
+            await trio.sleep(20)
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["late", "answer lost"])
+def test_what_takes_the_name_to_which_s3_renames_a_file_does_not_destroy_it(
+    tmp_path: Path, is_lost: bool
+) -> None:
+    """Under that name S3 has the only copy of the file by then, with an ETag that looks like our own try."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path)
+        world.bucket.habits.renames = True
+        world.faults = late = RenameAndCopiesLate(is_lost=is_lost)
+        async with world.mounted() as mount:
+            await mount.write("a", b"x" * 3 * PART)
+            await mount.write("b", b"old")
+            await mount.sync()
+            await mount.rename("a", "b")
+            await late.waits.wait()
+            await mount.rename("b", "a")
+            await mount.write("new", b"new")
+            await mount.rename("new", "b")
+            await trio.sleep(3)
+            late.rest.set()
+            await mount.sync()
+            assert world.files() == {"a": b"x" * 3 * PART, "b": b"new"}
+            assert await mount.read("a") == b"x" * 3 * PART
+
+    run()
+
+
 @simulated
 async def test_there_and_back_again_asks_for_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
