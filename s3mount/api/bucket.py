@@ -28,7 +28,7 @@ from s3mount.bulk.deleting import Deleter
 from s3mount.bulk.location import LocalPath, S3Location, parse_s3
 from s3mount.bulk.report import Report
 from s3mount.bulk.running import Done, OneByOne, Performer, Session, Task, for_each, open_session
-from s3mount.bulk.selecting import Item, Send, all_names, objects
+from s3mount.bulk.selecting import ALL_NAMES, Item, Send, objects
 from s3mount.bulk.sources import Read, from_file
 from s3mount.bulk.transfers import PART_BYTES, Exists, How, Transfers
 from s3mount.config import StoreConfig, default_state_dir
@@ -215,7 +215,7 @@ class Bucket:
         Listed in parallel, in bounded memory, as they are asked for; S3 Express lists in no order. ``versions``:
         all versions and delete markers. ``folders``: only what lies directly below, with folders as items.
         """
-        takes = PathFilter(include, exclude) if include or exclude else all_names
+        takes = PathFilter(include, exclude) if include or exclude else ALL_NAMES
         location = self.at(prefix)
         if not location.is_folder:
             location = _Beginning(self.name, location.key)

@@ -21,7 +21,7 @@ import pyfuse3
 import trio
 
 from s3mount import gc_tuning, status
-from s3mount.app.monitor import tell
+from s3mount.app.monitor import run_monitor
 from s3mount.background import Background
 from s3mount.config import MountConfig, RunConfig
 from s3mount.crashpoints import crashpoint
@@ -317,7 +317,9 @@ class Lifetime:
                 await nursery.start(server.run, self._socket_path, self._publish)
                 self._announce(session, parts.notes)
                 if self._run.metrics:
-                    Background(nursery).keep(tell, self._config.mountpoint, self._run.metrics)
+                    Background(nursery).keep(
+                        run_monitor, self._config.mountpoint, self._run.metrics
+                    )
                 await self._unmounted.wait()
                 # What is at the mount point by now, if ours is gone, is somebody else's.
                 session.close(unmount=not session.is_taken_away)

@@ -10,7 +10,7 @@ import trio
 from s3mount.errors import MountError
 
 
-async def tell(mountpoint: str, address: str) -> None:
+async def run_monitor(mountpoint: str, address: str) -> None:
     """Keep ``s3mount metrics`` running for one mount until cancelled. Raises MountError when it ends by itself."""
     command = [sys.executable, "-P", "-m", "s3mount", "metrics", mountpoint]
     done = await trio.run_process(

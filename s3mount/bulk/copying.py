@@ -25,9 +25,9 @@ from s3mount.bulk.running import (
     refusing,
 )
 from s3mount.bulk.selecting import (
+    ALL_NAMES,
     Item,
     Send,
-    all_names,
     local_files,
     named_objects,
     objects,
@@ -49,7 +49,7 @@ class Chosen(NamedTuple):
     """Which of what is named is meant. ``names`` are those of ``--files-from``."""
 
     recursive: bool = False
-    takes: PathFilter = all_names
+    takes: PathFilter = ALL_NAMES
     names: Iterator[str] | None = None
     follows_links: bool = True
     version_id: str | None = None

@@ -64,7 +64,7 @@ Refuse: TypeAlias = Callable[[str, str], None]
 """Is told of a path that cannot be read, and why."""
 
 
-all_names = PathFilter()
+ALL_NAMES = PathFilter()
 """Takes all."""
 
 
@@ -93,7 +93,7 @@ async def objects(
     location: S3Location,
     send: Send,
     *,
-    takes: PathFilter = all_names,
+    takes: PathFilter = ALL_NAMES,
     with_versions: bool = False,
     delimiter: str | None = None,
 ) -> None:
@@ -231,7 +231,7 @@ def walk(
     folder: str,
     refuse: Refuse,
     *,
-    takes: PathFilter = all_names,
+    takes: PathFilter = ALL_NAMES,
     follow_links: bool = True,
 ) -> Iterator[Item]:
     """Every file below ``folder``, in the order in which S3 lists their names. Blocks.

@@ -58,7 +58,7 @@ COMMANDS: Mapping[str, str] = {
     "upload": "s3mount.cli.objects.upload:upload",
     "download": "s3mount.cli.objects.upload:download",
     "config": "s3mount.cli.mounts.config:config",
-    "completion": "s3mount.cli.completion:completion",
+    "completion": "s3mount.cli.completing:completion",
     "demo": "s3mount.cli.demo:demo",
     "mount-helper": "s3mount.cli.mounts.mount_helper:helper",
 }

@@ -1,4 +1,4 @@
-"""What a shell completes: places in S3 by one list with a time limit, mount points, names of the configuration file."""
+"""``s3mount completion``, and what a shell then completes: places in S3, mount points, names of mounts."""
 
 from __future__ import annotations
 
@@ -96,3 +96,15 @@ def script(shell: str, group: click.Command) -> str:
         goes_on = "    [[ ${COMPREPLY[0]} == */ ]] && compopt -o nospace\n\n    return 0"
         return f"COMP_WORDBREAKS=${{COMP_WORDBREAKS//:/}}\n{source.replace('    return 0', goes_on, 1)}"
     return source
+
+
+@click.command("completion", short_help="What a shell reads to complete s3mount.")
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> int:
+    """Print it: eval "$(s3mount completion bash)" lets a running shell have it.
+
+    Keys are completed by one list of what was typed, for which S3 has two seconds.
+    """
+    click.echo(script(shell, ctx.find_root().command))
+    return 0

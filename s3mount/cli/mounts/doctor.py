@@ -14,9 +14,8 @@ from s3mount.config import default_cache_dir, default_state_dir
 from s3mount.names import normal_prefix
 
 if TYPE_CHECKING:
+    from s3mount.doctor.bucket import Tell
     from s3mount.doctor.findings import Finding
-
-WORDS = {"ok": "ok", "note": "note", "warning": "warning", "fault": "FAULT"}
 
 
 @click.command(
@@ -59,7 +58,7 @@ def doctor(bucket: str | None, mountpoint: str | None, **given: Any) -> int:
     return 1 if faults else 0
 
 
-def _look_at_bucket(bucket: str, given: dict[str, Any], tell: Any) -> None:
+def _look_at_bucket(bucket: str, given: dict[str, Any], tell: Tell) -> None:
     from s3mount import tasks
     from s3mount.doctor.bucket import look_at_bucket
     from s3mount.engine.client import EngineClient
@@ -77,6 +76,7 @@ def _look_at_bucket(bucket: str, given: dict[str, Any], tell: Any) -> None:
 
 
 def _write(finding: Finding) -> None:
-    output.write_line(f"{WORDS[finding.level]:8} {finding.check:22} {finding.found}")
+    word = "FAULT" if finding.level == "fault" else finding.level
+    output.write_line(f"{word:8} {finding.check:22} {finding.found}")
     if finding.advice:
         output.write_line(f"{'':8} {'':22} -> {finding.advice}")

@@ -18,7 +18,7 @@ from s3mount.bulk.packs.members import GAP_BYTES_MAX, Sink, Span, read_spans
 from s3mount.bulk.packs.named import loaded_packs, make_index
 from s3mount.bulk.packs.unpacking import Unpacking
 from s3mount.bulk.report import Report
-from s3mount.bulk.selecting import all_names
+from s3mount.bulk.selecting import ALL_NAMES
 from s3mount.errors import ObjectExistsError, PackError, ServerFaultError
 from s3mount.pack.finding import alive
 from s3mount.pack.writer import Limits, open_writer
@@ -279,7 +279,7 @@ async def unpack(
 ) -> tuple[Report, list[str]]:
     told, said = report()
     target = store if isinstance(to, S3Location) else None
-    await Unpacking(store, location, told, to, target).run(names=names, takes=all_names)
+    await Unpacking(store, location, told, to, target).run(names=names, takes=ALL_NAMES)
     return told, said
 
 
