@@ -37,7 +37,7 @@ class ByteRange(msgspec.Struct, frozen=True):
         return self.start + self.length
 
 
-class ContentRef(msgspec.Struct, frozen=True):
+class ContentRef(msgspec.Struct, frozen=True, gc=False):
     """One immutable sequence of bytes in the bucket: one version of one object.
 
     Two refs with equal fields always name equal bytes. ``version_id`` is ``None`` where the
@@ -52,7 +52,7 @@ class ContentRef(msgspec.Struct, frozen=True):
     bucket: str = ""
 
 
-class FileSlice(msgspec.Struct, frozen=True):
+class FileSlice(msgspec.Struct, frozen=True, gc=False):
     """``length`` bytes at ``offset`` of the local file ``path``: a body to send or a place to fill.
 
     ``expected``, where it is known, is the CRC64NVME that a body to send must have. Of a place to fill the
@@ -71,7 +71,7 @@ class FileSlice(msgspec.Struct, frozen=True):
 Body: TypeAlias = bytes | FileSlice
 
 
-class ObjectHeaders(msgspec.Struct, frozen=True):
+class ObjectHeaders(msgspec.Struct, frozen=True, gc=False):
     """What is stored with an object beside its bytes.
 
     ``metadata`` holds user metadata, names in lower case without ``x-amz-meta-``. One character of a value
@@ -104,7 +104,7 @@ class ObjectHeaders(msgspec.Struct, frozen=True):
         return hash((frozenset(self.metadata.items()), self.content_type, self.storage_class))
 
 
-class Attributes(msgspec.Struct, frozen=True):
+class Attributes(msgspec.Struct, frozen=True, gc=False):
     """What POSIX keeps about a file beside its bytes and its size.
 
     ``mode`` is a whole ``st_mode`` (type and permissions). Times are nanoseconds since the epoch.
@@ -121,7 +121,7 @@ class Attributes(msgspec.Struct, frozen=True):
     xattrs: Mapping[str, bytes] = {}
 
 
-class ObjectInfo(msgspec.Struct, frozen=True):
+class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
     """One object version as HEAD, GET or LIST described it.
 
     ``headers`` is ``None`` when it came from LIST, which tells no metadata.

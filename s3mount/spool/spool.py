@@ -334,12 +334,17 @@ class Spool:
         going -= {blob_id_of(change) for change in new}
         return [blob for blob_id in going if (blob := self.live_blobs.get(blob_id)) is not None]
 
+    def apply(self, change: Change, event: Event) -> None:
+        """Let ``change`` take the step that ``event`` leads to, in memory only. Raises ValueError as it does."""
+        change.apply(event)
+        self.dependencies.altered(change.key)
+
     def touch(self, change: Put, *, content: bool = True) -> None:
         """The open file changes (its ``content``, or only attributes): the change is open again.
 
         In memory only, until it is saved.
         """
-        change.apply(Event.WRITE)
+        self.apply(change, Event.WRITE)
         change.seq = self.next_seq()
         if content:
             change.content_seq = change.seq
@@ -463,7 +468,7 @@ class Spool:
         change.sums = blob.sums.row()
         change.base = blob.base
         change.base_limit = blob.base_limit
-        change.extents = list(blob.extents) if blob.base is not None else [(0, blob.size)]
+        change.extents = tuple(blob.extents) if blob.base is not None else ((0, blob.size),)
         change.filled = tuple(blob.filled or ()) if blob.was_synced else ()
 
     def as_fetched(self, change: Copy) -> Put:

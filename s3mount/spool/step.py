@@ -18,6 +18,8 @@ from s3mount.spool.spool import Spool, empties_s3
 
 log = logging.getLogger(__name__)
 
+SETTLED_AT_ONCE = 64
+
 
 class Step:
     """Changes that come and go together. Whoever makes one holds ``spool.steps`` till it is over.
@@ -31,6 +33,7 @@ class Step:
         self._spool = spool
         self._there: dict[Key, tuple[Change | None, Change | None]] = {}
         self._ahead = spool.dependencies.exchange()
+        self._empties = False
         self._dropped: set[Key] = set()
         self._blobs: set[str] = set()
         self._late: list[Change] = []
@@ -39,6 +42,7 @@ class Step:
 
     def note(self, key: Key) -> None:
         """What is pending of ``key``, or that nothing is, has been looked at: ``outdated`` tells if that changes."""
+        self._ahead.altered.discard(key)
         there = self._spool.changes.get(key)
         self._there[key] = there, None if there is None else msgspec.structs.replace(there)
 
@@ -48,11 +52,12 @@ class Step:
 
     def brings(self, key: Key) -> bool:
         """Is something planned to be pending of ``key``?"""
-        return key in self._ahead.new
+        return key in self._ahead.new.changes
 
     def takes_away(self, key: Key) -> bool:
         """Is nothing to be pending of ``key``?"""
-        return key in self._there and key not in self._ahead.new and key in self._ahead.gone
+        ahead = self._ahead
+        return key in self._there and key not in ahead.new.changes and key in ahead.gone.changes
 
     def plan(self, changes: Sequence[Change], removed: Sequence[Key]) -> None:
         """Prepare a part of the step. Raises LocalDiskError."""
@@ -62,6 +67,7 @@ class Step:
                 self.note(key)
             self._dropped.discard(key)
         spool.prepare(changes)
+        self._empties |= any(map(empties_s3, changes))
         spool.journal.write_ahead(changes, removed)
         crashpoint("step: written ahead")
         for key in removed:
@@ -71,18 +77,21 @@ class Step:
 
     def outdated(self) -> list[Key]:
         """The keys of which something else is pending than when they were planned."""
-        changes = self._spool.changes
-        return [
-            key
-            for key, (there, as_it_was) in self._there.items()
-            if changes.get(key) is not there or (there is not None and there != as_it_was)
-        ]
+        return [key for key in self._ahead.altered if key in self._there and self._is_outdated(key)]
+
+    def _is_outdated(self, key: Key) -> bool:
+        there, as_it_was = self._there[key]
+        return self._spool.changes.get(key) is not there or there != as_it_was
+
+    def unknown(self) -> list[Key]:
+        """The keys of which something became pending, or changed, and that were neither planned nor noted."""
+        return [key for key in self._ahead.altered if key not in self._there]
 
     def drop(self, keys: Iterable[Key]) -> None:
         """These are not part of the step. Repeatable."""
         for key in keys:
             if self._there.pop(key, None) is not None:
-                self._blobs.add(blob_id_of(self._ahead.new.get(key)))
+                self._blobs.add(blob_id_of(self._ahead.new.changes.get(key)))
                 self._ahead.drop(key)
                 self._dropped.add(key)
 
@@ -97,34 +106,45 @@ class Step:
 
     def abandon(self) -> None:
         """Nothing of it is to be. Never raises."""
+        self._spool.dependencies.forget()
         with contained("blobs of no use stay until the next start"):
-            self._drop_unused(map(blob_id_of, self._ahead.new.values()))
+            self._drop_unused(set(map(blob_id_of, self._ahead.new.changes.values())))
         with contained("what was written ahead in the journal stays until the next start"):
             self._spool.journal.forget_ahead()
 
-    def _drop_unused(self, blob_ids: Iterable[str]) -> None:
+    def _drop_unused(self, blob_ids: set[str]) -> None:
         """Drop those of these blobs, and of what was dropped of the plan, that no change has."""
         live = self._spool.live_blobs
-        candidates = {*blob_ids, *self._blobs} & live.keys()
+        candidates = (blob_ids | self._blobs) & live.keys()
         if candidates:
             candidates -= set(map(blob_id_of, self._spool.changes.values()))
         self._spool.drop_unused([live[blob_id] for blob_id in candidates])
 
     async def finish(self) -> None:
-        """After ``take``: tell who waits, and bring the journal's rows to their place."""
-        spool, new = self._spool, self._ahead.new
-        is_emptied = any(map(empties_s3, self._late)) or any(map(empties_s3, new.values()))
-        async for part in sliced(list(new.values()), 64):
+        """After ``take``: tell who waits, and bring all of it, here and in the journal, to its place."""
+        spool, ahead = self._spool, self._ahead
+        new, gone = dict(ahead.new.changes), list(ahead.gone.changes.values())
+        is_emptied = self._empties or any(map(empties_s3, self._late))
+        async for part in sliced(list(new.values()), SETTLED_AT_ONCE):
             present = [change for change in part if spool.changes.get(change.key) is change]
+            spool.dependencies.settle([change.key for change in part])
             spool.label(present, [])
             if is_emptied:
                 spool.flush_too(present)
             spool.tell(present, [])
         if is_emptied:
             spool.flush_too(self._late)
-        async for keys in sliced(list(self._ahead.gone)):
+        left: set[str] = set()
+        async for gone_part in sliced(gone, SETTLED_AT_ONCE):
+            keys = [change.key for change in gone_part]
+            spool.dependencies.settle(keys)
             spool.tell([], keys)
-        self._drop_unused(map(blob_id_of, self._ahead.gone.values()))
+            left |= {
+                blob_id_of(change) for change in gone_part if spool.blob_of(change) is not None
+            }
+        async for part in sliced(list(new.values())):
+            left -= set(map(blob_id_of, part))
+        self._drop_unused(left)
         with contained("the journal keeps the rows of a step where they are until the next one"):
             await settle(spool)
 

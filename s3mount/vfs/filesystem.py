@@ -357,8 +357,9 @@ class Filesystem:
             counted.update(change.state for change in changes)
         count, size_bytes = self.pending()
         by_state = {str(s): counted[s] for s in State if s is not State.DONE}
-        others = (c for c in dependencies.changes.values() if c.key not in dependencies.troubled)
-        shown = list(islice(chain(dependencies.troubled.values(), others), SHOWN_MAX))
+        troubled = dependencies.troubled
+        others = (c for c in dependencies.changes.values() if c.key not in troubled)
+        shown = list(islice(chain(troubled.values(), others), SHOWN_MAX))
         return {
             "bucket": self.config.store.bucket,
             "prefix": self.config.prefix,

@@ -22,9 +22,10 @@ import trio.testing
 from s3mount.cache.reader import CacheReader
 from s3mount.config import MountConfig, StoreConfig
 from s3mount.errors import NetworkError, StoreError
-from s3mount.refs import FileSlice, ObjectHeaders
+from s3mount.refs import FileSlice, Key, ObjectHeaders
 from s3mount.spool.journal.recover_blob import data_ranges
 from s3mount.spool.spool import Spool
+from s3mount.spool.step import Step
 from s3mount.spool.upload.capabilities import KnownCapabilities
 from s3mount.testing.memory_store import Faults, MemoryStore
 from s3mount.vfs.filesystem import Filesystem
@@ -75,8 +76,17 @@ def small_steps() -> Iterator[None]:
         stack.enter_context(mock.patch(f"{subtree}.PLANNED_AT_ONCE", 2))
         stack.enter_context(mock.patch(f"{subtree}.LATE_MAX", 1))
         stack.enter_context(mock.patch("s3mount.spool.journal.journal.SETTLED_AT_ONCE", 2))
+        stack.enter_context(mock.patch("s3mount.spool.step.SETTLED_AT_ONCE", 2))
         stack.enter_context(mock.patch("s3mount.slices.SLICE_S", 0.0))
+        stack.enter_context(mock.patch.object(Step, "outdated", _outdated_of_all))
         yield
+
+
+def _outdated_of_all(step: Step) -> list[Key]:
+    """``Step.outdated`` as looking at every key tells it: it must have been told of each."""
+    told = [key for key in step._ahead.altered if key in step._there and step._is_outdated(key)]
+    assert set(told) == {key for key in step._there if step._is_outdated(key)}
+    return told
 
 
 @contextmanager

@@ -18,7 +18,7 @@ ABSENT = ""
 """``Change.expected`` when S3 is known to hold nothing under the key."""
 
 
-class _Head(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="op"):
+class _Head(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False, tag_field="op"):
     """What every change has.
 
     ``seq`` is the number of the last change, ``first_seq`` of the first one that S3 lacks. ``expected`` is the
@@ -38,7 +38,7 @@ class _Head(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="op"):
     state: State = State.QUEUED
     expected: ETag | None = None
     expected_size: int = -1
-    tried: list[int | ETag] = []
+    tried: tuple[int | ETag, ...] = ()
     attempts: int = 0
     refusals: int = 0
     error: str = ""
@@ -76,10 +76,10 @@ class _Head(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="op"):
     def note_try(self, mark: int | ETag) -> None:
         """A write that can be known by its ctime or ETag is about to be sent; whether it arrives is open."""
         if mark not in self.tried:
-            self.tried = [*self.tried[1 - TRIED_MAX :], mark]
+            self.tried = (*self.tried[1 - TRIED_MAX :], mark)
 
 
-class _Kept(_Head, kw_only=True, omit_defaults=True):
+class _Kept(_Head, kw_only=True, omit_defaults=True, gc=False):
     """What a change has after which there is an object.
 
     ``former``: keys under which S3 may still have this file as it was before a rename; they are deleted once S3
@@ -94,7 +94,7 @@ class _Kept(_Head, kw_only=True, omit_defaults=True):
     inherits: ContentRef | None = None
 
 
-class Put(_Kept, kw_only=True, omit_defaults=True, tag="put"):
+class Put(_Kept, kw_only=True, omit_defaults=True, gc=False, tag="put"):
     """The content of blob ``blob_id``, or nothing without one (a folder's marker).
 
     Where ``base`` is set, bytes below ``base_limit`` that are not in ``extents`` are those of ``base``; ``sums``
@@ -111,7 +111,7 @@ class Put(_Kept, kw_only=True, omit_defaults=True, tag="put"):
     blob_id: str = ""
     base: ContentRef | None = None
     base_limit: int = 0
-    extents: list[tuple[int, int]] = []
+    extents: tuple[tuple[int, int], ...] = ()
     synced: bool = False
     filled: tuple[tuple[int, int], ...] = ()
     sums: bytes = b""
@@ -126,7 +126,7 @@ class Put(_Kept, kw_only=True, omit_defaults=True, tag="put"):
         return None if self.base is None else self.base.key
 
 
-class Copy(_Kept, kw_only=True, omit_defaults=True, tag="copy"):
+class Copy(_Kept, kw_only=True, omit_defaults=True, gc=False, tag="copy"):
     """Exactly ``source``, copied inside S3; without ``replace_headers`` with all that is stored with it."""
 
     source: ContentRef
@@ -143,7 +143,7 @@ class Copy(_Kept, kw_only=True, omit_defaults=True, tag="copy"):
         return self.source.key
 
 
-class Delete(_Head, kw_only=True, omit_defaults=True, tag="delete"):
+class Delete(_Head, kw_only=True, omit_defaults=True, gc=False, tag="delete"):
     """Nothing is to be there any more."""
 
     size: ClassVar[int] = 0
@@ -168,11 +168,10 @@ def renamed(
     change: PutOrCopy, key: Key, *, expected: ETag | None, state: State = State.QUEUED
 ) -> PutOrCopy:
     """``change`` under another key, of which nothing was sent yet."""
-    moved = msgspec.structs.replace(change, key=key, expected=expected, state=state, tried=[])
+    moved = msgspec.structs.replace(change, key=key, expected=expected, state=state, tried=())
     moved.forget_failures()
     if isinstance(moved, Put):
         moved.upload_id = ""
-        moved.extents = list(moved.extents)
     return moved
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import repeat
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Set,
+    ValuesView,
+)
+from itertools import chain
+from typing import TypeAlias, TypeVar, overload
 
 from s3mount.refs import Key
 from s3mount.spool.journal.changes import Change, Delete, parent_of
+
+T = TypeVar("T")
+Names: TypeAlias = dict[Key, None]
+"""A set, but of no cost to the garbage collector, which looks at sets and not at such dicts: there are very many."""
+_NONE: Names = {}
 
 
 class Dependencies:
@@ -15,135 +29,147 @@ class Dependencies:
 
     ``bytes_of`` tells how many bytes are to be sent for a change; ``put_bytes`` is their sum. ``troubled`` are the
     changes of which a try failed. Both are as they were when the changes were added last.
+
+    An exchange of very many changes is taken at once, however many they are: from then on it lies above what was
+    there, key by key, until ``settle`` has brought each key to its place.
     """
 
     def __init__(self, bytes_of: Callable[[Change], int]) -> None:
         self._bytes_of = bytes_of
-        self.changes: dict[Key, Change] = {}
-        self._below: dict[Key, set[Key]] = {}
-        self._implied: dict[Key, dict[Key, int]] = {}
-        self._readers: dict[Key, set[Key]] = {}
-        self._reads: dict[Key, Key] = {}
-        self._moved: dict[Key, set[Key]] = {}
-        self._former: dict[Key, tuple[Key, ...]] = {}
-        self.put_bytes = 0
-        self.troubled: dict[Key, Change] = {}
-        self._put_sizes: dict[Key, int] = {}
+        self._index = _Index(bytes_of)
+        self._planned: Exchange | None = None
+        self._taken: Exchange | None = None
+        self._changes = _Changes(self._index.changes)
+
+    @property
+    def changes(self) -> Mapping[Key, Change]:
+        """What is pending, by key."""
+        return self._changes
+
+    @property
+    def put_bytes(self) -> int:
+        """How many bytes are to be sent."""
+        taken, total = self._taken, self._index.put_bytes
+        return total if taken is None else total - taken.gone.put_bytes + taken.new.put_bytes
+
+    @property
+    def troubled(self) -> Mapping[Key, Change]:
+        """The changes of which a try failed, by key."""
+        taken, found = self._taken, self._index.troubled
+        if taken is None:
+            return found
+        gone = taken.gone.changes
+        return {key: each for key, each in found.items() if key not in gone} | taken.new.troubled
 
     def add(self, change: Change) -> None:
         """``change`` is pending from now on; that of the same key was removed before."""
-        self.changes[change.key] = change
-        self._below.setdefault(parent_of(change.key), set()).add(change.key)
-        if not isinstance(change, Delete):
-            self._count_implied(change.key, 1)
-        source = change.reads
-        if source is not None:
-            self._readers.setdefault(source, set()).add(change.key)
-            self._reads[change.key] = source
-        size_bytes = self._bytes_of(change)
-        if size_bytes:
-            self._put_sizes[change.key] = size_bytes
-            self.put_bytes += size_bytes
-        if change.error:
-            self.troubled[change.key] = change
-        if change.former:
-            self._former[change.key] = change.former
-            for former in change.former:
-                self._moved.setdefault(former, set()).add(change.key)
+        self.altered(change.key)
+        self._settle(change.key)
+        self._index.add(change)
 
     def remove(self, change: Change) -> None:
         """``change`` is not pending any more. Repeatable."""
-        if self.changes.get(change.key) is not change:
+        if self._changes.get(change.key) is not change:
             return
-        del self.changes[change.key]
-        self.put_bytes -= self._put_sizes.pop(change.key, 0)
-        self.troubled.pop(change.key, None)
-        _discard(self._below, parent_of(change.key), change.key)
-        if not isinstance(change, Delete):
-            self._count_implied(change.key, -1)
-        source = self._reads.pop(change.key, None)
-        if source is not None:
-            _discard(self._readers, source, change.key)
-        for former in self._former.pop(change.key, ()):
-            _discard(self._moved, former, change.key)
+        self.altered(change.key)
+        self._settle(change.key)
+        self._index.remove(change.key)
+
+    def altered(self, key: Key) -> None:
+        """What is pending of ``key`` is not as it was, or something else: an exchange that is planned is told."""
+        if self._planned is not None:
+            self._planned.altered.add(key)
+
+    # ------------------------------------------------------------------ at once
+
+    def exchange(self) -> Exchange:
+        """A new, empty one, until ``take`` or ``forget``; there is one at a time."""
+        if self._taken is not None:
+            self.settle(self._taken.keys())
+        self._planned = Exchange(self._bytes_of)
+        return self._planned
+
+    def forget(self) -> None:
+        """The exchange that is planned is not to be. Repeatable."""
+        self._planned = None
 
     def take(self, exchange: Exchange) -> None:
         """``remove`` and ``add`` of all that ``exchange`` was told of; its changes must still be as they were then."""
-        changes, new, gone = self.changes, exchange.new, exchange.gone
-        _consume(map(changes.pop, gone.keys() - new.keys(), repeat(None)))
-        changes.update(new)
-        for directory, keys in exchange.left.items():
-            self._below.get(directory, set()).difference_update(keys)
-        for directory, keys in exchange.came.items():
-            self._below.setdefault(directory, set()).update(keys)
-        for directory in exchange.left.keys() | exchange.came.keys():
-            if not self._below.get(directory, True):
-                del self._below[directory]
-        for directory, step in exchange.implied.items():
-            if step:
-                self._count_implied_in(directory, step)
-        self.put_bytes -= sum(map(self._put_sizes.pop, gone, repeat(0)))
-        self._put_sizes.update(exchange.sizes)
-        self.put_bytes += sum(exchange.sizes.values())
-        _consume(map(self.troubled.pop, gone, repeat(None)))
-        self.troubled.update(exchange.troubled)
-        self._take_readers(exchange)
+        self._planned = None
+        self._taken = self._changes.taken = exchange
 
-    def _take_readers(self, exchange: Exchange) -> None:
-        come, go = exchange.readers, exchange.left_readers
-        _consume(map(self._reads.pop, go.of, repeat(None)))
-        self._reads.update((key, source) for key, (source,) in come.of.items())
-        _swap(self._readers, go.by, come.by)
-        come, go = exchange.moved, exchange.left_moved
-        _consume(map(self._former.pop, go.of, repeat(None)))
-        self._former.update(come.of)
-        _swap(self._moved, go.by, come.by)
+    def settle(self, keys: Iterable[Key]) -> None:
+        """Bring these keys of what was taken to their place. Repeatable."""
+        for key in keys:
+            self._settle(key)
+        if self._taken is not None and self._taken.is_empty:
+            self._taken = self._changes.taken = None
 
-    def exchange(self) -> Exchange:
-        """A new, empty one."""
-        return Exchange(self._bytes_of, self._reads, self._former)
+    def _settle(self, key: Key) -> None:
+        if self._taken is None:
+            return
+        if self._taken.gone.remove(key) is not None:
+            self._index.remove(key)
+        change = self._taken.new.remove(key)
+        if change is not None:
+            self._index.add(change)
 
-    def _count_implied(self, key: Key, step: int) -> None:
-        """Count ``key`` for every directory above it, listed under that directory's parent."""
-        self._count_implied_in(parent_of(key), step)
-
-    def _count_implied_in(self, directory: Key, step: int) -> None:
-        while directory:
-            above = parent_of(directory)
-            counts = self._implied.setdefault(above, {})
-            counts[directory] = counts.get(directory, 0) + step
-            if not counts[directory]:
-                del counts[directory]
-                if not counts:
-                    del self._implied[above]
-            directory = above
+    # ------------------------------------------------------------- what is asked
 
     def directories_in(self, directory: Key) -> Iterable[Key]:
         """Keys of directories directly in ``directory`` that have something pending (no deletion) below."""
-        return self._implied.get(directory, ())
+        found: Iterable[Key] = self._index.implied.get(directory, ())
+        if self._taken is None:
+            return found
+        both = {*found, *self._taken.new.implied.get(directory, ())}
+        return [each for each in both if self.implies(each)]
 
     def implies(self, directory: Key) -> bool:
         """Is anything but deletions pending below ``directory``?"""
-        return directory in self._implied.get(parent_of(directory), ())
+        return self.count_below(directory) > 0
 
-    def keys_below(self, directory: Key) -> Iterable[Key]:
+    def count_below(self, directory: Key) -> int:
+        """How many changes, but for deletions, are pending below ``directory``, at any depth."""
+        taken, count = self._taken, self._index.count_below(directory)
+        if taken is None:
+            return count
+        return count - taken.gone.count_below(directory) + taken.new.count_below(directory)
+
+    def keys_below(self, directory: Key) -> Set[Key]:
         """The keys of ``below``."""
-        return self._below.get(directory, ())
+        return self._seen(lambda index: index.below, directory)
 
     def below(self, directory: Key) -> Iterator[Change]:
         """The changes of keys directly in ``directory`` (a key that is empty or ends with ``/``)."""
-        for key in self._below.get(directory, ()):
-            yield self.changes[key]
+        for key in self.keys_below(directory):
+            yield self._changes[key]
 
-    def readers_of(self, key: Key) -> set[Key]:
+    def readers_of(self, key: Key) -> Set[Key]:
         """Keys whose change still needs what S3 holds under ``key``."""
-        return self._readers.get(key, set())
+        return self._seen(lambda index: index.readers, key)
+
+    def _moved_of(self, key: Key) -> Set[Key]:
+        """Keys whose change has ``key`` among its former ones."""
+        return self._seen(lambda index: index.moved, key)
+
+    def _seen(self, of: Callable[[_Index], Mapping[Key, Names]], name: Key) -> Set[Key]:
+        """The keys under ``name`` in the part ``of`` an index, by what is pending now."""
+        keys = of(self._index).get(name, _NONE).keys()
+        if self._taken is None:
+            return keys
+        gone = self._taken.gone.changes
+        return {key for key in keys if key not in gone} | of(self._taken.new).get(
+            name, _NONE
+        ).keys()
 
     def moved_from(self, key: Key) -> list[Key]:
         """The keys that what S3 holds under ``key`` may have by now: those of renames under way, the last first."""
         found: dict[Key, None] = {}
-        for moved in self._moved.get(key, ()):
-            found |= dict.fromkeys((moved, *reversed(self._former[moved])))
+        for moved in self._moved_of(key):
+            taken, index = self._taken, self._index
+            if taken is not None and moved in taken.new.changes:
+                index = taken.new
+            found |= dict.fromkeys((moved, *reversed(index.former[moved])))
         found.pop(key, None)
         return list(found)
 
@@ -154,7 +180,7 @@ class Dependencies:
                 return reader
         if not isinstance(change, Delete):
             return None
-        moved = next(iter(self._moved.get(change.key, ())), None)
+        moved = next(iter(self._moved_of(change.key)), None)
         if moved is not None:
             # Nothing but the deletion of a directory's marker waits for a deletion: this makes no circle.
             return moved
@@ -179,104 +205,173 @@ class Dependencies:
 
 
 class Exchange:
-    """Very many changes that come and go at once: what ``Dependencies.take`` needs of them, found out before."""
+    """Very many changes that come and go at once: what ``Dependencies.take`` needs of them, found out before.
 
-    def __init__(
-        self,
-        bytes_of: Callable[[Change], int],
-        reads: Mapping[Key, Key],
-        former: Mapping[Key, tuple[Key, ...]],
-    ) -> None:
-        self._bytes_of = bytes_of
-        self._reads = reads
-        self._former = former
-        self.new: dict[Key, Change] = {}
-        self.gone: dict[Key, Change] = {}
-        self.left: dict[Key, set[Key]] = {}
-        self.came: dict[Key, set[Key]] = {}
-        self.implied: Counter[Key] = Counter()
-        self.sizes: dict[Key, int] = {}
-        self.troubled: dict[Key, Change] = {}
-        self.readers, self.left_readers = _Named(), _Named()
-        self.moved, self.left_moved = _Named(), _Named()
+    ``altered`` are the keys of which something else, or the same in another state, is pending than at some time
+    since it was made.
+    """
+
+    def __init__(self, bytes_of: Callable[[Change], int]) -> None:
+        self.new = _Index(bytes_of)
+        self.gone = _Index(bytes_of)
+        self.altered: set[Key] = set()
 
     def add(self, key: Key, there: Change | None, change: Change | None) -> None:
         """``change`` comes in place of ``there``; ``None``: there is, or will be, nothing."""
-        directory = parent_of(key)
+        self.drop(key)
         if there is not None:
-            self.gone[key] = there
-            self.implied[directory] -= not isinstance(there, Delete)
-            if key in self._reads:
-                self.left_readers.add(key, (self._reads[key],))
-            if key in self._former:
-                self.left_moved.add(key, self._former[key])
-        if change is None:
-            self.left.setdefault(directory, set()).add(key)
-            return
-        self.new[key] = change
-        self.came.setdefault(directory, set()).add(key)
-        self.implied[directory] += not isinstance(change, Delete)
-        size_bytes = self._bytes_of(change)
-        if size_bytes:
-            self.sizes[key] = size_bytes
-        if change.error:
-            self.troubled[key] = change
-        if change.reads is not None:
-            self.readers.add(key, (change.reads,))
-        if change.former:
-            self.moved.add(key, change.former)
+            self.gone.add(there)
+        if change is not None:
+            self.new.add(change)
 
     def drop(self, key: Key) -> None:
         """As if ``key`` had not been told of. Repeatable."""
-        directory = parent_of(key)
-        there, change = self.gone.pop(key, None), self.new.pop(key, None)
-        self.implied[directory] += there is not None and not isinstance(there, Delete)
-        self.implied[directory] -= change is not None and not isinstance(change, Delete)
-        _discard(self.left, directory, key)
-        _discard(self.came, directory, key)
-        for named in (self.readers, self.left_readers, self.moved, self.left_moved):
-            named.drop(key)
-        self.sizes.pop(key, None)
+        self.gone.remove(key)
+        self.new.remove(key)
+
+    def keys(self) -> list[Key]:
+        """All that it is about."""
+        return list(self.gone.changes.keys() | self.new.changes.keys())
+
+    @property
+    def is_empty(self) -> bool:
+        """Is it about nothing (any more)?"""
+        return not self.gone.changes and not self.new.changes
+
+
+class _Index:
+    """Changes by key, and for each name which of them are below it, read it or had it."""
+
+    def __init__(self, bytes_of: Callable[[Change], int]) -> None:
+        self._bytes_of = bytes_of
+        self.changes: dict[Key, Change] = {}
+        self.below: dict[Key, Names] = {}
+        self.implied: dict[Key, dict[Key, int]] = {}
+        self.readers: dict[Key, Names] = {}
+        self._reads: dict[Key, Key] = {}
+        self.moved: dict[Key, Names] = {}
+        self.former: dict[Key, tuple[Key, ...]] = {}
+        self.put_bytes = 0
+        self.troubled: dict[Key, Change] = {}
+        self._put_sizes: dict[Key, int] = {}
+
+    def add(self, change: Change) -> None:
+        """``change`` is one of them; that of the same key is not."""
+        self.changes[change.key] = change
+        self.below.setdefault(parent_of(change.key), {})[change.key] = None
+        if not isinstance(change, Delete):
+            self._count_implied(change.key, 1)
+        source = change.reads
+        if source is not None:
+            self.readers.setdefault(source, {})[change.key] = None
+            self._reads[change.key] = source
+        size_bytes = self._bytes_of(change)
+        if size_bytes:
+            self._put_sizes[change.key] = size_bytes
+            self.put_bytes += size_bytes
+        if change.error:
+            self.troubled[change.key] = change
+        if change.former:
+            self.former[change.key] = change.former
+            for former in change.former:
+                self.moved.setdefault(former, {})[change.key] = None
+
+    def remove(self, key: Key) -> Change | None:
+        """The change of ``key``, which is none of them any more; ``None`` where there is none. Repeatable."""
+        change = self.changes.pop(key, None)
+        if change is None:
+            return None
+        self.put_bytes -= self._put_sizes.pop(key, 0)
         self.troubled.pop(key, None)
+        _discard(self.below, parent_of(key), key)
+        if not isinstance(change, Delete):
+            self._count_implied(key, -1)
+        source = self._reads.pop(key, None)
+        if source is not None:
+            _discard(self.readers, source, key)
+        for former in self.former.pop(key, ()):
+            _discard(self.moved, former, key)
+        return change
+
+    def _count_implied(self, key: Key, step: int) -> None:
+        """Count ``key`` for every directory above it, listed under that directory's parent."""
+        directory = parent_of(key)
+        while directory:
+            above = parent_of(directory)
+            counts = self.implied.setdefault(above, {})
+            counts[directory] = counts.get(directory, 0) + step
+            if not counts[directory]:
+                del counts[directory]
+                if not counts:
+                    del self.implied[above]
+            directory = above
+
+    def count_below(self, directory: Key) -> int:
+        """How many of them, but for deletions, are below ``directory``, at any depth."""
+        return self.implied.get(parent_of(directory), {}).get(directory, 0)
 
 
-class _Named:
-    """Keys, and the keys that each names: ``of`` it, and ``by`` whom each is named."""
+class _Changes(Mapping[Key, Change]):
+    """``stored``, and above it what was ``taken`` and is not settled yet."""
 
-    def __init__(self) -> None:
-        self.of: dict[Key, tuple[Key, ...]] = {}
-        self.by: dict[Key, set[Key]] = {}
+    def __init__(self, stored: dict[Key, Change]) -> None:
+        self._stored = stored
+        self.taken: Exchange | None = None
 
-    def add(self, key: Key, names: tuple[Key, ...]) -> None:
-        self.of[key] = names
-        for name in names:
-            self.by.setdefault(name, set()).add(key)
+    def __getitem__(self, key: Key) -> Change:
+        found = self.get(key)
+        if found is None:
+            raise KeyError(key)
+        return found
 
-    def drop(self, key: Key) -> None:
-        for name in self.of.pop(key, ()):
-            _discard(self.by, name, key)
+    @overload
+    def get(self, key: Key, /) -> Change | None: ...
+    @overload
+    def get(self, key: Key, /, default: Change | T) -> Change | T: ...
+    def get(self, key: Key, /, default: object = None) -> object:
+        """What is pending of ``key``, or ``default``."""
+        if self.taken is not None:
+            found = self.taken.new.changes.get(key)
+            if found is not None:
+                return found
+            if key in self.taken.gone.changes:
+                return default
+        return self._stored.get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.get(key) is not None
+
+    def __len__(self) -> int:
+        taken = self.taken
+        if taken is None:
+            return len(self._stored)
+        return len(self._stored) - len(taken.gone.changes) + len(taken.new.changes)
+
+    def __iter__(self) -> Iterator[Key]:
+        if self.taken is None:
+            return iter(self._stored)
+        gone = self.taken.gone.changes
+        left = (key for key in self._stored if key not in gone)
+        return chain(left, self.taken.new.changes)
+
+    # Of very many the views of a dict are much faster.
+
+    def keys(self) -> KeysView[Key]:
+        """As a dict has them."""
+        return self._stored.keys() if self.taken is None else super().keys()
+
+    def values(self) -> ValuesView[Change]:
+        """As a dict has them."""
+        return self._stored.values() if self.taken is None else super().values()
+
+    def items(self) -> ItemsView[Key, Change]:
+        """As a dict has them."""
+        return self._stored.items() if self.taken is None else super().items()
 
 
-def _swap(index: dict[Key, set[Key]], less: dict[Key, set[Key]], more: dict[Key, set[Key]]) -> None:
-    """Take the members of ``less`` from ``index``, and let it have those of ``more``, which it takes over."""
-    for name, members in less.items():
-        left = index.get(name)
-        if left is not None:
-            left -= members
-            if not left:
-                del index[name]
-    for name in index.keys() & more.keys():
-        more[name] |= index[name]
-    index.update(more)
-
-
-def _consume(iterator: Iterator[object]) -> None:
-    deque(iterator, maxlen=0)
-
-
-def _discard(index: dict[Key, set[Key]], name: Key, member: Key) -> None:
+def _discard(index: dict[Key, Names], name: Key, member: Key) -> None:
     members = index.get(name)
     if members is not None:
-        members.discard(member)
+        members.pop(member, None)
         if not members:
             del index[name]

@@ -200,7 +200,7 @@ class Uploader:
         try:
             return self._find_blocker(change)
         except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
-            change.apply(Event.START)
+            self._spool.apply(change, Event.START)
             self._broken(change, error)
             return change.key
 
@@ -233,7 +233,7 @@ class Uploader:
     def closed(self, change: Change) -> None:
         """The last writer closed the file of ``change``: line it up. Raises LocalDiskError."""
         if self._spool.changes.get(change.key) is change and change.state is State.OPEN:
-            change.apply(Event.CLOSE)
+            self._spool.apply(change, Event.CLOSE)
             try:
                 self._spool.save(change)
             except LocalDiskError:
@@ -273,7 +273,7 @@ class Uploader:
     def _line_up(self, change: Change, now: float) -> None:
         """Let ``change`` go now if it can: also a refused one, unless it is a person's to decide."""
         if change.state is State.PARKED and not change.held:
-            change.apply(Event.RETRY)
+            self._spool.apply(change, Event.RETRY)
         if change.state is State.QUEUED:
             self.queue.push(change, now)
 
@@ -357,7 +357,7 @@ class Uploader:
             # Between taking it and now it may have been opened again, or replaced.
             is_still_due = self._spool.changes.get(change.key) is change
             if is_still_due and change.state is State.QUEUED:
-                change.apply(Event.START)
+                self._spool.apply(change, Event.START)
                 change.held = False
                 await self._try(change)
         except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
@@ -365,7 +365,7 @@ class Uploader:
         finally:
             slots.release_on_behalf_of(worker)
             if change.state is State.SENDING:
-                change.apply(Event.FAIL)
+                self._spool.apply(change, Event.FAIL)
             with contained("what waited for a change is lined up"):
                 self._push_again(self.queue.finished(change.key))
             self._news.set()
@@ -456,7 +456,7 @@ class Uploader:
         change.first_seq = seq + 1
         if not isinstance(change, Delete):
             change.former = ()
-        change.apply(Event.SUCCEED_OLD)
+        self._spool.apply(change, Event.SUCCEED_OLD)
         with contained(f"an earlier state of {key!r} is in S3"):
             content = None if stored is None else stored.ref(key)
             self._report(UploadedEarlier(change, content))
@@ -502,7 +502,7 @@ class Uploader:
                 delay_s = REFUSED_AGAIN_S * change.refusals
                 if not isinstance(error, MAY_PASS) or change.refusals >= REFUSALS_MAX:
                     event = Event.REFUSE
-        change.apply(event)
+        self._spool.apply(change, event)
         try:
             self._spool.save(change, makes_room=True)
         except Exception as disk_error:  # noqa: BLE001  what is to be told is told all the same
@@ -521,7 +521,7 @@ class Uploader:
         replaces theirs, whatever the mount's policy. Raises LocalDiskError.
         """
         if change.state is State.PARKED:
-            change.apply(Event.RETRY)
+            self._spool.apply(change, Event.RETRY)
         change.refusals = 0
         if change.held or overwrite:
             change.on_conflict = "overwrite" if overwrite else "keep-both"

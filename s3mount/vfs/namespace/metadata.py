@@ -124,8 +124,8 @@ class Metadata:
             self._state.spool.touch(change, content=False)
             self._state.spool.save(change)
         else:
-            change.apply(Event.WRITE)
-            change.apply(Event.CLOSE)
+            self._state.spool.apply(change, Event.WRITE)
+            self._state.spool.apply(change, Event.CLOSE)
             self._state.spool.record([change])
 
     def _mark_parent(self, node: Node) -> None:

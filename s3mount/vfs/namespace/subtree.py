@@ -32,6 +32,8 @@ from s3mount.vfs.state import MountState
 
 AHEAD_MIN = 256
 """A directory of fewer keys is planned and recorded in one turn of the loop, in about 5 ms."""
+LOOKED_THROUGH_MAX = 50_000
+"""So many pending changes are looked through for those below a directory in one turn, in about 5 ms."""
 PLANNED_AT_ONCE = 32
 LATE_MAX = 256
 ROUNDS_MAX = 8
@@ -69,8 +71,9 @@ class SubtreeMove:
 
     def is_large(self) -> bool:
         """Is it too much for one turn of the loop?"""
-        pending = sum(key.startswith(self.old_prefix) for key in self._state.spool.changes)
-        return pending + len(self._stored) >= AHEAD_MIN
+        spool = self._state.spool
+        pending = spool.dependencies.count_below(self.old_prefix)
+        return pending + len(self._stored) >= AHEAD_MIN or len(spool.changes) >= LOOKED_THROUGH_MAX
 
     # ---------------------------------------------------------------- in slices
 
@@ -157,8 +160,9 @@ class SubtreeMove:
         """
         spool, batch = self._state.spool, Batch()
         late = dict.fromkeys(self._stored) if step is None else self._late(step)
-        below = (key for key in spool.changes if key.startswith(self.old_prefix))
-        unknown = [spool.changes[key] for key in below if step is None or not step.knows(key)]
+        keys = spool.changes if step is None else step.unknown()
+        below = [key for key in keys if key.startswith(self.old_prefix)]
+        unknown = [spool.changes[key] for key in below if key in spool.changes]
         unknown.sort(key=lambda change: change.seq)
         finished = [key for key in self._watch.keys if step is None or not step.knows(key)]
         late |= dict.fromkeys(key for key in finished if key.startswith(self.old_prefix))

@@ -34,7 +34,7 @@ def put(spool: Spool, key: str, data: bytes) -> Put:
     blob = spool.new_blob()
     spool.grew(blob.write(0, data))
     blob.release()
-    change = Put(key=key, attributes=ATTRIBUTES, blob_id=blob.id, expected=ABSENT, tried=[7] * 9)
+    change = Put(key=key, attributes=ATTRIBUTES, blob_id=blob.id, expected=ABSENT, tried=(7,) * 9)
     spool.record([change])
     return change
 

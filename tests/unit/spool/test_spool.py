@@ -58,7 +58,7 @@ def test_a_change_that_replaces_another_keeps_when_it_began_and_what_was_tried(
     second = put("a")
     spool.record([second])
     assert second.first_seq == first.seq < second.seq
-    assert second.tried == [11]
+    assert second.tried == (11,)
     spool.close()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +17,8 @@ from s3mount.errors import LocalDiskError
 from s3mount.spool.journal.changes import Delete
 from s3mount.spool.journal.inspection import inspect
 from s3mount.spool.journal.journal import Journal
-from s3mount.vfs.namespace.subtree import AHEAD_MIN
+from s3mount.spool.step import Step
+from s3mount.vfs.namespace.subtree import AHEAD_MIN, SubtreeMove
 from tests.sim.mount import Mount
 from tests.sim.world import Killed, World, simulated, small_steps
 from tests.unit.vfs.scripted import Script
@@ -208,6 +210,70 @@ async def test_rows_that_a_fault_kept_from_their_place_count_all_the_same(
             await trio.sleep(3)
             assert mount.leftovers() == []
     unexpected.clear()
+
+
+async def take_its_name(mount: Mount) -> None:
+    await mount.write("to/e", b"taken")
+
+
+async def leave_its_name(mount: Mount) -> None:
+    await mount.rename("d", "elsewhere")
+
+
+async def move_where_it_goes(mount: Mount) -> None:
+    await mount.rename("to", "other")
+
+
+async def remove_where_it_goes(mount: Mount) -> None:
+    await mount.rmdir("to")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "error", "why"),
+    [
+        (take_its_name, errno.EBUSY, "was taken"),
+        (leave_its_name, errno.ENOENT, "went elsewhere"),
+        (move_where_it_goes, errno.ENOENT, "is gone"),
+        (remove_where_it_goes, errno.ENOENT, "is gone"),
+    ],
+)
+def test_a_folder_whose_move_has_lost_its_sense_stays_whole(
+    tmp_path: Path,
+    in_small_steps: None,
+    meanwhile: Callable[[Mount], Awaitable[None]],
+    error: int,
+    why: str,
+) -> None:
+    """Linux keeps programs from doing so meanwhile; what others did may be shown at any time."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path)
+        async with world.mounted() as mount:
+            files = await half_sent(world, mount, FILES)
+            await mount.mkdir("to")
+            plan_ahead = SubtreeMove.plan_ahead
+
+            async def plan(move: SubtreeMove, step: Step) -> None:
+                await plan_ahead(move, step)
+                if move.new_prefix == "to/e/":
+                    # The other move waits for this one's end.
+                    with mock.patch.object(mount.spool, "steps", trio.Lock()):
+                        await meanwhile(mount)
+
+            with mock.patch.object(SubtreeMove, "plan_ahead", plan):
+                with pytest.raises(OSError, match=why) as raised:
+                    await mount.rename("d", "to/e")
+                assert raised.value.errno == error
+            names = set(await mount.listdir()) - {"to", "other"}
+            assert await files_in(mount, names.pop()) == files
+            assert not names
+            await mount.sync()
+            await trio.sleep(3)
+            assert mount.leftovers() == []
+            assert len(world.files()) == len(files) + (meanwhile is take_its_name)
+
+    run()
 
 
 @simulated
