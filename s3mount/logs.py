@@ -95,6 +95,11 @@ def to_file(path: Path, level: str) -> None:
     _set_up(handler, level)
 
 
+def set_level(level: str) -> None:
+    """Log from this level of LEVELS on, whatever was asked for before. Repeatable."""
+    logging.getLogger("s3mount").setLevel(level.upper())
+
+
 def dump_stacks_on_sigusr1() -> None:
     """On SIGUSR1 write every thread's Python stack to the log, even while the loop is stuck.
 

@@ -307,3 +307,32 @@ class Capabilities(msgspec.Struct, frozen=True):
     may_write: bool | None = None
     renames: bool | None = None
     appends: bool | None = None
+
+
+class TreeWork(msgspec.Struct):
+    """How much of some trees is in the cache already, of how much; ``error`` is of the first file that failed."""
+
+    files: int = 0
+    size_bytes: int = 0
+    files_total: int = 0
+    bytes_total: int = 0
+    failed: int = 0
+    error: str = ""
+
+
+class Evicted(msgspec.Struct, frozen=True):
+    """What left the cache, and what stays there for now: files that are open, files that are pinned."""
+
+    files: int = 0
+    size_bytes: int = 0
+    in_use: int = 0
+    pinned: int = 0
+
+
+class Pinned(msgspec.Struct):
+    """A path that is kept in the cache, and what the last look at it found; ``error`` of the first file that failed."""
+
+    path: str
+    files: int = 0
+    size_bytes: int = 0
+    error: str = ""

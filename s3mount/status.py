@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from s3mount.refs import Pinned
 from s3mount.s3.lacks import describe_lacks
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -105,6 +106,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     mount: ``ended`` in good order with changes kept for the next mount, or ``lost``, when the process
     was killed and nobody has counted what it kept.
     ``conflicts`` are the last ones, oldest first. ``store_honours`` is what the store was seen to honour.
+    ``paused``: nothing is sent, as somebody asked for; ``pinned`` is what stays in the cache.
     ``outage`` is why S3 cannot be reached at present; empty while it can.
     ``past`` tells what a snapshot mount shows, ``missing`` what of it cannot be read;
     ``snapshots`` are the times that were looked at below ``.snapshots``.
@@ -136,6 +138,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     spool: dict[str, Any] = {}
     uploads: dict[str, Any] = {}
     cache: dict[str, Any] = {}
+    paused: bool = False
+    pinned: tuple[Pinned, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     damaged: tuple[Damaged, ...] = ()
     store_honours: dict[str, Any] = {}
@@ -184,6 +188,8 @@ def to_text(snapshot: Snapshot, *, is_all: bool = False) -> str:
         lines.append(f"  {describe_past(snapshot.past)}")
     else:
         lines.append(f"  {describe_pending(snapshot)}")
+    if snapshot.paused:
+        lines.append(f"  uploads are paused: s3mount resume {snapshot.mountpoint}")
     lines.extend(f"  note: {note}" for note in snapshot.notes)
     if snapshot.outage:
         lines.append(f"  S3 cannot be reached: {snapshot.outage}")
@@ -192,6 +198,7 @@ def to_text(snapshot: Snapshot, *, is_all: bool = False) -> str:
         saved = size_text(snapshot.uploads["saved_bytes"])
         lines.append(f"  {saved} were not sent, as S3 had them already")
     lines.extend(_room(snapshot.spool))
+    lines.extend(map(_pinned, snapshot.pinned))
     lines.extend(_trouble(snapshot))
     waiting = {change.key for change in snapshot.pending.list if change.conflict}
     lines.extend(
@@ -211,6 +218,12 @@ def to_text(snapshot: Snapshot, *, is_all: bool = False) -> str:
     if snapshot.log_path:
         lines.append(f"  log   {snapshot.log_path}")
     return "\n".join(lines)
+
+
+def _pinned(pinned: Pinned) -> str:
+    size = size_text(pinned.size_bytes)
+    line = f"  pinned in the cache: {pinned.path or 'all'}: {pinned.files} files, {size}"
+    return f"{line}; not all could be fetched: {pinned.error}" if pinned.error else line
 
 
 def _trouble(snapshot: Snapshot) -> list[str]:

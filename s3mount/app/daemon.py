@@ -125,7 +125,7 @@ class Outboxes:
                 await nursery.start(filesystem.run)
                 outbox = Outbox(config, filesystem, store, self._log_path)
                 record = self._record(config)
-                control = Control(outbox, record)
+                control = Control(outbox, filesystem, record)
                 await nursery.start(control.run)
                 self.all[config.state_dir] = outbox
                 self._gone[config.state_dir] = trio.Event()
@@ -183,8 +183,10 @@ async def _drain(outbox: Outbox) -> None:
 class Control:
     """The control socket of one outbox, as a mount has one."""
 
-    def __init__(self, outbox: Outbox, record: registry.MountRecord) -> None:
-        self.server = ControlServer(outbox)
+    def __init__(
+        self, outbox: Outbox, filesystem: Filesystem, record: registry.MountRecord
+    ) -> None:
+        self.server = ControlServer(outbox, filesystem)
         self._record = record
         self._folder: Path | None = None
 

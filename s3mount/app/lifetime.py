@@ -28,7 +28,7 @@ from s3mount.crashpoints import crashpoint
 from s3mount.daemon import registry, systemd
 from s3mount.daemon.launch import Reporter
 from s3mount.daemon.ownership import Phase, StateLock
-from s3mount.daemon.server import ControlServer
+from s3mount.daemon.server import Controls, ControlServer
 from s3mount.errors import LocalDiskError, MountError, S3MountError
 from s3mount.fuse import session as fuse_session
 from s3mount.fuse.session import Session
@@ -51,43 +51,15 @@ LAST_DRAIN_S = 2.0
 """After a signal's drain used up its time, what came in while unmounting gets this long."""
 
 
-class Served(Protocol):
+class Served(Controls, Protocol):
     """What this module needs of the file system."""
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Background work until cancelled; reports started when requests can be answered."""
         ...
 
-    async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
-        """Until all changes made so far, or those to ``paths``, are in S3. Raises S3MountError."""
-        ...
-
-    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
-        """Try refused changes again now; their keys. Raises S3MountError."""
-        ...
-
-    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
-        """See ``Store.set_rates``."""
-        ...
-
-    async def refresh(self, paths: Sequence[str]) -> None:
-        """Forget what is known of them, so that the next look asks S3."""
-        ...
-
-    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
-        """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
-        ...
-
     def release_waiters(self) -> None:
         """The mount is about to end: requests that wait for S3 are answered with an error. Repeatable."""
-        ...
-
-    def pending(self) -> tuple[int, int]:
-        """Files and bytes that are not in S3 yet."""
-        ...
-
-    def trouble(self) -> str:
-        """The first of them that S3 did not take, and why; empty when there is none."""
         ...
 
     async def status(self) -> dict[str, Any]:
@@ -212,40 +184,10 @@ class Lifetime:
         except OSError as error:
             raise MountError(f"{path}: {error.strerror or error}") from None
 
-    async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
-        """Until the changes made so far are in S3. Raises S3MountError naming what is stuck."""
+    @property
+    def _files(self) -> Served:
         assert self._parts is not None
-        await self._parts.filesystem.wait_uploaded(paths)
-
-    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
-        """Try refused changes again now; their keys. Raises S3MountError."""
-        assert self._parts is not None
-        return await self._parts.filesystem.retry(paths, overwrite=overwrite)
-
-    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
-        """See ``Store.set_rates``."""
-        assert self._parts is not None
-        await self._parts.filesystem.set_rates(up_bytes_per_s, down_bytes_per_s)
-
-    async def refresh(self, paths: Sequence[str]) -> None:
-        """Forget what is known of them, so that the next look asks S3."""
-        assert self._parts is not None
-        await self._parts.filesystem.refresh(paths)
-
-    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
-        """Give pending changes up, or only tell which; their keys. Raises S3MountError."""
-        assert self._parts is not None
-        return await self._parts.filesystem.discard(paths, is_rehearsal=is_rehearsal)
-
-    def pending(self) -> tuple[int, int]:
-        """Files and bytes that are not in S3 yet."""
-        assert self._parts is not None
-        return self._parts.filesystem.pending()
-
-    def trouble(self) -> str:
-        """The first of them that S3 did not take, and why; empty when there is none."""
-        assert self._parts is not None
-        return self._parts.filesystem.trouble()
+        return self._parts.filesystem
 
     async def moved(self) -> float:
         """A number that is higher than ever before whenever something was sent."""
@@ -297,7 +239,7 @@ class Lifetime:
     # The stages.
 
     async def _mount_and_serve(self, parts: Parts) -> int:
-        server = ControlServer(self)
+        server = ControlServer(self, parts.filesystem)
         record = self._record()
         session = self._session = Session(
             parts.operations,
@@ -368,7 +310,7 @@ class Lifetime:
         allowed_s = self._run.drain_timeout_s
         if self._drain_ends is not None:
             allowed_s = max(LAST_DRAIN_S, self._drain_ends - trio.current_time())
-        files, size_bytes = self.pending()
+        files, size_bytes = self._files.pending()
         if files:
             log.info("unmounted; sending %s first", status.amount(files, size_bytes))
         await self._drain(allowed_s)
@@ -378,7 +320,7 @@ class Lifetime:
             async with trio.open_nursery() as nursery:
                 Background(nursery).start(self._ask_for_time)
                 try:
-                    await self.wait_uploaded()
+                    await self._files.wait_uploaded()
                 except S3MountError as error:
                     log.warning("not everything could be sent: %s", error)
                 nursery.cancel_scope.cancel()
@@ -388,7 +330,7 @@ class Lifetime:
     async def _ask_for_time(self) -> None:
         """While it drains, let the supervisor know how far it is and that it still has to wait."""
         while True:
-            left = status.amount(*self.pending())
+            left = status.amount(*self._files.pending())
             systemd.notify(
                 f"STATUS=sending what is left: {left}",
                 f"EXTEND_TIMEOUT_USEC={STOP_MARGIN_S * 1_000_000}",
@@ -399,7 +341,7 @@ class Lifetime:
         """Say what stays behind; the exit status."""
         if self._parts is None:
             return 1
-        files, size_bytes = self.pending()
+        files, size_bytes = self._files.pending()
         self._note("ended", files, size_bytes)
         if not files:
             told = "" if self._config.past is not None else "everything is in S3"

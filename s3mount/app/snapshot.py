@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
+from s3mount import logs
 from s3mount.app.lifetime import Parts
 from s3mount.app.notes import Notes
 from s3mount.background import Background
@@ -92,6 +93,10 @@ class CachedBuckets:
         """See ``EnginePool.set_rates``."""
         await self._pool.set_rates(up_bytes_per_s, down_bytes_per_s)
 
+    async def set_log_level(self, level: str) -> None:
+        """See ``EnginePool.set_log_level``."""
+        await self._pool.set_log_level(level)
+
     def open_reader(self, bucket: str) -> CacheReader | None:
         """See ``vfs.buckets.Buckets``."""
         found = self._buckets.opened.get(bucket)
@@ -121,6 +126,11 @@ class SnapshotMount:
         self._caches = caches
         self._about = about
 
+    @property
+    def steering(self) -> None:
+        """There is nothing to send, and what was does not change."""
+        return None
+
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """See ``lifetime.Served``; nothing is done in the background."""
         task_status.started()
@@ -138,6 +148,11 @@ class SnapshotMount:
     async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
         """See ``Store.set_rates``."""
         await self._caches.set_rates(up_bytes_per_s, down_bytes_per_s)
+
+    async def set_log_level(self, level: str) -> None:
+        """Log from this level on, in all processes. Raises S3MountError."""
+        logs.set_level(level)
+        await self._caches.set_log_level(level)
 
     async def refresh(self, paths: Sequence[str]) -> None:
         """What was cannot change: there is nothing to look at again."""

@@ -18,7 +18,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +59,15 @@ MIGRATIONS = (
     """
     -- Contents that have no file: entry.file names the row.
     CREATE TABLE body (file TEXT PRIMARY KEY, body BLOB NOT NULL);
+    """,
+    """
+    -- Contents that are not evicted, whether they are here already or not: by whom, and as of when.
+    CREATE TABLE pin (
+        digest BLOB NOT NULL,
+        owner TEXT NOT NULL,          -- the state folder of a mount
+        since_ns INTEGER NOT NULL,
+        PRIMARY KEY (digest, owner)
+    ) WITHOUT ROWID;
     """,
 )
 ROW_BYTES_MAX = 16 << 10
@@ -242,13 +251,43 @@ class CacheCatalog:
             return self._update_one(update)
 
     def victims(self, after: tuple[int, bytes], limit: int) -> list[Victim]:
-        """Entries in the order of their latest use, behind ``after`` (used_ns, digest)."""
+        """Entries in the order of their latest use, behind ``after`` (used_ns, digest), but for pinned ones."""
         found = self._database.execute(
             "SELECT used_ns, digest, file, allocated FROM entry WHERE (used_ns, digest) > (?, ?)"
+            " AND NOT EXISTS (SELECT 1 FROM pin WHERE pin.digest = entry.digest)"
             " ORDER BY used_ns, digest LIMIT ?",
             (*after, limit),
         )
         return [Victim(*row) for row in found]
+
+    def entries_of(self, digests: Iterable[bytes]) -> list[Victim]:
+        """Those of these entries that are here, pinned or not."""
+        query = "SELECT used_ns, digest, file, allocated FROM entry WHERE digest = ?"
+        found = (self._database.execute(query, (digest,)).fetchone() for digest in digests)
+        return [Victim(*row) for row in found if row is not None]
+
+    def pinned_of(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of these contents that are pinned, by whomever."""
+        query = "SELECT 1 FROM pin WHERE digest = ? LIMIT 1"
+        return {each for each in digests if self._database.execute(query, (each,)).fetchone()}
+
+    def pin(self, digests: Iterable[bytes], owner: str, since_ns: int) -> None:
+        """Do not evict these contents. Repeatable."""
+        with _Transaction(self._database):
+            self._database.executemany(
+                "INSERT OR REPLACE INTO pin VALUES (?, ?, ?)",
+                [(digest, owner, since_ns) for digest in digests],
+            )
+
+    def unpin(self, owner: str, before_ns: int) -> None:
+        """What ``owner`` pinned before ``before_ns``, and not since, may be evicted. Repeatable."""
+        self._database.execute(
+            "DELETE FROM pin WHERE owner = ? AND since_ns < ?", (owner, before_ns)
+        )
+
+    def pin_owners(self) -> list[str]:
+        """Who has pinned something."""
+        return [row[0] for row in self._database.execute("SELECT DISTINCT owner FROM pin")]
 
     def unsettled(self, used_before_ns: int, limit: int) -> list[Unsettled]:
         """Entries whose data may not be on the disk yet."""

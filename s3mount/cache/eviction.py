@@ -19,6 +19,8 @@ from s3mount.cache.entry import Entry
 from s3mount.cache.folder import CacheFolder
 from s3mount.cache.maintenance import CacheMaintenance
 from s3mount.config import MIB
+from s3mount.errors import LocalDiskError
+from s3mount.refs import Evicted
 
 EVICT_COUNT_MAX = 256
 """Entries per job: some ten milliseconds of unlinking."""
@@ -124,23 +126,16 @@ class Evictor:
                 if victim.digest not in disk_cache.entries and excess > 0:
                     chosen.append(victim)
                     excess -= victim.allocated
-            disk_cache.evicting = {victim.digest for victim in chosen}
-            try:
-                removal = functools.partial(
-                    _remove, files=disk_cache.files, victims=chosen, spare=max(0, -excess)
-                )
-                freed, disk_cache.recorded_total = await self._maintenance.with_catalog(removal)
-            finally:
-                disk_cache.evicting = set()
-            self.evicted_bytes += freed
+            await self._remove(chosen, max(0, -excess))
 
     async def _trim_open(self, goal: int) -> None:
         """Take blocks from entries in use: those that no reader is about to ask for."""
         disk_cache = self._disk_cache
         holes: list[_Hole] = []
         excess = disk_cache.total_bytes - goal
+        candidates = await self._not_pinned(disk_cache.in_use())
         try:
-            for entry in sorted(disk_cache.in_use(), key=lambda entry: -entry.held_bytes):
+            for entry in sorted(candidates, key=lambda entry: -entry.held_bytes):
                 if excess <= 0:
                     break
                 ranges = _unneeded(entry, excess)
@@ -163,6 +158,55 @@ class Evictor:
             for hole in holes:
                 with contained("making room in the cache"):
                     self._close_hole(hole)
+
+    async def _not_pinned(self, entries: list[Entry]) -> list[Entry]:
+        """Of entries in use, those that are in use still and not pinned."""
+        digests = [entry.digest for entry in entries if entry.digest is not None]
+        pinned = await self._maintenance.with_catalog(
+            functools.partial(CacheCatalog.pinned_of, digests=digests)
+        )
+        now = set(self._disk_cache.in_use())
+        return [entry for entry in entries if entry in now and entry.digest not in pinned]
+
+    async def drop(self, digests: Sequence[bytes]) -> Evicted:
+        """Remove these contents now, but for what is open or pinned. Raises LocalDiskError."""
+        disk_cache = self._disk_cache
+        if not self._maintenance.is_open:
+            disk_cache.require_disk()
+        try:
+            await self._maintenance.save()
+            found = await self._maintenance.with_catalog(
+                functools.partial(CacheCatalog.entries_of, digests=digests)
+            )
+            here = [each.digest for each in found]
+            pinned = await self._maintenance.with_catalog(
+                functools.partial(CacheCatalog.pinned_of, digests=here)
+            )
+            chosen = [
+                each
+                for each in found
+                if each.digest not in pinned and each.digest not in disk_cache.entries
+            ]
+            freed = await self._remove(chosen, 0)
+        except (OSError, sqlite3.Error) as error:
+            disk_cache.disk_failed(error)
+            raise LocalDiskError(f"the cache cannot be changed: {error}") from error
+        in_use = len(found) - len(chosen) - len(pinned)
+        return Evicted(len(chosen), freed, max(0, in_use), len(pinned))
+
+    async def _remove(self, chosen: Sequence[Victim], spare: int) -> int:
+        """Remove entries that nobody uses; of the last one, ``spare`` bytes may stay. What was freed."""
+        disk_cache = self._disk_cache
+        disk_cache.evicting = {victim.digest for victim in chosen}
+        try:
+            removal = functools.partial(
+                _remove, files=disk_cache.files, victims=chosen, spare=spare
+            )
+            freed, disk_cache.recorded_total = await self._maintenance.with_catalog(removal)
+        finally:
+            disk_cache.evicting = set()
+        self.evicted_bytes += freed
+        return freed
 
     def _cut(self, entry: Entry, ranges: list[tuple[int, int]]) -> _Hole:
         byte_ranges = [

@@ -20,16 +20,18 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from s3mount.background import Background, contained
-from s3mount.cache.blocks import MISSING, PRESENT, SUM_BYTES, sums_offset
+from s3mount.cache.blocks import MISSING, PRESENT, SUM_BYTES, page_rounded, sums_offset
+from s3mount.cache.cache_catalog import CacheCatalog
 from s3mount.cache.disk_cache import DiskCache
-from s3mount.cache.entry import Entry, Waiter
+from s3mount.cache.entry import Entry, Waiter, digest_of
 from s3mount.cache.eviction import Evictor
 from s3mount.cache.fetcher import BlockFetcher
 from s3mount.cache.maintenance import CacheMaintenance, Worker, thread_worker
@@ -43,14 +45,15 @@ from s3mount.cache.readahead import (
 )
 from s3mount.clock import SystemClock, WallClock
 from s3mount.errors import LocalDiskError, S3MountError
-from s3mount.refs import ContentRef
+from s3mount.refs import ContentRef, Evicted
 from s3mount.s3.checksums import block_sums
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ACTIVE_S = 2.0
 """A stream that asked for nothing this long does not count when the prefetch budget is shared."""
@@ -192,6 +195,62 @@ class CacheReader:
                 raise
             self._disk_cache.give_up(entry, error)
             raise LocalDiskError(f"the cache cannot take {ref.key!r}") from error
+
+    async def bring(self, ref: ContentRef) -> None:
+        """Have the whole content on the disk, where eviction may take it again. Raises as ``materialize``."""
+        if not ref.etag:
+            raise LocalDiskError(f"{ref.key!r} has no ETag by which it could be kept")
+        await self.materialize(ref)
+        try:
+            entry = self._disk_cache.active(ref)
+            if entry is not None and entry.small:
+                await self._have_saved(entry)
+        finally:
+            self.unpin(ref)
+
+    async def _have_saved(self, entry: Entry) -> None:
+        """Have a small content, which is in memory, on its way to the disk."""
+        for _ in range(LOCAL_TRIES):
+            if entry.file or entry.unsaved:
+                return
+            self._disk_cache.require_disk()
+            await self._maintenance.save()
+            await self._evictor.make_room(page_rounded(entry.size))
+            if entry.body is not None:
+                self._disk_cache.put_body(entry, entry.body)
+        raise LocalDiskError(f"{entry.ref.key!r} does not fit into the cache")
+
+    async def evict(self, refs: Iterable[ContentRef]) -> Evicted:
+        """Remove these contents from the disk now, but for what is open or pinned. Raises LocalDiskError."""
+        return await self._evictor.drop(self._digests(refs))
+
+    async def pin(self, refs: Iterable[ContentRef], owner: str, since_ns: int) -> None:
+        """Do not evict these contents, here already or not, until ``unpin``. Raises LocalDiskError. Repeatable."""
+        digests = self._digests(refs)
+        await self._in_catalog(lambda catalog: catalog.pin(digests, owner, since_ns))
+
+    async def unpin_older(self, owner: str, before_ns: int) -> None:
+        """Let eviction take what ``owner`` pinned before that time, and not since. Raises LocalDiskError."""
+        await self._in_catalog(lambda catalog: catalog.unpin(owner, before_ns))
+
+    async def pin_owners(self) -> list[str]:
+        """Who has pinned something. Raises LocalDiskError."""
+        return await self._in_catalog(CacheCatalog.pin_owners)
+
+    def _digests(self, refs: Iterable[ContentRef]) -> list[bytes]:
+        namespace = self._disk_cache.namespace
+        return [digest_of(namespace, ref) for ref in refs if ref.etag and ref.size]
+
+    async def _in_catalog(self, job: Callable[[CacheCatalog], T]) -> T:
+        try:
+            return await self._maintenance.with_catalog(job)
+        except sqlite3.Error as error:
+            raise LocalDiskError(f"the catalog of the cache cannot be used: {error}") from error
+
+    @property
+    def size_bytes_max(self) -> int:
+        """How much the cache may hold now."""
+        return self._disk_cache.size_bytes_max
 
     def is_whole(self, ref: ContentRef) -> bool:
         """Is every byte of it on the disk, or in memory? Asks S3 for nothing."""

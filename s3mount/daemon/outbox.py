@@ -71,7 +71,7 @@ class Outbox:
         self._used_at = trio.current_time()
         self.is_ending = False
         self.ended = trio.Event()
-        filesystem.outcomes.on_event = self._heard
+        filesystem.outcomes.listeners.append(self._heard)
         # Somebody always waits: small files are not held back for those that may follow.
         filesystem.uploader.hurry()
 
@@ -191,29 +191,9 @@ class Outbox:
         """See ``Filesystem.wait_uploaded``."""
         await self._filesystem.wait_uploaded(paths)
 
-    async def retry(self, paths: Sequence[str], *, overwrite: bool) -> list[str]:
-        """See ``Filesystem.retry``."""
-        return await self._filesystem.retry(paths, overwrite=overwrite)
-
-    async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
-        """See ``Store.set_rates``."""
-        await self._filesystem.set_rates(up_bytes_per_s, down_bytes_per_s)
-
-    async def refresh(self, paths: Sequence[str]) -> None:
-        """See ``Filesystem.refresh``."""
-        await self._filesystem.refresh(paths)
-
-    async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
-        """See ``Filesystem.discard``."""
-        return await self._filesystem.discard(paths, is_rehearsal=is_rehearsal)
-
     def pending(self) -> tuple[int, int]:
         """Files and bytes that are not in S3 yet."""
         return self._filesystem.pending()
-
-    def trouble(self) -> str:
-        """See ``Filesystem.trouble``."""
-        return self._filesystem.trouble()
 
     async def moved(self) -> float:
         """A number that is higher than ever before whenever something was sent."""

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from s3mount.refs import TreeWork
+
 REQUEST_BYTES_MAX = 1 << 20
 ANSWER_BYTES_MAX = 64 << 20
 """A status that lists every parked file can be long; this bounds a peer that speaks nonsense."""
@@ -63,6 +65,42 @@ class SetRates(msgspec.Struct, frozen=True, tag="set-rates"):
     down_bytes_per_s: int
 
 
+class SetLogLevel(msgspec.Struct, frozen=True, tag="set-log-level"):
+    """Log from ``level`` on."""
+
+    level: str
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """Send nothing from now on, or (``is_paused`` false) go on."""
+
+    is_paused: bool
+
+
+class Evict(msgspec.Struct, frozen=True, tag="evict"):
+    """Drop from the cache what is at and below ``paths``; ``Done.result`` is an ``Evicted``."""
+
+    paths: tuple[str, ...]
+
+
+class Prefetch(msgspec.Struct, frozen=True, tag="prefetch"):
+    """Bring what is at and below ``paths`` into the cache; ``TreeProgress``, then ``Done.result`` is a ``TreeWork``."""
+
+    paths: tuple[str, ...]
+
+
+class Pin(msgspec.Struct, frozen=True, tag="pin"):
+    """As ``Prefetch``, and keep it there from now on."""
+
+    paths: tuple[str, ...]
+
+
+class Unpin(msgspec.Struct, frozen=True, tag="unpin"):
+    """Keep ``paths`` (all that is pinned without) no longer; ``Done.result`` has those ``paths`` that were pinned."""
+
+    paths: tuple[str, ...] = ()
+
+
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """As ``Wait`` for everything; then stays connected until the process has ended."""
 
@@ -71,7 +109,23 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """A process that only sends what is left after its mount has ended: keep the rest and exit now."""
 
 
-Request: TypeAlias = Status | StatusOf | Wait | Retry | Discard | Refresh | SetRates | Leave | Stop
+Request: TypeAlias = (
+    Status
+    | StatusOf
+    | Wait
+    | Retry
+    | Discard
+    | Refresh
+    | SetRates
+    | SetLogLevel
+    | Pause
+    | Evict
+    | Prefetch
+    | Pin
+    | Unpin
+    | Leave
+    | Stop
+)
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -84,6 +138,12 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     size_bytes: int
     moved: float
     trouble: str = ""
+
+
+class TreeProgress(msgspec.Struct, frozen=True, tag="tree-progress"):
+    """How much of the trees is in the cache."""
+
+    work: TreeWork
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -114,7 +174,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     exit_code: int = 1
 
 
-Answer: TypeAlias = Progress | Done | Flushed | Ended | Failed
+Answer: TypeAlias = Progress | TreeProgress | Done | Flushed | Ended | Failed
 
 _requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)

@@ -17,7 +17,9 @@ import trio
 
 from s3mount.background import Background, attempt
 from s3mount.daemon import protocol, registry
-from s3mount.errors import LocalDiskError, S3MountError
+from s3mount.errors import LocalDiskError, S3MountError, UsageError
+from s3mount.refs import TreeWork
+from s3mount.vfs.steering import Steering
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +32,12 @@ LOOK_EVERY_S = 30.0
 ACCEPT_PAUSE_S = 1.0
 
 
-class Mounted(Protocol):
-    """What the server needs of the mount."""
+class Controls(Protocol):
+    """What the server needs of the file system."""
 
-    async def snapshot(self) -> dict[str, Any]:
-        """Everything that ``status`` shows."""
-        ...
-
-    async def snapshot_of(self, path: str) -> dict[str, Any]:
-        """One file. Raises S3MountError."""
+    @property
+    def steering(self) -> Steering | None:
+        """What a mount can be told to do while it runs; ``None`` where there is nothing to steer."""
         ...
 
     async def wait_uploaded(self, paths: Sequence[str] = ()) -> None:
@@ -51,6 +50,10 @@ class Mounted(Protocol):
 
     async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
         """Hold bodies to these rates from now on; 0: to none. Raises S3MountError."""
+        ...
+
+    async def set_log_level(self, level: str) -> None:
+        """Log from this level on, in both processes. Raises S3MountError."""
         ...
 
     async def refresh(self, paths: Sequence[str]) -> None:
@@ -69,6 +72,18 @@ class Mounted(Protocol):
         """The first of them that S3 did not take, and why; empty when there is none."""
         ...
 
+
+class Mounted(Protocol):
+    """What the server needs of the mount."""
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Everything that ``status`` shows."""
+        ...
+
+    async def snapshot_of(self, path: str) -> dict[str, Any]:
+        """One file. Raises S3MountError."""
+        ...
+
     async def moved(self) -> float:
         """A number that is higher than ever before whenever something was sent. Never raises."""
         ...
@@ -85,8 +100,9 @@ class Mounted(Protocol):
 class ControlServer:
     """Answers commands until cancelled. ``end`` must be called before the process exits."""
 
-    def __init__(self, mounted: Mounted) -> None:
+    def __init__(self, mounted: Mounted, controls: Controls) -> None:
         self._mounted = mounted
+        self._controls = controls
         self._ended = trio.Event()
         self._leaving = 0
         self._left = trio.Event()
@@ -181,41 +197,63 @@ class ControlServer:
             if isinstance(request, protocol.Leave):
                 await self._leave(stream)
             elif isinstance(request, protocol.Wait):
-                await self._reporting(stream, partial(self._mounted.wait_uploaded, request.paths))
+                await self._reporting(stream, partial(self._controls.wait_uploaded, request.paths))
                 await _send(stream, protocol.Done())
+            elif isinstance(request, (protocol.Prefetch, protocol.Pin)):
+                await self._bring(stream, request)
             else:
                 await _send(stream, protocol.Done(await self._answer(request)))
         except S3MountError as error:
             await _send(stream, protocol.Failed(str(error), error.exit_code))
 
-    async def _answer(
-        self,
-        request: protocol.Status
-        | protocol.StatusOf
-        | protocol.Retry
-        | protocol.Discard
-        | protocol.Refresh
-        | protocol.SetRates
-        | protocol.Stop,
-    ) -> dict[str, Any]:
-        if isinstance(request, protocol.Retry):
-            keys = await self._mounted.retry(request.paths, overwrite=request.overwrite)
-            return {"keys": keys}
-        if isinstance(request, protocol.Discard):
-            rehearsal = request.is_rehearsal
-            return {"keys": await self._mounted.discard(request.paths, is_rehearsal=rehearsal)}
-        if isinstance(request, protocol.Refresh):
-            await self._mounted.refresh(request.paths)
-            return {}
-        if isinstance(request, protocol.SetRates):
-            await self._mounted.set_rates(request.up_bytes_per_s, request.down_bytes_per_s)
-            return {}
-        if isinstance(request, protocol.StatusOf):
-            return await self._mounted.snapshot_of(request.path)
-        if isinstance(request, protocol.Stop):
-            self._mounted.stop_draining()
-            return {}
-        return await self._mounted.snapshot()
+    async def _answer(self, request: protocol.Request) -> dict[str, Any]:
+        controls = self._controls
+        match request:
+            case protocol.Retry(paths, overwrite):
+                return {"keys": await controls.retry(paths, overwrite=overwrite)}
+            case protocol.Discard(paths, is_rehearsal):
+                return {"keys": await controls.discard(paths, is_rehearsal=is_rehearsal)}
+            case protocol.Refresh(paths):
+                await controls.refresh(paths)
+            case protocol.SetRates(up_bytes_per_s, down_bytes_per_s):
+                await controls.set_rates(up_bytes_per_s, down_bytes_per_s)
+            case protocol.SetLogLevel(level):
+                await controls.set_log_level(level)
+            case protocol.Pause(is_paused):
+                self._steering.pause(is_paused)
+            case protocol.Evict(paths):
+                return msgspec.structs.asdict(await self._steering.evict(paths))
+            case protocol.Unpin(paths):
+                return {"paths": await self._steering.unpin(paths)}
+            case protocol.StatusOf(path):
+                return await self._mounted.snapshot_of(path)
+            case protocol.Stop():
+                self._mounted.stop_draining()
+            case _:
+                return await self._mounted.snapshot()
+        return {}
+
+    @property
+    def _steering(self) -> Steering:
+        found = self._controls.steering
+        if found is None:
+            raise UsageError(
+                "a mount of the past sends nothing and keeps no cache of its own to steer"
+            )
+        return found
+
+    async def _bring(
+        self, stream: trio.SocketStream, request: protocol.Prefetch | protocol.Pin
+    ) -> None:
+        """Fetch trees, and tell how far that is; given up when the caller hangs up."""
+        steering, work = self._steering, TreeWork()
+        bring = steering.pin if isinstance(request, protocol.Pin) else steering.prefetch
+
+        async def tell() -> protocol.Answer:
+            return protocol.TreeProgress(work)
+
+        await self._reporting(stream, partial(bring, request.paths, work), tell)
+        await _send(stream, protocol.Done(msgspec.to_builtins(work)))
 
     async def _leave(self, stream: trio.SocketStream) -> None:
         with self._counted():
@@ -239,7 +277,7 @@ class ControlServer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_set, self._ended, nursery.cancel_scope)
             try:
-                await self._mounted.wait_uploaded()
+                await self._controls.wait_uploaded()
             except S3MountError as error:
                 failure = error
             nursery.cancel_scope.cancel()
@@ -247,15 +285,20 @@ class ControlServer:
             raise failure
 
     async def _reporting(
-        self, stream: trio.SocketStream, wait: Callable[[], Awaitable[None]]
+        self,
+        stream: trio.SocketStream,
+        wait: Callable[[], Awaitable[None]],
+        tell: Callable[[], Awaitable[protocol.Answer]] | None = None,
     ) -> None:
-        """Wait for ``wait`` while telling how far the uploads are; ends early when the caller hangs up.
+        """Wait for ``wait`` while telling how far it is (the uploads are); ends early when the caller hangs up.
 
         Raises what ``wait`` raises, if that is an S3MountError.
         """
         failure: S3MountError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._report, stream, nursery.cancel_scope)
+            nursery.start_soon(
+                self._report, stream, nursery.cancel_scope, tell or self._tell_uploads
+            )
             try:
                 await wait()
             except S3MountError as error:
@@ -264,11 +307,19 @@ class ControlServer:
         if failure is not None:
             raise failure
 
-    async def _report(self, stream: trio.SocketStream, listening: trio.CancelScope) -> None:
+    async def _tell_uploads(self) -> protocol.Answer:
+        moved = await self._mounted.moved()
+        return protocol.Progress(*self._controls.pending(), moved, self._controls.trouble())
+
+    async def _report(
+        self,
+        stream: trio.SocketStream,
+        listening: trio.CancelScope,
+        tell: Callable[[], Awaitable[protocol.Answer]],
+    ) -> None:
         while True:
-            moved = await self._mounted.moved()
+            report = await tell()
             try:
-                report = protocol.Progress(*self._mounted.pending(), moved, self._mounted.trouble())
                 await _send(stream, report)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 listening.cancel()

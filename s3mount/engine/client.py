@@ -151,6 +151,10 @@ class EngineClient:
         request = messages.SetRates(next(self._ids), up_bytes_per_s, down_bytes_per_s)
         await self._ask(Call(request), messages.Done)
 
+    async def set_log_level(self, level: str) -> None:
+        """See ``Store.set_log_level``. Later children begin with the level that this process has then."""
+        await self._ask(Call(messages.SetLogLevel(next(self._ids), level)), messages.Done)
+
     async def head(self, key: Key, *, version_id: VersionId | None = None) -> ObjectInfo:
         """See ``Store.head``."""
         request = messages.Head(next(self._ids), key, version_id)

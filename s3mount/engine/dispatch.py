@@ -200,6 +200,11 @@ async def _set_rates(store: Store, r: messages.SetRates, _: Report) -> Reply:
     return messages.Done(r.id)
 
 
+async def _set_log_level(store: Store, r: messages.SetLogLevel, _: Report) -> Reply:
+    await store.set_log_level(r.level)
+    return messages.Done(r.id)
+
+
 async def _renew_credentials(store: Store, r: messages.RenewCredentials, _: Report) -> Reply:
     await store.renew_credentials()
     return messages.Done(r.id)
@@ -235,6 +240,7 @@ _CALLS: dict[type[Request], Callable[[Store, Any, Report], Awaitable[Reply]]] = 
     messages.MayWrite: _may_write,
     messages.RenewCredentials: _renew_credentials,
     messages.SetRates: _set_rates,
+    messages.SetLogLevel: _set_log_level,
 }
 
 

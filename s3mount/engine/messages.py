@@ -269,6 +269,12 @@ class SetRates(Request, tag=39, frozen=True, array_like=True, gc=False):
     down_bytes_per_s: int
 
 
+class SetLogLevel(Request, tag=64, frozen=True, array_like=True, gc=False):
+    """``Store.set_log_level``."""
+
+    level: str
+
+
 class MayWrite(Request, tag=35, frozen=True, array_like=True, gc=False):
     """``Store.may_write``."""
 
@@ -488,6 +494,7 @@ ToChild: TypeAlias = (
     | Statistics
     | RenewCredentials
     | SetRates
+    | SetLogLevel
     | MayWrite
 )
 

@@ -108,6 +108,11 @@ class EnginePool:
         for engine in list(self._running.values()):
             await engine.set_rates(up_bytes_per_s, down_bytes_per_s)
 
+    async def set_log_level(self, level: str) -> None:
+        """See ``Store.set_log_level``, for each engine. Raises the first error."""
+        for engine in list(self._running.values()):
+            await engine.set_log_level(level)
+
     async def close(self) -> None:
         """End all engines. Calls under way end first, within bounds."""
         for engine in list(self._running.values()):

@@ -88,6 +88,8 @@ def _section(mount: Snapshot, rates: Sequence[Rates]) -> str:
     phase = f'<span class="{"good" if is_well else "bad"}">{escape(PHASES[mount.phase])}</span>'
     head = f"<h2>{escape(mount.mountpoint)}</h2><div>{escape(mount.source)} &middot; {phase}</div>"
     parts = [head]
+    if mount.paused:
+        parts.append(f"<p>Uploads are paused: s3mount resume {escape(mount.mountpoint)}</p>")
     if mount.outage:
         parts.append(f'<p class="bad">S3 cannot be reached: {escape(mount.outage)}</p>')
     if mount.phase in ("serving", "ending", "draining"):

@@ -11,6 +11,7 @@ import msgspec
 import trio
 from botocore.credentials import Credentials as BotocoreCredentials
 
+from s3mount import logs
 from s3mount.config import PART_BYTES_MAX, StoreConfig
 from s3mount.errors import (
     AccessDeniedError,
@@ -173,6 +174,11 @@ class S3Store:
         """See ``Store.set_rates``."""
         await trio.lowlevel.checkpoint()
         self._http.traffic.set_limits(up_bytes_per_s, down_bytes_per_s)
+
+    async def set_log_level(self, level: str) -> None:
+        """See ``Store.set_log_level``."""
+        await trio.lowlevel.checkpoint()
+        logs.set_level(level)
 
     async def _bind_anew(self) -> bool:
         """Ask boto3 for all; ``True`` when it is other than before. Raises as entering does."""

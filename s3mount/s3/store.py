@@ -110,6 +110,10 @@ class Store(Readable, Protocol):
         """Hold bodies to these rates from now on, as ``StoreConfig`` does from the start; 0: to none. Repeatable."""
         ...
 
+    async def set_log_level(self, level: str) -> None:
+        """Log from this level (``logs.LEVELS``) on, in the process that talks to the store. Repeatable."""
+        ...
+
     @property
     def lists_in_order(self) -> bool:
         """Does it list keys in the order of UTF-8, from any key on? S3 Express does neither."""

@@ -185,6 +185,10 @@ class MemoryStore:
         """See ``Store.set_rates``: nothing goes over a line."""
         await trio.lowlevel.checkpoint()
 
+    async def set_log_level(self, level: str) -> None:
+        """See ``Store.set_log_level``: it logs nothing."""
+        await trio.lowlevel.checkpoint()
+
     async def put_tags(self, key: Key, tags: str, *, version_id: VersionId | None = None) -> None:
         """See ``Store.put_tags``."""
         arguments = {"key": key, "tags": tags, "version_id": version_id}

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import trio
 
+from s3mount import logs
 from s3mount.background import Background, contained, reason_of
 from s3mount.cache.reader import CacheReader
 from s3mount.clock import SystemClock, WallClock
@@ -47,6 +48,7 @@ from s3mount.vfs.namespace.renaming import Renaming
 from s3mount.vfs.prefetches import Prefetches
 from s3mount.vfs.snapshots.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.state import OWN_DATE_SLACK_NS, MountState
+from s3mount.vfs.steering import Steering
 from s3mount.vfs.stored import StoredAttributes
 from s3mount.vfs.trials import RunningTrial
 from s3mount.vfs.uploads.dedupe import Deduplicator
@@ -151,6 +153,8 @@ class Filesystem:
         )
         self.metadata = Metadata(state, self.directories, self.contents, times, store)
         self.decisions = Decisions(state, times, self.uploader)
+        self.steering = Steering(state, store, reader, self.uploader)
+        self.outcomes.listeners.append(self.steering.heard)
         self._snapshots = snapshots
         self._forget_entry = forget_entry
 
@@ -179,6 +183,7 @@ class Filesystem:
                     task_status.started()
                     if self._snapshots is not None:
                         background.keep(self._snapshots.keep_room, self._forget_entry)
+                    background.keep(self.steering.run)
                     if not self.config.read_only:
                         self.puts.open()
                         self.store.on_outage = self._outage_changed
@@ -290,6 +295,10 @@ class Filesystem:
                         if (mark is None or change.first_seq <= mark)
                         and change.state is not State.OPEN
                     ]
+                if left and self.uploader.is_paused:
+                    raise S3MountError(
+                        f"uploads are paused: s3mount resume {self.config.mountpoint}"
+                    )
                 if not left:
                     if no_room is not None:
                         raise no_room
@@ -326,6 +335,12 @@ class Filesystem:
     async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
         """See ``Store.set_rates``."""
         await self.store.set_rates(up_bytes_per_s, down_bytes_per_s)
+
+    async def set_log_level(self, level: str) -> None:
+        """Log from this level on, in both processes. Raises S3MountError."""
+        log.info("asked for: log level %s", level)
+        logs.set_level(level)
+        await self.store.set_log_level(level)
 
     async def refresh(self, paths: Sequence[str]) -> None:
         """See ``Refreshing.refresh``."""
@@ -377,6 +392,8 @@ class Filesystem:
                 "disk_free_bytes": _free_bytes(self.config.state_dir),
             },
             "uploads": self.uploader.statistics(),
+            "paused": self.uploader.is_paused,
+            "pinned": self.steering.pinned(),
             "conflicts": [conflict._asdict() for conflict in self.outcomes.conflicts],
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities.told(),

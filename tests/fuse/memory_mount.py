@@ -145,6 +145,7 @@ class PretendedUploads:
         self.stalls = options.stalls
         self._pending: dict[int, float] = {}
         self._sent = 0.0
+        self.steering = None
 
     def changed(self, inode: int) -> None:
         self._pending[inode] = trio.current_time() + self._options.send_s
@@ -170,6 +171,9 @@ class PretendedUploads:
         return []
 
     async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def set_log_level(self, level: str) -> None:
         await trio.lowlevel.checkpoint()
 
     async def refresh(self, paths: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ from s3mount.s3.http.credentials import CredentialSource, Renew
 from s3mount.s3.http.customer_keys import CustomerKeys
 from s3mount.s3.http.error_mapping import Refusal, action_denied
 from s3mount.s3.http.hedging import HEDGED_KINDS, Hedger
-from s3mount.s3.http.perf_log import Recorder, record_of
+from s3mount.s3.http.perf_log import Recorder, RequestRecord, record_of
 from s3mount.s3.http.pool import Pool
 from s3mount.s3.http.requests import Answer, Call, local_failure
 from s3mount.s3.http.resolve import Address
@@ -304,20 +304,25 @@ class HttpClient:
 
         Raises StoreError. ``call.in_doubt`` tells afterwards whether a failed try may have taken effect.
         """
-        if self._recorder is None:
+        is_logged = _log.isEnabledFor(logging.DEBUG)
+        if self._recorder is None and not is_logged:
             return await self._tries(call, tries_max)
         began_s, expected = trio.current_time(), self.timeouts.s_per_byte(call.kind)
-        status = 0
+        status, request_id = 0, ""
         try:
             answer = await self._tries(call, tries_max)
-            status = answer.status
+            status, request_id = answer.status, answer.headers.get(genuine.REQUEST_ID, "")
             return answer
         except StoreError as error:
-            status = error.status
+            status, request_id = error.status, error.request_id
             raise
         finally:
             self._recorded += 1
-            self._recorder(record_of(self._recorded, call, status, began_s, expected))
+            record = record_of(self._recorded, call, status, began_s, expected)
+            if self._recorder is not None:
+                self._recorder(record)
+            if is_logged:
+                _log_request(record, request_id)
 
     async def _tries(self, call: Call, tries_max: int | None) -> Answer:
         retry = 0
@@ -698,3 +703,26 @@ def file_sink(fd: int, offset: int, path: str, on_bytes: Callable[[int], None]) 
             on_bytes(n)
 
     return write
+
+
+def _log_request(record: RequestRecord, request_id: str) -> None:
+    """How a request ended, for who looks for it in the provider's logs."""
+    _log.debug(
+        "%s of %r: %d after %d tries in %.0f ms, request-id=%s",
+        record.kind,
+        record.key,
+        record.status,
+        record.attempts,
+        record.total_ms,
+        request_id or "-",
+        extra={
+            "about": {
+                "kind": record.kind,
+                "key": record.key,
+                "status": record.status,
+                "tries": record.attempts,
+                "ms": record.total_ms,
+                "request_id": request_id,
+            }
+        },
+    )

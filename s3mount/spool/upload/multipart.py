@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 class MultipartSender:
     """All multipart uploads of one spool. At most ``parts_max`` parts are on their way at once.
 
-    Each takes one of ``slots``. Where the store does not copy parts of what it has, they are fetched and sent.
+    Each takes one of ``slots``, and begins when ``may_send`` returns.
+    Where the store does not copy parts of what it has, they are fetched and sent.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class MultipartSender:
         part_bytes: int,
         parts_max: int,
         prefix: str,
+        may_send: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._spool = spool
+        self._may_send = may_send
         self._store = store
         self._provider = provider
         self._plan = PartPlan(part_bytes)
@@ -166,6 +169,7 @@ class MultipartSender:
 
     async def send_part(self, blob: Blob, upload: PartsUpload, index: int) -> None:
         """Send one part that ``upload.begin`` was told of; the caller tells it ``ended``, however this ends."""
+        await self._may_send()
         span = self._plan.part_range(index)
         stop = min(span.stop, blob.size)
         if stop < span.start:

@@ -147,6 +147,7 @@ class Uploader:
             part_bytes=part_bytes,
             parts_max=uploads_max,
             prefix=prefix,
+            may_send=self._may_send,
         )
         self.streaming = Streaming(spool, self.multipart, PartPlan(part_bytes))
         self.sender = Sender(
@@ -175,6 +176,8 @@ class Uploader:
             "overwritten": 0,
         }
         self._news = trio.Event()
+        self._resumed = trio.Event()
+        self._resumed.set()
         spool.on_queued = self._queued
         spool.on_removed = self._removed
 
@@ -287,6 +290,26 @@ class Uploader:
             self.queue.push(change, trio.current_time())
             self._wake.set()
 
+    @property
+    def is_paused(self) -> bool:
+        """Is nothing sent, as somebody asked for?"""
+        return not self._resumed.is_set()
+
+    def pause(self, is_paused: bool) -> None:
+        """Begin no request for a change or a part from now on, until told to go on. Repeatable.
+
+        What is on its way arrives.
+        """
+        if not is_paused:
+            self._resumed.set()
+        elif not self.is_paused:
+            self._resumed = trio.Event()
+
+    async def _may_send(self) -> None:
+        """Return while uploads are not paused."""
+        while self.is_paused:
+            await self._resumed.wait()
+
     async def wait_for_news(self) -> None:
         """Return when a try ended, however."""
         await self._news.wait()
@@ -342,6 +365,7 @@ class Uploader:
 
     async def _next(self, lane: Lane) -> Change:
         while True:
+            await self._may_send()
             change = self.queue.take(lane, trio.current_time())
             if change is not None:
                 return change

@@ -68,12 +68,13 @@ class UploadOutcomes:
         self._provider = provider
         self._puts = puts
         self.conflicts: deque[Conflict] = deque(maxlen=CONFLICTS_SHOWN_MAX)
-        self.on_event: Report = _nobody
+        self.listeners: list[Report] = []
 
     def take(self, event: UploadEvent) -> None:
-        """See ``spool.events.Report``. ``on_event`` is told last."""
+        """See ``spool.events.Report``. ``listeners`` are told last."""
         self._follow(event)
-        self.on_event(event)
+        for tell in self.listeners:
+            tell(event)
 
     def _follow(self, event: UploadEvent) -> None:
         match event:
@@ -197,7 +198,3 @@ class UploadOutcomes:
         node = self._state.find(change.key)
         if node is not None and node.parent is not None and node.parent.directory is not None:
             node.parent.directory.listed_at = float("-inf")
-
-
-def _nobody(event: UploadEvent) -> None:
-    """Nobody else wants to know."""

@@ -12,6 +12,7 @@ import trio
 from s3mount.cache.cache_catalog import CacheCatalog
 from s3mount.cache.entry import digest_of
 from s3mount.cache.folder import CacheFolder
+from s3mount.errors import LocalDiskError
 from s3mount.refs import ContentRef
 from tests.unit.cache.stores import (
     KIB,
@@ -324,3 +325,37 @@ async def test_on_a_small_disk_the_floor_is_a_tenth(
     async with running(SlowStore(), tmp_path, free_bytes_min=1 << 30) as reader:
         await trio.sleep(10)
         assert reader.statistics()["cache_bytes_max"] == 35 * MIB
+
+
+@simulated
+async def test_what_is_pinned_is_not_evicted(tmp_path: Path) -> None:
+    store = SlowStore(bytes_per_s=1e9)
+    pinned = [store.add(f"pinned{number}", 1 * MIB)[0] for number in range(3)]
+    others = [store.add(f"other{number}", 1 * MIB)[0] for number in range(12)]
+    small = [store.add(f"small{number}", 5 * KIB)[0] for number in range(8)]
+    async with running(store, tmp_path, size_bytes_max=8 * MIB) as reader:
+        # Before they are here as well, and what somebody else pinned.
+        await reader.pin([*pinned[:2], *small], "mine", 100)
+        await reader.pin(pinned[2:], "theirs", 100)
+        for ref in (*pinned, *small):
+            await reader.bring(ref)
+        with pytest.raises(LocalDiskError, match="no ETag"):
+            await reader.bring(ContentRef("pinned0", "", 1 * MIB))
+        held = reader.open(pinned[0])
+        assert await held.read(0, KIB)
+        for ref in others:
+            await reader.bring(ref)
+        assert reader.statistics()["cache_evicted_bytes"] > 0
+        assert all(reader.is_whole(ref) for ref in (*pinned, *small))
+        assert not all(reader.is_whole(ref) for ref in others)
+        held.close()
+        kept = await reader.evict([*pinned, *small])
+        assert (kept.files, kept.pinned) == (0, len(pinned) + len(small))
+        # Those that were seen again stay pinned.
+        await reader.pin(pinned[:1], "mine", 200)
+        await reader.unpin_older("mine", 200)
+        assert await reader.pin_owners() == ["mine", "theirs"]
+        gone = await reader.evict([*pinned, *small])
+        assert (gone.files, gone.pinned) == (1 + len(small), 2)
+        assert gone.size_bytes >= 1 * MIB
+        assert not reader.is_whole(pinned[1])

@@ -14,6 +14,7 @@ SLOW = ("trio", "boto3", "botocore", "pyfuse3", "rich", "pyarrow")
     "command",
     [
         *("status", "wait", "unmount", "retry", "refresh", "bwlimit", "mount", "mount-helper"),
+        *("pause", "resume", "loglevel", "evict", "prefetch", "pin", "unpin"),
         *("ls", "du", "cat", "rm", "sync", "cancel", "sum", "verify", "presign", "run"),
         *("generate-sse-key", "pack", "send", "daemon"),
     ],

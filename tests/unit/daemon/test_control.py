@@ -30,6 +30,8 @@ class Pretended:
         self.refused = ""
         self.stopped = False
         self.rates = (0, 0)
+        self.level = "info"
+        self.steering = None
         self.waited_for: list[tuple[str, ...]] = []
 
     async def snapshot(self) -> dict[str, Any]:
@@ -59,6 +61,9 @@ class Pretended:
 
     async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
         self.rates = (up_bytes_per_s, down_bytes_per_s)
+
+    async def set_log_level(self, level: str) -> None:
+        self.level = level
 
     async def discard(self, paths: Sequence[str], *, is_rehearsal: bool) -> list[str]:
         return [f"{path} rehearsal={is_rehearsal}" for path in paths]
@@ -112,7 +117,7 @@ class Control:
 async def control(folder: Path) -> AsyncIterator[Control]:
     folder.mkdir(parents=True, exist_ok=True)
     mount = Pretended()
-    running = server.ControlServer(mount)
+    running = server.ControlServer(mount, mount)
     found = Control(folder, mount, running)
     async with trio.open_nursery() as nursery:
         await nursery.start(running.run, lambda: found.path, lambda path: None)
@@ -269,7 +274,7 @@ def test_a_bug_behind_one_request_is_logged_and_survived(
 async def _moves(folder: Path) -> None:
     folder.mkdir()
     mount = Pretended()
-    running = server.ControlServer(mount)
+    running = server.ControlServer(mount, mount)
     places = iter((folder / "one.sock", folder / "two.sock"))
     published: list[Path] = []
     again = trio.Event()

@@ -522,3 +522,33 @@ async def test_a_copy_of_a_streamed_file_is_known_as_ours_when_its_answer_was_lo
         await mount.change("b", b"changed", 0)
         await mount.sync()
         assert world.files() == {"b": b"changed" + b"x" * (4 * PART - 7)}
+
+
+@simulated
+async def test_a_pause_ends_between_two_parts_and_goes_on_with_them(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted() as mount:
+        uploader = mount.fs.uploader
+        await mount.write("first", b"")
+        await mount.sync()
+        uploader.pause(True)
+        data, asked = os.urandom(5 * PART), world.requests
+        before = asked.copy()
+        await mount.write("large", data)
+        await mount.write("small", b"s")
+        await trio.sleep(60)
+        assert not {"upload_part", "put"} & (asked - before).keys()
+        with pytest.raises(S3MountError, match="uploads are paused: s3mount resume"):
+            await mount.sync()
+        on_request = world.on_request
+        world.on_request = lambda told: uploader.pause(told.startswith("upload_part"))
+        uploader.pause(False)
+        await trio.sleep(60)
+        assert asked["upload_part"] >= 1
+        assert asked["upload_part"] <= 4, "as many as go at once"
+        assert "large" not in world.files()
+        world.on_request = on_request
+        uploader.pause(False)
+        await mount.sync()
+        assert asked["upload_part"] == 5
+        assert world.files()["large"] == data
