@@ -168,6 +168,11 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
     write_through: bool = False
     fast_loop: bool = True
     dedupe: bool = True
+    packs: bool = False
+    """Members of the packs in the mounted folder are shown as files."""
+    pack_below: int = 0
+    pack_globs: tuple[str, ...] = ()
+    """New files that are smaller than this, or such as any of these names fits, are sent in packs."""
     snapshots: str = ""
     past: Past | None = None
 
@@ -181,6 +186,15 @@ class MountConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--uploads must be at least 1")
         if self.metadata_ttl_s < 0:
             raise UsageError("--metadata-ttl must not be negative")
+        if self.pack_below > MIB:
+            raise UsageError("--pack-below takes at most 1M: larger files gain nothing in a pack")
+        if self.past is not None and self.has_packs:
+            raise UsageError("the past is shown without packs: leave out --packs and --pack-below")
+
+    @property
+    def has_packs(self) -> bool:
+        """Are members of packs files?"""
+        return self.packs or self.pack_below > 0 or bool(self.pack_globs)
 
     @property
     def identity(self) -> str:

@@ -58,6 +58,8 @@ STEPS = (
     # A change on its way.
     "send: before",
     "put: answered",
+    "pack: tar put",
+    "pack: index put",
     "copy: answered",
     "delete: answered",
     "change: superseded",

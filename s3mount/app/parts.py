@@ -24,6 +24,7 @@ from s3mount.engine.client import EngineClient
 from s3mount.errors import EngineError, MountError, S3MountError, StoreError
 from s3mount.fuse.operations import Operations, forget_entry
 from s3mount.names import trial_key
+from s3mount.pack.store import PackedStore
 from s3mount.refs import BucketInfo
 from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
@@ -46,7 +47,11 @@ RIGHTS_WAIT_S = 1.0
 async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[Parts]:
     """The parts of one mount, ready to be served. Raises S3MountError for what is in the way."""
     reporter.step("opening the state folder")
-    async with open_spool(config) as spool, EngineClient(config.store) as store:
+    async with (
+        open_spool(config) as spool,
+        EngineClient(config.store) as engine,
+        _with_packs(engine, config) as store,
+    ):
         reporter.step(f"asking S3 for the bucket {config.store.bucket}")
         bucket, told = await _look_at_bucket(store, config, spool)
         reporter.step("opening the cache")
@@ -94,6 +99,27 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
                     partial(_of_snapshots, snapshots, notes),
                     [*told, *notes.told],
                 )
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _with_packs(store: Store, config: MountConfig) -> AsyncIterator[Store]:
+    """``store``, with members of packs as objects where the mount is to show them."""
+    if not config.has_packs:
+        yield store
+        return
+    packed = PackedStore(
+        store,
+        config.store.bucket,
+        config.prefix,
+        ttl_s=config.metadata_ttl_s,
+        below=config.pack_below,
+        globs=config.pack_globs,
+    )
+    with first_error():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(packed.run)
+            yield packed
             nursery.cancel_scope.cancel()
 
 

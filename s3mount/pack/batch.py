@@ -34,6 +34,8 @@ class About(NamedTuple):
     mode: int = MODE
     uid: int = 0
     gid: int = 0
+    metadata: dict[str, str] | None = None
+    type: str = ""
 
 
 def header_of(layout: Layout, name: str, size: int, about: About) -> bytes:
@@ -119,6 +121,8 @@ class Batch:
             digest,
             time_text(about.mtime_ns),
             f"{about.mode & 0o7777:04o}",
+            metadata=about.metadata,
+            type=about.type,
         )
         self.size = entry.stop
         self.entries.append(entry)

@@ -23,7 +23,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     ``header`` is where the member's first header begins, ``body`` where its bytes do, both from the beginning of
     the pack. ``mtime`` is seconds since the epoch as a decimal number, ``mode`` permissions in octal, ``sha256`` in
-    hex and empty where nobody read the bytes. ``order`` is empty where it is the pack's id.
+    hex and empty where nobody read the bytes. ``order`` is empty where it is the pack's id. ``metadata`` and ``type``
+    are what an object would have as user metadata and Content-Type; ``None`` where nobody told.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     target: str = ""
     order: str = ""
     deleted: bool = False
+    metadata: dict[str, str] | None = None
+    type: str = ""
 
     @property
     def mtime_ns(self) -> int | None:

@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from s3mount.clock import SystemClock, WallClock
+from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     ObjectExistsError,
     PackFullError,
@@ -42,6 +43,7 @@ INLINE_ENTRIES_MAX = 1000
 """The index of so many takes a few milliseconds."""
 CLOCKS_DIFFER_S = 0.02
 """A window that is waited for by the one clock has ended by the other, too: else it would be opened twice."""
+TAR_HEADERS = ObjectHeaders(content_type="application/x-tar")
 BATCH_HEADER = "s3mount-batch"
 """User metadata by which a writer knows its own pack again, when the answer to a PUT was lost."""
 
@@ -177,6 +179,39 @@ async def _with_index(content: Batch, work: Callable[[], T]) -> T:
     return work()
 
 
+async def send_pack(store: Store, folder: Key, batch: PackBatch, headers: ObjectHeaders) -> None:
+    """Put the tar file, then its index. Repeatable: what S3 has is not sent again. Raises S3MountError."""
+    content = batch.content
+    if not content.is_finished:
+        await _with_index(content, content.finish)
+    while batch.tar is None:
+        batch.tar = await _put_new(store, batch, batch.key, content.body, headers)
+        if batch.tar is None:
+            # Two writers of one window: each has a pack, and the second one's place is told by wait().
+            content.key = f"{folder}{content.id}-{batch.nonce}.tar"
+    tar = batch.tar
+    crashpoint("pack: tar put")
+    body = await _with_index(content, partial(content.index_body, tar.etag))
+    if await _put_new(store, batch, f"{batch.key}{SUFFIX}", body, INDEX_HEADERS) is None:
+        raise ObjectExistsError(f"{batch.key}{SUFFIX} was written by somebody else")
+    crashpoint("pack: index put")
+    batch.stored(tar)
+
+
+async def _put_new(
+    store: Store, batch: PackBatch, key: Key, body: Body, headers: ObjectHeaders
+) -> PutResult | None:
+    """Put an object where none is; ``None``: there is one, and it is not ours."""
+    headers = msgspec.structs.replace(headers, metadata={BATCH_HEADER: batch.nonce})
+    try:
+        return await store.put(key, body, headers, condition=Condition(if_absent=True))
+    except PreconditionFailedError:
+        info = await store.head(key)
+        if info.headers is None or info.headers.metadata.get(BATCH_HEADER) != batch.nonce:
+            return None
+        return PutResult(info.etag, info.version_id)
+
+
 class Writer:
     """Writes packs below ``folder`` of a store. For any number of tasks of one trio program.
 
@@ -208,7 +243,7 @@ class Writer:
         self._folder = folder
         self._nursery = nursery
         self._limits = limits
-        self._headers = ObjectHeaders(content_type="application/x-tar", storage_class=storage_class)
+        self._headers = msgspec.structs.replace(TAR_HEADERS, storage_class=storage_class)
         self._layout = layout
         self._gives_up = gives_up
         self._clock = clock or SystemClock()
@@ -388,7 +423,7 @@ class Writer:
         retry = 0
         while True:
             try:
-                await self._send_once(batch)
+                await send_pack(self._store, self._folder, batch, self._headers)
             except S3MountError as error:
                 if self._gives_up or not error.retryable:
                     batch.failed(error)
@@ -404,35 +439,6 @@ class Writer:
             self._under_way.remove(batch)
             self._room.release()
             return
-
-    async def _send_once(self, batch: PackBatch) -> None:
-        """The tar file, then its index. Repeatable: what S3 has is not sent again."""
-        content = batch.content
-        if not content.is_finished:
-            await _with_index(content, content.finish)
-        while batch.tar is None:
-            batch.tar = await self._put_new(batch, batch.key, content.body, self._headers)
-            if batch.tar is None:
-                # Two writers of one window: each has a pack, and the second one's place is told by wait().
-                content.key = f"{self._folder}{content.id}-{batch.nonce}.tar"
-        tar = batch.tar
-        body = await _with_index(content, partial(content.index_body, tar.etag))
-        if await self._put_new(batch, f"{batch.key}{SUFFIX}", body, INDEX_HEADERS) is None:
-            raise ObjectExistsError(f"{batch.key}{SUFFIX} was written by somebody else")
-        batch.stored(tar)
-
-    async def _put_new(
-        self, batch: PackBatch, key: Key, body: Body, headers: ObjectHeaders
-    ) -> PutResult | None:
-        """Put an object where none is; ``None``: there is one, and it is not ours."""
-        headers = msgspec.structs.replace(headers, metadata={BATCH_HEADER: batch.nonce})
-        try:
-            return await self._store.put(key, body, headers, condition=Condition(if_absent=True))
-        except PreconditionFailedError:
-            info = await self._store.head(key)
-            if info.headers is None or info.headers.metadata.get(BATCH_HEADER) != batch.nonce:
-                return None
-            return PutResult(info.etag, info.version_id)
 
     async def flush(self) -> None:
         """Close the open pack, and return when S3 has all that was put. Repeatable; raises as ``close``."""

@@ -21,6 +21,7 @@ from s3mount.config import MountConfig
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
 from s3mount.names import trial_key
+from s3mount.pack.store import PackedStore
 from s3mount.refs import Capabilities
 from s3mount.s3.lacks import describe_lacks, lack_of_past
 from s3mount.s3.store import Store
@@ -170,6 +171,7 @@ class Filesystem:
             uploads_max=self.config.uploads_max,
             delay_s=self.config.upload_delay_s,
             on_conflict=self.config.on_conflict,
+            packing=self.store if isinstance(self.store, PackedStore) else None,
         )
 
     # --------------------------------------------------------------- background

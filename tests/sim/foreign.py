@@ -128,9 +128,9 @@ class Rivals:
 
     def judge(self, world: World) -> None:
         """All is sent: every content that nobody replaced knowingly must be in the bucket, under some name."""
-        there = set(world.bucket.contents().values())
+        there = set(world.contents().values())
         lost = [data for data in self._written if data not in there and data not in self._replaced]
         if lost:
-            names = [key for key in world.bucket.contents() if key.startswith(TOP)]
+            names = [key for key in world.contents() if key.startswith(TOP)]
             shown = ", ".join(f"{data[:12]!r} {brief(data)[:12]}" for data in lost)
             raise Wrong(f"lost without being seen: {shown}; there are {names}")

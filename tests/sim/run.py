@@ -51,6 +51,9 @@ SETTLE_S = 120.0
 COPY_GAP_S = 0.05
 """In every twentieth seed so much passes between S3's look at the source of a copy and its reading. Not in
 those with opaque ETags: nothing but the condition protects a copy there."""
+PACK_BELOW = 2 << 10
+ALL_PACK = bool(os.environ.get("S3MOUNT_SIM_PACKS"))
+"""In every sixth seed small files go into packs; with the variable in all."""
 POWER_CUTS_SHARE = float(os.environ.get("S3MOUNT_SIM_POWER_CUTS", "0.5"))
 """In so many seeds lives may end by a power cut."""
 RARE_STEPS = (
@@ -182,6 +185,7 @@ class Simulation:
             versioning=rng.choice(("off", "off", "enabled")),
             opaque_etags=self.seed % 4 == 3,
             copy_gap_s=COPY_GAP_S if self.seed % 20 == 1 else 0.0,
+            pack_below=PACK_BELOW if ALL_PACK or self.seed % 6 == 4 else 0,
         )
         # As a directory bucket has them: no versions, ETags that are no MD5s.
         is_express = self.seed % 4 == 3 and world.bucket._bucket.versioning == "off"

@@ -7,8 +7,11 @@ S3 is ``MemoryStore``. ``Mount.kill`` ends a mount as SIGKILL does, at whatever 
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import os
 import shutil
+import tarfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -22,7 +25,12 @@ import trio.testing
 from s3mount.cache.reader import CacheReader
 from s3mount.config import MountConfig, StoreConfig
 from s3mount.errors import NetworkError, StoreError
-from s3mount.refs import FileSlice, Key, ObjectHeaders
+from s3mount.pack import index
+from s3mount.pack.entry import INDEX_NAME, Entry
+from s3mount.pack.finding import Loaded, Pack, alive
+from s3mount.pack.store import PackedStore
+from s3mount.refs import FileSlice, Key, ObjectHeaders, ObjectInfo
+from s3mount.s3.store import Store
 from s3mount.spool.journal.recover_blob import data_ranges
 from s3mount.spool.spool import Spool
 from s3mount.spool.step import Step
@@ -147,8 +155,10 @@ class World:
         opaque_etags: bool = False,
         copy_gap_s: float = 0.0,
         loses_tags: bool = False,
+        pack_below: int = 0,
     ) -> None:
         self.folder = folder
+        self.pack_below = pack_below
         self.clock = VirtualClock()
         self.bucket = MemoryStore(
             clock=self.clock,
@@ -197,21 +207,26 @@ class World:
 
     def put_now(self, key: str, data: bytes) -> bytes | None:
         """Somebody else writes, in no time; what was there before."""
-        there = self.bucket.contents().get(key)
+        there = self.contents().get(key)
         bucket = self.bucket._bucket
         bucket.store(key, data, bucket.etag_of(data), ObjectHeaders())
         return there
 
     def contents(self) -> dict[str, bytes]:
-        """All objects but the marker that keeps the top's own attributes."""
-        return {key: data for key, data in self.bucket.contents().items() if key != ".s3mount/"}
+        """All objects but the marker that keeps the top's own attributes; of packs what is in them."""
+        there = self.bucket.contents()
+        if self.pack_below:
+            there = {key: body for key, (body, _) in packed(there).items()} | there
+        return {key: data for key, data in there.items() if key != ".s3mount/" and not is_pack(key)}
 
     def files(self) -> dict[str, bytes]:
         """All objects but the markers of directories."""
         return {key: data for key, data in self.contents().items() if not key.endswith("/")}
 
     async def metadata(self, key: str) -> Mapping[str, str]:
-        """User metadata of an object."""
+        """User metadata of an object, or of a member of a pack."""
+        if self.pack_below and key not in self.bucket.contents():
+            return packed(self.bucket.contents())[key][1].metadata or {}
         headers = (await self.s3.head(key)).headers
         assert headers is not None
         return headers.metadata
@@ -259,7 +274,13 @@ class World:
         if self.disk is not None and is_new:
             self.disk.begin(self.state, is_new=True)
         self.cache.mkdir(exist_ok=True)
-        store = LifeStore(self)
+        life = LifeStore(self)
+        store: Store = life
+        packs = None
+        if self.pack_below:
+            store = packs = PackedStore(
+                life, "memory", "", ttl_s=1.0, below=self.pack_below, clock=self.clock
+            )
         with mock.patch(
             "s3mount.spool.journal.durability.boot_id", return_value=f"boot {self.boot}"
         ):
@@ -267,6 +288,8 @@ class World:
         spool.journal._database.execute(f"PRAGMA wal_autocheckpoint={self.log_pages_max}")
         try:
             async with trio.open_nursery() as nursery:
+                if packs is not None:
+                    await nursery.start(packs.run)
                 reader = CacheReader(
                     store,
                     self.cache,
@@ -290,7 +313,7 @@ class World:
                     clock=self.clock,
                     memory_path=self.cache / "attributes.sqlite",
                 )
-                mount = Mount(self, fs, store, nursery.cancel_scope)
+                mount = Mount(self, fs, life, nursery.cancel_scope)
                 on_made(mount)
                 await nursery.start(fs.run)
                 if is_settled:
@@ -302,6 +325,37 @@ class World:
             spool.close()
         if not is_there:
             raise Killed
+
+
+def is_pack(key: str) -> bool:
+    """Is it a pack, or the index of one?"""
+    return key.endswith((".tar", ".tar.idx"))
+
+
+def packed(objects: Mapping[str, bytes]) -> dict[str, tuple[bytes, Entry]]:
+    """What the packs among ``objects`` say: of each key that is alive its bytes and its entry.
+
+    Where there is no index yet that in the tar file counts, as any reader of tar files finds it.
+    """
+    packs = []
+    for key, data in objects.items():
+        if not key.endswith(".tar"):
+            continue
+        beside = objects.get(f"{key}.idx")
+        if beside is None:
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                member = tar.extractfile(INDEX_NAME)
+                assert member is not None
+                beside = member.read()
+        info = ObjectInfo(key, len(data), "", 0)
+        packs.append(Loaded(Pack(info, None), index.decode(beside, key, len(data))))
+    found = {}
+    for each in alive(packs):
+        data = objects[each.loaded.pack.tar.key]
+        body = data[each.entry.body : each.entry.body + each.entry.size]
+        assert hashlib.sha256(body).hexdigest() == each.entry.sha256
+        found[each.key] = (body, each.entry)
+    return found
 
 
 class Killed(BaseException):

@@ -178,6 +178,21 @@ class _MountCommand(click.Command):
     default=True,
     help="Let S3 copy what it has already.  [default: dedupe]",
 )
+@option("--packs", is_flag=True, help="Show what is in the packs (tar files) of the folder.")
+@option(
+    "--pack-below",
+    type=size_from(1, or_zero=True),
+    default=0,
+    metavar="SIZE",
+    help="Send new files that are smaller by packs, at most 1M.",
+)
+@expert_option(
+    "--pack",
+    "pack_globs",
+    multiple=True,
+    metavar="GLOB",
+    help="And those that it fits, up to 1M; may be given again.",
+)
 @expert_option("--no-fast-loop", is_flag=True, help="Never poll for the next request.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is mounted.")
 @click.option("--ready-fd", type=int, hidden=True)
@@ -271,6 +286,9 @@ def mount_config(values: dict[str, Any]) -> MountConfig:
         write_through=values["write_through"],
         fast_loop=not values["no_fast_loop"],
         dedupe=values["dedupe"],
+        packs=values["packs"],
+        pack_below=values["pack_below"],
+        pack_globs=tuple(values["pack_globs"]),
         cache_dir=absolute(values["cache_dir"]) or str(default_cache_dir()),
         snapshots=values["snapshots"],
         past=past,

@@ -18,6 +18,7 @@ import trio
 
 from s3mount.background import Background
 from s3mount.errors import RejectedError, S3MountError
+from s3mount.pack.union import is_member_etag
 from s3mount.refs import ETag, Key
 from s3mount.s3.store import Store
 from s3mount.spool.upload.capabilities import KnownCapabilities
@@ -86,6 +87,10 @@ class Deletions:
                 raise deletion.error
             if not deletion.is_alone:
                 return
+        if is_member_etag(if_match):
+            # Many of those are one request.
+            await self._store.delete(key, if_match=if_match)
+            return
         async with self._alone:
             await self._store.delete(key, if_match=if_match)
 

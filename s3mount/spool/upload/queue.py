@@ -27,12 +27,17 @@ LOOKS_MAX = 500
 class Lane(IntEnum):
     """Small requests and large bodies wait in lines of their own, so that neither blocks the other.
 
-    So do deletions while many of them go by one request.
+    So do deletions while many of them go by one request, and what goes into packs.
     """
 
     SMALL = 0
     LARGE = 1
     DELETIONS = 2
+    PACKED = 3
+
+
+GATHERED = (Lane.DELETIONS, Lane.PACKED)
+"""Many of those are one request."""
 
 
 class UploadQueue:
@@ -44,19 +49,23 @@ class UploadQueue:
         blocker: Callable[[Change], Key | None],
         large_bytes_min: int,
         gathers_deletions: Callable[[], bool],
+        is_packed: Callable[[Change], bool] = lambda change: False,
     ) -> None:
         self._find = find
         self._blocker = blocker
         self._large_bytes_min = large_bytes_min
         self._heaps: tuple[list[tuple[float, int, Key]], ...] = tuple([] for _ in Lane)
         self._sending: set[Key] = set()
-        self._deleting: set[Key] = set()
+        self._gathered: set[Key] = set()
         self._gathers_deletions = gathers_deletions
+        self._is_packed = is_packed
         self._waiting: dict[Key, set[Key]] = {}
         self._reading: dict[Key, Key] = {}
 
     def lane_of(self, change: Change) -> Lane:
         """The line that ``change`` waits in."""
+        if self._is_packed(change):
+            return Lane.PACKED
         if isinstance(change, Delete) and self._gathers_deletions():
             return Lane.DELETIONS
         is_large = isinstance(change, Put) and change.size >= self._large_bytes_min
@@ -92,8 +101,8 @@ class UploadQueue:
                 self._waiting.setdefault(blocker, set()).add(key)
                 continue
             self._sending.add(key)
-            if lane is Lane.DELETIONS:
-                self._deleting.add(key)
+            if lane in GATHERED:
+                self._gathered.add(key)
             if change.reads is not None and change.reads != key:
                 self._reading[key] = change.reads
             return change
@@ -105,7 +114,7 @@ class UploadQueue:
     def finished(self, key: Key) -> list[Key]:
         """The sending of ``key`` ended, however; the keys that waited for it, to be pushed again."""
         self._sending.discard(key)
-        self._deleting.discard(key)
+        self._gathered.discard(key)
         self._reading.pop(key, None)
         return list(self._waiting.pop(key, ()))
 
@@ -127,4 +136,4 @@ class UploadQueue:
     @property
     def sending_count(self) -> int:
         """How many changes are on their way by requests of their own."""
-        return len(self._sending) - len(self._deleting)
+        return len(self._sending) - len(self._gathered)

@@ -28,6 +28,8 @@ from s3mount.errors import (
     S3MountError,
 )
 from s3mount.flow.parts import PartPlan
+from s3mount.pack.store import PackedStore
+from s3mount.pack.union import is_member_etag
 from s3mount.refs import ContentRef, Key
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
@@ -68,7 +70,7 @@ from s3mount.spool.upload.kept import Kept
 from s3mount.spool.upload.multipart import MultipartSender
 from s3mount.spool.upload.own_tries import OwnTries
 from s3mount.spool.upload.provider import ContentProvider
-from s3mount.spool.upload.queue import Lane, UploadQueue
+from s3mount.spool.upload.queue import GATHERED, Lane, UploadQueue
 from s3mount.spool.upload.sender import Sender
 from s3mount.spool.upload.streaming import Streaming
 
@@ -90,6 +92,8 @@ JOURNAL_AGAIN_S = 0.5
 """With no room on the disk, the journal is tried again so often."""
 AGAIN_S = 0.02
 """A try that was void begins again so soon."""
+AWAITED_S = 2.0
+"""So long after somebody asked for a single file packs are closed soon."""
 RETRY_DELAY_S_MAX = 60.0
 PARKED_RETRY_S = 300.0
 """How often refused changes are tried again without being asked."""
@@ -128,7 +132,9 @@ class Uploader:
         uploads_max: int,
         delay_s: float,
         on_conflict: ConflictPolicy = "keep-both",
+        packing: PackedStore | None = None,
     ) -> None:
+        self._packing = packing
         self._spool = spool
         self._on_conflict = on_conflict
         self._provider = provider
@@ -158,12 +164,17 @@ class Uploader:
             self._blocker_of,
             part_bytes,
             lambda: self.sender.deletions.are_gathered,
+            self._is_packed,
         )
+        self._packed_slots = trio.CapacityLimiter(1 if packing is None else packing.files_at_once)
         self._deletion_slots = trio.CapacityLimiter(DELETIONS_AT_ONCE)
+        if packing is not None:
+            packing.tell_of_waiters(self._is_awaited)
         self._wake = trio.Event()
         self._some_due = trio.Event()
         self._due_states: set[State] = set()
         self._waiters = 0
+        self._awaited_until = float("-inf")
         self._back_at = float("-inf")
         self._busy_since = self._last_queued = float("-inf")
         self.counters = {
@@ -188,6 +199,16 @@ class Uploader:
         return self.counters | sent
 
     # ----------------------------------------------------------------- lining up
+
+    def _is_packed(self, change: Change) -> bool:
+        """Does it go into a pack, or come out of one?"""
+        if self._packing is None:
+            return False
+        if isinstance(change, Delete):
+            return is_member_etag(change.expected)
+        if isinstance(change, Copy):
+            return is_member_etag(change.source.etag)
+        return self._packing.packs(change.key, change.size)
 
     def _queued(self, change: Change) -> None:
         delay_s = 0.0 if self._waiters else self._delay_s
@@ -286,6 +307,7 @@ class Uploader:
         What is written to the file meanwhile is sent later. Raises LocalDiskError.
         """
         self.closed(change)
+        self._awaited_until = trio.current_time() + AWAITED_S
         if change.state is State.QUEUED:
             self.queue.push(change, trio.current_time())
             self._wake.set()
@@ -310,6 +332,9 @@ class Uploader:
         while self.is_paused:
             await self._resumed.wait()
 
+    def _is_awaited(self) -> bool:
+        return bool(self._waiters) or trio.current_time() < self._awaited_until
+
     async def wait_for_news(self) -> None:
         """Return when a try ended, however."""
         await self._news.wait()
@@ -331,6 +356,7 @@ class Uploader:
             background.keep(self.sender.deletions.run)
             background.keep(self._retry_parked)
             background.keep(self._serve, Lane.DELETIONS, self._deletion_slots, background)
+            background.keep(self._serve, Lane.PACKED, self._packed_slots, background)
             background.keep(self._serve, Lane.SMALL, self._small_slots, background)
             background.keep(self._serve, Lane.LARGE, self._large_slots, background)
 
@@ -344,7 +370,7 @@ class Uploader:
             worker = object()
             await slots.acquire_on_behalf_of(worker)
             try:
-                if lane is not Lane.DELETIONS:
+                if lane not in GATHERED:
                     await self._give_way()
                 change = await self._next(lane)
             except BaseException:
