@@ -38,6 +38,7 @@ SUMS_BYTES_MAX = 64 << 20
 ENTRIES_MAX = 200_000
 FOUND_MAX = 8
 """As many contents that begin alike are compared with a new one."""
+FORGOTTEN_MAX = 1000
 EVICT_SHARE = 10
 """A tenth is forgotten when it is full, so that it is not done for every entry."""
 
@@ -65,6 +66,7 @@ class ContentIndex:
         self._used = 0
         self._entries = 0
         self._bytes = 0
+        self._forgotten: set[Key] = set()
         try:
             self._database = db.open_database(path, MIGRATIONS)
             self._measure()
@@ -79,11 +81,25 @@ class ContentIndex:
 
     def close(self) -> None:
         """Close the file. Repeatable."""
+        self._forget_due()
         if self._database is not None:
             self._database.close()
             self._database = None
 
+    def _forget_due(self) -> None:
+        keys, self._forgotten = self._forgotten, set()
+        if self._database is None or not keys:
+            return
+        try:
+            self._database.execute("BEGIN")
+            rows = [(key,) for key in keys]
+            self._database.executemany("DELETE FROM content WHERE key = ?", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(error)
+
     def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        self._forget_due()
         if self._database is None:
             return []
         try:
@@ -126,8 +142,14 @@ class ContentIndex:
             self._evict()
 
     def forget(self, key: Key) -> None:
-        """What ``key`` holds is not known any more. Repeatable."""
-        self._rows("DELETE FROM content WHERE key = ?", key)
+        """What ``key`` holds is not known any more. Repeatable.
+
+        Written with others, before anything is looked up: most keys, those of small files, were never here.
+        """
+        if self._database is not None:
+            self._forgotten.add(key)
+        if len(self._forgotten) >= FORGOTTEN_MAX:
+            self._forget_due()
 
     def of(self, ref: ContentRef) -> IndexedContent | None:
         """What is known of exactly this version."""

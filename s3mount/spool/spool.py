@@ -439,15 +439,17 @@ class Spool:
         self.dependencies.take(ahead)
         self.show(new, [key for key in gone if key in self.changes])
 
-    def finish(self, change: Change) -> None:
-        """S3 has ``change``: forget it. Raises LocalDiskError."""
-        self.disown(blob_id_of(change))
-        self.journal.record([], [change.key])
+    def finish(self, *changes: Change) -> None:
+        """S3 has ``changes``: forget them, all or none. Raises LocalDiskError."""
+        for change in changes:
+            self.disown(blob_id_of(change))
+        self.journal.record([], [change.key for change in changes])
         crashpoint("change: finished")
-        self.dependencies.remove(change)
-        change.apply(Event.SUCCEED)
-        with contained(f"what waits for {change.key!r} is not told"):
-            self.on_removed(change.key)
+        for change in changes:
+            self.dependencies.remove(change)
+            change.apply(Event.SUCCEED)
+            with contained(f"what waits for {change.key!r} is not told"):
+                self.on_removed(change.key)
 
     def disown(self, blob_id: str) -> None:
         """S3 has what the blob holds, if there is one: should the journal be lost, it is not sent again."""

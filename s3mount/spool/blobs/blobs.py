@@ -46,6 +46,7 @@ class Blob:
     __slots__ = (
         "_fd",
         "_folder",
+        "_is_reference",
         "base",
         "base_limit",
         "changed_from",
@@ -93,6 +94,7 @@ class Blob:
         self.was_synced = False
         self.fault = ""
         self._fd = -1
+        self._is_reference: bool | None = None
 
     def took(self, extents: Extents) -> None:
         """These of its bytes are here, by an earlier run's telling: any of them may be other than the base's."""
@@ -124,7 +126,9 @@ class Blob:
     @property
     def is_reference(self) -> bool:
         """Is it a link to somebody's file, which is not the spool's to change?"""
-        return os.path.islink(self.location)
+        if self._is_reference is None:
+            self._is_reference = os.path.islink(self.location)
+        return self._is_reference
 
     @property
     def held_bytes(self) -> int:
@@ -132,13 +136,14 @@ class Blob:
         return 0 if self.is_reference else self.extents.total
 
     @property
-    def place(self) -> int | Path:
+    def place(self) -> int | str:
         """The descriptor, if it is open, else the path: for calls that take either."""
-        return self._fd if self._fd >= 0 else self.path
+        return self._fd if self._fd >= 0 else self.location
 
     def hold(self, fd: int) -> None:
-        """Take over an already open descriptor."""
+        """Take over the open descriptor of the file, which is the spool's own."""
         self._fd = fd
+        self._is_reference = False
 
     def release(self) -> None:
         """Close the descriptor, if it is open; the next use opens it again."""

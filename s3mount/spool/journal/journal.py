@@ -200,8 +200,8 @@ class Journal:
         # What is newer than a step that was taken.
         passed = [*gone, *((row[0],) for row in rows)] if self._is_settling else []
         if not rows and not sums and not settled:
-            removal = [("DELETE FROM change WHERE key = ?", gone)]
-            self._remove([*removal, ("DELETE FROM ahead WHERE key = ?", passed)])
+            tables = ("change", "ahead") if passed else ("change",)
+            self._remove([(f"DELETE FROM {table} WHERE key = ?", gone) for table in tables])
             return
         if len(rows) == 1 and not (gone or sums or settled or passed):
             # One statement is its own transaction: half the time of BEGIN, INSERT, COMMIT.

@@ -10,6 +10,7 @@ the disk is told of each (ext4 without a journal, mounted with discard), this 7 
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -29,6 +30,9 @@ SIZE_BYTES_MAX = 2048
 
 _NO_MESSAGE = b"\xc1"
 """The one byte that MessagePack never uses."""
+_NOBODY = _NO_MESSAGE + os.urandom(247)
+"""What no label is, with a number behind it: ext4 looks for blocks of the same content to share. Long, so that it
+needs one."""
 
 
 class Labels:
@@ -37,6 +41,7 @@ class Labels:
     def __init__(self) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
         self._is_possible = True
+        self._cleared = itertools.count()
 
     def write(self, blob: Blob, change: Put) -> None:
         """Let ``blob`` say that it is for ``change``. Best effort: never raises."""
@@ -53,7 +58,8 @@ class Labels:
     def clear(self, blob: Blob) -> None:
         """``blob`` belongs to nobody any more. Best effort, repeatable: never raises."""
         if self._is_possible:
-            self._try(lambda: os.setxattr(blob.place, NAME, _of_nobody(), os.XATTR_REPLACE))
+            label = _NOBODY + next(self._cleared).to_bytes(8, "big")
+            self._try(lambda: os.setxattr(blob.place, NAME, label, os.XATTR_REPLACE))
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
@@ -64,11 +70,6 @@ class Labels:
                 log.info("the spool's file system keeps no extended attributes: no labels")
             elif error.errno not in (errno.ENODATA, errno.ENOENT):
                 log.info("a blob's label could not be written: %s", error)
-
-
-def _of_nobody() -> bytes:
-    """What no label is. Random, as ext4 looks for blocks of the same content to share; long, so that it needs one."""
-    return _NO_MESSAGE + os.urandom(255)
 
 
 def read_label(path: Path) -> Change | None:

@@ -12,6 +12,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from s3mount import db
 from s3mount.boot_id import boot_id
@@ -42,6 +43,9 @@ MIGRATIONS = (
     CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
     """,
 )
+
+
+_Row: TypeAlias = tuple[Key, str, int, str, int | None, int | None]
 
 
 class PutLog:
@@ -90,28 +94,32 @@ class PutLog:
         except (LocalDiskError, OSError) as error:
             log.warning("what this mount puts is not listed: %s", error)
 
-    def stored(self, key: Key, change: Change, content: ContentRef | None) -> None:
-        """S3 has ``content`` under ``key`` by our hand; ``None``: nothing, we deleted it."""
-        if self._database is None:
+    def stored(self, answers: Iterable[tuple[Key, Change, ContentRef | None]]) -> None:
+        """S3 has these contents under their keys by our hand; ``None``: nothing, we deleted it."""
+        rows: dict[Key, _Row | None] = {}
+        for key, change, content in answers:
+            try:
+                rows[key] = None if content is None else _row(key, change, content)
+            except Exception as error:  # noqa: BLE001  one key that cannot be noted is a gap, no more
+                self._gap(f"{key!r} could not be noted: {error}")
+        put = [row for row in rows.values() if row is not None]
+        if self._count + len(put) > self._puts_max:
+            self._gap(f"more than {self._puts_max:,} keys were put")
+            del put[max(0, self._puts_max - self._count) :]
+        if self._database is None or not rows:
             return
+        # Counts a key again that is put again: a bound, not a number to show.
+        self._count += len(put)
+        gone = [(key,) for key, row in rows.items() if row is None]
         try:
-            if content is None:
-                self._database.execute("DELETE FROM put WHERE key = ?", (key,))
-                return
-            if self._count >= self._puts_max:
-                self._gap(f"more than {self._puts_max:,} keys were put")
-                return
-            attributes = None if isinstance(change, Delete) else change.attributes
-            row = (
-                *(key, content.version_id or "null", content.size, content.etag),
-                attributes.mode if attributes is not None else None,
-                None if attributes is None else clamped_ns(attributes.mtime_ns, DATE_NS_MAX),
-            )
-            # Counts a key again that is put again: a bound, not a number to show.
-            self._count += 1
-            self._database.execute("INSERT OR REPLACE INTO put VALUES (?, ?, ?, ?, ?, ?)", row)
-        except Exception as error:  # noqa: BLE001  one key that cannot be noted is a gap, no more
-            self._gap(f"{key!r} could not be noted: {error}")
+            self._database.execute("BEGIN")
+            self._database.executemany("DELETE FROM put WHERE key = ?", gone)
+            self._database.executemany("INSERT OR REPLACE INTO put VALUES (?, ?, ?, ?, ?, ?)", put)
+            self._database.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  what cannot be noted is a gap, no more
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            self._gap(f"{next(iter(rows))!r} and others could not be noted: {error}")
 
     def _gap(self, why: str) -> None:
         """Remember that the list is not whole, and say so once."""
@@ -138,6 +146,15 @@ class PutLog:
             database.close()
         except sqlite3.Error as error:
             log.warning("the list of what this mount has put stays for the next one: %s", error)
+
+
+def _row(key: Key, change: Change, content: ContentRef) -> _Row:
+    attributes = None if isinstance(change, Delete) else change.attributes
+    return (
+        *(key, content.version_id or "null", content.size, content.etag),
+        attributes.mode if attributes is not None else None,
+        None if attributes is None else clamped_ns(attributes.mtime_ns, DATE_NS_MAX),
+    )
 
 
 def read_puts(folder: Path, bucket: str, prefix: Key, paths: Iterable[str] = ()) -> Iterator[Entry]:

@@ -14,11 +14,9 @@ ConflictOutcome: TypeAlias = Literal["kept-both", "overwritten", "held", "not-de
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """S3 has ``content`` under ``key`` by our hand, ``None`` after a deletion; the journal still has ``change``."""
+    """S3 has each content under its key by our hand, ``None`` after a deletion; the journal still has the changes."""
 
-    key: Key
-    change: Change
-    content: ContentRef | None
+    answers: list[tuple[Key, Change, ContentRef | None]]
 
 
 @dataclass(frozen=True, slots=True)

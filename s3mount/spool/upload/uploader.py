@@ -11,10 +11,11 @@ import logging
 import random
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
-from s3mount.background import Background, contained, reason_of
+from s3mount.background import Background, contained, log_fault, reason_of
 from s3mount.crashpoints import crashpoint
 from s3mount.errors import (
     AccessDeniedError,
@@ -30,7 +31,7 @@ from s3mount.errors import (
 from s3mount.flow.parts import PartPlan
 from s3mount.pack.store import PackedStore
 from s3mount.pack.union import is_member_etag
-from s3mount.refs import ContentRef, Key
+from s3mount.refs import ContentRef, Key, PutResult
 from s3mount.s3.store import Store
 from s3mount.slices import sliced
 from s3mount.spool.journal.changes import (
@@ -90,6 +91,10 @@ server on the same two cores 2,000 files of 4 KiB were created at 1,600/s withou
 with 64 at a time (bench, small files)."""
 JOURNAL_AGAIN_S = 0.5
 """With no room on the disk, the journal is tried again so often."""
+ANSWERS_S = 0.02
+ANSWERS_MAX = 32
+"""The consequences of answers that come within this time are drawn together, unless somebody waits: journal and
+put log get one transaction for all of them. So many take about 3 ms."""
 AGAIN_S = 0.02
 """A try that was void begins again so soon."""
 AWAITED_S = 2.0
@@ -108,6 +113,23 @@ PASSING = (CertificateError, ExpiredCredentialsError, DiskFullError)
 MAY_PASS = (AccessDeniedError, NoCredentialsError, NoSuchBucketError)
 """Refusals that are known to pass sometimes (keys that are just being exchanged, a policy or a bucket
 that is just being made): a change is parked only after ``REFUSALS_MAX`` of them."""
+
+
+class _Answer(NamedTuple):
+    """What S3 has under ``key`` after a try of ``change`` as it was at ``seq``; ``None`` after a deletion."""
+
+    key: Key
+    change: Change
+    seq: int
+    stored: Stored | None
+
+    @property
+    def result(self) -> PutResult | None:
+        return None if self.stored is None else self.stored.result
+
+    @property
+    def content(self) -> ContentRef | None:
+        return None if self.stored is None else self.stored.ref(self.key)
 
 
 class Uploader:
@@ -189,6 +211,9 @@ class Uploader:
         self._news = trio.Event()
         self._resumed = trio.Event()
         self._resumed.set()
+        self._answers: list[_Answer] = []
+        self._some_answered = trio.Event()
+        self._answers_due = trio.Event()
         spool.on_queued = self._queued
         spool.on_removed = self._removed
 
@@ -270,6 +295,7 @@ class Uploader:
     def hurry(self) -> None:
         """Somebody waits: send what is queued without the usual delay, until as many ``relax`` calls."""
         self._waiters += 1
+        self._answers_due.set()
         self._line_up_soon(State.QUEUED, State.PARKED)
 
     def store_is_back(self) -> None:
@@ -348,17 +374,25 @@ class Uploader:
     async def run(self) -> None:
         """Send for ever; cancel to stop. What is on its way then stays pending."""
         self._line_up_soon(State.QUEUED, State.PARKED)
-        async with trio.open_nursery() as nursery:
-            background = Background(nursery)
-            background.keep(self._line_up_due)
-            background.keep(self.multipart.run)
-            background.keep(self._spool.durability.run)
-            background.keep(self.sender.deletions.run)
-            background.keep(self._retry_parked)
-            background.keep(self._serve, Lane.DELETIONS, self._deletion_slots, background)
-            background.keep(self._serve, Lane.PACKED, self._packed_slots, background)
-            background.keep(self._serve, Lane.SMALL, self._small_slots, background)
-            background.keep(self._serve, Lane.LARGE, self._large_slots, background)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._start(Background(nursery))
+        finally:
+            with contained("what S3 answered last is looked at again by the next mount"):
+                while self._answers:
+                    self._draw()
+
+    def _start(self, background: Background) -> None:
+        background.keep(self._line_up_due)
+        background.keep(self.multipart.run)
+        background.keep(self._spool.durability.run)
+        background.keep(self.sender.deletions.run)
+        background.keep(self._retry_parked)
+        background.keep(self._conclude_answers)
+        background.keep(self._serve, Lane.DELETIONS, self._deletion_slots, background)
+        background.keep(self._serve, Lane.PACKED, self._packed_slots, background)
+        background.keep(self._serve, Lane.SMALL, self._small_slots, background)
+        background.keep(self._serve, Lane.LARGE, self._large_slots, background)
 
     async def _retry_parked(self) -> None:
         while True:
@@ -380,8 +414,12 @@ class Uploader:
 
     async def _give_way(self) -> None:
         """Return when one more upload does not slow down programs that are just writing files."""
-        while self.queue.sending_count >= self._width(trio.current_time()):  # noqa: ASYNC110 - a pause
+        while self._sending_count >= self._width(trio.current_time()):  # noqa: ASYNC110 - a pause
             await trio.sleep(PAUSE_S / 2)
+
+    @property
+    def _sending_count(self) -> int:
+        return self.queue.sending_count - len(self._answers)
 
     def _width(self, now: float) -> int:
         """How many small requests may be on their way just now."""
@@ -403,25 +441,32 @@ class Uploader:
                 self._wake = trio.Event()
 
     async def _work(self, change: Change, slots: trio.CapacityLimiter, worker: object) -> None:
+        is_answered = False
         try:
             # Between taking it and now it may have been opened again, or replaced.
             is_still_due = self._spool.changes.get(change.key) is change
             if is_still_due and change.state is State.QUEUED:
                 self._spool.apply(change, Event.START)
                 change.held = False
-                await self._try(change)
+                is_answered = await self._try(change)
         except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
             self._broken(change, error)
         finally:
             slots.release_on_behalf_of(worker)
-            if change.state is State.SENDING:
-                self._spool.apply(change, Event.FAIL)
-            with contained("what waited for a change is lined up"):
-                self._push_again(self.queue.finished(change.key))
-            self._news.set()
-            self._news = trio.Event()
+            if not is_answered:
+                self._ended(change)
 
-    async def _try(self, change: Change) -> None:
+    def _ended(self, change: Change) -> None:
+        """A try is over, its consequences drawn."""
+        if change.state is State.SENDING:
+            self._spool.apply(change, Event.FAIL)
+        with contained("what waited for a change is lined up"):
+            self._push_again(self.queue.finished(change.key))
+        self._news.set()
+        self._news = trio.Event()
+
+    async def _try(self, change: Change) -> bool:
+        """Is there an answer whose consequences are to be drawn?"""
         seq = change.seq
         key = change.key
         try:
@@ -444,7 +489,27 @@ class Uploader:
                 self._failed(change, LocalDiskError(reason))
         else:
             self._count(stored)
-            await self._conclude(key, partial(self._succeeded, change, key, seq, stored))
+            self._answers.append(_Answer(key, change, seq, stored))
+            self._some_answered.set()
+            if len(self._answers) >= ANSWERS_MAX:
+                self._answers_due.set()
+            return True
+        return False
+
+    async def _conclude_answers(self) -> None:
+        """Draw the consequences of successes, several together.
+
+        Till then a key counts as being sent, as if the answer were still on its way.
+        """
+        while True:
+            await self._some_answered.wait()
+            if not self._is_awaited():
+                with trio.move_on_after(ANSWERS_S):
+                    await self._answers_due.wait()
+            self._some_answered, self._answers_due = trio.Event(), trio.Event()
+            while self._answers:
+                await self._conclude(self._answers[0].key, self._draw)
+                await trio.lowlevel.checkpoint()
 
     async def _conclude(self, key: Key, draw: Callable[[], None]) -> None:
         """Draw the consequences of a try; while the disk has no room to journal them, again and again.
@@ -476,12 +541,72 @@ class Uploader:
             self.counters["deduplicated"] += 1
             self.counters["saved_bytes"] += stored.size
 
-    def _succeeded(self, change: Change, key: str, seq: int, stored: Stored | None) -> None:
+    def _draw(self) -> None:
+        """Draw the consequences of the first answers, together where nothing of a change is left.
+
+        Raises LocalDiskError; then those whose consequences were not drawn are still in ``_answers``.
+        """
+        due = self._answers[:ANSWERS_MAX]
+        with contained("the list of what was put is not whole"):
+            self._report(Answered([(each.key, each.change, each.content) for each in due]))
+        done = self._finished([each for each in due if self._is_done(each)])
+        for each in done:
+            with contained(f"{each.key!r} is in S3, and what is shown of it may be older"):
+                self._report(Uploaded(each.change, each.result))
+        keys = {each.key for each in done}
+        left = [each for each in due if each.key not in keys]
+        # Whatever happens, none is forgotten before its try is over.
+        self._answers[: len(due)] = [*done, *left]
+        for each in self._answers[: len(due)]:
+            if each.key not in keys and each.change.state is not State.PARKED:
+                self._unless_broken(each)
+            self._ended(each.change)
+            del self._answers[0]
+
+    def _is_done(self, answer: _Answer) -> bool:
+        """Has S3 all of the change, as it is now?"""
+        change, seq, stored = answer.change, answer.seq, answer.stored
+        if self._spool.changes.get(answer.key) is not change or change.seq != seq:
+            return False
+        return stored is None or isinstance(change, Delete) or self._carried(change, seq)
+
+    def _finished(self, done: list[_Answer]) -> list[_Answer]:
+        """Forget these changes, together; those of which no fault kept it from that. Raises LocalDiskError."""
+        try:
+            self._spool.finish(*(each.change for each in done))
+        except LocalDiskError:
+            raise
+        except Exception as error:  # noqa: BLE001  one change's fault does not stop the others
+            log_fault("forgetting several changes at once", error)
+        else:
+            return done
+        return [each for each in done if self._is_finished(each.change)]
+
+    def _is_finished(self, change: Change) -> bool:
+        try:
+            if self._spool.changes.get(change.key) is change:
+                self._spool.finish(change)
+        except LocalDiskError:
+            raise
+        except Exception as error:  # noqa: BLE001  as above
+            self._broken(change, error)
+            return False
+        return True
+
+    def _unless_broken(self, answer: _Answer) -> None:
+        """``_not_done``; a fault parks the change. Raises LocalDiskError."""
+        try:
+            self._not_done(answer)
+        except LocalDiskError:
+            raise
+        except Exception as error:  # noqa: BLE001  as above
+            self._broken(answer.change, error)
+
+    def _not_done(self, answer: _Answer) -> None:
+        """S3 has an earlier state of the change, or one that was superseded since. Raises LocalDiskError."""
+        key, change, seq, stored = answer
         current = self._spool.changes.get(key)
-        result = None if stored is None else stored.result
-        etag = ABSENT if result is None else result.etag
-        with contained(f"the list of what was put lacks {key!r}"):
-            self._report(Answered(key, change, None if stored is None else stored.ref(key)))
+        etag = ABSENT if stored is None else stored.result.etag
         if current is not change:
             crashpoint("change: superseded")
             # Superseded by a deletion, a rename or a new file while it was on its way.
@@ -497,19 +622,13 @@ class Uploader:
             if has_content and not self._carried(change, seq):
                 self._only_attributes_left(change, stored.ref(key))
                 return
-        if change.seq == seq:
-            self._spool.finish(change)
-            with contained(f"{key!r} is in S3, and what is shown of it may be older"):
-                self._report(Uploaded(change, result))
-            return
         crashpoint("change: earlier state is in S3")
         change.first_seq = seq + 1
         if not isinstance(change, Delete):
             change.former = ()
         self._spool.apply(change, Event.SUCCEED_OLD)
         with contained(f"an earlier state of {key!r} is in S3"):
-            content = None if stored is None else stored.ref(key)
-            self._report(UploadedEarlier(change, content))
+            self._report(UploadedEarlier(change, answer.content))
         self._spool.save(change, makes_room=True)
         if change.state is State.QUEUED:
             self._queued(change)

@@ -78,8 +78,8 @@ class UploadOutcomes:
 
     def _follow(self, event: UploadEvent) -> None:
         match event:
-            case Answered(key, change, content):
-                self._puts.stored(key, change, content)
+            case Answered(answers):
+                self._puts.stored(answers)
             case Uploaded(change, result):
                 self._uploaded(change, result)
             case UploadedEarlier(change, content):
@@ -154,16 +154,16 @@ class UploadOutcomes:
                 self._known.stored(ref, self._state.spool.blob_of(change))
         node = self._state.find(change.key)
         self._place_blob(node, blob_id_of(change), ref)
+        is_ours = isinstance(change, Put) or change.replace_headers
+        headers = self._carried_by(change) if is_ours else None
         if node is not None and not node.is_directory:
-            self._note_stored(node, change, ref, result)
+            self._note_stored(node, change, ref, result, headers)
         elif node is not None and node.directory is not None:
             node.directory.marker_etag = result.etag
         with contained("the attributes of what was sent are asked for again"):
-            self._remember(change, ref, result)
+            self._remember(ref, result, headers if is_ours else change.headers)
 
-    def _remember(self, change: PutOrCopy, ref: ContentRef, result: PutResult) -> None:
-        is_ours = isinstance(change, Put) or change.replace_headers
-        headers = self._carried_by(change) if is_ours else change.headers
+    def _remember(self, ref: ContentRef, result: PutResult, headers: ObjectHeaders | None) -> None:
         if headers is None:
             self._memory.forget([ref.key])
             return
@@ -179,8 +179,14 @@ class UploadOutcomes:
         return self._provider.headers_of(sent, with_times=not change.upload_streamed)
 
     def _note_stored(
-        self, node: Node, change: PutOrCopy, ref: ContentRef, result: PutResult
+        self,
+        node: Node,
+        change: PutOrCopy,
+        ref: ContentRef,
+        result: PutResult,
+        headers: ObjectHeaders | None,
     ) -> None:
+        """``headers`` are those that it was sent with; ``None``: it kept its source's."""
         node.content = ref
         node.last_modified_ns = result.date_ns or self._state.now_ns()
         file = self._state.files.of(node)
@@ -190,8 +196,8 @@ class UploadOutcomes:
         if blob is not None and isinstance(change, Copy) and blob.base == change.source:
             # What was written through the open file is in S3, and the rest of it has another ETag now.
             blob.base = ref
-        if isinstance(change, Put) or change.replace_headers:
-            node.headers = self._carried_by(change)
+        if headers is not None:
+            node.headers = headers
             node.attributes_known = True
 
     def _given_up(self, change: Change) -> None:

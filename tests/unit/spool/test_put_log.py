@@ -22,7 +22,7 @@ def opened(folder: Path, **settings: int) -> PutLog:
 
 
 def put(puts: PutLog, key: str, version_id: str | None = "v1") -> None:
-    puts.stored(key, CHANGE, ContentRef(key, "e", 7, version_id))
+    puts.stored([(key, CHANGE, ContentRef(key, "e", 7, version_id))])
 
 
 def names(folder: Path, prefix: str = "", paths: tuple[str, ...] = ()) -> list[str]:
@@ -35,12 +35,13 @@ def test_the_last_version_of_each_key_is_listed_in_order(tmp_path: Path) -> None
         put(puts, key)
     put(puts, "a", "v2")
     put(puts, "z", None)
-    puts.stored("gone", CHANGE, None)
-    puts.stored("never", CHANGE, None)
+    copy = Copy(key="plain", source=ContentRef("a", "e", 0))
     puts.stored(
-        "plain",
-        Copy(key="plain", source=ContentRef("a", "e", 0)),
-        ContentRef("plain", "e", 0, "v3"),
+        [
+            ("gone", CHANGE, None),
+            ("never", CHANGE, None),
+            ("plain", copy, ContentRef("plain", "e", 0, "v3")),
+        ]
     )
     assert list(read_puts(tmp_path, "b", "")) == [
         Entry("b", "a", "v2", 7, "e", None, 0o100644, 5),

@@ -552,3 +552,19 @@ async def test_a_pause_ends_between_two_parts_and_goes_on_with_them(tmp_path: Pa
         await mount.sync()
         assert asked["upload_part"] == 5
         assert world.files()["large"] == data
+
+
+@simulated
+async def test_what_was_sent_together_leaves_the_journal_together(tmp_path: Path) -> None:
+    world = World(tmp_path, faults=Script(latency_s=0.01))
+    async with world.mounted(upload_delay_s=0.2) as mount:
+        await mount.write("first", b"")
+        await mount.sync()
+        for number in range(20):
+            await mount.write(f"a{number}", b"x" * 100)
+        before = mount.spool.journal.commits
+        await trio.sleep(5)
+        assert len(world.files()) == 21
+        assert mount.spool.changes == {}
+        assert mount.spool.journal.commits - before <= 8
+        assert mount.leftovers() == []
