@@ -89,6 +89,8 @@ BUSY_WIDTH = 16
 """For so long such a program gets nearly the whole machine, then uploads go on 16 at a time: with the
 server on the same two cores 2,000 files of 4 KiB were created at 1,600/s without uploads, at 320/s
 with 64 at a time (bench, small files)."""
+GATHER_S = 5.0
+"""For so long such a program has the machine, where its files go into packs: all of them are few requests."""
 JOURNAL_AGAIN_S = 0.5
 """With no room on the disk, the journal is tried again so often."""
 ANSWERS_S = 0.02
@@ -404,7 +406,9 @@ class Uploader:
             worker = object()
             await slots.acquire_on_behalf_of(worker)
             try:
-                if lane not in GATHERED:
+                if lane is Lane.PACKED:
+                    await self._let_gather()
+                elif lane not in GATHERED:
                     await self._give_way()
                 change = await self._next(lane)
             except BaseException:
@@ -420,6 +424,14 @@ class Uploader:
     @property
     def _sending_count(self) -> int:
         return self.queue.sending_count - len(self._answers)
+
+    async def _let_gather(self) -> None:
+        """Return when programs pause that write many files, for which nobody waits, or have written for a while."""
+        while not self._is_awaited():
+            now = trio.current_time()
+            if now - self._last_queued > PAUSE_S or now - self._busy_since > GATHER_S:
+                return
+            await trio.sleep(PAUSE_S)
 
     def _width(self, now: float) -> int:
         """How many small requests may be on their way just now."""
