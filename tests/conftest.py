@@ -1,9 +1,12 @@
 """Fixtures that every test may use: real servers, buckets and mounts; and deadlines that hold.
 
-A server is started when the first test asks for it and ended with the run. Each of these variables
+A server is started when the first test asks for it, is the same for all workers, and ends with the run.
+A test with ``s3_server`` runs on the first of those chosen; on each of them when it is marked
+``each_server``, as what it shows depends on the server, or with S3MOUNT_TEST_LONG (``make test-long``).
+Each of these variables
 takes a server that runs already instead, for quick development: S3MOUNT_TEST_LOCALSTACK_URL;
 S3MOUNT_TEST_CEPH_URL with _HTTPS_URL, _CA and _KEYS (``KEY:SECRET``). S3MOUNT_TEST_SERVERS names
-the servers to test on, ``localstack,ceph`` by default. Any other server is one of them, called ``given``,
+the servers to test on, ``ceph,localstack`` by default. Any other server is one of them, called ``given``,
 with S3MOUNT_TEST_S3_URL and S3MOUNT_TEST_S3_KEYS (``KEY:SECRET``), and S3MOUNT_TEST_S3_REGION if it needs one;
 what it lacks is found by asking it, and the tests that need it are skipped.
 """
@@ -26,11 +29,12 @@ from tests import mounting
 from tests.databases import all_closed
 from tests.mounting import Mount
 from tests.servers import S3Server
-from tests.servers.chosen import chosen
+from tests.servers.chosen import shared
 from tests.unexpected import none_expected
 
 GIVEN_URL = os.environ.get("S3MOUNT_TEST_S3_URL", "")
-SERVERS = ("localstack", "ceph", "given") if GIVEN_URL else ("localstack", "ceph")
+SERVERS = ("ceph", "localstack", "given") if GIVEN_URL else ("ceph", "localstack")
+LONG = bool(os.environ.get("S3MOUNT_TEST_LONG"))
 MOUNT_GRACE_S = 15.0
 """How long after its deadline a test may still sit in the kernel before its mounts are killed."""
 
@@ -60,14 +64,14 @@ def databases() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def localstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """LocalStack's S3 provider."""
-    with chosen("localstack", tmp_path_factory.mktemp("localstack")) as server:
+    with shared("localstack", folder_of_run(tmp_path_factory)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A Ceph object gateway, with http and https."""
-    with chosen("ceph", tmp_path_factory.mktemp("ceph")) as server:
+    with shared("ceph", folder_of_run(tmp_path_factory)) as server:
         yield server
 
 
@@ -76,8 +80,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The server at S3MOUNT_TEST_S3_URL, whatever it is."""
     if not GIVEN_URL:
         pytest.skip("S3MOUNT_TEST_S3_URL names no server")
-    with chosen("given", tmp_path_factory.mktemp("given")) as server:
+    with shared("given", folder_of_run(tmp_path_factory)) as server:
         yield server
+
+
+def folder_of_run(factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of a run, and no other run's."""
+    base = factory.getbasetemp()
+    return base if os.environ.get("PYTEST_XDIST_WORKER") is None else base.parent
 
 
 @pytest.fixture(scope="session", params=SERVERS)
@@ -160,8 +170,9 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_configure() -> None:
-    """Let the tests' programs hear Ctrl-C: a run in the background of a shell has it ignored, and they inherit that."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the mark; let the tests' programs hear Ctrl-C, which a run in the background of a shell ignores."""
+    config.addinivalue_line("markers", "each_server: what it shows depends on the S3 server")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -198,25 +209,34 @@ def _deadline_s(item: pytest.Item) -> float:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the servers that S3MOUNT_TEST_SERVERS leaves out, and keep a server's tests together.
-
-    Workers that share out the tests (``--dist loadgroup``) then start one server each.
-    """
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the servers that S3MOUNT_TEST_SERVERS leaves out; leave out what one server is enough for."""
     chosen = os.environ.get("S3MOUNT_TEST_SERVERS", ",".join(SERVERS)).split(",")
     unknown = set(chosen) - set(SERVERS)
     if unknown:
         raise pytest.UsageError(f"S3MOUNT_TEST_SERVERS: no server called {', '.join(unknown)}")
+    needless = [item for item in items if not LONG and _is_needless(item, chosen[0])]
+    config.hook.pytest_deselected(items=needless)
+    items[:] = [item for item in items if item not in set(needless)]
     for item in items:
         asked = set(getattr(item, "fixturenames", ())) & set(SERVERS)
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
         # A parameter that names a server, or a way to reach one: "ceph", "ceph-https".
-        told = {str(value).partition("-")[0] for value in parameters.values()}
+        told = {str(value).partition("-")[0] for value in _parameters(item).values()}
         asked |= told & set(SERVERS)
-        if asked:
-            item.add_marker(pytest.mark.xdist_group(min(asked)))
         for name in asked - set(chosen):
             item.add_marker(pytest.mark.skip(reason=f"S3MOUNT_TEST_SERVERS leaves out {name}"))
+
+
+def _is_needless(item: pytest.Item, server: str) -> bool:
+    """Is it a further run, on another server, of what ``server`` is enough for?"""
+    if item.get_closest_marker("each_server") is not None:
+        return False
+    chosen_itself = any("s3_server" in mark.args[0] for mark in item.iter_markers("parametrize"))
+    return not chosen_itself and _parameters(item).get("s3_server", server) != server
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,8 @@ from tests.bulk.places import Places
 from tests.conftest import own_bucket
 from tests.servers import S3Server
 
+pytestmark = pytest.mark.each_server
+
 LARGE = random_bytes(12 * MIB + 345)
 
 

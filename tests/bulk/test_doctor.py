@@ -17,6 +17,8 @@ from tests.servers import S3Server
 from tests.servers.counting import WRITING, Answer, Relay
 from tests.servers.habits import Habit, HabitRelay
 
+pytestmark = pytest.mark.each_server
+
 NOBODY = "http://127.0.0.1:9"
 SECRET = "a-password-of-a-proxy"
 

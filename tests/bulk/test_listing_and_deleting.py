@@ -12,6 +12,8 @@ from tests.bulk.places import Places
 from tests.fuse.bucket_contents import wait_until
 from tests.servers.counting import Relay
 
+pytestmark = pytest.mark.each_server
+
 MIB = 1 << 20
 KEYS = ["a", "a/b", "a/c/d.txt", "a/c/e.tmp", "ab", "x y*", "späße/+&?%20 ~'()"]
 

@@ -14,6 +14,8 @@ from tests.bulk.places import Places
 from tests.fuse.bucket_contents import wait_until
 from tests.servers.counting import Relay
 
+pytestmark = pytest.mark.each_server
+
 MIB = 1 << 20
 NAMES = ["a", "a-b/c", "a.d", "b/x y", "d/e/f.tmp", "z😀"]
 

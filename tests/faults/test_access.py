@@ -22,6 +22,8 @@ from tests.servers import S3Server
 from tests.servers.counting import Answer, Request
 from tests.servers.faulty import FaultyRelay
 
+pytestmark = pytest.mark.each_server
+
 HOST = "s3.names.test"
 RETRY_S = 5.0
 """A change that is refused waits for longer than that until its next try."""

@@ -12,6 +12,7 @@ import pytest
 from s3mount.refs import Attributes
 from s3mount.spool.journal.changes import ABSENT, Put
 from s3mount.spool.spool import Spool
+from tests.conftest import LONG
 from tests.faults.conftest import Behind
 from tests.faults.load import held
 from tests.fuse.bucket_contents import wait_until
@@ -22,7 +23,7 @@ from tests.servers.counting import WRITING, Answer
 from tests.servers.faulty import FaultyRelay
 
 FILES = 600
-PENDING = 20_000
+PENDING = 20_000 if LONG else 8_000
 PENDING_BYTES_MAX = 4096
 """What one pending file may take in memory."""
 DESCRIPTORS_MAX = 100
@@ -79,7 +80,7 @@ def leave_behind(mount: Mount, count: int) -> None:
 def test_a_start_with_many_pending_files(
     bucket: str, relay: FaultyRelay, mount_factory: Callable[..., Mount], s3_server: S3Server
 ) -> None:
-    """20,000 pending files: the mount answers, with few descriptors and little memory for each."""
+    """So many pending files: the mount answers, with few descriptors and little memory for each."""
     mount = mount_factory(bucket, endpoint_url=relay.url)
     empty_bytes = psutil.Process(mount.pid).memory_info().rss
     mount.unmount()

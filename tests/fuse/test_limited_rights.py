@@ -15,7 +15,7 @@ from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.counting import WRITING, Answer, Relay, Request
 
-pytestmark = pytest.mark.needs_s3
+pytestmark = [pytest.mark.needs_s3, pytest.mark.each_server]
 MIB = 1 << 20
 DENIED = Answer(403, "AccessDenied")
 

@@ -18,7 +18,7 @@ from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.counting import Relay
 
-pytestmark = pytest.mark.needs_s3
+pytestmark = [pytest.mark.needs_s3, pytest.mark.each_server]
 BODY = b"content"
 LONG_TTL = ("--metadata-ttl", "3600")
 FOLDERS = 120

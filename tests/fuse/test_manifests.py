@@ -28,7 +28,7 @@ from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.counting import Fault, Relay, Request
 
-pytestmark = pytest.mark.needs_s3
+pytestmark = [pytest.mark.needs_s3, pytest.mark.each_server]
 
 ODD_KEYS = [
     'say "hi"',

@@ -10,6 +10,8 @@ import pytest
 from tests.fuse.outcomes import DONE, outcome
 from tests.fuse.places import Place
 
+pytestmark = pytest.mark.each_server
+
 ODD_NAMES = [
     " ",
     " leading and trailing ",

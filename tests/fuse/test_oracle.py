@@ -34,7 +34,11 @@ WRITERS = 8
 READERS = 16
 DELETED_SHARE = 0.2
 
-pytestmark = [pytest.mark.needs_s3, pytest.mark.timeout(300 + KEYS * TIMES // 50)]
+pytestmark = [
+    pytest.mark.each_server,
+    pytest.mark.needs_s3,
+    pytest.mark.timeout(300 + KEYS * TIMES // 50),
+]
 
 Make = Callable[..., Mount]
 State = dict[str, bytes]

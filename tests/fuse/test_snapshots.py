@@ -20,7 +20,7 @@ from tests.mounting import Mount
 from tests.servers import S3Server
 from tests.servers.counting import Answer, Relay, Request
 
-pytestmark = pytest.mark.needs_s3
+pytestmark = [pytest.mark.needs_s3, pytest.mark.each_server]
 MIB = 1 << 20
 
 Make = Callable[..., Mount]

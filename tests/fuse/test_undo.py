@@ -13,7 +13,7 @@ import pytest
 
 from tests.mounting import Mount
 
-pytestmark = [pytest.mark.needs_s3, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.each_server, pytest.mark.needs_s3, pytest.mark.timeout(300)]
 FILES = 40
 
 

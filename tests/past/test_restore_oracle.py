@@ -20,6 +20,7 @@ ROUNDS = int(os.environ.get("S3MOUNT_TEST_PAST_ROUNDS", "2"))
 STEPS = int(os.environ.get("S3MOUNT_TEST_PAST_STEPS", "25"))
 
 pytestmark = [
+    pytest.mark.each_server,
     pytest.mark.timeout(300 + 150 * ROUNDS),
     pytest.mark.filterwarnings("always::tests.past.history.StoreContradictsItself"),
 ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,3 +53,25 @@ def chosen(name: str, folder: Path) -> Iterator[S3Server]:
         raise ValueError("S3MOUNT_TEST_S3_URL names no server")
     with start[name](folder) as running:
         yield running
+
+
+@contextlib.contextmanager
+def shared(name: str, folder: Path) -> Iterator[S3Server]:
+    """That server, one for all the processes that ask with the same ``folder``.
+
+    The first that asks starts it, and ends it when the others have let go of it.
+    """
+    told = folder / f"{name}.json"
+    with contextlib.ExitStack() as stack:
+        users = stack.enter_context(open(folder / f"{name}.users", "a", encoding="utf-8"))
+        with open(folder / f"{name}.starting", "a", encoding="utf-8") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            fcntl.flock(users, fcntl.LOCK_SH)
+            try:
+                server = S3Server(**json.loads(told.read_text("utf-8")))
+            except FileNotFoundError:
+                server = stack.enter_context(chosen(name, folder / name))
+                told.write_text(json.dumps(dataclasses.asdict(server)), "utf-8")
+                stack.callback(told.unlink)
+                stack.callback(fcntl.flock, users, fcntl.LOCK_EX)
+        yield server

@@ -19,7 +19,7 @@ import pytest
 from tests.sim.model import File, Tree
 from tests.sim.run import SIMULATED_STEPS, play
 
-SEEDS = int(os.environ.get("S3MOUNT_SIM_SEEDS", "200"))
+SEEDS = int(os.environ.get("S3MOUNT_SIM_SEEDS", "60"))
 WHOLE_RUN_SEEDS = 2000
 """From so many on a kill must have hit every named step."""
 PROCESSES = 2

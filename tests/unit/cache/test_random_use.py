@@ -24,6 +24,7 @@ from s3mount.errors import (
     StoreError,
 )
 from s3mount.refs import ContentRef, ObjectHeaders
+from tests.conftest import LONG
 from tests.unit.cache.stores import (
     KIB,
     MIB,
@@ -216,7 +217,7 @@ class Life:
             files[choice % len(files)].unlink()
 
 
-@settings(max_examples=150)
+@settings(max_examples=150 if LONG else 40)
 @given(
     st.lists(step, min_size=5, max_size=60),
     st.sampled_from([50_000, 600_000, 4 * MIB, 64 * MIB]),

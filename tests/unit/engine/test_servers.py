@@ -32,6 +32,8 @@ from s3mount.transfer.upload import upload_file
 from tests.servers import S3Server
 from tests.unit.engine.exercise import exercise
 
+pytestmark = pytest.mark.each_server
+
 PART = 5 << 20
 
 

@@ -20,6 +20,8 @@ from s3mount.s3.client import S3Store
 from s3mount.s3.http.perf_log import PerfLog, RequestRecord
 from tests.servers import S3Server
 
+pytestmark = pytest.mark.each_server
+
 RECORD = RequestRecord(1, "put", 'a,"\n', 2, 10, 1.5, 3.25, 0.00667, 1.0, 200)
 
 

@@ -21,6 +21,8 @@ from s3mount.transfer.parts import PartsUpload
 from s3mount.transfer.upload import upload_file
 from tests.servers import S3Server
 
+pytestmark = pytest.mark.each_server
+
 PART = 5 << 20
 HEADERS = ObjectHeaders(metadata={"mtime": "1.5"})
 
