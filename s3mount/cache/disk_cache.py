@@ -506,15 +506,15 @@ class DiskCache(Quota):
 
     # -- identity
 
-    def adopt(self, ref: ContentRef, path: Path) -> bool:
+    def adopt(self, ref: ContentRef, path: Path, crc: int | None = None) -> bool:
         """See ``CacheReader.adopt``."""
         try:
-            return self._adopt(ref, path)
+            return self._adopt(ref, path, crc)
         except Exception as error:  # noqa: BLE001 - whatever it is, S3 has the content
             self.disk_failed(error)
             return not path.exists()
 
-    def _adopt(self, ref: ContentRef, path: Path) -> bool:
+    def _adopt(self, ref: ContentRef, path: Path, crc: int | None) -> bool:
         if not ref.etag or ref.size == 0 or not self.usable:
             return False
         digest = digest_of(self.namespace, ref)
@@ -535,6 +535,7 @@ class DiskCache(Quota):
                 self.disk_failed(error)
             return False
         entry.file = name
+        entry.crc = crc if entry.small else None
         entry.map.fill_all()
         entry.whole = True
         self.entries[digest] = entry

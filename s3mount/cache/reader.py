@@ -274,13 +274,13 @@ class CacheReader:
             with contained("letting go of a cached content"):
                 self._disk_cache.let_go(entry)
 
-    def adopt(self, ref: ContentRef, path: Path) -> bool:
-        """Make a complete local file the cached copy of ``ref``, by rename.
+    def adopt(self, ref: ContentRef, path: Path, crc: int | None = None) -> bool:
+        """Make a complete local file, whose CRC-32 may be known, the cached copy of ``ref``, by rename.
 
         False when it is not taken (another file system, no room, no ETag, cached already, not of
         that size): then the file is untouched and the caller's.
         """
-        return self._disk_cache.adopt(ref, path)
+        return self._disk_cache.adopt(ref, path, crc)
 
     def relabel(self, old: ContentRef, new: ContentRef) -> None:
         """The bytes of ``old`` are now also (or only) to be had as ``new``, after a server-side copy.

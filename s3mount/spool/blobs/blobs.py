@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,8 @@ class Blob:
     Below ``changed_from`` nothing was written since the base was taken: what is here below is the base's.
     One that ``is_reference`` is a link to a file of somebody's own, and is only read.
     With a ``fault`` it is not known what the file must hold: it is neither read nor written, until it is emptied.
-    ``open_files`` counts who reads and writes it for programs.
+    ``open_files`` counts who reads and writes it for programs. ``whole_crc`` is the CRC-32 of all its bytes, where
+    they were read since they last changed.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class Blob:
         "sums",
         "upload",
         "was_synced",
+        "whole_crc",
     )
 
     def __init__(
@@ -92,6 +95,7 @@ class Blob:
         self.open_files = 0
         self.is_unsure = False
         self.was_synced = False
+        self.whole_crc: int | None = None
         self.fault = ""
         self._fd = -1
         self._is_reference: bool | None = None
@@ -193,6 +197,7 @@ class Blob:
 
         After an error the bytes written so far count as written.
         """
+        self.whole_crc = None
         before, end = self.extents.total, self.size
         view = memoryview(data)
         at = offset
@@ -224,6 +229,7 @@ class Blob:
 
         A reference has them already. Blocks; once begun, for this blob's caller alone. Raises OSError.
         """
+        self.whole_crc = None
         start = self.size
         if not self.is_reference:
             _copy_range(source_fd, self.fd, start, stop - start)
@@ -244,6 +250,7 @@ class Blob:
 
     def fill(self, offset: int, data: bytes) -> int:
         """Put bytes of the base where nothing newer is; how many bytes the spool grew by. Raises OSError."""
+        self.whole_crc = None
         before = self.extents.total
         for start, stop in self.missing(offset, offset + len(data)):
             self._put_base(start, memoryview(data)[start - offset : stop - offset])
@@ -266,6 +273,7 @@ class Blob:
 
     def truncate(self, size: int) -> int:
         """Set the size; what is cut off is gone, what is added is zero. How many bytes the spool shrank by."""
+        self.whole_crc = None
         before = self.extents.total
         if not size:
             self.fault = ""
@@ -302,6 +310,7 @@ class Blob:
                 crc64nvme(data),
             ):
                 self.check(0, self.size)
+        self.whole_crc = zlib.crc32(data)
         return data
 
     def check(self, start: int, stop: int) -> None:

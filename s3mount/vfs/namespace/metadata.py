@@ -9,7 +9,7 @@ from s3mount.clock import clamped_ns
 from s3mount.refs import Attributes
 from s3mount.s3.store import Store
 from s3mount.spool.journal.changes import Copy, Put, PutOrCopy
-from s3mount.spool.journal.states import Event
+from s3mount.spool.journal.states import Event, State
 from s3mount.tree import attributes as codec
 from s3mount.tree.node import Node
 from s3mount.vfs.contents import Contents
@@ -66,10 +66,10 @@ class Metadata:
         if stored:
             must_be_in_place(node)
         if node.linked and not is_same and stored:
-            await self._keep(node)
+            await self._keep(node, is_of_write=stored == {"mtime_ns"})
 
-    async def _keep(self, node: Node) -> None:
-        """Let S3 get the attributes that ``node`` has now."""
+    async def _keep(self, node: Node, *, is_of_write: bool = False) -> None:
+        """Let S3 get the attributes that ``node`` has now. ``is_of_write``: they come with what was written."""
         if node.is_directory:
             self._times.store(node)
             return
@@ -86,7 +86,7 @@ class Metadata:
         if change is None:
             self._store_clean(node)
         else:
-            self._amend(node, change)
+            self._amend(node, change, is_of_write=is_of_write)
 
     async def _know_source_headers(self, node: Node, change: Copy) -> None:
         if change.headers is None:
@@ -113,16 +113,21 @@ class Metadata:
             ]
         )
 
-    def _amend(self, node: Node, change: PutOrCopy) -> None:
-        """Something is pending anyway: it takes the new attributes along."""
+    def _amend(self, node: Node, change: PutOrCopy, *, is_of_write: bool) -> None:
+        """Something is pending anyway: it takes the new attributes along.
+
+        The time of a write, which the kernel tells before each flush and fsync, is journalled with the bytes.
+        """
         change.attributes = node.attributes
         if isinstance(change, Copy):
             change.replace_headers = True
             change.headers = node.headers
         file = self._state.files.of(node)
         if file is not None and file.writers and isinstance(change, Put):
+            is_journalled_soon = is_of_write and change.state is State.OPEN
             self._state.spool.touch(change, content=False)
-            self._state.spool.save(change)
+            if not is_journalled_soon:
+                self._state.spool.save(change)
         else:
             self._state.spool.apply(change, Event.WRITE)
             self._state.spool.apply(change, Event.CLOSE)

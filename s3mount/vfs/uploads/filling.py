@@ -45,7 +45,7 @@ class BlobFiller:
     def to_cache(self, blob: Blob, content: ContentRef) -> None:
         """A blob that S3 has becomes the cache's copy of it, by rename where possible."""
         is_sure = blob.complete and not blob.is_unsure and not blob.is_reference
-        is_moved = is_sure and self._reader.adopt(content, blob.path)
+        is_moved = is_sure and self._reader.adopt(content, blob.path, blob.whole_crc)
         crashpoint("cache: adopted")
         self._spool.drop_blob(blob, keep_file=is_moved)
 

@@ -568,3 +568,20 @@ async def test_what_was_sent_together_leaves_the_journal_together(tmp_path: Path
         assert mount.spool.changes == {}
         assert mount.spool.journal.commits - before <= 8
         assert mount.leftovers() == []
+
+
+@simulated
+async def test_the_time_of_a_write_is_journalled_with_its_bytes(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.mounted(upload_delay_s=500, kernel_keeps_mtime=True) as mount:
+        await mount.write("first", b"")
+        await mount.sync()
+        before = mount.spool.journal.commits
+        fd = await mount.create("a")
+        await mount.pwrite(fd, b"x" * 100, 0)
+        await mount.fs.metadata.set(await mount.node("a"), mtime_ns=5)
+        await mount.close(fd)
+        assert mount.spool.journal.commits - before == 2, "it is made, and it is closed"
+        mount.kill()
+    async with world.mounted() as mount:
+        assert (await mount.stat("a")).st_mtime_ns == 5
