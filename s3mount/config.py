@@ -99,6 +99,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     new_objects: ObjectHeaders = ObjectHeaders()
     customer_key: CustomerKey | None = None
     """By which objects are encrypted and read (SSE-C)."""
+    packs_in: str = ""
+    """Members of the packs in this ``BUCKET/FOLDER/`` are objects to a command."""
     copy_source_key: CustomerKey | None = None
     """That of the sources of copies inside S3, where it is another."""
 

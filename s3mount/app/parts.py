@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from s3mount.engine.client import EngineClient
 from s3mount.errors import EngineError, MountError, S3MountError, StoreError
 from s3mount.fuse.operations import Operations, forget_entry
 from s3mount.names import trial_key
-from s3mount.pack.store import PackedStore
+from s3mount.pack.store import open_packed
 from s3mount.refs import BucketInfo
 from s3mount.s3.lacks import describe_lacks
 from s3mount.s3.store import Store
@@ -102,13 +102,11 @@ async def build_parts(config: MountConfig, reporter: Reporter) -> AsyncIterator[
             nursery.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def _with_packs(store: Store, config: MountConfig) -> AsyncIterator[Store]:
+def _with_packs(store: Store, config: MountConfig) -> AbstractAsyncContextManager[Store]:
     """``store``, with members of packs as objects where the mount is to show them."""
     if not config.has_packs:
-        yield store
-        return
-    packed = PackedStore(
+        return contextlib.nullcontext(store)
+    return open_packed(
         store,
         config.store.bucket,
         config.prefix,
@@ -116,11 +114,6 @@ async def _with_packs(store: Store, config: MountConfig) -> AsyncIterator[Store]
         below=config.pack_below,
         globs=config.pack_globs,
     )
-    with first_error():
-        async with trio.open_nursery() as nursery:
-            await nursery.start(packed.run)
-            yield packed
-            nursery.cancel_scope.cancel()
 
 
 async def _look_at_bucket(

@@ -39,6 +39,7 @@ from s3mount.errors import (
     WrongRegionError,
 )
 from s3mount.manifest.buckets import Buckets, open_buckets
+from s3mount.pack.store import open_packed
 from s3mount.s3.store import Store
 from s3mount.tasks import first_error
 from s3mount.transfer.patience import Patience
@@ -47,6 +48,8 @@ WORKERS_MAX = 128
 """Objects under way at once; the store's own window lets fewer requests through where that is better."""
 REQUESTS_AT_ONCE = 64
 """Ranges and parts under way at once, of all objects together."""
+PACKS_TTL_S = 10.0
+"""How long a command believes what it knows of packs."""
 FATAL = (
     DiskFullError,
     EngineError,
@@ -74,8 +77,21 @@ class Session:
 
 
 @asynccontextmanager
+async def _opened(config: StoreConfig) -> AsyncIterator[Store]:
+    """One bucket; members of the packs that ``config`` names are objects in it."""
+    bucket, _, folder = config.packs_in.partition("/")
+    async with EngineClient(config) as store:
+        if bucket != config.bucket:
+            yield store
+            return
+        how = {"ttl_s": PACKS_TTL_S, "lists_folders": False}
+        async with open_packed(store, bucket, folder, **how) as packed:
+            yield packed
+
+
+@asynccontextmanager
 async def open_session(
-    open_one: Callable[[StoreConfig], AbstractAsyncContextManager[Store]] = EngineClient,
+    open_one: Callable[[StoreConfig], AbstractAsyncContextManager[Store]] = _opened,
 ) -> AsyncIterator[Session]:
     """A session, closed with the block; each store in it has a process of its own, as a mount's, by default."""
     async with open_buckets(open_one) as stores:

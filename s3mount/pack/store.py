@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import trio
 
@@ -48,6 +50,7 @@ from s3mount.refs import (
     VersionPage,
 )
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
+from s3mount.tasks import first_error
 from s3mount.transfer.scratch import scratch
 
 log = logging.getLogger(__name__)
@@ -63,8 +66,8 @@ class PackedStore:
     """A ``Store``: ``store`` with what the packs directly in its folder ``prefix`` have.
 
     An object of its own hides a member of the same key. What is known of packs and names is believed for ``ttl_s``;
-    a write looks again. Bodies of less than ``below`` bytes are put into packs, and such as any of ``globs`` fits, up
-    to 1 MiB. ``run`` has to run for that.
+    a write looks again. With ``lists_folders`` lists have a marker for each folder of members. Bodies of less than
+    ``below`` bytes are put into packs, and such as any of ``globs`` fits, up to 1 MiB. ``run`` has to run for that.
     """
 
     def __init__(
@@ -76,8 +79,10 @@ class PackedStore:
         ttl_s: float,
         below: int = 0,
         globs: Sequence[str] = (),
+        lists_folders: bool = True,
         clock: WallClock | None = None,
     ) -> None:
+        self._lists_folders = lists_folders
         self._store = store
         self._prefix = prefix
         self._ttl_s = ttl_s
@@ -277,7 +282,7 @@ class PackedStore:
         for each in there if is_ordered or not after else ():
             if isinstance(each, str):
                 found[each] = None
-            elif each.key not in objects:
+            elif each.key not in objects and (self._lists_folders or each.etag != FOLDER_ETAG):
                 found[each.key] = each.listed
         names = sorted(found)
         next_token = None if upto is None else f"{upto or prefix}\0{page.next_token}"
@@ -577,6 +582,19 @@ class PackedStore:
     async def statistics(self) -> dict[str, float]:
         """See ``Store.statistics``."""
         return await self._store.statistics()
+
+
+@asynccontextmanager
+async def open_packed(
+    store: Store, bucket: str, prefix: Key, **how: Any
+) -> AsyncIterator[PackedStore]:
+    """A ``PackedStore`` within the block, with its arguments. Raises what the block raises, as it is."""
+    packed = PackedStore(store, bucket, prefix, **how)
+    with first_error():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(packed.run)
+            yield packed
+            nursery.cancel_scope.cancel()
 
 
 def _within(member: Member, byte_range: ByteRange | None) -> tuple[int, int]:

@@ -206,3 +206,21 @@ def test_a_tar_file_of_gnu_tar_gets_an_index(places: Places, tmp_path: Path) -> 
     assert (tmp_path / "got" / "sub1/0001 é").read_bytes() == made["sub1/0001 é"]
     places.put("a/z.tar", body=b"\x1f\x8b" + bytes(2000))
     assert "gzip" in places.error("pack", "index", "{b}/a/z.tar", status=1)
+
+
+def test_members_are_objects_to_commands_that_read(places: Places, tmp_path: Path) -> None:
+    made = tree(tmp_path / "src", 30)
+    places.run("pack", "create", "src/", "{b}/in/", "--pack-files", "20")
+    places.put("in/plain")
+    packs = ("--packs", "{b}/in/")
+    names = places.lines("ls", "-r", *packs, "{b}/in/")
+    assert sorted(names) == sorted([*made, "plain"])
+    assert places.lines("ls", *packs, "{b}/in/") == ["plain", "sub0/", "sub1/", "sub2/"]
+    shown = places.run("cat", *packs, "{b}/in/sub1/0007 é")
+    assert shown.stdout == made["sub1/0007 é"]
+    (tmp_path / "src/plain").write_bytes(b"in/plain")
+    told = places.told("verify", *packs, "src/", "{b}/in/")
+    assert (told[-1]["objects"], told[-1]["failed"]) == (31, 0)
+    (tmp_path / "src/sub1/0007 é").write_bytes(made["sub1/0007 é"][::-1])
+    told = places.told("verify", *packs, "src/", "{b}/in/", status=1)
+    assert (told[-1]["objects"], told[-1]["failed"]) == (31, 1)

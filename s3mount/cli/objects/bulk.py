@@ -16,6 +16,7 @@ from s3mount.cli import output
 from s3mount.cli.objects.perf import requests_told
 from s3mount.cli.options import store_config
 from s3mount.errors import S3MountError, SourceError, reason
+from s3mount.names import normal_prefix
 
 if TYPE_CHECKING:
     from s3mount.bulk.location import S3Location
@@ -63,6 +64,12 @@ def raw_option(command: F) -> F:
     """``--raw``."""
     told = "* and ? in s3:// keys stand for themselves."
     return click.option("--raw", is_flag=True, help=told)(command)
+
+
+def packs_option(command: F) -> F:
+    """``--packs``."""
+    told = "Members of the packs in s3://BUCKET/FOLDER/ are objects, too."
+    return click.option("--packs", metavar="FOLDER", help=told)(command)
 
 
 def selection_options(command: F) -> F:
@@ -189,6 +196,10 @@ def _perform(
     new_objects: ObjectHeaders | None,
 ) -> int:
     config = store_config(given)
+    if given.get("packs"):
+        packs = s3_location(given["packs"], raw=True, command=operation)
+        folder = f"{packs.bucket}/{normal_prefix(packs.key)}"
+        config = msgspec.structs.replace(config, packs_in=folder)
     if new_objects is not None:
         config = msgspec.structs.replace(config, new_objects=new_objects)
     job = Job(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command("cat", short_help="Write objects to standard output.", epilog=bulk.EXIT_HINT)
 @click.argument("places", type=PLACE, metavar="S3URL...", nargs=-1, required=True)
 @click.option("--version-id", metavar="ID", help="This version of one object.")
+@bulk.packs_option
 @bulk.selection_options
 @store_options
 def cat(places: tuple[str, ...], **given: Any) -> int:

@@ -25,6 +25,7 @@ DEFAULT_CLASS = "STANDARD"
 @click.option("-g", "--group", is_flag=True, help="A line for each storage class as well.")
 @click.option("-H", "--human", is_flag=True, help="Sizes as 1.5 MiB.")
 @click.option("--versions", is_flag=True, help="All versions, as they are paid for.")
+@bulk.packs_option
 @bulk.selection_options
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each S3URL.")
 @store_options

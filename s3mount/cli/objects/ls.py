@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("-H", "--human", is_flag=True, help="As -l, with sizes as 1.5 MiB.")
 @click.option("-e", "--etag", is_flag=True, help="With the ETag.")
 @click.option("--versions", is_flag=True, help="All versions and delete markers.")
+@bulk.packs_option
 @bulk.selection_options
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each.")
 @store_options

@@ -25,6 +25,7 @@ AT_ONCE = 8
 @click.argument("left", type=PLACE, metavar="SOURCE")
 @click.argument("right", type=PLACE, metavar="DESTINATION")
 @click.option("--one-way", is_flag=True, help="What only DESTINATION has is no fault.")
+@bulk.packs_option
 @bulk.selection_options
 @bulk.report_options
 @store_options
