@@ -243,6 +243,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     idle_after_s: float = 600.0
     log_file: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
     drain_timeout_s: float = 60.0
 
     def outbox(self, bucket: str) -> MountConfig:
@@ -279,6 +280,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     kernel_options: tuple[str, ...] = ()
     log_file: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
     drain_timeout_s: float = 60.0
     metrics: str = ""
     ready_fd: int | None = None

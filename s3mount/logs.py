@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
+import json
 import logging
 import logging.handlers
 import os
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 
 from s3mount.config import default_state_dir
@@ -26,6 +28,7 @@ LOG_FILES_KEPT = 4
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _SECRET = re.compile(r"(?<=://)(?:[^\s:/@]*:(?!\d+/)\S*|[^\s/@]+)@")
 LEVELS = ("debug", "info", "warning", "error")
+FORMS = ("text", "json")
 
 
 def without_secrets(text: str) -> str:
@@ -38,6 +41,33 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
+
+
+class _JsonFormatter(_Formatter):
+    """One line of JSON for each record, with what it is about as fields of its own, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": without_secrets(record.getMessage()),
+        }
+        about: dict[str, object] = getattr(record, "about", {})
+        for name, value in about.items():
+            fields[name] = without_secrets(value) if isinstance(value, str) else value
+        if record.exc_info:
+            fields["traceback"] = without_secrets(self.formatException(record.exc_info))
+        return json.dumps(fields, default=str)
+
+
+def about_error(error: BaseException, key: str = "") -> dict[str, dict[str, object]]:
+    """The ``extra`` of a log record about ``error``: its kind, the key, and what S3 answered."""
+    about: dict[str, object] = {"error_kind": type(error).__name__, "key": key}
+    if isinstance(error, StoreError):
+        about["key"] = key or error.key
+        about |= {"status": error.status, "code": error.code, "request_id": error.request_id}
+    return {"about": about}
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
@@ -76,13 +106,13 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def to_terminal(level: str) -> None:
-    """Log to stderr, for a process in the foreground."""
-    _set_up(logging.StreamHandler(sys.stderr), level)
+def to_terminal(level: str, form: str = "text") -> None:
+    """Log to stderr in one of FORMS, for a process in the foreground."""
+    _set_up(logging.StreamHandler(sys.stderr), level, form)
     faulthandler.enable(2)
 
 
-def to_file(path: Path, level: str) -> None:
+def to_file(path: Path, level: str, form: str = "text") -> None:
     """Log to a file that is rotated at LOG_BYTES_MAX; stdout and stderr go there as well from now on.
 
     Raises LocalDiskError when it cannot be written.
@@ -92,7 +122,7 @@ def to_file(path: Path, level: str) -> None:
         handler = _LogFile(path)
     except OSError as error:
         raise LocalDiskError(f"the log {path} cannot be written: {error.strerror}") from None
-    _set_up(handler, level)
+    _set_up(handler, level, form)
 
 
 def set_level(level: str) -> None:
@@ -143,8 +173,8 @@ def write_crash(folder: Path, text: str) -> Path | None:
     return None
 
 
-def _set_up(handler: logging.Handler, level: str) -> None:
-    handler.setFormatter(_Formatter(_FORMAT))
+def _set_up(handler: logging.Handler, level: str, form: str) -> None:
+    handler.setFormatter(_JsonFormatter() if form == "json" else _Formatter(_FORMAT))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

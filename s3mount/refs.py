@@ -7,7 +7,7 @@ boundary without a second definition.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -336,3 +336,12 @@ class Pinned(msgspec.Struct):
     files: int = 0
     size_bytes: int = 0
     error: str = ""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event: ``seq`` grows by one with each since the mount began, ``at_ns`` is wall time."""
+
+    seq: int
+    at_ns: int
+    kind: str
+    about: dict[str, Any]

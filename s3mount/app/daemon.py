@@ -275,9 +275,9 @@ def run_daemon(config: DaemonConfig) -> int:
     """Listen and serve until a signal; the exit status. Blocks; once per process. Raises S3MountError."""
     be_private()
     if config.log_file:
-        logs.to_file(Path(config.log_file), config.log_level)
+        logs.to_file(Path(config.log_file), config.log_level, config.log_format)
     else:
-        logs.to_terminal(config.log_level)
+        logs.to_terminal(config.log_level, config.log_format)
     crashpoints.arm()
     check_writable("state", Path(config.state_dir))
     _allow_many_files()

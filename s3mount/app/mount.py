@@ -60,7 +60,7 @@ def _run(
     config: MountConfig, run: RunConfig, build: Build, reporter: Reporter, log_path: Path | None
 ) -> int:
     if log_path is None:
-        logs.to_terminal(run.log_level)
+        logs.to_terminal(run.log_level, run.log_format)
     crashpoints.arm()
     reporter.step("looking at the mount point")
     others = config.allow_other or "allow_root" in run.kernel_options
@@ -71,7 +71,7 @@ def _run(
         if config.past is None:
             settings.remember(config)
         if log_path is not None:
-            logs.to_file(log_path, run.log_level)
+            logs.to_file(log_path, run.log_level, run.log_format)
         lifetime = Lifetime(
             config,
             run,

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -47,6 +47,7 @@ class Evictor:
 
     def __init__(self, disk_cache: DiskCache, maintenance: CacheMaintenance) -> None:
         self.evicted_bytes = 0
+        self.on_evicted: Callable[[int], None] = lambda size_bytes: None
         self._disk_cache = disk_cache
         self._maintenance = maintenance
         self._round_over = trio.Event()
@@ -104,6 +105,8 @@ class Evictor:
             self._round_over.set()
             self._round_over = trio.Event()
         await trio.lowlevel.checkpoint()
+        if self.evicted_bytes > before:
+            self.on_evicted(self.evicted_bytes - before)
         if self.evicted_bytes > before or had_room:
             return True
         self._stuck_until_s = trio.current_time() + STUCK_S

@@ -220,6 +220,10 @@ class CacheReader:
                 self._disk_cache.put_body(entry, entry.body)
         raise LocalDiskError(f"{entry.ref.key!r} does not fit into the cache")
 
+    def on_evicted(self, tell: Callable[[int], None]) -> None:
+        """Have ``tell`` called with the bytes of each round of eviction."""
+        self._evictor.on_evicted = tell
+
     async def evict(self, refs: Iterable[ContentRef]) -> Evicted:
         """Remove these contents from the disk now, but for what is open or pinned. Raises LocalDiskError."""
         return await self._evictor.drop(self._digests(refs))

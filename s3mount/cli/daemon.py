@@ -22,7 +22,7 @@ from s3mount.cli.options import (
 from s3mount.cli.param_types import seconds, size, size_from
 from s3mount.config import GIB, MIB, DaemonConfig, StoreConfig, TcpConfig, default_state_dir
 from s3mount.errors import UsageError
-from s3mount.logs import LEVELS
+from s3mount.logs import FORMS, LEVELS
 
 
 @click.command("daemon", short_help="Take files from others, and send them.")
@@ -62,6 +62,7 @@ from s3mount.logs import LEVELS
 )
 @option("--log-file", type=click.Path(), help="[default: stderr]")
 @option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
+@option("--log-format", type=click.Choice(FORMS), default="text", help="[default: text]")
 @option(
     "--drain-timeout",
     type=seconds,
@@ -102,6 +103,7 @@ def daemon_config(given: dict[str, Any]) -> DaemonConfig:
         idle_after_s=given["idle_after"],
         log_file=absolute(given["log_file"]),
         log_level=given["log_level"],
+        log_format=given["log_format"],
         drain_timeout_s=given["drain_timeout"],
     )
 

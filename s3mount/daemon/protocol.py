@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from s3mount.refs import TreeWork
+from s3mount.refs import Event, TreeWork
 
 REQUEST_BYTES_MAX = 1 << 20
 ANSWER_BYTES_MAX = 64 << 20
@@ -101,6 +101,16 @@ class Unpin(msgspec.Struct, frozen=True, tag="unpin"):
     paths: tuple[str, ...] = ()
 
 
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """The events behind ``seq`` that are still known, as ``Happened``; then those to come, unless ``is_once``.
+
+    Every few seconds ``Happened`` comes without any.
+    """
+
+    seq: int = 0
+    is_once: bool = False
+
+
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """As ``Wait`` for everything; then stays connected until the process has ended."""
 
@@ -123,6 +133,7 @@ Request: TypeAlias = (
     | Prefetch
     | Pin
     | Unpin
+    | Follow
     | Leave
     | Stop
 )
@@ -144,6 +155,12 @@ class TreeProgress(msgspec.Struct, frozen=True, tag="tree-progress"):
     """How much of the trees is in the cache."""
 
     work: TreeWork
+
+
+class Happened(msgspec.Struct, frozen=True, tag="happened"):
+    """Events, the oldest first."""
+
+    events: list[Event]
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -174,7 +191,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     exit_code: int = 1
 
 
-Answer: TypeAlias = Progress | TreeProgress | Done | Flushed | Ended | Failed
+Answer: TypeAlias = Progress | TreeProgress | Happened | Done | Flushed | Ended | Failed
 
 _requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)

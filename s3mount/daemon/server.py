@@ -27,6 +27,8 @@ CONNECTIONS_MAX = 32
 REQUEST_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0
 PROGRESS_EVERY_S = 0.5
+HEARTBEAT_S = 10.0
+"""So often who follows is told that nothing happened, by which it is seen whether he is there."""
 LOOK_EVERY_S = 30.0
 """How often it is seen to that the socket can still be found."""
 ACCEPT_PAUSE_S = 1.0
@@ -199,6 +201,8 @@ class ControlServer:
             elif isinstance(request, protocol.Wait):
                 await self._reporting(stream, partial(self._controls.wait_uploaded, request.paths))
                 await _send(stream, protocol.Done())
+            elif isinstance(request, protocol.Follow):
+                await self._follow(stream, request)
             elif isinstance(request, (protocol.Prefetch, protocol.Pin)):
                 await self._bring(stream, request)
             else:
@@ -241,6 +245,19 @@ class ControlServer:
                 "a mount of the past sends nothing and keeps no cache of its own to steer"
             )
         return found
+
+    async def _follow(self, stream: trio.SocketStream, request: protocol.Follow) -> None:
+        """Tell events, until the caller hangs up."""
+        events, seq = self._steering.events, request.seq
+        while True:
+            found = events.since(seq)
+            await _send(stream, protocol.Happened(found))
+            seq = found[-1].seq if found else seq
+            if not found:
+                if request.is_once:
+                    break
+                await events.wait(seq, HEARTBEAT_S)
+        await _send(stream, protocol.Done())
 
     async def _bring(
         self, stream: trio.SocketStream, request: protocol.Prefetch | protocol.Pin

@@ -253,7 +253,7 @@ class _ForwardingHandler(logging.Handler):
         """Queue the record; while the parent is too slow to take records, they are dropped."""
         try:
             text = self.format(record).encode(errors="backslashreplace").decode()
-            message = messages.Log(record.levelno, record.name, text)
+            message = messages.Log(record.levelno, record.name, text, getattr(record, "about", {}))
             self._token.run_sync_soon(self._send, message)
         except trio.RunFinishedError:
             return

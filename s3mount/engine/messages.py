@@ -455,6 +455,7 @@ class Log(Message, tag=61, frozen=True, array_like=True, gc=False):
     level: int
     logger: str
     text: str
+    about: dict[str, Any] = {}
 
 
 class Pong(Message, tag=62, frozen=True, array_like=True, gc=False):

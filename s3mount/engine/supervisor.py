@@ -199,7 +199,9 @@ class EngineSupervisor:
         elif isinstance(message, messages.Reachability):
             self._note_outage(message.reason)
         elif isinstance(message, messages.Log):
-            logging.getLogger(message.logger).log(message.level, "%s", message.text)
+            logging.getLogger(message.logger).log(
+                message.level, "%s", message.text, extra={"about": message.about}
+            )
 
     def _note_outage(self, reason: str) -> None:
         if reason != self.outage:

@@ -20,6 +20,7 @@ from s3mount.clock import SystemClock, WallClock
 from s3mount.config import MountConfig
 from s3mount.dedupe.index import ContentIndex
 from s3mount.errors import DiskFullError, LocalDiskError, S3MountError
+from s3mount.events import Events
 from s3mount.names import trial_key
 from s3mount.pack.store import PackedStore
 from s3mount.refs import Capabilities
@@ -154,8 +155,10 @@ class Filesystem:
         )
         self.metadata = Metadata(state, self.directories, self.contents, times, store)
         self.decisions = Decisions(state, times, self.uploader)
-        self.steering = Steering(state, store, reader, self.uploader)
+        self.events = events = Events(clock.now_ns)
+        self.steering = Steering(state, store, reader, self.uploader, events)
         self.outcomes.listeners.append(self.steering.heard)
+        reader.on_evicted(lambda size_bytes: events.note("evicted", bytes=size_bytes))
         self._snapshots = snapshots
         self._forget_entry = forget_entry
 
@@ -183,6 +186,7 @@ class Filesystem:
                 self.state.background = background = Background(nursery)
                 try:
                     task_status.started()
+                    self.events.note("mounted")
                     if self._snapshots is not None:
                         background.keep(self._snapshots.keep_room, self._forget_entry)
                     background.keep(self.steering.run)
@@ -202,7 +206,10 @@ class Filesystem:
             self.puts.close(is_all_sent=not self.state.spool.changes)
 
     def _outage_changed(self, reason: str) -> None:
-        if not reason:
+        if reason:
+            self.events.note("outage-began", error=reason)
+        else:
+            self.events.note("outage-ended")
             self.uploader.store_is_back()
 
     async def _upload(self) -> None:
@@ -337,6 +344,7 @@ class Filesystem:
     async def set_rates(self, up_bytes_per_s: int, down_bytes_per_s: int) -> None:
         """See ``Store.set_rates``."""
         await self.store.set_rates(up_bytes_per_s, down_bytes_per_s)
+        self.events.note("rates", up_bytes_per_s=up_bytes_per_s, down_bytes_per_s=down_bytes_per_s)
 
     async def set_log_level(self, level: str) -> None:
         """Log from this level on, in both processes. Raises S3MountError."""

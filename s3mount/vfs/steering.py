@@ -13,11 +13,13 @@ import trio
 
 from s3mount.cache.reader import CacheReader
 from s3mount.errors import LocalDiskError, NoSuchKeyError, S3MountError
+from s3mount.events import Events
 from s3mount.refs import ContentRef, Evicted, Key, ObjectInfo, Pinned, TreeWork
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
-from s3mount.spool.journal.changes import parent_of
+from s3mount.spool.journal.changes import Delete, parent_of
 from s3mount.spool.journal.path_filter import at_or_below
-from s3mount.spool.upload.events import Uploaded, UploadEvent
+from s3mount.spool.journal.states import State
+from s3mount.spool.upload.events import Conflicted, Failed, GivenUp, Uploaded, UploadEvent
 from s3mount.spool.upload.uploader import Uploader
 from s3mount.tasks import in_parallel
 from s3mount.vfs.state import MountState
@@ -39,12 +41,18 @@ class Steering:
     """The controls of one mount. Paths are relative to it; ``""`` is all of it."""
 
     def __init__(
-        self, state: MountState, store: Store, reader: CacheReader, uploader: Uploader
+        self,
+        state: MountState,
+        store: Store,
+        reader: CacheReader,
+        uploader: Uploader,
+        events: Events,
     ) -> None:
         self._state = state
         self._store = store
         self._reader = reader
         self._uploader = uploader
+        self.events = events
         self._owner = state.config.state_dir
         self._file = Path(state.config.state_dir) / PINS
         self._pins = {path: Pinned(path) for path in _recall(self._file)}
@@ -56,6 +64,8 @@ class Steering:
     def pause(self, is_paused: bool) -> None:
         """Send nothing from now on, or go on. Ends with the mount. Repeatable."""
         log.info("asked for: uploads %s", "pause" if is_paused else "go on")
+        if is_paused != self._uploader.is_paused:
+            self.events.note("paused" if is_paused else "resumed")
         self._uploader.pause(is_paused)
 
     # --------------------------------------------------------------------- pins
@@ -83,11 +93,22 @@ class Steering:
                 await self._reader.unpin_older(owner, self._state.now_ns())
 
     def heard(self, event: UploadEvent) -> None:
-        """S3 has something new: where that is pinned, its content is to be pinned."""
-        if isinstance(event, Uploaded) and any(
-            at_or_below(self._key(path), event.change.key) for path in self._pins
-        ):
-            self._wanted.set()
+        """Note what became of an upload; where its key is pinned, the new content is to be pinned."""
+        match event:
+            case Uploaded(change, result):
+                if result is None:
+                    self.events.note("deleted", key=change.key)
+                elif not isinstance(change, Delete):
+                    self.events.note("uploaded", key=change.key, size=change.size)
+                if any(at_or_below(self._key(path), change.key) for path in self._pins):
+                    self._wanted.set()
+            case Failed(change):
+                kind = "parked" if change.state is State.PARKED else "retried"
+                self.events.note(kind, key=change.key, error=change.error, attempts=change.attempts)
+            case GivenUp(change):
+                self.events.note("given-up", key=change.key)
+            case Conflicted(key, outcome, kept_as):
+                self.events.note("conflict", key=key, outcome=outcome, kept_as=kept_as)
 
     def pinned(self) -> list[dict[str, Any]]:
         """What is pinned, for ``status``."""
@@ -103,6 +124,7 @@ class Steering:
         self._must_fit(work)
         for path in paths:
             self._pins.setdefault(path, Pinned(path))
+            self.events.note("pinned", path=path)
         self._remember()
         log.info("asked for: pinned %s", ", ".join(path or "." for path in paths))
         self._wanted.set()
@@ -116,6 +138,7 @@ class Steering:
             raise S3MountError(f"{what} is not pinned" if paths else "nothing is pinned")
         for path in gone:
             del self._pins[path]
+            self.events.note("unpinned", path=path)
         self._remember()
         log.info("asked for: no longer pinned %s", ", ".join(path or "." for path in gone))
         self._wanted.set()
@@ -161,8 +184,16 @@ class Steering:
         await self._count(paths, work)
         self._must_fit(work)
         for path in paths:
+            before = msgspec.structs.replace(work)
             async for refs in self._contents(path):
                 await self._bring(refs, work)
+            self.events.note(
+                "prefetched",
+                path=path,
+                files=work.files - before.files,
+                bytes=work.size_bytes - before.size_bytes,
+                failed=work.failed - before.failed,
+            )
 
     async def evict(self, paths: Sequence[str]) -> Evicted:
         """Drop from the cache what is at and below ``paths``, but for what is open or pinned. Raises S3MountError."""
@@ -174,6 +205,8 @@ class Steering:
                     *(a + b for a, b in zip(_fields(found), _fields(more), strict=True))
                 )
         log.info("asked for: evicted %d files, %d bytes", found.files, found.size_bytes)
+        if found.files:
+            self.events.note("evicted", bytes=found.size_bytes)
         return found
 
     async def _count(self, paths: Sequence[str] | dict[str, None], work: TreeWork) -> None:

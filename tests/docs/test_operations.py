@@ -20,6 +20,7 @@ from s3mount.cli.commands import (
 )
 from s3mount.cli.mounts.mount import mount
 from s3mount.cli.options import ExpertOption
+from s3mount.events import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
 TRANSFER = (Path(__file__).parents[2] / "docs" / "TRANSFER.md").read_text(encoding="utf-8")
@@ -70,3 +71,8 @@ def test_exit_statuses_are_those_of_the_errors() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.S3MountError)
     }
     assert listed == {0, EXIT_PERMISSION, EXIT_INTERRUPTED} | raised
+
+
+def test_every_kind_of_event_is_explained() -> None:
+    for kind, meaning in KINDS.items():
+        assert f"| `{kind}` | {meaning} |" in PAGE

@@ -42,7 +42,7 @@ from s3mount.config import (
     state_without_home,
 )
 from s3mount.errors import UsageError
-from s3mount.logs import LEVELS
+from s3mount.logs import FORMS, LEVELS
 from s3mount.names import normal_prefix
 
 
@@ -161,6 +161,7 @@ class _MountCommand(click.Command):
 @option("--nonempty", is_flag=True, help="Mount over a folder that is not empty.")
 @option("--log-file", type=click.Path(), help="[default: 'log' in the state folder]")
 @option("--log-level", type=click.Choice(LEVELS), default="info", help="[default: info]")
+@option("--log-format", type=click.Choice(FORMS), default="text", help="[default: text]")
 @option(
     "--metrics",
     default="",
@@ -322,6 +323,7 @@ def run_config(values: dict[str, Any]) -> RunConfig:
         kernel_options=tuple(values["kernel"]),
         log_file=absolute(values["log_file"]),
         log_level=values["log_level"],
+        log_format=values["log_format"],
         drain_timeout_s=values["drain_timeout"],
         metrics=_monitored(values["metrics"]),
         ready_fd=values["ready_fd"],

@@ -52,6 +52,13 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """A try of ``change``, which stays pending, ended with its ``error``; its state tells whether it is tried again."""
+
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
 class Conflicted:
     """Somebody else wrote ``key`` first; ``kept_as`` is the key that ours has now, where that is another."""
 
@@ -68,7 +75,14 @@ class NotInS3:
 
 
 UploadEvent: TypeAlias = (
-    Answered | Uploaded | UploadedEarlier | ContentUploaded | GivenUp | Conflicted | NotInS3
+    Answered
+    | Uploaded
+    | UploadedEarlier
+    | ContentUploaded
+    | GivenUp
+    | Failed
+    | Conflicted
+    | NotInS3
 )
 Report: TypeAlias = Callable[[UploadEvent], None]
 """Told of each event, before the uploader does anything else. What it raises is logged, and no harm to the upload."""

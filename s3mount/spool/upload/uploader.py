@@ -29,6 +29,7 @@ from s3mount.errors import (
     S3MountError,
 )
 from s3mount.flow.parts import PartPlan
+from s3mount.logs import about_error
 from s3mount.pack.store import PackedStore
 from s3mount.pack.union import is_member_etag
 from s3mount.refs import ContentRef, Key, PutResult
@@ -62,6 +63,7 @@ from s3mount.spool.upload.events import (
     Conflicted,
     ConflictOutcome,
     ContentUploaded,
+    Failed,
     GivenUp,
     Report,
     Uploaded,
@@ -671,7 +673,10 @@ class Uploader:
         event = Event.FAIL
         if not isinstance(error, TryAgain):
             change.note_failure(error)
-            log.warning("%s of %r is not done yet: %s", change.op, change.key, change.error)
+            about = about_error(error, change.key)
+            log.warning(
+                "%s of %r is not done yet: %s", change.op, change.key, change.error, extra=about
+            )
             if error.retryable or isinstance(error, PASSING):
                 self.counters["postponed"] += 1
                 ceiling_s = min(RETRY_DELAY_S_MAX, 0.5 * 2 ** min(change.attempts, 10))
@@ -689,6 +694,9 @@ class Uploader:
         except Exception as disk_error:  # noqa: BLE001  what is to be told is told all the same
             # What went wrong is known here till the end; the change itself is in the journal.
             log.warning("the failure of %r is not journalled: %s", change.key, disk_error)
+        if not isinstance(error, TryAgain):
+            with contained(f"the failure of {change.key!r} is told"):
+                self._report(Failed(change))
         if change.state is State.PARKED:
             self.counters["parked"] += 1
         elif change.state is State.QUEUED:
