@@ -29,7 +29,13 @@ from s3mount.vfs.listing.directories import Directories
 from s3mount.vfs.open_files import Handle, OpenFile, is_for_writing, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 from s3mount.vfs.uploads.dedupe import Deduplicator
-from s3mount.vfs.uploads.filling import VERSION_RETRIES, VERSION_RETRY_S, BlobFiller
+from s3mount.vfs.uploads.filling import (
+    VERSION_RETRIES,
+    VERSION_RETRY_S,
+    Aside,
+    BlobFiller,
+    read_with,
+)
 from s3mount.vfs.writing import Writing
 
 log = logging.getLogger(__name__)
@@ -206,10 +212,13 @@ class Contents:
         file = handle.file
         blob = file.blob
         if blob is not None:
+            aside: Aside = {}
             if blob.base is not None and blob.missing(offset, min(offset + length, blob.size)):
-                await self._filler.fill_blob(blob, offset, offset + length, self._base_gone)
+                await self._filler.fill_blob(
+                    blob, offset, offset + length, self._base_gone, aside=aside
+                )
                 blob = file.blob or blob
-            return blob.read(offset, length)
+            return read_with(blob, aside, offset, length)
         node = file.node
         if node.content is None or offset >= node.size:
             return b""

@@ -144,6 +144,43 @@ def test_not_a_byte_left(on_disk: tuple[Mount, S3Contents], disk: Path, relay: F
     assert there == wanted | {"folder/later": b"later"}
 
 
+def test_what_is_read_needs_no_room(
+    on_disk: tuple[Mount, S3Contents], disk: Path, relay: FaultyRelay
+) -> None:
+    """A file of which a part was changed is read to its end, and mapped, while the disk of its change is full."""
+    mount, contents = on_disk
+    old = random.Random(1).randbytes(5 * MIB)
+    new = old[: 2 * MIB] + b"new" * 5000 + old[2 * MIB + 15000 :]
+    contents.put("big", old)
+    contents.put("mapped", old)
+    ballast = Ballast(disk)
+    with relay.holding(*WRITING):
+        for name in ("big", "mapped"):
+            with (mount.path / name).open("r+b") as file:
+                file.seek(2 * MIB)
+                file.write(b"new" * 5000)
+                file.flush()
+                os.fsync(file.fileno())
+        ballast.take_all()
+        assert (mount.path / "big").read_bytes() == new
+        reading = """
+import mmap, sys
+with open(sys.argv[1]) as file:
+    sys.stdout.buffer.write(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+"""
+        told = subprocess.run(
+            [sys.executable, "-c", reading, str(mount.path / "mapped")],
+            stdout=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+        assert told.returncode == 0, "a page that cannot be read is a SIGBUS"
+        assert told.stdout == new
+    ballast.give_back()
+    mount.wait()
+    assert contents.read("big") == contents.read("mapped") == new
+
+
 def test_a_file_larger_than_the_disk_of_the_cache(
     bucket: str, disk: Path, mount_factory: Callable[..., Mount], s3_server: S3Server
 ) -> None:

@@ -32,6 +32,10 @@ OnGone: TypeAlias = Callable[[Blob, ContentRef], Awaitable[None]]
 """Called when the base of a blob is gone: returns after a while, or with the same bytes as the blob's new base."""
 
 
+Aside: TypeAlias = dict[int, bytes]
+"""Bytes of a base by their offset."""
+
+
 class BlobFiller:
     """Fills blobs from their bases, through the cache, and makes them part of the cache."""
 
@@ -50,11 +54,18 @@ class BlobFiller:
         self._spool.drop_blob(blob, keep_file=is_moved)
 
     async def fill_blob(
-        self, blob: Blob, start: int, stop: int, on_gone: OnGone | None = None
+        self,
+        blob: Blob,
+        start: int,
+        stop: int,
+        on_gone: OnGone | None = None,
+        *,
+        aside: Aside | None = None,
     ) -> None:
         """Bring missing bytes of the base into ``blob``. Raises OSError, S3MountError.
 
         While the base is gone ``on_gone`` is called, a number of times; without one, and in the end, that is raised.
+        What the disk has no room for goes to ``aside``, by its offset, where that is given: who reads needs no room.
         """
         stop = min(stop, blob.base_limit)
         for gap_start, gap_stop in blob.missing(start, stop):
@@ -64,7 +75,13 @@ class BlobFiller:
                 data = await self._read_base(blob, at, length, on_gone)
                 if not data:
                     return
-                self._take(blob, at, data)
+                try:
+                    self._take(blob, at, data)
+                except (OSError, LocalDiskError) as error:
+                    if aside is None:
+                        raise
+                    log.info("what %s was is read, but not kept: %s", blob.id, error)
+                    aside[at] = data
                 at += len(data)
 
     def _take(self, blob: Blob, at: int, data: bytes) -> None:
@@ -125,3 +142,17 @@ class BlobFiller:
             finally:
                 reader.close()
         raise OSError(errno.ESTALE, "the version below the change is gone")
+
+
+def read_with(blob: Blob, aside: Aside, offset: int, length: int) -> bytes:
+    """``Blob.read``, where bytes that are missing are taken from ``aside``. Raises OSError."""
+    data = blob.read(offset, length)
+    if not aside:
+        return data
+    whole, stop = bytearray(data), offset + len(data)
+    for start, end in blob.missing(offset, stop):
+        for at, part in aside.items():
+            first, last = max(start, at), min(end, at + len(part))
+            if first < last:
+                whole[first - offset : last - offset] = part[first - at : last - at]
+    return bytes(whole)
