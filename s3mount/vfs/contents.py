@@ -34,6 +34,7 @@ from s3mount.vfs.uploads.filling import (
     VERSION_RETRY_S,
     Aside,
     BlobFiller,
+    OnGone,
     read_with,
 )
 from s3mount.vfs.writing import Writing
@@ -215,7 +216,7 @@ class Contents:
             aside: Aside = {}
             if blob.base is not None and blob.missing(offset, min(offset + length, blob.size)):
                 await self._filler.fill_blob(
-                    blob, offset, offset + length, self._base_gone, aside=aside
+                    blob, offset, offset + length, self._base_gone(file), aside=aside
                 )
                 blob = file.blob or blob
             return read_with(blob, aside, offset, length)
@@ -258,16 +259,16 @@ class Contents:
             try:
                 return await self._reader_of(file, content).read(offset, length)
             except (PreconditionFailedError, NoSuchKeyError):
-                again = await self._found_again(content, lambda: file.node.content)
+                again = await self._found_again(file, content, lambda: file.node.content)
                 if again != content:
                     file.forget_reader()
                     file.node.content = again
         raise OSError(errno.ESTALE, "the version that was opened is gone")
 
     async def _found_again(
-        self, content: ContentRef, now: Callable[[], ContentRef | None]
+        self, file: OpenFile, content: ContentRef, now: Callable[[], ContentRef | None]
     ) -> ContentRef | None:
-        """``content`` is not in S3 any more: the same bytes as a write of our own left them there.
+        """The ``content`` of ``file`` is not in S3 any more: the same bytes as a write of our own left them there.
 
         An answer of that write may still be on its way, or never come. It is ``now()`` where that tells of another
         meanwhile, and ``content`` itself where it is to be tried again. Raises PreconditionFailedError when
@@ -276,7 +277,7 @@ class Contents:
         if now() != content:
             return now()
         is_sending = self._uploader.queue.is_sending(content.key)
-        again = await self._uploader.sender.found_again(content)
+        again = await self._uploader.sender.found_again(content, file.places)
         if now() != content:
             return now()
         if again is not None:
@@ -286,11 +287,15 @@ class Contents:
         await trio.sleep(VERSION_RETRY_S)
         return now()
 
-    async def _base_gone(self, blob: Blob, base: ContentRef) -> None:
-        """See ``OnGone``: what is below a blob was replaced, perhaps by an upload of our own."""
-        again = await self._found_again(base, lambda: blob.base)
-        if blob.base == base:
-            blob.base = again
+    def _base_gone(self, file: OpenFile) -> OnGone:
+        """What is below the blob of ``file`` was replaced, perhaps by an upload of our own."""
+
+        async def on_gone(blob: Blob, base: ContentRef) -> None:
+            again = await self._found_again(file, base, lambda: blob.base)
+            if blob.base == base:
+                blob.base = again
+
+        return on_gone
 
     async def read_whole(self, node: Node) -> bytes:
         """All bytes of a small node, such as a symbolic link's target. Raises OSError, S3MountError."""
@@ -387,7 +392,7 @@ class Contents:
             node.size = size
             file.wrote = True
             if file.writers == 0:
-                await self._filler.complete_small(blob, self._base_gone)
+                await self._filler.complete_small(blob, self._base_gone(file))
             if file.writers == 0:
                 self.commit(file)
                 self._closed(file)
@@ -430,7 +435,7 @@ class Contents:
     async def _complete(self, file: OpenFile) -> None:
         change = self._state.change_of(file.node)
         if file.blob is not None and change is not None and change.state is State.OPEN:
-            await self._filler.complete_small(file.blob, self._base_gone)
+            await self._filler.complete_small(file.blob, self._base_gone(file))
 
     async def flush(self, handle: Handle) -> None:
         """close() of one descriptor: journal it, and line it up when this is the only writer. Raises LocalDiskError."""

@@ -11,7 +11,7 @@ import trio
 from s3mount.cache.reader import ReadHandle
 from s3mount.dedupe.matcher import DedupeMatcher
 from s3mount.dedupe.read_checksums import ReadChecksums
-from s3mount.refs import ContentRef
+from s3mount.refs import ContentRef, Key
 from s3mount.spool.blobs.blobs import Blob
 from s3mount.tree.node import Node
 
@@ -31,6 +31,7 @@ class OpenFile:
         "matcher",
         "node",
         "pinned",
+        "places",
         "reader",
         "refused",
         "stream_at",
@@ -44,6 +45,7 @@ class OpenFile:
         self._blob: Blob | None = None
         self.reader: ReadHandle | None = None
         self.pinned: ContentRef | None = None
+        self.places: tuple[Key, ...] = ()
         self.handles = 0
         self.writers = 0
         self.wrote = False

@@ -102,8 +102,8 @@ def test_paused_nothing_is_sent_until_it_goes_on(steered: Steered) -> None:
 
 def test_the_log_level_changes_in_both_processes(steered: Steered) -> None:
     assert steered.run("loglevel", steered.path, "debug") == "log level is debug"
-    steered.put("loud", b"l")
-    assert (steered.path / "loud").read_bytes() == b"l"
+    (steered.path / "loud").write_bytes(b"l")
+    steered.run("wait", steered.path)
     until(lambda: " DEBUG s3mount." in steered.mount.log)
     assert steered.json("loglevel", steered.path, "info")["log_level"] == "info"
 

@@ -140,9 +140,10 @@ class Moves:
         blob = self._spool.blob_of(change)
         return None if blob is None else blob.base
 
-    async def find(self, content: ContentRef) -> ContentRef | None:
-        """``content`` is gone: where a rename under way may have brought it. Raises StoreError."""
-        return await self._find(content, self._spool.dependencies.moved_from(content.key))
+    async def find(self, content: ContentRef, places: Iterable[Key] = ()) -> ContentRef | None:
+        """``content`` is gone: where a rename under way, or to ``places``, may have brought it. Raises StoreError."""
+        under_way = self._spool.dependencies.moved_from(content.key)
+        return await self._find(content, (*under_way, *places))
 
     async def _find(self, content: ContentRef, keys: Iterable[Key]) -> ContentRef | None:
         if not self._are_known:

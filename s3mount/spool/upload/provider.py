@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, TypeAlias
 
 from s3mount.refs import Attributes, ContentRef, Key, ObjectHeaders
 from s3mount.spool.journal.changes import Change, Put, PutOrCopy
 
-FindAgain: TypeAlias = Callable[[ContentRef], Awaitable[ContentRef | None]]
+FindAgain: TypeAlias = Callable[[ContentRef, Iterable[Key]], Awaitable[ContentRef | None]]
 """See ``Sender.found_again``."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 
 import trio
 
@@ -307,15 +308,18 @@ class Sender:
             raise SourceGoneError("somebody else replaced or removed it first", key=change.key)
         raise error
 
-    async def found_again(self, content: ContentRef) -> ContentRef | None:
+    async def found_again(
+        self, content: ContentRef, places: Iterable[Key] = ()
+    ) -> ContentRef | None:
         """``content`` is gone under its ETag: the same bytes as a write of our own left them there, if one did.
 
-        Such a write is one whose answer was lost, while the key is still pending. Raises StoreError.
+        Such a write is one whose answer was lost, while the key is still pending; ``places`` are keys to which one
+        may have brought them that is not pending any more. Raises StoreError.
         """
         there = await self._head(content.key)
         if there is not None and await self._was_ours(there):
             return there.ref
-        return await self.moves.find(content)
+        return await self.moves.find(content, places)
 
     async def _head(self, key: Key) -> ObjectInfo | None:
         try:

@@ -181,7 +181,7 @@ class Naming:
         if node.is_directory:
             raise OSError(errno.EISDIR, "is a directory")
         batch = Batch()
-        blob = self.blob_of(node)
+        blob = self.before_removal(node)
         self.plan_removal(node, batch)
         self._state.spool.record(batch.changes, batch.removed)
         crashpoint("unlink: recorded")
@@ -250,12 +250,18 @@ class Naming:
             return change is None or any(isinstance(each, Delete) for each in below)
         return change is None and node.content is not None and node.content.key == key
 
-    def blob_of(self, node: Node) -> Blob | None:
-        """The blob that holds what is pending, or open, of a file. To be asked before it is unlinked."""
+    def before_removal(self, node: Node) -> Blob | None:
+        """A file is about to lose its name: the blob that holds what is pending, or open, of it.
+
+        Who has it open remembers where S3 may have it by then, as its pending change does not any more.
+        """
+        change = self._state.change_of(node)
         file = self._state.files.of(node)
+        if file is not None and change is not None:
+            file.places = (change.key, *reversed(change.former))
         if file is not None and file.blob is not None:
             return file.blob
-        return self._state.spool.blob_of(self._state.change_of(node))
+        return self._state.spool.blob_of(change)
 
     def drop_blob(self, node: Node, blob: Blob | None) -> None:
         """The file is gone from the tree: its blob lives only as long as somebody has it open."""

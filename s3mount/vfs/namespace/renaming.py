@@ -91,7 +91,7 @@ class Renaming:
         old_key = self._state.nodes.key_of(node)
         expected = self._expected_at(new_key, target)
         batch = Batch()
-        replaced_blob = self._naming.blob_of(target) if target is not None else None
+        replaced_blob = self._naming.before_removal(target) if target is not None else None
         self._plan_move(node, old_key, new_key, expected, batch)
         if target is not None and target.content is not None:
             for change in batch.changes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable
 
 import msgspec
 
@@ -100,18 +101,20 @@ class UploadProvider:
             node = file.node
             own = self._state.change_of(node) is change and node.linked
             content = file.blob.base if file.blob is not None else node.content
-            if own or content is None or content.key != change.key:
+            if own or content is None:
+                continue
+            if change.key != content.key and change.key not in file.places:
                 continue
             if isinstance(change, Copy) and change.source == content:
                 continue
             if file.blob is not None:
-                await self._complete(file.blob, find)
+                await self._complete(file.blob, file.places, find)
             elif file.pinned is None:
                 await self._pin(file, content, find)
 
-    async def _complete(self, blob: Blob, find: FindAgain) -> None:
+    async def _complete(self, blob: Blob, places: Iterable[Key], find: FindAgain) -> None:
         async def on_gone(blob: Blob, base: ContentRef) -> None:
-            again = await _again(base, find)
+            again = await _again(base, places, find)
             if blob.base == base:
                 blob.base = again
 
@@ -122,7 +125,7 @@ class UploadProvider:
         try:
             await self._reader.materialize(content)
         except (PreconditionFailedError, NoSuchKeyError):
-            again = await _again(content, find)
+            again = await _again(content, file.places, find)
             await self._reader.materialize(again)
             if file.node.content == content:
                 file.forget_reader()
@@ -163,9 +166,9 @@ class UploadProvider:
         return candidate
 
 
-async def _again(content: ContentRef, find: FindAgain) -> ContentRef:
+async def _again(content: ContentRef, places: Iterable[Key], find: FindAgain) -> ContentRef:
     """``content`` as a write of our own, whose answer was lost, left it. Raises StoreError."""
-    again = await find(content)
+    again = await find(content, places)
     if again is None:
         raise PreconditionFailedError("somebody else replaced it", key=content.key, status=412)
     return again

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -78,6 +79,7 @@ class FirstRenameLate(NoFaults):
         self._is_lost = is_lost
         self.waits = trio.Event()
         self.rest = trio.Event()
+        self.lost = trio.Event()
 
     async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
         await trio.lowlevel.checkpoint()
@@ -88,6 +90,7 @@ class FirstRenameLate(NoFaults):
     async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
         if operation == "rename" and self._is_lost:
             self._is_lost = False
+            self.lost.set()
             raise NetworkError("the answer is lost")
 
 
@@ -135,6 +138,42 @@ def test_a_file_that_goes_back_while_s3_renames_it_is_not_deleted(
             assert await mount.read("a") == b"x" * 3 * PART
 
     run()
+
+
+@pytest.mark.parametrize("is_changed", [False, True], ids=["as it was", "changed in part"])
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["unlinked", "replaced"])
+def test_an_open_file_that_s3_renamed_is_readable_when_it_loses_its_name(
+    tmp_path: Path, is_changed: bool, is_replaced: bool
+) -> None:
+    """Nobody heard of the rename, and nothing is pending any more that tells of it."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path)
+        world.bucket.habits.renames = True
+        body = b"x" * 3 * PART
+        await world.foreign_put("a", body)
+        world.faults = late = FirstRenameLate(is_lost=True)
+        async with world.mounted() as mount:
+            await mount.write("new", b"new")
+            await mount.rename("a", "b")
+            await late.waits.wait()
+            late.rest.set()
+            await late.lost.wait()
+            if is_changed:
+                await mount.change("b", b"new", 0)
+                body = b"new" + body[3:]
+            fd = await mount.open("b")
+            await (mount.rename("new", "b") if is_replaced else mount.unlink("b"))
+            await trio.sleep(30)
+            assert await mount.read_all(fd) == body
+            await mount.close(fd)
+            await mount.sync()
+            assert world.files() == {"b" if is_replaced else "new": b"new"}
+
+    # As if it were too large to be fetched by open().
+    with mock.patch("s3mount.vfs.contents.INLINE_BODY_BYTES_MAX", 0):
+        run()
 
 
 class RenameAndCopiesLate(FirstRenameLate):
