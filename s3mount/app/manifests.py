@@ -15,6 +15,9 @@ import msgspec
 import trio
 
 from s3mount import tasks
+from s3mount.bulk.batches.result_log import Header, ResultLog
+from s3mount.bulk.batches.running import Spread
+from s3mount.bulk.batches.wire import Size, Verified
 from s3mount.config import StoreConfig
 from s3mount.engine.client import EngineClient
 from s3mount.errors import ManifestError, UsageError
@@ -309,13 +312,24 @@ def verify(
     show: Show,
     *,
     content: bool,
+    workers: Workers | None = None,
 ) -> Verification:
     """Is every version still there, and with ``content``: are its bytes those of its ETag or checksum?
 
+    ``report`` gets problems in the order of the manifest. With ``workers`` it is they who ask.
     Raises S3MountError where not even the first can be asked for.
     """
     found = Verification()
     rate = _Rate("versions checked")
+    if workers is not None:
+
+        def take(batch: Verified) -> None:
+            found.add(batch.sums)
+            for line in batch.problems:
+                report(line.problem())
+
+        found.stopped = _verified_by(workers, access, source, content, take, show)
+        return found
 
     async def main() -> None:
         async with (
@@ -328,6 +342,57 @@ def verify(
 
     tasks.run(main)
     return found
+
+
+class Workers(msgspec.Struct):
+    """How many processes do the work, how much of it at a time, and the log of what is done.
+
+    ``is_finished``: nothing is left to be done.
+    """
+
+    count: int
+    size: Size
+    log: Path
+    is_finished: bool = False
+
+
+def _verified_by(
+    workers: Workers,
+    access: Access,
+    source: str,
+    content: bool,
+    take: Callable[[Verified], None],
+    show: Show,
+) -> str:
+    """Have each entry verified; ``take`` gets what was found in the order of entries.
+
+    Returns why it was not done to its end, if so. Raises S3MountError.
+    """
+    config = access.config
+    if config.perf_logs:
+        raise UsageError("the requests of one process are recorded: leave out --workers")
+    if config.customer_key is not None and not config.customer_key.path:
+        raise UsageError("workers read the key for SSE-C themselves: give --sse-c-key-file")
+    share = config.down_bytes_per_s and max(1, config.down_bytes_per_s // workers.count)
+    config = msgspec.structs.replace(config, down_bytes_per_s=share)
+
+    async def main() -> str:
+        async with brought_here(source, access.open_store) as path:
+            digest = await trio.to_thread.run_sync(digest_of, path)
+            header = Header(digest, access.bucket, config.endpoint_url, content)
+            entries = sorted_entries(read_entries(path, bucket=access.bucket), source)
+            with ResultLog(workers.log, header) as log:
+                spread = Spread(log, config, content=content, workers=workers.count)
+                rate = _Rate("versions checked")
+                await _shown(
+                    partial(spread.run, entries, workers.size, take),
+                    show,
+                    lambda: rate(spread.entries_done),
+                )
+        workers.is_finished = not spread.stopped
+        return spread.stopped
+
+    return tasks.run(main)
 
 
 # ----------------------------------------------------------------------------- restore

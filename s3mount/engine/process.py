@@ -56,14 +56,19 @@ Spawn: TypeAlias = Callable[[], Child]
 """Starts a child. Raises OSError when that is impossible. Called in the trio loop's thread."""
 
 
-def default_command() -> list[str]:
-    """The command line of the real engine, without ``--fd N``.
+def child_command(module: str) -> list[str]:
+    """The command line of ``module`` as a child, without ``--fd N``.
 
     ``-P`` keeps the current directory off the child's import path: a mount may be made from a
     folder that somebody else can write to.
     """
     flags = ["-I"] if sys.flags.isolated else ["-P"]
-    return [sys.executable, *flags, "-m", "s3mount.engine"]
+    return [sys.executable, *flags, "-m", module]
+
+
+def default_command() -> list[str]:
+    """The command line of the real engine, without ``--fd N``."""
+    return child_command("s3mount.engine")
 
 
 class EngineProcess:

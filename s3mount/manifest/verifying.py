@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,38 @@ class Problem(NamedTuple):
     is_unread: bool = False
 
 
+class _InOrder:
+    """Gives ``report`` what many tasks find in the order of their entries: what one finds waits for all before it."""
+
+    def __init__(self, report: Callable[[Problem], None]) -> None:
+        self._report = report
+        self._begun = 0
+        self._running: set[int] = set()
+        self._held: list[tuple[int, Problem]] = []
+
+    def begin(self) -> int:
+        """The number of an entry that is looked at from now on."""
+        number, self._begun = self._begun, self._begun + 1
+        self._running.add(number)
+        return number
+
+    def end(self, number: int, found: Problem | None) -> None:
+        """It was looked at."""
+        self._running.discard(number)
+        if found is not None:
+            heapq.heappush(self._held, (number, found))
+        if self._held:
+            self._tell(min(self._running, default=self._begun))
+
+    def finish(self) -> None:
+        """Tell the rest: what comes before was given up."""
+        self._tell(self._begun)
+
+    def _tell(self, bound: int) -> None:
+        while self._held and self._held[0][0] < bound:
+            self._report(heapq.heappop(self._held)[1])
+
+
 class Verification(msgspec.Struct):
     """How far it is, and what it found.
 
@@ -66,6 +99,11 @@ class Verification(msgspec.Struct):
     unproven: int = 0
     stopped: str = ""
 
+    def add(self, more: Verification) -> None:
+        """Add the sums of other entries."""
+        for name in ("checked", "bytes_read", "problems", "unread", "unproven"):
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+
 
 async def verify(
     entries: Iterable[Entry],
@@ -77,14 +115,16 @@ async def verify(
 ) -> None:
     """Ask for each version of ``entries``; with ``content`` read it and hold it against what proves it.
 
-    ``report`` gets what is wrong, and what nothing proves, as it is found, in no order; ``verification`` is kept up
+    ``report`` gets what is wrong, and what nothing proves, in the order of ``entries``; ``verification`` is kept up
     to date. What fails for one version is a problem, and the rest goes on; where it would fail for all,
     ``stopped`` says why. Raises what reading ``entries`` raises.
     """
     slots = trio.CapacityLimiter(OBJECTS_AT_ONCE if content else HEADS_AT_ONCE)
     patience = Patience()
+    in_order = _InOrder(report)
 
     async def check(entry: Entry) -> None:
+        number = in_order.begin()
         found: Problem | None
         try:
             store = await buckets.of(entry.bucket)
@@ -97,13 +137,14 @@ async def verify(
             verification.problems += not found.is_unproven
             verification.unproven += found.is_unproven
             verification.unread += found.is_unread
-            report(found)
+        in_order.end(number, found)
         verification.checked += 1
 
     try:
         await in_parallel(slots, entries, check)
     except (EngineError, StoreError) as error:
         verification.stopped = " ".join(str(error).split())
+    in_order.finish()
 
 
 async def _look(

@@ -15,6 +15,7 @@ import msgspec
 
 from s3mount import logs
 from s3mount.cli.manifests.status_line import StatusLine
+from s3mount.cli.manifests.workers_options import workers_of, workers_options
 from s3mount.cli.options import store_config, store_options
 from s3mount.cli.param_types import parse_bucket
 from s3mount.errors import UsageError
@@ -244,6 +245,7 @@ def _diff(given: dict[str, Any]) -> int:
 @click.option(
     "--content", is_flag=True, help="Read every byte and compare with ETag and checksums."
 )
+@workers_options
 @bucket_option
 @json_option
 @store_options
@@ -251,12 +253,13 @@ def verify(**given: Any) -> int:
     """Check that every version of MANIFEST is still there, with its size and ETag.
 
     With --content a version whose bytes no ETag of MD5s and no checksum tells is not proven: --json names it, and it is
-    not counted as wrong. Exit status 0: none is wrong. 1: some are, or could not be checked; they are named.
+    not counted as wrong. With --workers other processes ask and read.
+    Exit status 0: none is wrong. 1: some are, or could not be checked; they are named.
     """
     from s3mount.app import manifests
 
     as_json, content = given["as_json"], given["content"]
-    with _status_line(False) as status_line:
+    with _status_line(False) as status_line, workers_of(given) as workers:
 
         def report(problem: Problem) -> None:
             if as_json:
@@ -267,7 +270,7 @@ def verify(**given: Any) -> int:
                 click.echo(f"{_name(problem.entry)} {problem.why}")
 
         found = manifests.verify(
-            _access(given), given["source"], report, status_line, content=content
+            _access(given), given["source"], report, status_line, content=content, workers=workers
         )
     if as_json:
         _echo_json(msgspec.to_builtins(found))

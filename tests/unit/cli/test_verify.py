@@ -74,3 +74,23 @@ def test_what_is_wrong_unread_and_not_proven_is_told_apart(
     assert told.out.startswith("s3://b/broken ")
     assert told.out.endswith(" cannot be read: the answer broke off\n")
     assert "3 versions checked, 0 wrong, 1 could not be read, 1 not proven" in told.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--workers", "local:0"], "local:N"),
+        (["--workers", "elsewhere:2"], "local:N"),
+        (["--workers", "local:2", "--batch", "some"], "is no size"),
+        (["--batch", "10"], "are for --workers"),
+        (["--resume", "log"], "are for --workers"),
+        (["--workers", "local:2", "--perf-log", "perf.json"], "leave out --workers"),
+    ],
+)
+def test_workers_that_cannot_be_had_are_refused(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "m.csv"
+    made.write_text("bucket,key,version_id\nb,k,null\n")
+    assert main(["manifest", "verify", *given, str(made)]) == 2
+    assert said in capsys.readouterr().err

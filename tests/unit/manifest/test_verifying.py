@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from s3mount.errors import NetworkError, NoSuchBucketError
 from s3mount.manifest import verifying
@@ -224,3 +225,25 @@ def test_a_bucket_that_is_gone_is_named_for_each_of_its_keys_and_others_go_on() 
     found, problems = checked({"here": here, "gone": gone}, entries)
     assert (found.checked, found.problems, found.unread, found.stopped) == (6, 3, 3, "")
     assert problems.keys() == {"g0", "g1", "g2"}
+
+
+def test_what_is_wrong_is_told_in_the_order_of_the_manifest() -> None:
+    class Late(MemoryStore):
+        async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
+            await trio.sleep((7 * int(key)) % 10)
+            return await super().head(key, version_id=version_id)
+
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def open_store(bucket: str) -> AsyncIterator[Store]:
+        await trio.lowlevel.checkpoint()
+        yield Late(bucket)
+
+    async def main() -> None:
+        async with open_buckets(open_store) as buckets:
+            entries = [Entry("b", str(number), None) for number in range(30)]
+            await verify(entries, buckets, lambda p: told.append(p.entry.key), Verification())
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert told == [str(number) for number in range(30)]
