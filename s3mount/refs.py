@@ -130,6 +130,7 @@ class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
     bytes, which its form alone does not tell (SSE-KMS, SSE-C); ``None`` when it came from LIST.
     ``is_proven``: the whole object came with this answer, and was held against a checksum or MD5 of it.
     ``tag_count``: how many tags it has; ``None`` where the answer did not tell.
+    ``archive``: of what is in an archive, by HEAD: ``archived``, ``restoring``, or ``restored`` (with until when).
     """
 
     key: Key
@@ -142,6 +143,7 @@ class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
     etag_is_md5: bool | None = None
     is_proven: bool = False
     tag_count: int | None = None
+    archive: str | None = None
 
     @property
     def ref(self) -> ContentRef:

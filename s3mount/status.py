@@ -247,7 +247,9 @@ def advice_on(change: PendingChange) -> str:
     if change.error_kind in LASTING_KINDS:
         return "where the reason cannot pass: a copy of what is here by s3mount export, then s3mount discard"
     if change.error_kind == "ArchivedError":
-        return "archived: restore the object in S3, then s3mount retry; or s3mount discard"
+        return (
+            "archived: s3mount restore PATH, and once it is back s3mount retry; or s3mount discard"
+        )
     return "once the reason is gone: s3mount retry; a copy of it: s3mount export"
 
 

@@ -37,7 +37,7 @@ from s3mount.tasks import first_error
 from s3mount.tree.snapshot import Defaults, SnapshotTree
 from s3mount.tree.snapshot_lister import SnapshotLister
 from s3mount.vfs.buckets import Access, OneBucket
-from s3mount.vfs.snapshots.missing_versions import MissingVersions
+from s3mount.vfs.missing_versions import MissingVersions
 from s3mount.vfs.snapshots.snapshot import SnapshotView
 from s3mount.vfs.snapshots.snapshots_dir import SnapshotsDirectory
 from s3mount.vfs.view import View

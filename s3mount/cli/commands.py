@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "recover": "s3mount.cli.mounts.recover:recover",
     "undo": "s3mount.cli.mounts.undo:undo",
     "history": "s3mount.cli.mounts.undo:history",
+    "restore": "s3mount.cli.mounts.restore:restore",
     "metrics": "s3mount.cli.mounts.metrics:metrics",
     "doctor": "s3mount.cli.mounts.doctor:doctor",
     "ls": "s3mount.cli.objects.ls:ls",

@@ -11,7 +11,8 @@ TABLE: tuple[tuple[type[Exception], int], ...] = (
     # Without its bucket nothing is known of a name: it is not said to be missing.
     (errors.NoSuchBucketError, errno.EIO),
     (errors.AccessDeniedError, errno.EACCES),
-    (errors.ArchivedError, errno.EACCES),
+    # Not a matter of rights: s3mount restore brings it back.
+    (errors.ArchivedError, errno.EIO),
     (errors.NoCredentialsError, errno.EACCES),
     (errors.WrongRegionError, errno.EIO),
     # The pinned version is gone: what was opened no longer exists anywhere.

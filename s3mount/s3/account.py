@@ -1,8 +1,8 @@
-"""What is asked of boto3 itself, without an engine: an account's buckets, and URLs that others may use."""
+"""What is asked of boto3 itself, without an engine: an account's buckets, URLs for others, restores from archives."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from botocore.config import Config
@@ -18,6 +18,7 @@ NAMES_MAX = 200
 """More than these help nobody who types."""
 PRESIGNED_S_MAX = 7 * 24 * 3600
 """A signature of version 4 is believed no longer."""
+RESTORE_TRIES = 5
 
 
 class Bucket(NamedTuple):
@@ -131,3 +132,35 @@ def presigned_url(
         # boto3 raises its own types, and those of what it is built on.
         raise from_boto(error, key=key, bucket=config.bucket) from error
     return url
+
+
+class Restorer:
+    """Asks for archived objects of one bucket. Calls block, and may be made from several threads at once.
+
+    Making one raises what ``bind`` does: NoCredentialsError, UsageError, WrongRegionError, NetworkError.
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        region = bind(config).client.meta.region_name
+        self._config = config
+        # Any: the types of boto3 know no dictionary that is made step by step.
+        self._client: Any = make_client(make_session(config), config, region, tries=RESTORE_TRIES)
+
+    def restore(self, key: Key, *, days: int | None, tier: str) -> None:
+        """RestoreObject, for ``days`` (``None`` for INTELLIGENT_TIERING, where it stays). Raises StoreError.
+
+        Repeatable: what is being restored goes on, what is restored stays for ``days`` from now.
+        """
+        wanted: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier}}
+        if days is not None:
+            wanted["Days"] = days
+        payer = {"RequestPayer": "requester"} if self._config.request_payer else {}
+        try:
+            self._client.restore_object(
+                Bucket=self._config.bucket, Key=key, RestoreRequest=wanted, **payer
+            )
+        except Exception as error:
+            # boto3 raises its own types, and those of what it is built on.
+            found = from_boto(error, key=key, bucket=self._config.bucket)
+            if found.code != "RestoreAlreadyInProgress":
+                raise found from error

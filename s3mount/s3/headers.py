@@ -24,6 +24,8 @@ DEFAULT_CONTENT_TYPE = "binary/octet-stream"
 """What S3 stores when no Content-Type was sent; read back as "none"."""
 DEFAULT_STORAGE_CLASS = "STANDARD"
 """What S3 means when it names no storage class; read back as "none"."""
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+"""Storage classes whose objects are restored before they can be read; so are some of INTELLIGENT_TIERING."""
 
 _META = "x-amz-meta-"
 _FIELDS = (
@@ -69,6 +71,7 @@ _MONTHS = {
     )
 }
 _MD5 = re.compile("[0-9a-f]{32}")
+_RESTORE = re.compile('([a-z-]+)="([^"]*)"')
 _NOT_IN_HTTP = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
@@ -208,7 +211,29 @@ def object_info(key: Key, answer: Mapping[str, str], size: int) -> ObjectInfo:
         headers=headers,
         etag_is_md5=is_md5_etag(etag) and not has_foreign_etag(answer),
         tag_count=whole_number(answer.get("x-amz-tagging-count", "")),
+        archive=archive_state(answer),
     )
+
+
+def archive_state(answer: Mapping[str, str]) -> str | None:
+    """What an answer to HEAD tells of an archived object; ``None`` of one that can be read as ever.
+
+    >>> archive_state({"x-amz-storage-class": "GLACIER"})
+    'archived'
+    >>> archive_state({"x-amz-restore": 'ongoing-request="true"'})
+    'restoring'
+    >>> archive_state({"x-amz-restore": 'ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"'})
+    'restored until 2012-12-21T00:00:00Z'
+    """
+    told = dict(_RESTORE.findall(answer.get("x-amz-restore", "")))
+    if told.get("ongoing-request") == "true":
+        return "restoring"
+    if told.get("ongoing-request") == "false":
+        until_ns = http_date_ns(told.get("expiry-date", ""))
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until_ns // 10**9))
+        return f"restored until {until}" if until_ns else "restored"
+    is_archived = answer.get("x-amz-storage-class") in ARCHIVES or "x-amz-archive-status" in answer
+    return "archived" if is_archived else None
 
 
 def has_foreign_etag(answer: Mapping[str, str]) -> bool:

@@ -15,7 +15,7 @@ import trio
 
 from s3mount.background import contained
 from s3mount.cache.reader import CacheReader, ReadHandle
-from s3mount.errors import NoSuchKeyError, PreconditionFailedError, S3MountError
+from s3mount.errors import ArchivedError, NoSuchKeyError, PreconditionFailedError, S3MountError
 from s3mount.refs import ContentRef
 from s3mount.s3.store import INLINE_BODY_BYTES_MAX, Store
 from s3mount.spool.blobs.blobs import Blob
@@ -26,6 +26,7 @@ from s3mount.tree.node import Node
 from s3mount.vfs.barrier import UploadBarrier
 from s3mount.vfs.file_readahead import FileReadahead
 from s3mount.vfs.listing.directories import Directories
+from s3mount.vfs.missing_versions import MissingVersions, why
 from s3mount.vfs.open_files import Handle, OpenFile, is_for_writing, must_be_in_place
 from s3mount.vfs.state import MountState, changed
 from s3mount.vfs.uploads.dedupe import Deduplicator
@@ -73,6 +74,7 @@ class Contents:
         self._next_handle = 1
         self.readahead = readahead
         self.writing = Writing(state, directories)
+        self.archived = MissingVersions()
 
     # ------------------------------------------------------------------ handles
 
@@ -257,7 +259,12 @@ class Contents:
             if content is None:
                 break
             try:
-                return await self._reader_of(file, content).read(offset, length)
+                data = await self._reader_of(file, content).read(offset, length)
+                self.archived.passed(content.key)
+                return data
+            except ArchivedError as error:
+                self.archived.note(content.key, content.version_id, why(error))
+                raise
             except (PreconditionFailedError, NoSuchKeyError):
                 again = await self._found_again(file, content, lambda: file.node.content)
                 if again != content:

@@ -148,6 +148,8 @@ class Filesystem:
             reader,
             known,
         )
+        if snapshots is not None:
+            self.contents.archived = snapshots.missing_versions
         self._times = times = DirectoryTimes(state)
         self.naming = Naming(state, self.directories, self.contents, self.uploader, times)
         self.renaming = Renaming(
@@ -405,6 +407,7 @@ class Filesystem:
             "paused": self.uploader.is_paused,
             "pinned": self.steering.pinned(),
             "conflicts": [conflict._asdict() for conflict in self.outcomes.conflicts],
+            "missing": self.contents.archived.status(),
             "damaged": [msgspec.to_builtins(damage) for damage in self.state.spool.damages],
             "store_honours": self.capabilities.told(),
             "outage": self.store.outage,

@@ -273,6 +273,6 @@ def test_a_refused_write_of_an_archived_object_leaves_nothing_pending(
             file.seek(5)
             file.write(b"y")
 
-    assert outcome(write) == "EACCES"
+    assert outcome(write) == "EIO"
     mount.wait()
     assert pending_of(mount)["changes"] == 0

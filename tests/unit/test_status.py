@@ -212,7 +212,7 @@ def test_what_helps_depends_on_the_reason() -> None:
     text = status.to_text(snapshot(pending=Pending(3, 3, {"parked": 3}, changes)))
     assert text.splitlines()[-3:] == [
         "  where the reason cannot pass: a copy of what is here by s3mount export, then s3mount discard",
-        "  archived: restore the object in S3, then s3mount retry; or s3mount discard",
+        "  archived: s3mount restore PATH, and once it is back s3mount retry; or s3mount discard",
         "  once the reason is gone: s3mount retry; a copy of it: s3mount export",
     ]
     text = status.to_text(snapshot(pending=Pending(1, 1, {"parked": 1}, changes[:1])))

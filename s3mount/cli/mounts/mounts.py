@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from s3mount import mountinfo, status
-from s3mount.config import default_state_dir
+from s3mount.config import MountConfig, default_state_dir
 from s3mount.daemon import client, ownership, protocol, registry
-from s3mount.errors import MountError
+from s3mount.errors import MountError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,20 @@ def find_mounts() -> list[Mount]:
                 mountpoint=record.mountpoint, folder=folder, record=record
             )
     return list(found.values())
+
+
+def config_of(mount: Mount) -> MountConfig:
+    """The settings of a running mount. Raises MountError, UsageError."""
+    from s3mount.app.settings import recall
+
+    if mount.record is None or not mount.alive:
+        raise MountError(f"{mount.mountpoint} has no running process; mount it first")
+    if not os.path.exists(os.path.join(mount.record.state_dir, "mount.json")):
+        raise UsageError(f"{mount.mountpoint} shows a past that does not change")
+    config = recall(Path(mount.record.state_dir))
+    if config.past is not None:
+        raise UsageError(f"{mount.mountpoint} shows a past that does not change")
+    return config
 
 
 def snapshot_of(mount: Mount) -> status.Snapshot:

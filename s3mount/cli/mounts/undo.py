@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,15 +12,14 @@ from s3mount import logs
 from s3mount.cli import output
 from s3mount.cli.completing import MOUNTED
 from s3mount.cli.manifests.status_line import StatusLine
-from s3mount.cli.mounts.mounts import Mount, find_mount
+from s3mount.cli.mounts.mounts import config_of, find_mount
 from s3mount.cli.mounts.wait import find_paths
 from s3mount.daemon import protocol
-from s3mount.errors import MountError, UsageError
+from s3mount.errors import UsageError
 
 if TYPE_CHECKING:
     from s3mount.app.manifests import Restored
     from s3mount.app.undo import Dialog
-    from s3mount.config import MountConfig
     from s3mount.manifest.restoring import Plan, Step
 
 
@@ -55,7 +52,7 @@ def undo(mountpoint: str, paths: tuple[str, ...], at: str, dry_run: bool, yes: b
     if at_ns > now_ns:
         raise UsageError(f"--to {at}: that time is yet to come")
     mount, relative = find_paths(mountpoint, paths)
-    config = _config_of(mount)
+    config = config_of(mount)
     with mount.connect() as connection:
         connection.ask(protocol.Wait(relative))
     logs.to_terminal("error")
@@ -117,7 +114,7 @@ def history(path: str, as_json: bool) -> int:
     mount, relative = find_mount(path)
     if not relative:
         raise UsageError(f"{path} is the whole mount: name a file in it")
-    config = _config_of(mount)
+    config = config_of(mount)
     logs.to_terminal("error")
     for version in past.history(config, relative):
         if as_json:
@@ -129,17 +126,3 @@ def history(path: str, as_json: bool) -> int:
             f"{format_time(version.last_modified_ns)}  {what:>10}  {version.version_id}{now}"
         )
     return 0
-
-
-def _config_of(mount: Mount) -> MountConfig:
-    """The settings of a running mount. Raises MountError, UsageError."""
-    from s3mount.app.settings import recall
-
-    if mount.record is None or not mount.alive:
-        raise MountError(f"{mount.mountpoint} has no running process; mount it first")
-    if not os.path.exists(os.path.join(mount.record.state_dir, "mount.json")):
-        raise UsageError(f"{mount.mountpoint} shows a past that does not change")
-    config = recall(Path(mount.record.state_dir))
-    if config.past is not None:
-        raise UsageError(f"{mount.mountpoint} shows a past that does not change")
-    return config

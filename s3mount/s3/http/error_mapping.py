@@ -103,7 +103,7 @@ _LINES: dict[str, str] = {
     "ExpiredTokenException": "the session token has expired; log in again",
     "TokenRefreshRequired": "the session token has expired; log in again",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set the clock",
-    "InvalidObjectState": "the object is archived; restore it before reading it",
+    "InvalidObjectState": "the object is archived: s3mount restore brings it back for some days",
     "PreconditionFailed": "somebody else changed the object",
     "ConditionalRequestConflict": "another conditional write of the object is under way",
     "InvalidRange": "the range lies outside the object",

@@ -67,12 +67,13 @@ def make_client(
     region: str | None,
     *,
     read_timeout_s: float = CONTROL_READ_TIMEOUT_S,
+    tries: int = 1,
 ) -> S3Client:
-    """boto3's client, by which it resolves addresses, without retries of its own. Raises UsageError."""
+    """boto3's client, by which it resolves addresses; without retries of its own, by default. Raises UsageError."""
     style = "path" if config.path_style else "auto"
     options: dict[str, Any] = {
         "s3": {"addressing_style": style},
-        "retries": {"total_max_attempts": 1},
+        "retries": {"total_max_attempts": tries},
         "connect_timeout": config.timeouts.connect_s,
         "read_timeout": read_timeout_s,
         "max_pool_connections": CONTROL_CONNECTIONS,

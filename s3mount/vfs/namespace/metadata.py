@@ -153,9 +153,12 @@ class Metadata:
     # ------------------------------------------------------- extended attributes
 
     async def get_xattr(self, node: Node, name: str) -> bytes:
-        """One extended attribute. Raises OSError (ENODATA)."""
+        """One extended attribute. Raises OSError (ENODATA), StoreError of ``s3mount.restore``, which asks S3."""
         if name.startswith(OWN_XATTR_PREFIX):
-            value = self.describe(node).get(name[len(OWN_XATTR_PREFIX) :])
+            own = name[len(OWN_XATTR_PREFIX) :]
+            value = (
+                await self._archive_of(node) if own == "restore" else self.describe(node).get(own)
+            )
             if value is None:
                 raise OSError(errno.ENODATA, "no such attribute")
             return str(value).encode()
@@ -164,6 +167,13 @@ class Metadata:
             return node.attributes.xattrs[name]
         except KeyError:
             raise OSError(errno.ENODATA, "no such attribute") from None
+
+    async def _archive_of(self, node: Node) -> str | None:
+        """What ``ObjectInfo.archive`` tells of a file that has nothing pending."""
+        content = node.content
+        if node.is_directory or content is None or self._state.change_of(node) is not None:
+            return None
+        return (await self._store.head(content.key, version_id=content.version_id)).archive
 
     async def list_xattrs(self, node: Node) -> list[str]:
         """Names of those that can be copied: ours, which cannot be set, make `rsync -X` and `cp -a` fail."""

@@ -25,7 +25,7 @@ from s3mount.tasks import first_error
 from s3mount.tree import attributes as codec
 from s3mount.tree.snapshot import SnapshotNode, SnapshotTree
 from s3mount.vfs.buckets import Buckets
-from s3mount.vfs.snapshots.missing_versions import MissingVersions, why
+from s3mount.vfs.missing_versions import MissingVersions, why
 from s3mount.vfs.snapshots.snapshot_readahead import SnapshotReadahead
 from s3mount.vfs.view import FOREVER_S, Entry
 

@@ -15,7 +15,7 @@ import trio
 from s3mount.errors import UsageError
 from s3mount.manifest.times import parse_time
 from s3mount.refs import Attributes
-from s3mount.vfs.snapshots.missing_versions import MissingVersions
+from s3mount.vfs.missing_versions import MissingVersions
 from s3mount.vfs.snapshots.snapshot import SnapshotView
 from s3mount.vfs.view import FOREVER_S, SLOT_BITS, Entry, ForgetEntry, View
 

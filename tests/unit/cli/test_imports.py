@@ -16,6 +16,7 @@ SLOW = ("trio", "boto3", "botocore", "pyfuse3", "rich", "pyarrow")
         *("status", "wait", "unmount", "retry", "refresh", "bwlimit", "mount", "mount-helper"),
         *("pause", "resume", "loglevel", "evict", "prefetch", "pin", "unpin"),
         *("ls", "du", "cat", "rm", "sync", "cancel", "sum", "verify", "presign", "run"),
+        "restore",
         *("generate-sse-key", "pack", "send", "daemon"),
     ],
 )

@@ -11,8 +11,8 @@ import trio
 import trio.testing
 
 from s3mount.refs import Attributes
+from s3mount.vfs.missing_versions import MissingVersions
 from s3mount.vfs.snapshots import snapshots_dir
-from s3mount.vfs.snapshots.missing_versions import MissingVersions
 from s3mount.vfs.snapshots.snapshot import SnapshotView
 from s3mount.vfs.snapshots.snapshots_dir import SNAPSHOTS_INODE, SnapshotsDirectory
 from s3mount.vfs.view import FOREVER_S, SLOT_BITS, Entry, View

@@ -1,4 +1,4 @@
-"""Missing versions, which S3 does not hand out any more: named once in the log, and in the status."""
+"""Versions that S3 does not hand out (any more), archived ones too: named once in the log, and in the status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BELIEVED_S = 10.0
 
 
 class MissingVersions:
-    """The files of a mount whose version is missing or forbidden."""
+    """The files of a mount whose version is missing, forbidden or archived."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[str | None, str, float]] = {}
