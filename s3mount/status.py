@@ -82,7 +82,7 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class MissingVersion(msgspec.Struct, frozen=True):
-    """A file of a snapshot whose version S3 does not hand out (any more)."""
+    """A file whose version S3 does not hand out (any more)."""
 
     path: str
     version_id: str | None = None
@@ -90,7 +90,7 @@ class MissingVersion(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """Files of snapshots that were wanted and could not be had. ``list`` names the first of them."""
+    """Files that were wanted and could not be had. ``list`` names the first of them."""
 
     files: int = 0
     list: tuple[MissingVersion, ...] = ()

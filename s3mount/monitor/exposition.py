@@ -49,7 +49,11 @@ OTHER_METRICS = (
     ("s3mount_outage", "gauge", "1 while S3 cannot be reached, else 0"),
     ("s3mount_pending_changes", "gauge", "changes that are not in S3 yet, by state"),
     ("s3mount_pending_bytes", "gauge", "bytes of files that are not in S3 yet"),
-    ("s3mount_missing_files", "gauge", "files of snapshots that S3 does not hand out"),
+    (
+        "s3mount_missing_files",
+        "gauge",
+        "files that S3 does not hand out: archived, or a version that is gone",
+    ),
     ("s3mount_process_cpu_seconds_total", "counter", "processor time, by process: mount, engine"),
     ("s3mount_process_memory_bytes", "gauge", "resident memory, by process: mount, engine"),
 )
