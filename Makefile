@@ -7,6 +7,7 @@
 # make soak    an hour of everything at once on one mount, disks full and connections cut: MINUTES=5, SEED=1, ARGS="--server localstack"
 # make check   format, lint, types, import contract, and tests with the lowest versions that are allowed
 # make bench   side by side with other tools
+# make man     man pages of all commands, in build/man
 # make setup   what the above need: Debian packages (with root or sudo), .venv, .venv-demo
 # make clean   remove what make made here
 # Whatever is missing gets installed on the first run; later runs find it done.
@@ -24,7 +25,7 @@ WORKERS := -n $(shell n=$$(nproc); echo $$((n > 8 ? 16 : 2 * n))) --dist workste
 
 OVER_TLS := write,read,small-write,small-read,first-byte
 
-.PHONY: demo test test-fast test-long test-crash soak test-snapshots check check-format check-lint check-types check-imports check-lowest bench setup clean format lock \
+.PHONY: demo test test-fast test-long test-crash soak test-snapshots check check-format check-lint check-types check-imports check-lowest bench man setup clean format lock \
     system-run system-test system-bench
 .DELETE_ON_ERROR:
 
@@ -86,6 +87,9 @@ bench: .venv/.bench .venv-demo/.done | system-bench
 	$(if $(ARGS),,$(BIN)/python -m bench snapshots)
 	$(if $(ARGS),,$(BIN)/python -m bench transfers)
 	$(if $(ARGS),,cp build/bench-transfers/results.md docs/BENCHMARKS-TRANSFERS.md)
+
+man: .venv/.run
+	$(BIN)/python contrib/man build/man
 
 setup: .venv/.dev .venv-demo/.done | system-test
 
