@@ -16,7 +16,7 @@ import trio
 
 from s3mount import tasks
 from s3mount.bulk.batches.result_log import Header, ResultLog
-from s3mount.bulk.batches.running import Spread
+from s3mount.bulk.batches.running import Spread, local_workers
 from s3mount.bulk.batches.wire import Size, Verified
 from s3mount.config import StoreConfig
 from s3mount.engine.client import EngineClient
@@ -345,12 +345,12 @@ def verify(
 
 
 class Workers(msgspec.Struct):
-    """How many processes do the work, how much of it at a time, and the log of what is done.
+    """Who does the work (``local:N`` or a Dask cluster), how much of it at a time, and the log of what is done.
 
     ``is_finished``: nothing is left to be done.
     """
 
-    count: int
+    pool: str
     size: Size
     log: Path
     is_finished: bool = False
@@ -373,8 +373,14 @@ def _verified_by(
         raise UsageError("the requests of one process are recorded: leave out --workers")
     if config.customer_key is not None and not config.customer_key.path:
         raise UsageError("workers read the key for SSE-C themselves: give --sse-c-key-file")
-    share = config.down_bytes_per_s and max(1, config.down_bytes_per_s // workers.count)
-    config = msgspec.structs.replace(config, down_bytes_per_s=share)
+    kind, _, rest = workers.pool.partition(":")
+    if kind == "local":
+        pool = local_workers(int(rest))
+    else:
+        from s3mount.bulk.batches.dask_workers import dask_workers
+
+        pool = dask_workers(workers.pool)
+        config = msgspec.structs.replace(config, estimates_dir="")
 
     async def main() -> str:
         async with brought_here(source, access.open_store) as path:
@@ -382,7 +388,7 @@ def _verified_by(
             header = Header(digest, access.bucket, config.endpoint_url, content)
             entries = sorted_entries(read_entries(path, bucket=access.bucket), source)
             with ResultLog(workers.log, header) as log:
-                spread = Spread(log, config, content=content, workers=workers.count)
+                spread = Spread(log, config, pool, content=content)
                 rate = _Rate("versions checked")
                 await _shown(
                     partial(spread.run, entries, workers.size, take),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 import msgspec
 import trio
@@ -26,7 +27,18 @@ def spawn_worker() -> Child:
     return EngineProcess(child_command("s3mount.bulk.batches.worker"))
 
 
-class _Worker:
+class Worker(Protocol):
+    """Performs batches, one at a time."""
+
+    async def perform(self, task: bytes) -> Verified:
+        """Do a Task. Raises EngineError where no other would be done either."""
+        ...
+
+
+Pool = AbstractAsyncContextManager[list[Worker]]
+
+
+class _LocalWorker:
     """A process that is started when there is a batch for it, and anew when it died."""
 
     def __init__(self, spawn: Spawn, nursery: trio.Nursery) -> None:
@@ -60,24 +72,29 @@ class _Worker:
             child.close()
 
 
-class Spread:
-    """One run by ``workers`` processes. ``stopped``: why the rest was given up, if it was."""
+@asynccontextmanager
+async def local_workers(count: int, spawn: Spawn = spawn_worker) -> AsyncIterator[list[Worker]]:
+    """Processes of this machine, until the block ends. What it raises comes out as it is, in no group."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield [_LocalWorker(spawn, nursery) for _ in range(count)]
+        except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
-    def __init__(
-        self,
-        log: ResultLog,
-        config: StoreConfig,
-        *,
-        content: bool,
-        workers: int,
-        spawn: Spawn = spawn_worker,
-    ) -> None:
+
+class Spread:
+    """One run by the workers of ``pool``. ``stopped``: why the rest was given up, if it was."""
+
+    def __init__(self, log: ResultLog, config: StoreConfig, pool: Pool, *, content: bool) -> None:
         self._log = log
         self._config = config
+        self._pool = pool
         self._content = content
-        self._count = workers
-        self._spawn = spawn
-        self._idle: list[_Worker] = []
+        self._idle: list[Worker] = []
         self._next_row = 0
         self.entries_done = 0
         self.stopped = ""
@@ -101,31 +118,22 @@ class Spread:
 
         batches = cut(entries, self._log.done(), size)
         self._deliver(take)
-        async with self._workers():
+        async with self._pool as self._idle:
+            slots = trio.CapacityLimiter(len(self._idle))
+            share = self._config.down_bytes_per_s
+            share = share and max(1, share // len(self._idle))
+            self._config = msgspec.structs.replace(self._config, down_bytes_per_s=share)
             try:
-                await in_parallel(trio.CapacityLimiter(self._count), batches, do)
+                await in_parallel(slots, batches, do)
             except EngineError as error:
                 self.stopped = str(error)
-
-    @asynccontextmanager
-    async def _workers(self) -> AsyncIterator[None]:
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            self._idle = [_Worker(self._spawn, nursery) for _ in range(self._count)]
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
 
     def _deliver(self, take: Callable[[Verified], None]) -> None:
         while (found := self._log.take(self._next_row)) is not None:
             self._next_row += found[0]
             take(found[1])
 
-    async def _perform(self, worker: _Worker, batch: Batch, tries: int = TRIES_MAX) -> Verified:
+    async def _perform(self, worker: Worker, batch: Batch, tries: int = TRIES_MAX) -> Verified:
         """Have it done; in halves where it fails each time, until the entry is known that makes it fail.
 
         Raises EngineError where the rest of the manifest would fail as well.

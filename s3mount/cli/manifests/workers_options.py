@@ -18,7 +18,9 @@ from s3mount.config import default_state_dir
 if TYPE_CHECKING:
     from s3mount.app.manifests import Workers
 
-WORKERS_MAX = 256
+_FORMS = re.compile(
+    r"local:(?:[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])|(?:dask|tls)://[^/]+:[0-9]+|scheduler-file:.+"
+)
 
 
 def workers_options(command: Any) -> Any:
@@ -36,7 +38,9 @@ def workers_options(command: Any) -> Any:
             help="What a worker gets at a time: entries, or bytes as 4GiB.  [default: 2000, 1GiB]",
         ),
         click.option(
-            "--workers", metavar="local:N", help="Let N processes of this machine do the work."
+            "--workers",
+            metavar="local:N|dask://HOST:PORT|tls://HOST:PORT|scheduler-file:PATH",
+            help="Let N processes of this machine, or the workers of a Dask cluster, do the work.",
         ),
     ):
         command = add(command)
@@ -57,10 +61,10 @@ def workers_of(given: dict[str, Any]) -> Iterator[Workers | None]:
             raise click.UsageError("--resume and --batch are for --workers")
         yield None
         return
-    named = re.fullmatch(r"local:([0-9]{1,3})", given["workers"], re.ASCII)
-    count = int(named[1]) if named else 0
-    if not 1 <= count <= WORKERS_MAX:
-        raise click.UsageError(f"--workers takes local:N, N from 1 to {WORKERS_MAX}")
+    if not _FORMS.fullmatch(given["workers"]):
+        raise click.UsageError(
+            "--workers takes local:N (up to 255), dask://HOST:PORT, tls://HOST:PORT or scheduler-file:PATH"
+        )
     batch = given["batch"]
     if batch is None:
         wanted = Size()
@@ -70,7 +74,7 @@ def workers_of(given: dict[str, Any]) -> Iterator[Workers | None]:
         wanted = Size(size_bytes=max(1, size(batch)))
     log = absolute(given["resume"])
     path = Path(log or default_state_dir() / "batches" / f"{uuid.uuid4().hex}.jsonl")
-    workers = Workers(count, wanted, path)
+    workers = Workers(given["workers"], wanted, path)
     try:
         yield workers
     finally:

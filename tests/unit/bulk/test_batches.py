@@ -9,15 +9,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount.bulk.batches import running
+from s3mount.bulk.batches import dask_workers, running
+from s3mount.bulk.batches.dask_workers import perform
 from s3mount.bulk.batches.result_log import Header, ResultLog
-from s3mount.bulk.batches.running import Spread
-from s3mount.bulk.batches.wire import Line, Lines, Size, Verified, cut
+from s3mount.bulk.batches.running import Spread, local_workers
+from s3mount.bulk.batches.wire import Line, Lines, Size, Task, Verified, cut
 from s3mount.bulk.batches.worker import serve
 from s3mount.config import StoreConfig
 from s3mount.customer_key import CustomerKey
@@ -27,6 +29,7 @@ from s3mount.manifest.verifying import Verification
 from s3mount.refs import ObjectHeaders, ObjectInfo
 from s3mount.s3.store import Store
 from s3mount.testing.memory_store import MemoryStore
+from s3mount.version import __version__
 
 HEADER = Header("digest", None, None, False)
 SECRET = "a secret of thirty-two bytes-----"
@@ -99,13 +102,8 @@ def spread(
             if not key.startswith("gone"):
                 await bucket.put(key, b"1", ObjectHeaders())
         with ResultLog(path, HEADER) as log, trio.fail_after(20):
-            run = Spread(
-                log,
-                config or StoreConfig(bucket=""),
-                content=False,
-                workers=1,
-                spawn=lambda: Worker(bucket),
-            )
+            pool = local_workers(1, lambda: Worker(bucket))
+            run = Spread(log, config or StoreConfig(bucket=""), pool, content=False)
             await run.run(entries, Size(entries=batch), take)
             return run.stopped
 
@@ -216,3 +214,30 @@ def test_each_row_is_in_one_batch_unless_it_is_done(
         held = sum(entry.size or 0 for entry in batch.entries)
         assert len(batch.entries) <= count
         assert held <= size_bytes or len(batch.entries) == 1
+
+
+def test_another_version_of_s3mount_on_a_worker_of_a_cluster_is_told() -> None:
+    told = msgspec.json.decode(perform("0.0.0", b"{}"), type=Verified)
+    assert "install the same" in told.sums.stopped
+
+
+def test_the_process_of_a_clusters_worker_is_kept_and_replaced_when_it_dies() -> None:
+    task = msgspec.json.encode(Task(StoreConfig(bucket=""), False, []))
+    nothing = Verified(Verification(), [])
+
+    def done() -> Verified:
+        return msgspec.json.decode(perform(__version__, task), type=Verified)
+
+    try:
+        assert done() == nothing
+        first = dask_workers._kept.process
+        assert done() == nothing
+        assert dask_workers._kept.process is first
+        first.kill()
+        with pytest.raises(OSError, match=r"ended in the middle|Broken pipe|reset"):
+            done()
+        assert done() == nothing
+    finally:
+        dask_workers._kept.stream = None
+        dask_workers._kept.process.kill()
+        dask_workers._kept.process.wait()

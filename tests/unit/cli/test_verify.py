@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,9 @@ def test_what_is_wrong_unread_and_not_proven_is_told_apart(
     ("given", "said"),
     [
         (["--workers", "local:0"], "local:N"),
+        (["--workers", "local:256"], "local:N"),
         (["--workers", "elsewhere:2"], "local:N"),
+        (["--workers", "dask://host"], "local:N"),
         (["--workers", "local:2", "--batch", "some"], "is no size"),
         (["--batch", "10"], "are for --workers"),
         (["--resume", "log"], "are for --workers"),
@@ -94,3 +97,14 @@ def test_workers_that_cannot_be_had_are_refused(
     made.write_text("bucket,key,version_id\nb,k,null\n")
     assert main(["manifest", "verify", *given, str(made)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_cluster_without_dask_names_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "m.csv"
+    made.write_text("bucket,key,version_id\nb,k,null\n")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["manifest", "verify", "--workers", "dask://host:1", str(made)]) == 2
+    assert "pip install 's3mount[dask]'" in capsys.readouterr().err
