@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from s3mount.bulk.running import Session
     from s3mount.bulk.selecting import Item
     from s3mount.config import StoreConfig
+    from s3mount.refs import Key, ObjectInfo
     from s3mount.s3.account import Restorer
-    from s3mount.s3.store import Store
 
 READABLE = "readable"
 """The state of what is in no archive."""
+ARCHIVED = "archived"
 RESTORING = "restoring"
 CLASSES = frozenset(("GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING"))
 """Storage classes of which some objects may be archived, as lists tell them."""
@@ -64,8 +66,11 @@ def restore(places: tuple[str, ...], **given: Any) -> int:
     located = [_located(place) for place in places]
 
     async def main(session: Session, report: Report, config: StoreConfig) -> None:
-        for location, of_mount in located:
-            await _Restoring(given, report, location).run(session, of_mount or config)
+        restorings = [_Restoring(given, report, location) for location, _ in located]
+        for restoring, (_, of_mount) in zip(restorings, located, strict=True):
+            await restoring.ask(session, of_mount or config)
+        for restoring in restorings:
+            await restoring.wait()
 
     return bulk.perform("restore", given, main, has_summary=False)
 
@@ -82,41 +87,32 @@ def _located(place: str) -> tuple[S3Location, StoreConfig | None]:
 
 
 class _Restoring:
-    """What lies at and below one place."""
+    """What lies at and below one place. All of it is asked for before anything is waited for."""
 
     def __init__(self, given: dict[str, Any], report: Report, location: S3Location) -> None:
         self._given = given
         self._report = report
         self._location = location
+        self._waiting: list[Item] = []
 
-    async def run(self, session: Session, config: StoreConfig) -> None:
-        """Ask for all; with ``--wait`` until they can be read. Raises S3MountError that all would meet."""
+    async def ask(self, session: Session, config: StoreConfig) -> None:
+        """Ask for all, and tell the state of what is not to be waited for. Raises what all would meet."""
         import trio
 
         from s3mount.bulk import selecting
-        from s3mount.bulk.running import FATAL, Flattened, for_each
-        from s3mount.errors import S3MountError
+        from s3mount.bulk.running import Flattened, for_each
         from s3mount.s3.account import Restorer
 
         config = msgspec.structs.replace(config, bucket=self._location.bucket)
-        store = await session.store(config, config.bucket)
+        self._store = store = await session.store(config, config.bucket)
         restorer = await trio.to_thread.run_sync(Restorer, config)
-        report, found = self._report, 0
+        found = 0
 
         async def do(item: Item) -> None:
             nonlocal found
             found += 1
-            if item.storage_class not in CLASSES and item.key != self._location.key:
-                return
-            try:
-                state = await self._restored(store, restorer, item)
-            except S3MountError as error:
-                if isinstance(error, FATAL):
-                    raise
-                report.fail("restore", item.url, None, error)
-                return
-            report.counts.objects += 1
-            self._tell(item.url, state)
+            if item.storage_class in CLASSES or item.key == self._location.key:
+                await self._told(item, partial(self._asked, restorer, item.key))
 
         async def produce(send: selecting.Send) -> None:
             await selecting.objects(store, self._location, send)
@@ -124,30 +120,55 @@ class _Restoring:
         async with selecting.streamed(produce) as batches:
             await for_each(Flattened(batches), do, workers=AT_ONCE)
         if not found:
-            report.fail("restore", self._location.url, None, bulk.nothing_there(self._location))
+            error = bulk.nothing_there(self._location)
+            self._report.fail("restore", self._location.url, None, error)
 
-    async def _restored(self, store: Store, restorer: Restorer, item: Item) -> str:
-        """Ask for one object as far as it needs that; its state then. Raises StoreError."""
+    async def wait(self) -> None:
+        """Look each minute for what S3 has not brought back yet, and tell of it once it has. Raises as ``ask``."""
         import trio
 
-        about = await store.head(item.key)
-        if about.archive is None:
-            return READABLE
-        if not self._given["dry_run"]:
-            if about.archive != RESTORING:
-                stays = about.storage_class == "INTELLIGENT_TIERING"
-                ask = partial(
-                    restorer.restore,
-                    item.key,
-                    days=None if stays else self._given["days"],
-                    tier=self._given["tier"],
-                )
-                await trio.to_thread.run_sync(ask)
-                about = await store.head(item.key)
-            while self._given["is_waiting"] and about.archive in (RESTORING, "archived"):
-                await trio.sleep(LOOK_EVERY_S)
-                about = await store.head(item.key)
-        return about.archive or READABLE
+        from s3mount.bulk.running import OneByOne, for_each
+
+        async def do(item: Item) -> None:
+            await self._told(item, partial(self._store.head, item.key))
+
+        while self._waiting:
+            await trio.sleep(LOOK_EVERY_S)
+            looked_for, self._waiting = self._waiting, []
+            await for_each(OneByOne(looked_for), do, workers=AT_ONCE)
+
+    async def _asked(self, restorer: Restorer, key: Key) -> ObjectInfo:
+        """Ask for one object, if it needs that; what it is then. Raises StoreError."""
+        import trio
+
+        about = await self._store.head(key)
+        if about.archive in (None, RESTORING) or self._given["dry_run"]:
+            return about
+        stays = about.storage_class == "INTELLIGENT_TIERING"
+        days = None if stays else self._given["days"]
+        await trio.to_thread.run_sync(
+            partial(restorer.restore, key, days=days, tier=self._given["tier"])
+        )
+        return await self._store.head(key)
+
+    async def _told(self, item: Item, look: Callable[[], Awaitable[ObjectInfo]]) -> None:
+        """Tell what ``look`` finds of one object, or keep it to be waited for."""
+        from s3mount.bulk.running import FATAL
+        from s3mount.errors import S3MountError
+
+        try:
+            state = (await look()).archive or READABLE
+        except S3MountError as error:
+            if isinstance(error, FATAL):
+                raise
+            self._report.fail("restore", item.url, None, error)
+            return
+        is_waiting = self._given["is_waiting"] and not self._given["dry_run"]
+        if is_waiting and state in (RESTORING, ARCHIVED):
+            self._waiting.append(item)
+            return
+        self._report.counts.objects += 1
+        self._tell(item.url, state)
 
     def _tell(self, url: str, state: str) -> None:
         if self._given["quiet"]:

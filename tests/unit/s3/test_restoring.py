@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any, cast
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from s3mount.bulk.location import S3Location
-from s3mount.bulk.selecting import Item
-from s3mount.cli.mounts.restore import LOOK_EVERY_S, _Restoring
+from s3mount.bulk.report import Report
+from s3mount.cli.mounts.restore import AT_ONCE, LOOK_EVERY_S, _Restoring
+from s3mount.config import StoreConfig
 from s3mount.errors import AccessDeniedError
-from s3mount.refs import ObjectInfo
+from s3mount.refs import ObjectHeaders, ObjectInfo
 from s3mount.s3.account import Restorer
 from s3mount.s3.headers import object_info
+from s3mount.testing.memory_store import MemoryStore
 from tests.unit.s3.fault_server import Exchange, faulty_store, refuse
 
 
@@ -84,49 +87,55 @@ def test_the_request_and_what_comes_of_it() -> None:
     trio.run(main)
 
 
-class Archive:
-    """A store whose object comes back ``hours`` after it was asked for."""
+class Archive(MemoryStore):
+    """A store whose archived objects come back ``after_s`` they were asked for."""
 
-    def __init__(self, hours: float) -> None:
-        self.hours = hours
-        self.back_at_s: float | None = None
-        self.days: list[int | None] = []
+    def __init__(self, after_s: float) -> None:
+        super().__init__()
+        self.after_s = after_s
+        self.asked_at_s: dict[str, float] = {}
 
-    async def head(self, key: str) -> ObjectInfo:
-        await trio.lowlevel.checkpoint()
-        state = "archived"
-        if self.back_at_s is not None:
-            is_back = trio.current_time() >= self.back_at_s
+    async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        about = await super().head(key, version_id=version_id)
+        state = None if about.storage_class is None else "archived"
+        if key in self.asked_at_s:
+            is_back = trio.current_time() >= self.asked_at_s[key] + self.after_s
             state = "restored until 2030-01-01T00:00:00Z" if is_back else "restoring"
-        return ObjectInfo(key, 1, "e", 1, storage_class="GLACIER", archive=state)
+        return msgspec.structs.replace(about, archive=state)
 
     def restore(self, key: str, *, days: int | None, tier: str) -> None:
-        self.days.append(days)
-        self.back_at_s = trio.from_thread.run_sync(trio.current_time) + self.hours * 3600
+        assert (days, tier, key in self.asked_at_s) == (7, "Standard", False)
+        self.asked_at_s[key] = trio.from_thread.run_sync(trio.current_time)
+
+    async def store(self, config: StoreConfig, bucket: str) -> MemoryStore:
+        return self
 
 
 @pytest.mark.parametrize("is_waiting", [True, False])
-def test_it_waits_only_if_asked(is_waiting: bool) -> None:
-    archive = Archive(hours=0.2)
+def test_all_is_asked_for_before_anything_is_waited_for(
+    is_waiting: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = Archive(after_s=600)
+    monkeypatch.setattr("s3mount.s3.account.Restorer", lambda config: archive)
     given = {"dry_run": False, "days": 7, "tier": "Standard", "is_waiting": is_waiting}
-    restoring = _Restoring(given, cast(Any, None), S3Location("bucket", "k"))
+    given |= {"quiet": False, "as_json": False}
+    report = Report("restore", write=print, complain=print)
+    restoring = _Restoring(given, report, S3Location("bucket", "d/"))
+    keys = {f"d/{number}" for number in range(3 * AT_ONCE)}
 
     async def main() -> None:
-        began_s = trio.current_time()
-
-        async def run() -> str:
-            return await restoring._restored(
-                cast(Any, archive), cast(Any, archive), Item("s3://bucket/k", "k", key="k")
-            )
-
-        state = await run()
-        took_s = trio.current_time() - began_s
-        if is_waiting:
-            assert state.startswith("restored until")
-            assert 720 <= took_s <= 720 + LOOK_EVERY_S
-        else:
-            assert (state, took_s < LOOK_EVERY_S) == ("restoring", True)
-            assert await run() == "restoring"
-        assert archive.days == [7]
+        for key in keys:
+            await archive.put(key, b"x", ObjectHeaders(storage_class="GLACIER"))
+        await archive.put("d/beside", b"x", ObjectHeaders())
+        await restoring.ask(cast(Any, archive), StoreConfig(bucket="bucket"))
+        asked_s = trio.current_time()
+        assert set(archive.asked_at_s) == keys
+        await restoring.wait()
+        waited_s = trio.current_time() - asked_s
+        assert 600 <= waited_s <= 600 + LOOK_EVERY_S if is_waiting else waited_s == 0
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))
+    told = capsys.readouterr().out.splitlines()
+    state = "restored until 2030-01-01T00:00:00Z" if is_waiting else "restoring"
+    assert sorted(told) == sorted(f"{state}  s3://bucket/{key}" for key in keys)
+    assert (report.counts.objects, report.counts.failed) == (len(keys), 0)
