@@ -13,7 +13,6 @@ from s3mount.cli.mounts.state_folders import StateFolder, find_state
 from s3mount.cli.mounts.wait import write_back
 from s3mount.errors import MountError, S3MountError
 from s3mount.names import OWN_NAME
-from s3mount.spool.export import export as copy_out
 from s3mount.spool.journal import salvage
 
 FLUSH_TIMEOUT_S = 10.0
@@ -32,6 +31,8 @@ def export(place: str, folder: Path) -> int:
 
     Exit status 0: all of it was copied. 1: something is not whole, which is named.
     """
+    from s3mount.spool.export import export as copy_out
+
     state = find_state(place)
     if state.is_held and state.owner is not None and not state.is_outbox:
         write_back(state.owner.mountpoint, FLUSH_TIMEOUT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,7 +14,9 @@ from s3mount.config import default_state_dir
 from s3mount.daemon import ownership, registry
 from s3mount.errors import MountError
 from s3mount.spool.journal import salvage
-from s3mount.spool.journal.inspection import Inspection, inspect
+
+if TYPE_CHECKING:
+    from s3mount.spool.journal.inspection import Inspection
 
 SHOWN_MAX = 50
 MARKS = (ownership.LOCK_NAME, salvage.JOURNAL, salvage.BLOBS)
@@ -39,6 +42,8 @@ class StateFolder(msgspec.Struct, frozen=True):
 
     def inspect(self) -> Inspection:
         """What lies in it. Raises LocalDiskError."""
+        from s3mount.spool.journal.inspection import inspect
+
         return inspect(self.folder, is_in_use=self.is_held)
 
 
