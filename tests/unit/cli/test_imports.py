@@ -67,3 +67,11 @@ def test_the_daemon_needs_no_fuse() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == ["False"]
+
+
+def test_the_process_of_a_mount_leaves_botocore_to_the_engine() -> None:
+    code = "import sys, s3mount.app.mount; print('boto3' in sys.modules, 'botocore' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["False", "False"]
