@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 class File:
     """One file. ``stable`` is its content when it was last closed or synced, ``since`` all later ones.
 
-    After a crash every byte is that of ``stable`` or of one of ``since``, as on a local disk.
+    After a crash every byte is that of ``stable`` or of one of ``since``, as on a local disk. ``is_moved``: S3 may
+    have it under an earlier name.
     """
 
     now: bytes = b""
@@ -21,6 +22,7 @@ class File:
     mode: int = 0o644
     stable_mode: int = 0o644
     is_link: bool = False
+    is_moved: bool = False
 
     def became(self, data: bytes) -> None:
         """Its content changed, in memory of the mount only."""
@@ -74,13 +76,15 @@ class Tree:
             return
         if old in self.files:
             self.files[new] = self.files.pop(old)
+            self.files[new].is_moved = True
             return
         self.folders.discard(new)
         for path in [path for path in self.folders if path == old or path.startswith(f"{old}/")]:
             self.folders.discard(path)
             self.folders.add(new + path[len(old) :])
         for path in [path for path in self.files if path.startswith(f"{old}/")]:
-            self.files[new + path[len(old) :]] = self.files.pop(path)
+            file = self.files[new + path[len(old) :]] = self.files.pop(path)
+            file.is_moved = True
 
     def settle(self) -> None:
         """Everything must survive as it is now."""

@@ -550,6 +550,8 @@ class Program:
         await self.close_all()
         await self.step("wait until all is in S3", self.mount.sync)
         await self.compare_with_s3(self.mount.world)
+        for file in self.tree.files.values():
+            file.is_moved = False
 
     async def compare_with_s3(self, world: World) -> None:
         """S3 must hold exactly the tree, with its modes. All is closed and sent."""

@@ -25,15 +25,16 @@ class Promise:
         """Does ``found`` (content by path) have the file, under one of its names?
 
         When something unsynced had to be discarded, what had been moved may have its former name; and
-        of what was empty at fsync() or since nothing is left, when what was written then is ``discarded``: its
-        name in S3 may be another file's by then.
+        of what was empty at fsync() or since, or was moved and written since, nothing is left, when what was written
+        then is ``discarded``: its name in S3 may be another file's by then.
         """
         there = [
             data
             for name, data in found.items()
             if data is not None and (discarded or name in self.names)
         ]
-        is_given_up = b"" in self.states and not self.names.isdisjoint(discarded)
+        is_moved = len(self.states) > 1 and any(holder.is_moved for holder in self.holders)
+        is_given_up = (b"" in self.states or is_moved) and not self.names.isdisjoint(discarded)
         return self.is_replaced or is_given_up or any(map(self._may_be, there))
 
     def _may_be(self, data: bytes) -> bool:

@@ -134,9 +134,12 @@ class Appends:
                 self._spool.drop_blob(blob)
 
     def _done(self, change: Put, blob: Blob, stored: Stored) -> Stored:
-        """S3 has more of ``blob`` now: the rest, if there is any, goes behind that."""
+        """S3 has more of ``blob`` now: the rest, if there is any, goes behind that.
+
+        One that needs no base any more, as it has another name by now, gets none: nothing would keep it there.
+        """
         change.upload_attributes, change.upload_streamed = self._provider.carried_by(change)
-        if blob.changed_from >= stored.size:
+        if blob.base is not None and blob.changed_from >= stored.size:
             blob.base = stored.ref(change.key)
             blob.base_limit = stored.size
         return stored

@@ -267,6 +267,9 @@ class MultipartSender:
         if blob.upload is None:
             await self.begin(change, blob, streamed=False)
         upload = blob.upload
+        if upload is not None and not _is_of(upload, change):
+            # Somebody else's, who waited for the same stream to begin.
+            raise TryAgain("the file changed its place while its upload began")
         try:
             if upload is not None and not upload.is_confirmed:
                 await self._resuming.confirm(blob, upload)

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from s3mount.errors import NetworkError
+from s3mount.vfs.namespace.renaming import RENAME_EXCHANGE
 from tests.sim.mount import Mount
 from tests.sim.world import PART_BYTES, World, simulated
 
@@ -19,16 +20,22 @@ BEFORE = bytes(range(256)) * (SIZE // 256)
 
 
 class LateAnswers:
-    """From ``begin`` on the answer to whatever writes is late; with ``is_lost`` it never comes."""
+    """While ``is_late`` the answer to what writes is late; with ``is_lost`` it never comes.
+
+    Whatever is asked of the key ``slow`` waits.
+    """
 
     def __init__(self, operation: str) -> None:
         self._operation = operation
         self.is_lost = False
         self.is_late = False
+        self.slow = ""
         self.waits = trio.Event()
 
     async def before(self, operation: str, arguments: Mapping[str, object]) -> None:
         await trio.lowlevel.checkpoint()
+        if self.slow and arguments.get("key") == self.slow:
+            await trio.sleep(2 * LATE_S)
 
     async def after(self, operation: str, arguments: Mapping[str, object]) -> None:
         if operation != self._operation or not self.is_late:
@@ -131,6 +138,52 @@ def test_what_takes_the_name_of_an_open_file_is_sent_although_an_answer_is_late(
             assert await mount.read_all(fd) == after
             await mount.close(fd)
             assert await mount.read("f") == b"another"
+            assert mount.leftovers() == []
+
+    run()
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["looked at", "in the cache"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["late", "answer lost"])
+@pytest.mark.parametrize(("act", "operation"), WAYS, ids=lambda each: getattr(each, "__name__", ""))
+def test_files_that_change_places_while_an_answer_is_late_keep_their_bytes(
+    tmp_path: Path,
+    act: Callable[[Mount], Awaitable[bytes]],
+    operation: str,
+    is_lost: bool,
+    is_read: bool,
+) -> None:
+    """What the answer tells of belongs to the key, which is another file's by then."""
+
+    @simulated
+    async def run() -> None:
+        world = World(tmp_path, opaque_etags=True)
+        world.bucket.habits.renames = world.bucket.habits.appends = True
+        other = b"other" * PART_BYTES
+        await world.foreign_put("f", BEFORE)
+        await world.foreign_put("g", other)
+        world.faults = late = LateAnswers(operation)
+        async with world.mounted() as mount:
+            await mount.sync()
+            if is_read:
+                # So that nothing has to be fetched from S3.
+                assert await mount.read("f") == BEFORE
+                assert await mount.read("g") == other
+            late.is_late, late.is_lost = True, is_lost
+            after = await act(mount)
+            with trio.fail_after(LATE_S):
+                await late.waits.wait()
+            await mount.rename("f", "g", RENAME_EXCHANGE)
+            late.slow = "g"
+            for _ in range(30):
+                await trio.sleep(LATE_S / 20)
+                if not is_read:
+                    assert await mount.read("g") == after
+                    assert await mount.read("f") == other
+            await mount.sync()
+            assert await mount.read("g") == after
+            assert await mount.read("f") == other
+            assert world.files() == {"f": other, "g": after}
             assert mount.leftovers() == []
 
     run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -15,6 +16,9 @@ from s3mount.errors import (
     ServerFaultError,
     ThrottledError,
 )
+from s3mount.spool.blobs.blobs import Blob
+from s3mount.spool.journal.changes import Put
+from s3mount.spool.upload.multipart import MultipartSender
 from s3mount.spool.upload.uploader import REFUSALS_MAX
 from tests.sim.world import PART_BYTES, World, simulated
 from tests.unit.vfs.scripted import Script
@@ -585,3 +589,38 @@ async def test_the_time_of_a_write_is_journalled_with_its_bytes(tmp_path: Path) 
         mount.kill()
     async with world.mounted() as mount:
         assert (await mount.stat("a")).st_mtime_ns == 5
+
+
+@simulated
+async def test_a_file_that_moves_while_its_upload_begins_leaves_nothing_under_its_old_name(
+    tmp_path: Path,
+) -> None:
+    """Who sends it under its old name does not go on with the upload that was begun for the new one meanwhile."""
+    world = World(tmp_path)
+    await world.foreign_put("a", b"old")
+    world.faults = script = Script(latency_s=1.0)
+    async with world.mounted() as mount:
+        gate = script.hold("upload_part", "c")
+        begin = MultipartSender.begin
+
+        async def gate_reached() -> None:
+            with trio.fail_after(30):
+                await script.waiting.wait()
+            gate.set()
+            # All parts are there by then, and S3 is about to complete it.
+            await trio.sleep(0.2)
+
+        async def begin_late(
+            self: MultipartSender, change: Put, blob: Blob, *, streamed: bool
+        ) -> None:
+            if change.key == "a":
+                # As long as it waits for the stream that begins it.
+                await mount.rename("a", "c")
+                await gate_reached()
+            await begin(self, change, blob, streamed=streamed)
+
+        with mock.patch.object(MultipartSender, "begin", begin_late):
+            await mount.write("a", b"x" * 2 * PART)
+            await mount.sync()
+        assert world.files() == {"c": b"x" * 2 * PART}
+        assert world.requests["complete_multipart"] == 1
