@@ -95,7 +95,7 @@ def create(sources: tuple[str, ...], destination: str, **given: Any) -> int:
 @pack.command("ls", short_help="List the names in packs.", epilog=bulk.EXIT_HINT)
 @click.argument("place", type=PLACE, metavar="S3URL")
 @click.option("-l", "--long", "is_long", is_flag=True, help="With date and size.")
-@click.option("--packs", is_flag=True, help="The packs, and how much of each is alive.")
+@click.option("--packs", "tells_packs", is_flag=True, help="The packs, and how much is alive.")
 @bulk.selection_options
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each.")
 @store_options
@@ -114,7 +114,7 @@ def list_names(place: str, **given: Any) -> int:
 
         store = await session.store(config, location.bucket)
         packs = await loaded_packs(store, location, report, "pack ls")
-        if given["packs"]:
+        if given["tells_packs"]:
             _tell_packs(location, packs, as_json=given["as_json"])
             return
         for found in alive(packs):
