@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from s3mount.refs import Event
+from s3mount.refs import MountEvent
 
 KEPT = 2000
 """So many of the last events are there for who asks later."""
@@ -42,7 +42,7 @@ class Events:
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns
-        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._kept: deque[MountEvent] = deque(maxlen=KEPT)
         self._seq = 0
         self._news = trio.Event()
 
@@ -50,12 +50,12 @@ class Events:
         """Something of KINDS happened."""
         assert kind in KINDS
         self._seq += 1
-        self._kept.append(Event(self._seq, self._now_ns(), kind, about))
+        self._kept.append(MountEvent(self._seq, self._now_ns(), kind, about))
         if self._news.statistics().tasks_waiting:
             self._news.set()
             self._news = trio.Event()
 
-    def since(self, seq: int) -> list[Event]:
+    def since(self, seq: int) -> list[MountEvent]:
         """Up to BATCH events behind that number, the oldest first. Numbers that are left out are not kept any more."""
         first = self._seq - len(self._kept) + 1
         return list(islice(self._kept, max(0, seq + 1 - first), max(0, seq + 1 - first) + BATCH))

@@ -340,8 +340,8 @@ class Pinned(msgspec.Struct):
     error: str = ""
 
 
-class Event(msgspec.Struct, frozen=True):
-    """One event: ``seq`` grows by one with each since the mount began, ``at_ns`` is wall time."""
+class MountEvent(msgspec.Struct, frozen=True):
+    """One event of a mount: ``seq`` grows by one with each since the mount began, ``at_ns`` is wall time."""
 
     seq: int
     at_ns: int

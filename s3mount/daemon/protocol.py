@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from s3mount.refs import Event, TreeWork
+from s3mount.refs import MountEvent, TreeWork
 
 REQUEST_BYTES_MAX = 1 << 20
 ANSWER_BYTES_MAX = 64 << 20
@@ -160,7 +160,7 @@ class TreeProgress(msgspec.Struct, frozen=True, tag="tree-progress"):
 class Happened(msgspec.Struct, frozen=True, tag="happened"):
     """Events, the oldest first."""
 
-    events: list[Event]
+    events: list[MountEvent]
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

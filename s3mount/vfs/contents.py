@@ -297,10 +297,8 @@ class Contents:
     def _base_gone(self, file: OpenFile) -> OnGone:
         """What is below the blob of ``file`` was replaced, perhaps by an upload of our own."""
 
-        async def on_gone(blob: Blob, base: ContentRef) -> None:
-            again = await self._found_again(file, base, lambda: blob.base)
-            if blob.base == base:
-                blob.base = again
+        async def on_gone(blob: Blob, base: ContentRef) -> ContentRef | None:
+            return await self._found_again(file, base, lambda: blob.base)
 
         return on_gone
 

@@ -17,7 +17,7 @@ from s3mount.cli.mounts.steering import running
 from s3mount.daemon import protocol
 from s3mount.daemon.client import ANSWER_TIMEOUT_S, Refused
 from s3mount.errors import LocalDiskError, MountError, UsageError
-from s3mount.refs import Event
+from s3mount.refs import MountEvent
 
 LOOK_S = 0.25
 """How often it is looked whether a log has grown."""
@@ -50,7 +50,7 @@ def events(mountpoint: str, follow: bool, since: int) -> int:
     raise MountError(f"the process of {mount.mountpoint} ended")
 
 
-def _shown(event: Event) -> dict[str, object]:
+def _shown(event: MountEvent) -> dict[str, object]:
     at = datetime.fromtimestamp(event.at_ns / 1e9, UTC)
     told = {"seq": event.seq, "time": at.isoformat(timespec="milliseconds"), "kind": event.kind}
     return told | event.about

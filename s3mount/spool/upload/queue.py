@@ -56,7 +56,7 @@ class UploadQueue:
         self._large_bytes_min = large_bytes_min
         self._heaps: tuple[list[tuple[float, int, Key]], ...] = tuple([] for _ in Lane)
         self._sending: set[Key] = set()
-        self._gathered: set[Key] = set()
+        self._without_request: set[Key] = set()
         self._gathers_deletions = gathers_deletions
         self._is_packed = is_packed
         self._waiting: dict[Key, set[Key]] = {}
@@ -102,7 +102,7 @@ class UploadQueue:
                 continue
             self._sending.add(key)
             if lane in GATHERED:
-                self._gathered.add(key)
+                self._without_request.add(key)
             if change.reads is not None and change.reads != key:
                 self._reading[key] = change.reads
             return change
@@ -114,7 +114,7 @@ class UploadQueue:
     def finished(self, key: Key) -> list[Key]:
         """The sending of ``key`` ended, however; the keys that waited for it, to be pushed again."""
         self._sending.discard(key)
-        self._gathered.discard(key)
+        self._without_request.discard(key)
         self._reading.pop(key, None)
         return list(self._waiting.pop(key, ()))
 
@@ -123,6 +123,11 @@ class UploadQueue:
         if key in self._sending:
             return []
         return list(self._waiting.pop(key, ()))
+
+    def answered(self, key: Key) -> None:
+        """S3 answered the request of ``key``, which counts as on its way until it is ``finished``. Repeatable."""
+        if key in self._sending:
+            self._without_request.add(key)
 
     def is_sending(self, key: Key) -> bool:
         """Is a change of this key on its way?"""
@@ -136,4 +141,4 @@ class UploadQueue:
     @property
     def sending_count(self) -> int:
         """How many changes are on their way by requests of their own."""
-        return len(self._sending) - len(self._gathered)
+        return len(self._sending) - len(self._without_request)

@@ -420,12 +420,8 @@ class Uploader:
 
     async def _give_way(self) -> None:
         """Return when one more upload does not slow down programs that are just writing files."""
-        while self._sending_count >= self._width(trio.current_time()):  # noqa: ASYNC110 - a pause
+        while self.queue.sending_count >= self._width(trio.current_time()):  # noqa: ASYNC110 - a pause
             await trio.sleep(PAUSE_S / 2)
-
-    @property
-    def _sending_count(self) -> int:
-        return self.queue.sending_count - len(self._answers)
 
     async def _let_gather(self) -> None:
         """Return when programs pause that write many files, for which nobody waits, or have written for a while."""
@@ -504,6 +500,7 @@ class Uploader:
         else:
             self._count(stored)
             self._answers.append(_Answer(key, change, seq, stored))
+            self.queue.answered(key)
             self._some_answered.set()
             if len(self._answers) >= ANSWERS_MAX:
                 self._answers_due.set()

@@ -28,8 +28,8 @@ VERSION_RETRY_S = 0.05
 """A version that our own upload is just replacing is looked for again so often, and so soon."""
 
 
-OnGone: TypeAlias = Callable[[Blob, ContentRef], Awaitable[None]]
-"""Called when the base of a blob is gone: returns after a while, or with the same bytes as the blob's new base."""
+OnGone: TypeAlias = Callable[[Blob, ContentRef], Awaitable[ContentRef | None]]
+"""Called when the base of a blob is gone: where the same bytes are, or, after a while, what is to be tried again."""
 
 
 Aside: TypeAlias = dict[int, bytes]
@@ -138,7 +138,9 @@ class BlobFiller:
             except (PreconditionFailedError, NoSuchKeyError):
                 if on_gone is None:
                     raise
-                await on_gone(blob, base)
+                again = await on_gone(blob, base)
+                if blob.base == base:
+                    blob.base = again
             finally:
                 reader.close()
         raise OSError(errno.ESTALE, "the version below the change is gone")

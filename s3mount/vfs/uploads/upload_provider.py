@@ -113,10 +113,8 @@ class UploadProvider:
                 await self._pin(file, content, find)
 
     async def _complete(self, blob: Blob, places: Iterable[Key], find: FindAgain) -> None:
-        async def on_gone(blob: Blob, base: ContentRef) -> None:
-            again = await _again(base, places, find)
-            if blob.base == base:
-                blob.base = again
+        async def on_gone(blob: Blob, base: ContentRef) -> ContentRef:
+            return await _again(base, places, find)
 
         await self._filler.fill_blob(blob, 0, blob.base_limit, on_gone)
         blob.detach()
